@@ -1,0 +1,1 @@
+"""Steer diffusion models with pure JAX functions."""

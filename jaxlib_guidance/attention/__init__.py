@@ -1,0 +1,1 @@
+"""Attention as a function whose edits are data."""

@@ -1,0 +1,184 @@
+"""Attention control is data: an `Edit` says what to change at one attention site.
+
+An edit is a pytree, so it is an argument of the compiled function like any other; an
+absent field leaves the jaxpr of the site untouched.
+"""
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxlib_guidance.types import Array, pytree_dataclass, static
+
+# Neutral values, given to the branches of a call that do not use a field others use.
+GATES = {"identity": 0.0, "query_blur": 0.0, "borrow_gate": 1.0}
+TABLES = {"logit_scale": 1.0, "logit_bias": 0.0, "prob_gain": 1.0, "prob_offset": 0.0}
+BORROWABLE = ("q", "k", "v", "probs")
+
+
+@pytree_dataclass
+class Edit:
+    """What to change in ``softmax(q k^T / sqrt(d)) v`` at one site.
+
+    Gates are scalars or ``[B]``; tables are scalars or broadcast against the map
+    ``[B, H, Q, M]`` (rank 4). Fields apply in the order below.
+
+    Attributes:
+      shift: Rolls queries, keys and values by this many tokens (static).
+      borrow: Pairs ``(what, branch)`` with ``what`` among "q", "k", "v", "probs":
+        takes that quantity from another branch of the same call (static).
+      borrow_gate: 1 takes, 0 keeps the branch's own; scalar or ``[B]``.
+      borrow_columns: ``[B, M]`` or ``[M]``; 1 where borrowed probabilities replace the
+        branch's own columns. None means all.
+      query_blur: Standard deviation, in tokens, of a Gaussian blur of the queries over
+        the site's token grid; ``inf`` gives every query the mean.
+      logit_scale: Multiplies the logits.
+      logit_bias: Added to the logits; ``-inf`` hides a key.
+      prob_gain: Multiplies the probabilities, which are not renormalised.
+      prob_offset: Added to the probabilities.
+      identity: 1 replaces the map by the identity, so that the output is ``v``.
+    """
+
+    shift: int | tuple[int, ...] = static(default=0)
+    borrow: tuple[tuple[str, Any], ...] = static(default=())
+    borrow_gate: Array | float | None = None
+    borrow_columns: Array | None = None
+    query_blur: Array | float | None = None
+    logit_scale: Array | float | None = None
+    logit_bias: Array | float | None = None
+    prob_gain: Array | float | None = None
+    prob_offset: Array | float | None = None
+    identity: Array | float | None = None
+
+
+def match(patterns: Iterable[str], names: Sequence[str], what: str) -> tuple[str, ...]:
+    """The names that the patterns select, in the network's order.
+
+    A pattern is a name, a leading part of one ("block2" selects "block2/attn"), or a
+    shell pattern ("block*/attn").
+
+    Raises:
+      ValueError: A pattern selects nothing; the message lists what there is.
+    """
+    chosen = set()
+    for pattern in patterns:
+        hits = [
+            name
+            for name in names
+            if name == pattern
+            or name.startswith(pattern + "/")
+            or fnmatch.fnmatchcase(name, pattern)
+        ]
+        if not hits:
+            have = ", ".join(names) if names else "none"
+            raise ValueError(f"{what} {pattern!r} matches nothing; there are: {have}")
+        chosen.update(hits)
+    return tuple(name for name in names if name in chosen)
+
+
+def fold_controls(
+    controls: Sequence[Mapping[str, Edit]], branches: Sequence[str], batch: int
+) -> dict[str, Edit]:
+    """Merges the controls of K branches into one for the folded batch ``[B*K]``.
+
+    Args:
+      controls: One mapping from site to edit for each branch.
+      branches: The branches' names, which `Edit.borrow` refers to.
+      batch: ``B``.
+
+    Returns:
+      Site to edit, for each site that any branch edits. Leaves lead with ``B*K``, sample
+      major; ``borrow`` and ``shift`` hold one entry for each branch.
+
+    Raises:
+      ValueError: An edit borrows from a branch that is not in this call, or has a leaf
+        whose shape does not fit.
+    """
+    sites = dict.fromkeys(site for control in controls for site in control)
+    return {
+        site: _fold([control.get(site) for control in controls], branches, batch, site)
+        for site in sites
+    }
+
+
+def _fold(edits, branches, batch, site):
+    edits = [edit if edit is not None else Edit() for edit in edits]
+    if len(edits) == 1 and not edits[0].borrow:
+        return edits[0]
+    fields = {}
+    for name, neutral in GATES.items():
+        values = [getattr(edit, name) for edit in edits]
+        if any(value is not None for value in values):
+            fields[name] = _stack_gates(values, neutral, batch, f"{site}: {name}")
+    for name, neutral in TABLES.items():
+        values = [getattr(edit, name) for edit in edits]
+        if any(value is not None for value in values):
+            fields[name] = _stack_tables(values, neutral, batch, f"{site}: {name}")
+    columns = [edit.borrow_columns for edit in edits]
+    if any(value is not None for value in columns):
+        width = next(jnp.shape(value)[-1] for value in columns if value is not None)
+        whole = [
+            jnp.broadcast_to(
+                jnp.ones(()) if value is None else jnp.asarray(value), (batch, width)
+            )
+            for value in columns
+        ]
+        fields["borrow_columns"] = jnp.stack(whole, 1).reshape(-1, width)
+    return Edit(
+        shift=tuple(edit.shift for edit in edits) if any(e.shift for e in edits) else 0,
+        borrow=_sources(edits, branches, site),
+        **fields,
+    )
+
+
+def _sources(edits, branches, site):
+    wanted = [dict(edit.borrow) for edit in edits]
+    pairs = []
+    for what in dict.fromkeys(what for want in wanted for what in want):
+        if what not in BORROWABLE:
+            raise ValueError(
+                f"{site}: borrow of {what!r}; expected one of {BORROWABLE}"
+            )
+        index = []
+        for own, want in enumerate(wanted):
+            source = want.get(what, branches[own])
+            if source not in branches:
+                raise ValueError(
+                    f"{site}: borrow from branch {source!r}, which is not among the "
+                    f"branches of this call: {list(branches)}"
+                )
+            index.append(list(branches).index(source))
+        pairs.append((what, tuple(index)))
+    return tuple(pairs)
+
+
+def _stack_gates(values, neutral, batch, name):
+    whole = []
+    for value in values:
+        value = jnp.asarray(neutral if value is None else value, jnp.float32)
+        if value.shape not in ((), (batch,)):
+            raise ValueError(
+                f"{name} has shape {value.shape}; expected () or ({batch},)"
+            )
+        whole.append(jnp.broadcast_to(value, (batch,)))
+    return jnp.stack(whole, 1).reshape(-1)
+
+
+def _stack_tables(values, neutral, batch, name):
+    whole = []
+    for value in values:
+        value = jnp.asarray(neutral if value is None else value, jnp.float32)
+        if value.ndim == 0:
+            value = value.reshape(1, 1, 1, 1)
+        if value.ndim != 4 or value.shape[0] not in (1, batch):
+            raise ValueError(
+                f"{name} has shape {value.shape}; expected () or [B or 1, H or 1, Q or "
+                f"1, M or 1] with B = {batch}"
+            )
+        whole.append(value)
+    shape = jnp.broadcast_shapes(*(value.shape for value in whole), (batch, 1, 1, 1))
+    return jnp.stack([jnp.broadcast_to(value, shape) for value in whole], 1).reshape(
+        -1, *shape[1:]
+    )

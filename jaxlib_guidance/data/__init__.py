@@ -1,0 +1,1 @@
+"""Bundled arrays, local directories and tensorflow-datasets behind one interface."""

@@ -1,0 +1,1 @@
+"""Noise processes, predictions, denoisers, time grids and training losses."""

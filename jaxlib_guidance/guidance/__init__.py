@@ -1,0 +1,1 @@
+"""Terms that steer a sampler, and the planner that evaluates them together."""

@@ -1,0 +1,1 @@
+"""Reference networks with named attention sites, and adapters for foreign ones."""

@@ -1,0 +1,62 @@
+"""Randomness per sample: sample *i* is the same whatever the batch or device count.
+
+Every sample owns a key, ``fold_in(root, sample_id)``; every step derives from it,
+``fold_in(key, step)``. Nothing ever splits a key by batch size.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.types import Array
+
+# Streams of one sample that must not meet its step numbers.
+INITIAL, GUIDANCE, AUXILIARY, CORRECTOR = (2**31 + i for i in range(4))
+
+
+def sample_keys(key: Array, n: int, start: int = 0) -> Array:
+    """Keys of samples ``start, ..., start + n - 1``.
+
+    Args:
+      key: Root key (typed).
+      n: Number of samples.
+      start: Global index of the first, so that batches and hosts can share a root.
+
+    Returns:
+      Typed keys ``[n]``.
+
+    Raises:
+      TypeError: A legacy uint32 key, which cannot be told from data.
+    """
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise TypeError(
+            f"key has dtype {key.dtype}; expected a key from jax.random.key"
+        )
+    ids = jnp.arange(start, start + n, dtype=jnp.uint32)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+
+
+def fold(keys: Array, data: Array | int) -> Array:
+    """``fold_in`` of one number into each key ``[B]``."""
+    data = jnp.asarray(data, jnp.uint32)
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
+
+
+def normal(keys: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
+    """Standard normal noise ``[B, *shape]``, each row from its own key."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape, dtype))(keys)
+
+
+def uniform(keys: Array, shape: tuple[int, ...] = (), dtype=jnp.float32) -> Array:
+    """Uniform numbers in [0, 1), ``[B, *shape]``, each row from its own key."""
+    return jax.vmap(lambda key: jax.random.uniform(key, shape, dtype))(keys)
+
+
+def require_keys(keys: Array, name: str = "keys") -> None:
+    """Raises unless ``keys`` is a batch of typed keys ``[B]``."""
+    dtype = getattr(keys, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        raise TypeError(
+            f"{name} has dtype {dtype}; expected typed keys [B], as from sample_keys"
+        )
+    if keys.ndim != 1:
+        raise ValueError(f"{name} has shape {keys.shape}; expected [B], one per sample")

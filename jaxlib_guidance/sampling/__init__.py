@@ -1,0 +1,1 @@
+"""Solvers, the sampling loop, inversion and recurrence."""

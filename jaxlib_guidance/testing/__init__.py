@@ -1,0 +1,1 @@
+"""Exact oracles and tiny networks, for our tests and for yours."""

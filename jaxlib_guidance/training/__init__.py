@@ -1,0 +1,1 @@
+"""Train state, train step, data parallelism and checkpoints."""

@@ -1,0 +1,65 @@
+"""A Gaussian step: what samplers emit and what policy gradients score.
+
+``x_next ~ N(mean, std^2 I)``. A sampler's stochastic step and the log-probability that
+a diffusion policy gradient needs are the same object, so on-policy ratios are 1.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from jaxlib_guidance import rng
+from jaxlib_guidance.types import Array, expand
+
+
+class Transition(NamedTuple):
+    """``N(mean [B,*S], std^2 I)`` with ``std`` a scalar or ``[B]``; 0 is a point."""
+
+    mean: Array
+    std: Array
+
+
+def draw(transition: Transition, keys: Array) -> Array:
+    """One sample ``mean + std * noise``, ``[B, *S]``, noise from each sample's key."""
+    mean, std = transition
+    return mean + expand(std, mean) * rng.normal(keys, mean.shape[1:], mean.dtype)
+
+
+def log_prob(transition: Transition, x: Array) -> Array:
+    """``log N(x; mean, std^2 I)`` summed over the sample.
+
+    Where ``std`` is 0 the law is a point and has no density: the value is ``nan``, in
+    keeping with DDPO, which leaves such steps out.
+
+    Args:
+      transition: ``mean [B,*S]``, ``std`` scalar or ``[B]``.
+      x: ``[B, *S]``.
+
+    Returns:
+      ``[B]``.
+    """
+    mean, std = transition
+    scale = expand(std, mean)
+    safe = jnp.where(scale > 0, scale, 1)
+    z = (x - mean) / safe
+    each = -0.5 * z**2 - jnp.log(safe) - 0.5 * math.log(2 * math.pi)
+    each = jnp.where(scale > 0, each, jnp.nan)
+    return jnp.sum(each, axis=tuple(range(1, each.ndim)))
+
+
+def kl(p: Transition, q: Transition) -> Array:
+    """``KL(p || q)`` of two Gaussian steps, summed over the sample.
+
+    ``log(s_q/s_p) + (s_p^2 + |m_p - m_q|^2) / (2 s_q^2) - 1/2`` per element.
+
+    Args:
+      p: ``mean [B,*S]``, ``std`` scalar or ``[B]``, positive.
+      q: Likewise.
+
+    Returns:
+      ``[B]``.
+    """
+    s_p, s_q = expand(p.std, p.mean), expand(q.std, q.mean)
+    each = jnp.log(s_q / s_p) + (s_p**2 + (p.mean - q.mean) ** 2) / (2 * s_q**2) - 0.5
+    return jnp.sum(each, axis=tuple(range(1, each.ndim)))

@@ -1,0 +1,185 @@
+"""The types that every room shares: shapes, branches, and what a step knows.
+
+Shapes: ``B`` batch, ``*S`` one sample, ``K`` branches, ``N`` steps, ``H`` heads,
+``Q``/``M`` query/key tokens.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar, dataclass_transform
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Array = jax.Array
+PyTree = Any
+T = TypeVar("T")
+
+
+def static(**kwargs) -> Any:
+    """A dataclass field that is part of the tree's structure, not a leaf."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(static, dataclasses.field))
+def pytree_dataclass(cls: type[T]) -> type[T]:
+    """A frozen dataclass registered as a pytree; fields by `static` are structure."""
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+
+
+class Denoised(NamedTuple):
+    """What a denoiser returns.
+
+    Attributes:
+      x0: Posterior-mean estimate ``E[x0 | x_t]``, float32 ``[B, *S]``.
+      maps: Captured arrays by name, each with leading ``B``.
+    """
+
+    x0: Array
+    maps: Mapping[str, Array] = {}
+
+
+class Network(Protocol):
+    """A raw network: ``(x, c_noise, cond, *, control, capture) -> (value, maps)``.
+
+    ``sites`` names the attention sites that accept an edit, ``taps`` all arrays that
+    can be captured (attention maps and features).
+    """
+
+    sites: tuple[str, ...]
+    taps: tuple[str, ...]
+
+    def __call__(
+        self,
+        x: Array,
+        c_noise: Array,
+        cond: PyTree,
+        *,
+        control: Mapping[str, Any] | None = None,
+        capture: Sequence[str] = (),
+    ) -> tuple[Array, Mapping[str, Array]]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Denoiser:
+    """A network seen as ``(x [B,*S], t [B], cond) -> Denoised``.
+
+    Not a pytree: build it inside the function that is differentiated or jitted, from
+    parameters that are arguments of that function.
+    """
+
+    apply: Callable[..., Denoised]
+    sites: tuple[str, ...] = ()
+    taps: tuple[str, ...] = ()
+
+    def __call__(
+        self,
+        x: Array,
+        t: Array,
+        cond: PyTree = None,
+        *,
+        control: Mapping[str, Any] | None = None,
+        capture: Sequence[str] = (),
+    ) -> Denoised:
+        """Evaluates; ``control`` and ``capture`` must name existing sites and taps."""
+        control = control or {}
+        _require_known("control", control, self.sites, "sites")
+        _require_known("capture", capture, self.taps, "taps")
+        return self.apply(x, t, cond, control=control, capture=tuple(capture))
+
+
+def _require_known(argument, names, known, what):
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        have = ", ".join(known) if known else "none"
+        raise ValueError(
+            f"{argument} names {unknown}, but the network's {what} are: {have}"
+        )
+
+
+class Branch(NamedTuple):
+    """One network evaluation that a guidance term asks for.
+
+    Attributes:
+      cond: Condition pytree with leading ``B``, or None.
+      control: Attention edits by site, or by a pattern that matches sites.
+      x: The state to evaluate at; None means the sampler's own.
+      net: Which of the sampler's denoisers.
+      grad: Whether an energy differentiates through this evaluation.
+      capture: Taps to return, by name or pattern.
+    """
+
+    cond: PyTree = None
+    control: Mapping[str, Any] | None = None
+    x: Array | None = None
+    net: int = 0
+    grad: bool = False
+    capture: tuple[str, ...] = ()
+
+
+class Context(NamedTuple):
+    """What a guidance term knows about the evaluation at hand.
+
+    Attributes:
+      x: Noisy state ``[B, *S]``.
+      t: Time of this evaluation ``[B]``.
+      alpha, sigma: Process coefficients at ``t``, ``[B, 1, ...]``, ready to broadcast
+        against ``x``.
+      cond: The caller's condition.
+      keys: Per-sample typed keys ``[B]`` for this step's guidance.
+      process: The noise process.
+      step: Index of the sampler's step, int32 scalar.
+      steps: Number of steps ``N``, or None under an adaptive solver.
+      t_step, t_next: Ends of the sampler's step, scalars or ``[B]``.
+      ref: The caller's reference pytree at this step, or None.
+    """
+
+    x: Array
+    t: Array
+    alpha: Array
+    sigma: Array
+    cond: PyTree
+    keys: Array
+    process: Any
+    step: Array
+    steps: int | None
+    t_step: Array
+    t_next: Array
+    ref: PyTree = None
+
+
+def expand(a: Array, like: Array) -> Array:
+    """Appends axes to ``a``, scalar or ``[B]``, until it broadcasts to ``like``."""
+    a = jnp.asarray(a)
+    return a.reshape(a.shape + (1,) * (like.ndim - a.ndim)) if a.ndim else a
+
+
+def per_sample(a: Array | float, x: Array, name: str = "weight") -> Array:
+    """A weight that is one number or one per sample, ready to broadcast against ``x``.
+
+    Args:
+      a: Scalar or ``[B]``.
+      x: ``[B, *S]``.
+      name: What to call it in the error.
+
+    Returns:
+      Float32 scalar or ``[B, 1, ...]``.
+
+    Raises:
+      ValueError: Any other shape.
+    """
+    a = jnp.asarray(a, jnp.float32)
+    if a.shape not in ((), x.shape[:1]):
+        raise ValueError(f"{name} has shape {a.shape}; expected () or {x.shape[:1]}")
+    return expand(a, x)
+
+
+def at_least_float32(x: Array) -> Array:
+    """Promotes to float32 (float64 stays), so that contrasts keep their digits."""
+    return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
+
+
+def concrete(a: Any) -> np.ndarray | None:
+    """The value of ``a`` as numpy, or None while it is being traced."""
+    return None if isinstance(a, jax.core.Tracer) else np.asarray(a)
