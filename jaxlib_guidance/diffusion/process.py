@@ -73,9 +73,9 @@ class VPLinear:
 class VPCosine:
     """Variance preserving cosine: ``alpha = cos(u)``, ``sigma = sin(u)``, t in [0, 1].
 
-    ``logsnr = -2 log tan(pi t / 2) + 2 log shift`` with ``u`` chosen to match; ``shift``
-    below 1 moves every time towards noise, as larger images need (simple diffusion,
-    arXiv 2301.11093, eq. 7; the base schedule is Nichol and Dhariwal, 2102.09672).
+    ``u`` is such that ``logsnr = -2 log tan(pi t / 2) + 2 log shift``. A ``shift`` below 1
+    moves every time towards noise, as larger images need (simple diffusion, arXiv
+    2301.11093, eq. 7; the base schedule is Nichol and Dhariwal's, 2102.09672).
     ``t_max`` stays off 1 because there ``alpha`` is 0 and eps says nothing about x0.
     """
 
@@ -233,7 +233,7 @@ def logsnr(process: Process, t: Array) -> Array:
 
 
 def coefficients(process: Process, t: Array, like: Array) -> tuple[Array, Array]:
-    """``alpha(t)`` and ``sigma(t)`` for ``t`` scalar or ``[B]``, broadcast to ``like``."""
+    """``alpha(t)``, ``sigma(t)`` for ``t`` scalar or ``[B]``, broadcast to ``like``."""
     t = jnp.asarray(t, jnp.promote_types(jnp.result_type(t), jnp.float32))
     return expand(process.alpha(t), like), expand(process.sigma(t), like)
 

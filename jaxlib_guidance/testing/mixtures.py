@@ -2,8 +2,8 @@
 
 For ``x0 ~ sum_m w_m N(mu_m, C_m)`` and ``x_t = alpha x0 + sigma eps`` everything that a
 diffusion model approximates has a closed form: component ``m`` at time t is
-``N(alpha mu_m, alpha^2 C_m + sigma^2 I)``, and conditioning on a component label or on a
-noisy linear observation gives another mixture. Solvers, guidance and losses are tested
+``N(alpha mu_m, alpha^2 C_m + sigma^2 I)``, and conditioning on a component label or on
+a noisy linear observation gives another mixture. Solvers, guidance and losses are tested
 against these, and so can yours be.
 """
 
@@ -47,8 +47,8 @@ def gaussian_mixture(weights: Any, means: Any, covs: Any) -> GaussianMixture:
     w, mu, c = (np.asarray(a, np.float64) for a in (weights, means, covs))
     if mu.ndim != 2 or w.shape != mu.shape[:1] or c.shape != (*mu.shape, mu.shape[1]):
         raise ValueError(
-            f"weights {w.shape}, means {mu.shape}, covs {c.shape}; expected [M], [M, D] "
-            "and [M, D, D]"
+            f"weights {w.shape}, means {mu.shape}, covs {c.shape}; expected [M], "
+            "[M, D] and [M, D, D]"
         )
     if not (w > 0).all() or not np.allclose(c, c.swapaxes(1, 2)):
         raise ValueError("weights must be positive and covs symmetric")
@@ -65,7 +65,7 @@ def gaussian_mixture(weights: Any, means: Any, covs: Any) -> GaussianMixture:
 
 
 def _project(mixture, x, alpha):
-    """``U_m^T (x - alpha mu_m)``: offsets in each component's own axes, ``[B, M, D]``."""
+    """``U_m^T (x - alpha mu_m)``: offsets in the components' own axes, ``[B, M, D]``."""
     offset = x[:, None] - alpha[:, None, None] * mixture.means
     return jnp.einsum("bmd,mde->bme", offset, mixture.axes)
 
@@ -155,7 +155,7 @@ def draw_exact(mixture: GaussianMixture, key: Array, n: int) -> Array:
 
 
 def given_label(mixture: GaussianMixture, label: Any) -> GaussianMixture:
-    """The law of x0 given its component; -1 means not given. ``label`` may be traced."""
+    """The law of x0 given its component, which may be traced; -1 means not given."""
     hit = jnp.arange(mixture.log_weights.shape[0]) == label
     logs = jnp.where(hit | (label < 0), mixture.log_weights, -jnp.inf)
     return GaussianMixture(
