@@ -129,7 +129,8 @@ def edm_scalings(process: Process, t: Array, sigma_data: float = 0.5) -> Scaling
     """EDM's preconditioning for any process.
 
     With ``s = sigma_data`` and ``n^2 = sigma^2 + alpha^2 s^2``: ``c_in = 1 / n``,
-    ``c_skip = alpha s^2 / n^2``, ``c_out = sigma s / n``, ``c_noise = log(sigma / alpha) / 4``.
+    ``c_skip = alpha s^2 / n^2``, ``c_out = sigma s / n`` and
+    ``c_noise = log(sigma / alpha) / 4``.
     At ``alpha = 1`` these are Karras et al., arXiv 2206.00364, eq. 7 and table 1; they
     stay finite at ``alpha = 0``, except ``c_noise``, which is held within +-5.
 

@@ -3,8 +3,8 @@
 For ``x0 ~ sum_m w_m N(mu_m, C_m)`` and ``x_t = alpha x0 + sigma eps`` everything that a
 diffusion model approximates has a closed form: component ``m`` at time t is
 ``N(alpha mu_m, alpha^2 C_m + sigma^2 I)``, and conditioning on a component label or on
-a noisy linear observation gives another mixture. Solvers, guidance and losses are tested
-against these, and so can yours be.
+a noisy linear observation gives another mixture. Solvers, guidance and losses are
+tested against these, and so can yours be.
 """
 
 from typing import Any
@@ -65,7 +65,7 @@ def gaussian_mixture(weights: Any, means: Any, covs: Any) -> GaussianMixture:
 
 
 def _project(mixture, x, alpha):
-    """``U_m^T (x - alpha mu_m)``: offsets in the components' own axes, ``[B, M, D]``."""
+    """``U_m^T (x - alpha mu_m)``: offsets in the components' axes ``[B, M, D]``."""
     offset = x[:, None] - alpha[:, None, None] * mixture.means
     return jnp.einsum("bmd,mde->bme", offset, mixture.axes)
 
