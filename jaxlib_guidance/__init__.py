@@ -1,1 +1,106 @@
-"""Steer diffusion models with pure JAX functions."""
+"""Steer generative models with pure JAX functions.
+
+``import jaxlib_guidance as jg`` loads jax and the mathematics. The rooms that need more
+(`jg.models` and `jg.training` with flax, `jg.testing`, `jg.data`) load on first use.
+"""
+
+import importlib
+
+from jaxlib_guidance.attention.control import Edit
+from jaxlib_guidance.diffusion.denoise import from_function, parametrize
+from jaxlib_guidance.diffusion.grids import (
+    discrete_grid,
+    karras_grid,
+    logsnr_grid,
+    shift_grid,
+    uniform_grid,
+)
+from jaxlib_guidance.diffusion.predict import convert, edm_scalings, from_x0, to_x0
+from jaxlib_guidance.diffusion.process import (
+    VE,
+    RectifiedFlow,
+    VPCosine,
+    VPDiscrete,
+    VPLinear,
+    cosine_betas,
+    linear_betas,
+    logsnr,
+    perturb,
+    scaled_linear_betas,
+    vp_discrete,
+)
+from jaxlib_guidance.guidance.base import chain, during, scheduled
+from jaxlib_guidance.guidance.contrast import autoguidance, cfg, cfg_scale
+from jaxlib_guidance.guidance.energy import energy
+from jaxlib_guidance.guidance.plan import steer
+from jaxlib_guidance.rng import sample_keys
+from jaxlib_guidance.sampling.ddim import ddim, ddpm
+from jaxlib_guidance.sampling.loop import Sampler, StepInfo, sample
+from jaxlib_guidance.transition import Transition
+from jaxlib_guidance.types import Branch, Context, Denoised, Denoiser
+
+__version__ = "0.1.0"
+
+_ROOMS = (
+    "attention",
+    "data",
+    "diffusion",
+    "guidance",
+    "models",
+    "sampling",
+    "testing",
+    "training",
+    "transition",
+)
+
+
+def __getattr__(name: str):
+    if name in _ROOMS:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "VE",
+    "Branch",
+    "Context",
+    "Denoised",
+    "Denoiser",
+    "Edit",
+    "RectifiedFlow",
+    "Sampler",
+    "StepInfo",
+    "Transition",
+    "VPCosine",
+    "VPDiscrete",
+    "VPLinear",
+    "autoguidance",
+    "cfg",
+    "cfg_scale",
+    "chain",
+    "convert",
+    "cosine_betas",
+    "ddim",
+    "ddpm",
+    "discrete_grid",
+    "during",
+    "edm_scalings",
+    "energy",
+    "from_function",
+    "from_x0",
+    "karras_grid",
+    "linear_betas",
+    "logsnr",
+    "logsnr_grid",
+    "parametrize",
+    "perturb",
+    "sample",
+    "sample_keys",
+    "scaled_linear_betas",
+    "scheduled",
+    "shift_grid",
+    "steer",
+    "to_x0",
+    "uniform_grid",
+    "vp_discrete",
+]

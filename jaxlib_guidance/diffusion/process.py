@@ -73,7 +73,7 @@ class VPLinear:
 class VPCosine:
     """Variance preserving cosine: ``alpha = cos(u)``, ``sigma = sin(u)``, t in [0, 1].
 
-    ``u`` is such that ``logsnr = -2 log tan(pi t / 2) + 2 log shift``. A ``shift`` below
+    ``u`` is such that ``logsnr = 2 log shift - 2 log tan(pi t / 2)``. A ``shift`` below
     1 moves every time towards noise, as larger images need (simple diffusion, arXiv
     2301.11093, eq. 7; the base schedule is Nichol and Dhariwal's, 2102.09672).
     ``t_max`` stays off 1 because there ``alpha`` is 0 and eps says nothing about x0.
