@@ -1,0 +1,219 @@
+"""The checkout itself: linters, floors, what ships, and what the documents claim."""
+
+import ast
+import inspect
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+import pytest
+
+import jaxlib_guidance as jg
+
+ROOT = pathlib.Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+HEAVY = {
+    "flax", "orbax", "optax", "chex", "tensorflow_datasets", "grain", "tensorflow",
+    "torch", "matplotlib", "PIL", "tyro",
+}  # fmt: skip
+STATES = ("implemented", "partial", "planned", "no algorithm")
+
+
+def run(*command, **environment):
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+
+
+def tracked():
+    """Files of the checkout; outside git, all that are not hidden."""
+    listed = run("git", "ls-files", "-z")
+    if listed.returncode == 0:
+        found = [ROOT / name for name in listed.stdout.split("\0") if name]
+    else:
+        found = [p for p in ROOT.rglob("*") if "/." not in p.as_posix()]
+    return [path for path in found if path.is_file()]
+
+
+def table(document, heading):
+    """Rows of the markdown table under a heading, as lists of cells."""
+    text = (ROOT / document).read_text()
+    assert heading in text, f"{document} has no heading {heading!r}"
+    section = re.split(r"^#+ ", text.split(heading, 1)[1], maxsplit=1, flags=re.M)[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert len({len(row) for row in rows}) == 1, f"{document}: ragged table"
+    return rows[2:]
+
+
+def quoted(cell):
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def defined(path):
+    """Whether ``module.name`` or ``module`` exists in the package; imports nothing."""
+    *parents, last = ["jaxlib_guidance", *path.split(".")]
+    folder = ROOT.joinpath(*parents)
+    if (folder / last).is_dir() or (folder / f"{last}.py").is_file():
+        return True
+    source = folder.with_suffix(".py")
+    if not source.is_file():
+        source = folder / "__init__.py"
+    if not source.is_file():
+        return False
+    names = set()
+    for node in ast.parse(source.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names |= {t.id for t in node.targets if isinstance(t, ast.Name)}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return last in names
+
+
+def require_references(where, functions, tests):
+    missing = [name for name in functions if not defined(name)]
+    missing += [name for name in tests if not (ROOT / name).is_file()]
+    assert not missing, f"{where} names what does not exist: {missing}"
+
+
+TOOLS = {
+    "ruff check": ["check", "--no-cache", "."],
+    "ruff format": ["format", "--check", "--no-cache", "."],
+    "pyrefly": ["check", "--python-interpreter-path", sys.executable],
+    "lint-imports": ["--no-cache"],
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_tool_is_content(tool):
+    program = pathlib.Path(sys.executable).parent / tool.split()[0]
+    out = run(program, *TOOLS[tool], NO_COLOR="1")
+    assert out.returncode == 0, out.stdout
+
+
+def test_import_is_light():
+    code = "import sys, jaxlib_guidance; print(*{m.split('.')[0] for m in sys.modules})"
+    out = run(sys.executable, "-c", code)
+    assert out.returncode == 0, out.stdout
+    assert not HEAVY & set(out.stdout.split())
+
+
+def test_public_names_are_documented():
+    def documented(name):
+        thing = getattr(jg, name)
+        text = inspect.getdoc(thing) or ""
+        # Dataclasses and named tuples without a docstring get their signature as one.
+        return bool(text) and not text.startswith(f"{thing.__name__}(")
+
+    undocumented = [name for name in jg.__all__ if not documented(name)]
+    assert not undocumented
+
+
+def test_imports_are_declared():
+    extras = PROJECT["optional-dependencies"]
+    everywhere = PROJECT["dependencies"] + extras["data"] + extras["tensorboard"]
+    allowed = {
+        "jaxlib_guidance": everywhere,
+        "train": everywhere,
+        "sample": everywhere,
+        "tests": everywhere + extras["test"],
+    }
+    distribution = {"PIL": "pillow", "orbax": "orbax-checkpoint", "yaml": "pyyaml"}
+    undeclared = set()
+    for path in tracked():
+        top = path.relative_to(ROOT).parts[0]
+        if path.suffix != ".py" or top not in allowed:
+            continue
+        declared = {re.match(r"[\w-]+", line)[0].lower() for line in allowed[top]}
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module]
+            for package in {name.split(".")[0] for name in names}:
+                own = package in {"jaxlib_guidance", "train", "sample"}
+                if own or package in sys.stdlib_module_names:
+                    continue
+                wanted = distribution.get(package, package).replace("_", "-").lower()
+                if wanted not in {name.replace("_", "-") for name in declared}:
+                    undeclared.add((str(path.relative_to(ROOT)), package))
+    assert not undeclared
+
+
+def test_wheel_holds_the_package_only(tmp_path):
+    out = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path)
+    assert out.returncode == 0, out.stdout
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names} == {
+        "jaxlib_guidance",
+        f"jaxlib_guidance-{jg.__version__}.dist-info",
+    }
+    inside = {
+        path.relative_to(ROOT).as_posix()
+        for path in tracked()
+        if path.is_relative_to(ROOT / "jaxlib_guidance")
+    }
+    assert inside <= set(names)
+
+
+def test_no_machine_paths_nor_large_files():
+    # Spelled in two halves, for this file is read too.
+    places = ("/work/", "/root/", "/home/", "/opt/wheels", "/mnt/")
+    hosts = ("pypi.org", "pythonhosted.org", "index-url", "find-links")
+    told, large = [], []
+    for path in tracked():
+        if path.stat().st_size > 6 * 2**20:
+            large.append(path.name)
+        text = path.read_bytes().decode("utf-8", "ignore")
+        told += [(path.name, mark) for mark in (*places, *hosts) if mark in text]
+    assert not told
+    assert not large
+
+
+def test_ci_runs_the_command_of_the_readme():
+    readme, script = ((ROOT / name).read_text() for name in ("README.md", ".ci/run"))
+    _, command = re.findall(r"^(?:pip|python).* && .*$", readme, re.M)[:2]
+    assert command.endswith("pytest")
+    assert command in script.splitlines()
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+
+
+def test_every_paper_has_a_row():
+    rows = table("docs/papers.md", "## The 78 papers")
+    assert [int(row[0]) for row in rows] == list(range(1, 79))
+    assert len({row[1] for row in rows}) == 78
+    for number, _, _, state, functions, tests, remains in rows:
+        where = f"paper {number}"
+        assert state in STATES, where
+        built = state in ("implemented", "partial")
+        assert bool(quoted(functions)) == bool(quoted(tests)) == built, where
+        assert remains or state == "implemented", f"{where}: say what remains"
+        require_references(where, quoted(functions), quoted(tests))
+
+
+@pytest.mark.parametrize(
+    ("document", "heading"),
+    [("docs/papers.md", "## Beyond the 78"), ("README.md", "## What is in it")],
+)
+def test_method_tables_name_what_exists(document, heading):
+    rows = table(document, heading)
+    assert rows
+    for method, functions, *_, tests in rows:
+        assert quoted(functions), method
+        assert quoted(tests), method
+        require_references(method, quoted(functions), quoted(tests))
