@@ -29,10 +29,11 @@ from jaxlib_guidance.diffusion.process import (
     scaled_linear_betas,
     vp_discrete,
 )
-from jaxlib_guidance.guidance.base import chain, during, scheduled
+from jaxlib_guidance.guidance.base import chain
 from jaxlib_guidance.guidance.contrast import autoguidance, cfg, cfg_scale
 from jaxlib_guidance.guidance.energy import energy
 from jaxlib_guidance.guidance.plan import steer
+from jaxlib_guidance.guidance.schedule import during, scheduled
 from jaxlib_guidance.rng import sample_keys
 from jaxlib_guidance.sampling.ddim import ddim, ddpm
 from jaxlib_guidance.sampling.loop import Sampler, StepInfo, sample

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance.attention.control import Edit
-from jaxlib_guidance.guidance.base import BASE, Evals
+from jaxlib_guidance.guidance.base import BASE, Evals, Fixed, fix, fixed
 from jaxlib_guidance.types import (
     Array,
     Branch,
@@ -48,7 +48,7 @@ class Contrast:
 
     def branches(self, ctx: Context) -> dict[str, Branch]:
         """The worse branch."""
-        cond = _like_cond(self.cond, ctx.cond) if self.own_cond else ctx.cond
+        cond = like_cond(self.cond, ctx.cond) if self.own_cond else ctx.cond
         return {self.worse: Branch(cond, self.control, net=self.net)}
 
     def update(
@@ -56,31 +56,60 @@ class Contrast:
     ) -> tuple[Array, PyTree]:
         """Adds the weighted contrast."""
         contrast = evals.x0[BASE] - evals.x0[self.worse]
-        return delta + per_sample(self.weight, delta) * contrast, state
+        weight = per_sample(self.weight, delta, f"the weight of {self.worse!r}")
+        return delta + weight * contrast, state
 
 
-def _like_cond(null: PyTree, cond: PyTree) -> PyTree:
-    """``null`` broadcast to the condition's shapes and types, on the host if it can be."""
+def like_cond(null: PyTree, cond: PyTree) -> PyTree:
+    """``null`` broadcast to the condition's shapes and types, on the host if it can be.
+
+    Args:
+      null: What to give the network in place of the condition.
+      cond: The caller's condition.
+
+    Raises:
+      ValueError: No condition, another structure, or a leaf that does not fit.
+    """
+    if not jax.tree.leaves(cond):
+        raise ValueError(
+            "this guidance replaces the condition by null, but the sampler got no cond"
+        )
+    null = jax.tree.map(fixed, null, is_leaf=lambda leaf: isinstance(leaf, Fixed))
     if jax.tree.structure(null) != jax.tree.structure(cond):
         raise ValueError(
             f"null has structure {jax.tree.structure(null)}; expected the condition's, "
             f"{jax.tree.structure(cond)}"
         )
+    return jax.tree.map(_like, null, cond)
 
-    def broadcast(n, c):
-        known = concrete(n)
-        if known is None:
-            return jnp.broadcast_to(n, jnp.shape(c)).astype(c.dtype)
-        return np.broadcast_to(known, jnp.shape(c)).astype(c.dtype)
 
-    return jax.tree.map(broadcast, null, cond)
+def _like(null, cond):
+    shape, kind = jnp.shape(cond), jnp.result_type(cond)
+    known = concrete(null)
+    if known is None:
+        exact = jnp.issubdtype(kind, jnp.inexact) or jnp.result_type(null) == kind
+    else:
+        exact = jnp.issubdtype(kind, jnp.inexact) or (known.astype(kind) == known).all()
+    try:
+        fits = np.broadcast_shapes(jnp.shape(null), shape) == shape
+    except ValueError:
+        fits = False
+    if not (exact and fits):
+        raise ValueError(
+            f"null has a leaf of shape {jnp.shape(null)} and type "
+            f"{jnp.result_type(null)}; expected it to fit the condition's, {shape} of "
+            f"{kind}"
+        )
+    if known is None:
+        return jnp.broadcast_to(null, shape).astype(kind)
+    return np.broadcast_to(known, shape).astype(kind)
 
 
 def cfg(weight: Any, null: PyTree, name: str = "uncond") -> Contrast:
     """Classifier-free guidance: ``x0 = c + w (c - u)``.
 
-    With ``null`` a negative condition this is negative prompting. ``w`` is the weight of
-    Ho and Salimans, so 0 is off; the scale ``s`` of diffusers is `cfg_scale` away.
+    With ``null`` a negative condition this is negative prompting. ``w`` is the weight
+    of Ho and Salimans, so 0 is off; the scale ``s`` of diffusers is `cfg_scale` away.
 
     Args:
       weight: ``w``, scalar or ``[B]``.
@@ -90,11 +119,11 @@ def cfg(weight: Any, null: PyTree, name: str = "uncond") -> Contrast:
 
     Reference: Ho and Salimans, arXiv 2207.12598, eq. 6.
     """
-    return Contrast(weight, cond=null, worse=name, own_cond=True)
+    return Contrast(weight, jax.tree.map(fix, null), worse=name, own_cond=True)
 
 
 def cfg_scale(scale: Any) -> Any:
-    """The weight ``w = s - 1`` of a scale in ``u + s (c - u)``, as diffusers writes it."""
+    """The weight ``w = s - 1`` of diffusers' scale ``s`` in ``u + s (c - u)``."""
     return scale - 1
 
 
@@ -108,6 +137,11 @@ def autoguidance(weight: Any, net: int = 1, name: str | None = None) -> Contrast
       net: Index of the weaker network.
       name: Name of the branch.
 
+    Raises:
+      ValueError: ``net`` 0, which is the network to improve.
+
     Reference: Karras et al., arXiv 2406.02507, eq. 3.
     """
+    if net < 1:
+        raise ValueError(f"net is {net}; expected 1 or more, as 0 is the base network")
     return Contrast(weight, worse=name or f"net{net}", net=net)

@@ -8,9 +8,9 @@ estimate by ``delta -= w c(t) grad E``, where what is differentiated sets ``c``:
   the tilted score into the tilted posterior mean.
 - through="noisy": the energy is a function of ``x_t`` itself, such as a classifier
   trained on noisy data; same ``c``, and no backward pass through the network.
-- through="denoised": ``grad`` is with respect to the estimate alone. Then ``c = sigma^2 /
-  (alpha^2 + sigma^2)``, the posterior variance of unit-variance data, which stands for
-  the Jacobian that is left out.
+- through="denoised": ``grad`` is with respect to the estimate alone. Then ``c =
+  sigma^2 / (alpha^2 + sigma^2)``, the posterior variance of unit-variance data, which
+  stands for the Jacobian that is left out.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxlib_guidance.guidance.base import BASE, Evals
+from jaxlib_guidance.guidance.base import BASE, Evals, sample_axes
 from jaxlib_guidance.types import (
     Array,
     Branch,
     Context,
     PyTree,
+    at_least_float32,
     per_sample,
     pytree_dataclass,
     static,
@@ -67,11 +68,18 @@ class Energy:
         """``[B]``, to be differentiated by the planner; weighted when linear."""
         x = ctx.x if self.through == "noisy" else evals.x0[BASE]
         args = (x, ctx) if self.params is None else (self.params, x, ctx)
-        value = self.function(*args)
+        value = at_least_float32(self.function(*args))
+        if value.shape != ctx.x.shape[:1]:
+            raise ValueError(
+                f"energy's function returned shape {value.shape}; expected one number "
+                f"a sample, {ctx.x.shape[:1]}"
+            )
         if self.linear:
-            weight = per_sample(self.weight, ctx.x)
-            value = value * (weight.reshape(-1) if weight.ndim else weight)
+            value = value * self._weight(value)
         return value
+
+    def _weight(self, like: Array) -> Array:
+        return per_sample(self.weight, like, "energy's weight")
 
     def update(
         self, delta: Array, evals: Evals, state: PyTree, ctx: Context
@@ -81,10 +89,9 @@ class Energy:
         if grad is None:  # Summed into an earlier term's.
             return delta, state
         if self.normalize == "rms":
-            axes = tuple(range(1, grad.ndim))
-            square = jnp.mean(grad**2, axis=axes, keepdims=True)
+            square = jnp.mean(grad**2, axis=sample_axes(grad), keepdims=True)
             scale = jnp.where(square > 0, square, 1) ** -0.5
-            grad = grad * scale * per_sample(self.weight, grad)
+            grad = grad * scale * self._weight(grad)
         return delta - step_size(self.through, ctx) * grad, state
 
 

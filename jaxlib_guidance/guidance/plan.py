@@ -8,7 +8,7 @@ second call, because a backward pass through a fused call would pay for all of t
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,56 +19,24 @@ from jaxlib_guidance.attention.control import fold_controls, match
 from jaxlib_guidance.guidance.base import (
     BASE,
     Chain,
-    During,
     Evals,
-    core,
+    Off,
     init_state,
-    is_energy,
     is_off,
+    merge,
+    walk,
 )
-from jaxlib_guidance.types import Array, Branch, Context, Denoiser, PyTree, concrete
+from jaxlib_guidance.guidance.schedule import During
+from jaxlib_guidance.types import (
+    Array,
+    Branch,
+    Context,
+    Denoiser,
+    PyTree,
+    at_least_float32,
+)
 
 PLANS = ("auto", "fused")
-
-
-def collect(terms: Sequence[Any], ctx: Context) -> dict[str, Branch]:
-    """The union of the branches that the terms ask for, the base branch first.
-
-    Raises:
-      ValueError: Two terms give one name to different evaluations.
-    """
-    union = {BASE: Branch(ctx.cond)}
-    for term in terms:
-        for name, branch in term.branches(ctx).items():
-            held = union.get(name)
-            if held is not None and not _same(held, branch):
-                raise ValueError(
-                    f"two terms ask for different evaluations under the name {name!r}; "
-                    "give one of them another name"
-                )
-            if held is not None:
-                branch = branch._replace(
-                    grad=held.grad or branch.grad,
-                    capture=tuple(dict.fromkeys(held.capture + branch.capture)),
-                )
-            union[name] = branch
-    return union
-
-
-def _same(a: Branch, b: Branch) -> bool:
-    one = (a.cond, a.control, a.x, a.net)
-    two = (b.cond, b.control, b.x, b.net)
-    if jax.tree.structure(one) != jax.tree.structure(two):
-        return False
-
-    def equal(x, y):
-        if x is y:
-            return True
-        x, y = concrete(x), concrete(y)
-        return x is not None and y is not None and np.array_equal(x, y)
-
-    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True)
-    return all(equal(x, y) for x, y in pairs)
 
 
 def evaluate(
@@ -93,7 +61,7 @@ def evaluate(
     """
     x0, maps = {}, {}
     for net in sorted({branch.net for branch in branches.values()}):
-        if net >= len(denoisers):
+        if not 0 <= net < len(denoisers):
             raise IndexError(
                 f"a guidance term evaluates network {net}, but the sampler was given "
                 f"{len(denoisers)}: pass denoiser=(main, other, ...)"
@@ -108,14 +76,7 @@ def evaluate(
 def _call(denoiser, group, ctx, x):
     names, branches = list(group), list(group.values())
     batch, count = x.shape[0], len(names)
-    controls = [
-        {
-            site: edit
-            for pattern, edit in (branch.control or {}).items()
-            for site in match([pattern], denoiser.sites, "attention site")
-        }
-        for branch in branches
-    ]
+    controls = [_by_site(branch.control or {}, denoiser.sites) for branch in branches]
     captures = [match(b.capture, denoiser.taps, "capture") for b in branches]
     capture = tuple(dict.fromkeys(tap for taps in captures for tap in taps))
     control = fold_controls(controls, names, batch)
@@ -150,7 +111,8 @@ def _call(denoiser, group, ctx, x):
         control=control,
         capture=capture,
     )
-    x0 = {name: unfold(out.x0, k) for k, name in enumerate(names)}
+    estimate = at_least_float32(out.x0)
+    x0 = {name: unfold(estimate, k) for k, name in enumerate(names)}
     maps = {
         name: {tap: unfold(out.maps[tap], k) for tap in captures[k]}
         for k, name in enumerate(names)
@@ -159,25 +121,35 @@ def _call(denoiser, group, ctx, x):
     return x0, maps
 
 
+def _by_site(control, sites):
+    edits = {}
+    for pattern, edit in control.items():
+        for site in match([pattern], sites, "attention site"):
+            if site in edits:
+                raise ValueError(
+                    f"a branch's control edits {site!r} twice: {list(control)}"
+                )
+            edits[site] = edit
+    return edits
+
+
 @dataclasses.dataclass(frozen=True)
 class Steered:
     """A denoiser with guidance: what the sampling loop calls.
 
     Attributes:
       denoisers: The networks that branches index.
-      terms: The chain's terms.
-      active: Which of them take part; the others keep their state and cost nothing.
+      guidance: The chain, with `Off` in place of what takes no part.
       plan: "auto" or "fused".
     """
 
     denoisers: tuple[Denoiser, ...]
-    terms: tuple[Any, ...]
-    active: tuple[bool, ...]
+    guidance: Any
     plan: str = "auto"
 
     def init(self, x: Array) -> PyTree:
         """The terms' memories."""
-        return tuple(init_state(term, x) for term in self.terms)
+        return init_state(self.guidance, x)
 
     def segments(
         self, process: Any, times: np.ndarray | None, steps: int
@@ -192,110 +164,151 @@ class Steered:
         Returns:
           ``(start, stop, steered)`` triples that cover ``0, ..., N``.
         """
-        windows = [
-            term.window(process, times, steps) if isinstance(term, During) else None
-            for term in self.terms
-        ]
-        terms = tuple(
-            term if window is None else term.inner
-            for term, window in zip(self.terms, windows, strict=True)
-        )
-        columns = np.ones((len(terms), steps), bool)
-        for row, window in enumerate(windows):
-            if window is not None:
-                columns[row] = window
-        columns &= np.asarray(self.active, bool)[:, None]
-        changes = np.any(columns[:, 1:] != columns[:, :-1], axis=0).nonzero()[0] + 1
-        cuts = [0, *changes.tolist(), steps]
+        windows = {
+            id(term): term.window(process, times, steps)
+            for term in walk(self.guidance)
+            if isinstance(term, During)
+        }
+        known = np.array([w for w in windows.values() if w is not None], bool)
+        known = known.reshape(-1, steps)
+        changes = np.any(known[:, 1:] != known[:, :-1], axis=0).nonzero()[0] + 1
+        runs = itertools.pairwise([0, *changes.tolist(), steps])
+
+        def inside(term, start):
+            window = windows[id(term)]
+            return None if window is None else bool(window[start])
+
         return [
             (
                 start,
                 stop,
-                dataclasses.replace(self, terms=terms, active=tuple(columns[:, start])),
+                dataclasses.replace(
+                    self,
+                    guidance=prune(self.guidance, lambda t, s=start: inside(t, s)),
+                ),
             )
-            for start, stop in itertools.pairwise(cuts)
+            for start, stop in runs
         ]
 
     def __call__(self, ctx: Context, state: PyTree) -> tuple[Array, PyTree]:
         """The guided estimate ``x0 [B, *S]`` and the terms' new memories."""
-        active = [i for i, on in enumerate(self.active) if on]
-        terms = [self.terms[i] for i in active]
-        branches = collect(terms, ctx)
-        evals, grads = self._evaluate(terms, branches, ctx)
-        delta = jnp.zeros_like(evals.x0[BASE])
-        new = list(state)
-        for i, term, grad in zip(active, terms, grads, strict=True):
-            delta, new[i] = term.update(delta, evals._replace(grad=grad), state[i], ctx)
-        return evals.x0[BASE] + delta, tuple(new)
+        if isinstance(self.guidance, Off):
+            return self.denoisers[0](ctx.x, ctx.t, ctx.cond).x0, state
+        branches = merge({BASE: Branch(ctx.cond)}, self.guidance.branches(ctx))
+        evals = self._evaluate(branches, ctx)
+        base = evals.x0[BASE]
+        delta, state = self.guidance.update(jnp.zeros_like(base), evals, state, ctx)
+        return base + delta, state
 
-    def _evaluate(self, terms, branches, ctx):
-        groups = _energy_groups(terms)
-        if not groups:
-            return evaluate(self.denoisers, branches, ctx, ctx.x), [None] * len(terms)
-        fused = self.plan == "fused" and any(b.grad for b in branches.values())
-        inner = {n: b for n, b in branches.items() if b.grad or fused}
-        outer = {n: b for n, b in branches.items() if n not in inner}
+    def _evaluate(self, branches, ctx) -> Evals:
+        if not any(hasattr(term, "energy") for term in walk(self.guidance)):
+            return evaluate(self.denoisers, branches, ctx, ctx.x)
+        graded = _differentiated(branches, self.plan)
+        inner = {n: b for n, b in branches.items() if n in graded}
+        outer = {n: b for n, b in branches.items() if n not in graded}
         still = evaluate(self.denoisers, outer, ctx, ctx.x)
 
         def differentiated(x):
             return evaluate(self.denoisers, inner, ctx, x)[:2]
 
         moving, pullback = jax.vjp(differentiated, ctx.x)
-        evals = Evals(moving[0] | still.x0, dict(moving[1]) | dict(still.maps))
-        grads: list[Array | None] = [None] * len(terms)
-        for group in groups:
-            energies = [core(terms[i]) for i in group]
+        evals = Evals(moving[0] | still.x0, moving[1] | still.maps)
 
-            def total(x0, maps, x, energies=energies):
+        def gradient(energies):
+            def total(x0, maps, x):
                 seen, here = Evals(x0, maps), ctx._replace(x=x)
-                each = [energy.energy(seen, here) for energy in energies]
-                for value in each:
-                    if value.shape != ctx.x.shape[:1]:
-                        raise ValueError(
-                            f"an energy returned shape {value.shape}; expected one "
-                            f"number a sample, {ctx.x.shape[:1]}"
-                        )
-                return sum(jnp.sum(value) for value in each)
+                return sum(jnp.sum(_checked(e, seen, here)) for e in energies)
 
             by_x0, by_maps, by_x = jax.grad(total, argnums=(0, 1, 2))(
                 evals.x0, evals.maps, ctx.x
             )
-            through = energies[0].through
-            if through == "denoised":
-                grads[group[0]] = by_x0[BASE]
-            elif through == "noisy" or not inner:
-                grads[group[0]] = by_x
+            match energies[0].through:
+                case "denoised":
+                    return by_x0[BASE]
+                case "noisy":
+                    return by_x
+                case _:
+                    cotangent = (
+                        {name: by_x0[name] for name in moving[0]},
+                        {name: by_maps[name] for name in moving[1]},
+                    )
+                    return pullback(cotangent)[0] + by_x
+
+        return evals._replace(grad=_gradients(self.guidance, gradient))
+
+
+def _differentiated(branches: Mapping[str, Branch], plan: str) -> set[str]:
+    """Names of the branches that go into the differentiated call."""
+    graded = {name for name, branch in branches.items() if branch.grad}
+    if plan == "fused" and graded:
+        return set(branches)
+    # Those that share attention must share a call.
+    shared = [
+        {name, source}
+        for name, branch in branches.items()
+        for edit in (branch.control or {}).values()
+        for _, source in edit.borrow
+    ]
+    for _ in shared:
+        graded = graded.union(*(pair for pair in shared if pair & graded))
+    return graded
+
+
+def _checked(term, evals, ctx):
+    value = term.energy(evals, ctx)
+    if value.shape != ctx.x.shape[:1]:
+        raise ValueError(
+            f"an energy returned shape {value.shape}; expected one number a sample, "
+            f"{ctx.x.shape[:1]}"
+        )
+    return value
+
+
+def _gradients(term: Any, gradient: Callable[[list[Any]], Array]) -> Any:
+    """``Evals.grad`` for a term, in a chain's case a tuple.
+
+    Energies that stand next to each other and are only added share one backward pass.
+    """
+    if isinstance(term, Chain):
+
+        def alike(each):
+            additive = hasattr(each, "energy") and getattr(each, "linear", False)
+            return each.through if additive else None
+
+        grads = []
+        for through, run in itertools.groupby(term.terms, alike):
+            run = list(run)
+            if through is None:
+                grads += [_gradients(each, gradient) for each in run]
             else:
-                cotangent = (
-                    {name: by_x0[name] for name in moving[0]},
-                    {name: by_maps[name] for name in moving[1]},
-                )
-                grads[group[0]] = pullback(cotangent)[0] + by_x
-        return evals, grads
+                grads += [gradient(run), *[None] * (len(run) - 1)]
+        return tuple(grads)
+    if hasattr(term, "inner"):
+        return _gradients(term.inner, gradient)
+    return gradient([term]) if hasattr(term, "energy") else None
 
 
-def _energy_groups(terms) -> list[list[int]]:
-    """Neighbouring energies that are only added share one backward pass."""
-    groups: list[list[int]] = []
-    for i, term in enumerate(terms):
-        if not is_energy(term):
-            continue
-        last = terms[groups[-1][-1]] if groups else None
-        if (
-            last is not None
-            and groups[-1][-1] == i - 1
-            and last is core(last)
-            and term is core(term)
-            and (last.through, last.linear) == (term.through, True)
-        ):
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    return groups
+def prune(term: Any, inside: Callable[[During], bool | None]) -> Any:
+    """The term with `Off` in place of what cannot act.
+
+    Args:
+      term: A term or chain.
+      inside: Whether a window is open; None if that is only known at run time.
+    """
+    if isinstance(term, Chain):
+        terms = tuple(prune(each, inside) for each in term.terms)
+        return Off(term) if all(isinstance(t, Off) for t in terms) else Chain(terms)
+    if not hasattr(term, "inner"):
+        return Off(term) if is_off(term) else term
+    open_ = inside(term) if isinstance(term, During) else None
+    inner = prune(term.inner, inside)
+    if open_ is False or isinstance(inner, Off):
+        return Off(term)
+    return inner if open_ else dataclasses.replace(term, inner=inner)
 
 
 def steer(
-    denoiser: Denoiser | Sequence[Denoiser], guidance: Chain | Any, plan: str = "auto"
+    denoiser: Denoiser | Sequence[Denoiser], guidance: Any, plan: str = "auto"
 ) -> Steered:
     """A guided denoiser.
 
@@ -312,6 +325,5 @@ def steer(
     """
     if plan not in PLANS:
         raise ValueError(f"plan is {plan!r}; expected one of {PLANS}")
-    terms = guidance.terms if isinstance(guidance, Chain) else (guidance,)
     denoisers = (denoiser,) if isinstance(denoiser, Denoiser) else tuple(denoiser)
-    return Steered(denoisers, terms, tuple(not is_off(term) for term in terms), plan)
+    return Steered(denoisers, prune(guidance, lambda term: None), plan)
