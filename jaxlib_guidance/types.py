@@ -5,7 +5,7 @@ Shapes: ``B`` batch, ``*S`` one sample, ``K`` branches, ``N`` steps, ``H`` heads
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar, dataclass_transform
 
 import jax
@@ -84,12 +84,15 @@ class Denoiser:
     ) -> Denoised:
         """Evaluates; ``control`` and ``capture`` must name existing sites and taps."""
         control = control or {}
-        _require_known("control", control, self.sites, "sites")
-        _require_known("capture", capture, self.taps, "taps")
+        require_known("control", control, self.sites, "sites")
+        require_known("capture", capture, self.taps, "taps")
         return self.apply(x, t, cond, control=control, capture=tuple(capture))
 
 
-def _require_known(argument, names, known, what):
+def require_known(
+    argument: str, names: Iterable[str], known: Sequence[str], what: str
+) -> None:
+    """Raises unless each of ``names`` is ``known``, and says what there is."""
     unknown = [name for name in names if name not in known]
     if unknown:
         have = ", ".join(known) if known else "none"
@@ -177,7 +180,8 @@ def per_sample(a: Array | float, x: Array, name: str = "weight") -> Array:
 
 def at_least_float32(x: Array) -> Array:
     """Promotes to float32 (float64 stays), so that contrasts keep their digits."""
-    return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
+    wide = jnp.result_type(x) == jnp.float64
+    return jnp.asarray(x, jnp.float64 if wide else jnp.float32)
 
 
 def concrete(a: Any) -> np.ndarray | None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxlib_guidance.types import Array, pytree_dataclass, static
 
 # Neutral values, given to the branches of a call that do not use a field others use.
-GATES = {"identity": 0.0, "query_blur": 0.0, "borrow_gate": 1.0}
+GATES = {"borrow_gate": 1.0, "query_blur": 0.0, "renormalise": 0.0, "identity": 0.0}
 TABLES = {"logit_scale": 1.0, "logit_bias": 0.0, "prob_gain": 1.0, "prob_offset": 0.0}
 BORROWABLE = ("q", "k", "v", "probs")
 
@@ -26,50 +26,51 @@ class Edit:
     ``[B, H, Q, M]`` (rank 4). Fields apply in the order below.
 
     Attributes:
-      shift: Rolls queries, keys and values by this many tokens (static).
       borrow: Pairs ``(what, branch)`` with ``what`` among "q", "k", "v", "probs":
         takes that quantity from another branch of the same call (static).
       borrow_gate: 1 takes, 0 keeps the branch's own; scalar or ``[B]``.
       borrow_columns: ``[B, M]`` or ``[M]``; 1 where borrowed probabilities replace the
         branch's own columns. None means all.
+      shift: Rolls queries, keys and values, borrowed ones included, by this many
+        tokens (static).
       query_blur: Standard deviation, in tokens, of a Gaussian blur of the queries over
         the site's token grid; ``inf`` gives every query the mean.
       logit_scale: Multiplies the logits.
       logit_bias: Added to the logits; ``-inf`` hides a key.
-      prob_gain: Multiplies the probabilities, which are not renormalised.
+      prob_gain: Multiplies the probabilities, own or borrowed.
       prob_offset: Added to the probabilities.
+      renormalise: 1 divides the edited probabilities by their row sums.
       identity: 1 replaces the map by the identity, so that the output is ``v``.
     """
 
-    shift: int | tuple[int, ...] = static(default=0)
     borrow: tuple[tuple[str, Any], ...] = static(default=())
     borrow_gate: Array | float | None = None
     borrow_columns: Array | None = None
+    shift: int | tuple[int, ...] = static(default=0)
     query_blur: Array | float | None = None
     logit_scale: Array | float | None = None
     logit_bias: Array | float | None = None
     prob_gain: Array | float | None = None
     prob_offset: Array | float | None = None
+    renormalise: Array | float | None = None
     identity: Array | float | None = None
 
 
 def match(patterns: Iterable[str], names: Sequence[str], what: str) -> tuple[str, ...]:
     """The names that the patterns select, in the network's order.
 
-    A pattern is a name, a leading part of one ("block2" selects "block2/attn"), or a
-    shell pattern ("block*/attn").
+    A pattern is a name; or else a leading part of one ("block2" selects "block2/attn"
+    where nothing is called "block2"); or a shell pattern ("block*/attn").
 
     Raises:
       ValueError: A pattern selects nothing; the message lists what there is.
     """
     chosen = set()
     for pattern in patterns:
-        hits = [
+        hits = [name for name in names if name == pattern] or [
             name
             for name in names
-            if name == pattern
-            or name.startswith(pattern + "/")
-            or fnmatch.fnmatchcase(name, pattern)
+            if name.startswith(pattern + "/") or fnmatch.fnmatchcase(name, pattern)
         ]
         if not hits:
             have = ", ".join(names) if names else "none"
@@ -89,8 +90,8 @@ def fold_controls(
       batch: ``B``.
 
     Returns:
-      Site to edit, for each site that any branch edits. Leaves lead with ``B*K``, sample
-      major; ``borrow`` and ``shift`` hold one entry for each branch.
+      Site to edit, for each site that any branch edits. Leaves lead with ``B*K``,
+      sample major; ``borrow`` and ``shift`` hold one entry for each branch.
 
     Raises:
       ValueError: An edit borrows from a branch that is not in this call, or has a leaf

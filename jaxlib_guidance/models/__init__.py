@@ -1,1 +1,14 @@
 """Reference networks with named attention sites, and adapters for foreign ones."""
+
+from jaxlib_guidance.models.adapters import from_linen, from_nnx
+from jaxlib_guidance.models.dit import DiT, stack_blocks, unstack_blocks
+from jaxlib_guidance.models.embed import drop_condition
+
+__all__ = [
+    "DiT",
+    "drop_condition",
+    "from_linen",
+    "from_nnx",
+    "stack_blocks",
+    "unstack_blocks",
+]

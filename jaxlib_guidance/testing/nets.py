@@ -1,0 +1,56 @@
+"""Tiny networks with named sites and parameters that are not zero.
+
+A fresh adaLN-zero network is the zero function, on which no edit shows.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.models.dit import DiT
+from jaxlib_guidance.types import Array, PyTree
+
+
+def randomise(key: Array, params: PyTree, scale: float = 1.0) -> PyTree:
+    """Every array drawn anew: ``scale * N(0, 1 / fan_in)`` matrices, small vectors.
+
+    ``fan_in`` is the product of all axes but the last.
+    """
+    leaves, tree = jax.tree.flatten(params)
+
+    def draw(i, leaf):
+        fan_in = max(1, leaf.size // leaf.shape[-1]) if leaf.ndim > 1 else 25
+        noise = jax.random.normal(jax.random.fold_in(key, i), leaf.shape, leaf.dtype)
+        return scale * fan_in**-0.5 * noise
+
+    return tree.unflatten([draw(i, leaf) for i, leaf in enumerate(leaves)])
+
+
+def tiny_dit(
+    key: Array,
+    shape: tuple[int, ...] = (8, 8, 1),
+    *,
+    classes: int | None = 10,
+    text: int | None = None,
+    depth: int = 3,
+    **options: Any,
+) -> tuple[DiT, PyTree]:
+    """A small `DiT` and random parameters.
+
+    Args:
+      key: Typed key.
+      shape: One sample ``*S``, an image ``(H, W, C)`` or a sequence ``(L, C)``.
+      classes: See `DiT`.
+      text: See `DiT`.
+      depth: Number of blocks.
+      **options: Other fields of `DiT`.
+
+    Returns:
+      ``(module, params)``; see `models.from_linen`.
+    """
+    options = {"width": 32, "heads": 2, "patch": 2} | options
+    module = DiT(depth=depth, classes=classes, text=text, **options)
+    x, t = jnp.zeros((1, *shape)), jnp.zeros((1,))
+    params = jax.jit(module.init)(key, x, t)["params"]
+    return module, randomise(jax.random.fold_in(key, 1), params)
