@@ -1,7 +1,7 @@
 """Time grids: where a solver's steps fall, apart from which solver takes them.
 
-Every grid is an array ``[N + 1]`` that decreases from noise to data and ends at 0, ready
-for `sample`. Spacing decides more than order does: below about ten steps evenly spaced
+Every grid is an array ``[N + 1]`` that decreases from noise to data and ends at 0,
+ready for `sample`. Spacing decides more than order does: below about ten steps evenly spaced
 times win, above it evenly spaced log-SNR or Karras'.
 """
 

@@ -12,7 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.types import Array, expand, pytree_dataclass, static
+from jaxlib_guidance.types import (
+    Array,
+    at_least_float32,
+    expand,
+    pytree_dataclass,
+    static,
+)
 
 
 class Process(Protocol):
@@ -234,7 +240,7 @@ def logsnr(process: Process, t: Array) -> Array:
 
 def coefficients(process: Process, t: Array, like: Array) -> tuple[Array, Array]:
     """``alpha(t)``, ``sigma(t)`` for ``t`` scalar or ``[B]``, broadcast to ``like``."""
-    t = jnp.asarray(t, jnp.promote_types(jnp.result_type(t), jnp.float32))
+    t = at_least_float32(t)
     return expand(process.alpha(t), like), expand(process.sigma(t), like)
 
 
