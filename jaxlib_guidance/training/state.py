@@ -1,0 +1,79 @@
+"""What training carries from step to step."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.types import Array, PyTree
+
+
+class TrainState(NamedTuple):
+    """All that a run needs to continue.
+
+    Attributes:
+      step: Optimiser steps taken, int32 scalar.
+      params: Parameters being trained.
+      ema: Their exponential moving average, which is what one samples with.
+      opt_state: The optimiser's.
+      key: Root of all training randomness, a typed key.
+    """
+
+    step: Array
+    params: PyTree
+    ema: PyTree
+    opt_state: PyTree
+    key: Array
+
+
+def init_state(params: PyTree, tx: PyTree, key: Array) -> TrainState:
+    """The state before the first step; the average starts at the parameters.
+
+    Args:
+      params: Initial parameters.
+      tx: An optax `GradientTransformation`.
+      key: Root key (typed).
+
+    Raises:
+      TypeError: A legacy uint32 key.
+    """
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise TypeError(
+            f"key has dtype {key.dtype}; expected a key from jax.random.key"
+        )
+    # Copies, because the train step donates its input and a buffer can be given once.
+    copy = lambda tree: jax.tree.map(jnp.array, tree)  # noqa: E731
+    params = copy(params)
+    return TrainState(
+        jnp.zeros((), jnp.int32), params, copy(params), tx.init(params), jnp.array(key)
+    )
+
+
+def ema_decay_at(step: Array, decay: float, warmup: bool) -> Array:
+    """``decay``, or ``min(decay, (1 + step) / (10 + step))`` while warming up.
+
+    Without the ramp an average with decay 0.999 remembers the random initialisation for
+    thousands of steps.
+
+    Args:
+      step: Steps taken before this one.
+      decay: Final decay.
+      warmup: Whether to ramp.
+    """
+    final = jnp.asarray(decay, jnp.float32)
+    if not warmup:
+        return final
+    taken = jnp.asarray(step, jnp.float32)
+    return jnp.minimum(final, (1 + taken) / (10 + taken))
+
+
+def ema_update(ema: PyTree, params: PyTree, decay: Array) -> PyTree:
+    """``decay ema + (1 - decay) params``; leaves that are not floats are copied."""
+
+    def mix(old, new):
+        if not jnp.issubdtype(new.dtype, jnp.floating):
+            return new
+        # As a difference, so that equal leaves stay equal to the last bit.
+        return old + (1 - decay).astype(old.dtype) * (new.astype(old.dtype) - old)
+
+    return jax.tree.map(mix, ema, params)

@@ -1,0 +1,107 @@
+"""`pmapped`, sharding and replication on eight virtual devices."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from jaxlib_guidance import rng
+from jaxlib_guidance.diffusion.grids import uniform_grid
+from jaxlib_guidance.diffusion.process import VPCosine
+from jaxlib_guidance.sampling.ddim import ddim
+from jaxlib_guidance.sampling.loop import sample
+from jaxlib_guidance.testing.mixtures import exact_denoiser, gaussian_mixture
+from jaxlib_guidance.training.parallel import (
+    data_mesh,
+    pmapped,
+    replicate,
+    shard_batch,
+)
+
+COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute")
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    mesh = data_mesh()
+    assert mesh.size == 8
+    assert mesh.axis_types == (AxisType.Auto,)
+    return mesh
+
+
+def test_a_device_sees_its_rows_with_their_rank(mesh):
+    seen = []
+
+    def fn(x, w):
+        seen.append((x.shape, w.shape))
+        return x * w
+
+    x, w = jnp.arange(48.0).reshape(16, 3), jnp.full(3, 2.0)
+    np.testing.assert_array_equal(pmapped(fn, mesh, (0, None))(x, w), x * w)
+    assert seen == [((2, 3), (3,))]
+
+
+def test_axes_may_be_trees_and_other_than_zero(mesh):
+    def fn(batch, scale):
+        return {"a": batch["a"] * scale, "b": batch["b"]}
+
+    batch = {"a": jnp.ones((3, 8)), "b": jnp.arange(8)}
+    axes = ({"a": 1, "b": 0}, None)
+    out = pmapped(fn, mesh, axes, {"a": 1, "b": 0})(batch, jnp.float32(3))
+    np.testing.assert_array_equal(out["a"], 3 * batch["a"])
+    np.testing.assert_array_equal(out["b"], batch["b"])
+
+
+def test_rows_that_do_not_fit_are_padded_on_request_only(mesh):
+    x = jnp.arange(10.0)
+    with pytest.raises(ValueError, match="10 rows, which 8 devices"):
+        pmapped(jnp.sin, mesh)(x)
+    np.testing.assert_allclose(pmapped(jnp.sin, mesh, pad=True)(x), jnp.sin(x))
+    with pytest.raises(ValueError, match="pad needs axis 0"):
+        pmapped(jnp.sin, mesh, 1, 1, pad=True)
+    with pytest.raises(ValueError, match="expected one"):
+        pmapped(jnp.add, mesh)(jnp.ones(8), jnp.ones(16))
+    with pytest.raises(ValueError, match="1 entries for 2 arguments"):
+        pmapped(jnp.add, mesh, (0,))(jnp.ones(8), jnp.ones(8))
+
+
+def test_a_device_may_reduce_over_the_axis_by_name(mesh):
+    out = pmapped(lambda x: jax.lax.psum(x, "data"), mesh, 0, None)(jnp.ones(8))
+    np.testing.assert_array_equal(out, [8.0])
+
+
+def test_a_sharded_sampler_is_the_single_one_and_never_communicates(mesh):
+    process = VPCosine()
+    mixture = gaussian_mixture(
+        [0.5, 0.5], [[-1.0, 0.0], [1.0, 0.5]], [np.eye(2) * 0.1] * 2
+    )
+    denoiser = exact_denoiser(mixture, process)
+    grid = uniform_grid(process, 5)
+
+    def run(keys, eta):
+        return sample(keys, denoiser, process, ddim(eta), grid, (2,))[0]
+
+    keys, eta = rng.sample_keys(jax.random.key(0), 16), jnp.float32(0.5)
+    mapped = pmapped(run, mesh, (0, None))
+    np.testing.assert_allclose(
+        mapped(keys, eta), jax.jit(run)(keys, eta), rtol=1e-5, atol=1e-6
+    )
+    text = mapped.lower(keys, eta).compile().as_text()
+    assert not [name for name in COLLECTIVES if name in text]
+
+
+def test_shard_batch_splits_and_replicate_copies(mesh):
+    batch = shard_batch(mesh, {"x": np.arange(16.0)})
+    assert batch["x"].addressable_shards[3].data.shape == (2,)
+    with pytest.raises(ValueError, match="multiple of 8"):
+        shard_batch(mesh, np.ones(12))
+    tree = {"w": jnp.ones(4), "key": jax.random.key(0)}
+    copies = replicate(mesh, tree)
+    assert copies["w"].is_fully_replicated
+    jax.tree.map(lambda leaf: leaf.delete(), copies)
+    np.testing.assert_array_equal(tree["w"], 1)
+
+
+def test_a_mesh_of_some_devices():
+    assert data_mesh(jax.devices()[:2]).size == 2

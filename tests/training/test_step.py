@@ -1,0 +1,196 @@
+"""The train step: the same numbers however the batch is cut."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxlib_guidance import rng
+from jaxlib_guidance.training.parallel import data_mesh, replicate, shard_batch
+from jaxlib_guidance.training.state import TrainState, ema_decay_at, init_state
+from jaxlib_guidance.training.step import make_train_step
+
+
+def loss(params, batch, keys):
+    noise = rng.normal(keys, (3,))
+    hidden = jnp.tanh((batch["x"] + 0.3 * noise) @ params["w"])
+    error = jnp.mean((hidden @ params["v"] - batch["y"]) ** 2, axis=-1)
+    return error, {"size": jnp.abs(hidden).mean(-1)}
+
+
+def start(tx, seed=0):
+    a, b = jax.random.split(jax.random.key(seed))
+    params = {"w": jax.random.normal(a, (3, 5)), "v": jax.random.normal(b, (5, 2))}
+    return init_state(params, tx, jax.random.key(7))
+
+
+def batch_of(n):
+    keys = rng.sample_keys(jax.random.key(3), n)
+    return {"x": rng.normal(keys, (3,)), "y": rng.normal(rng.fold(keys, 1), (2,))}
+
+
+def run(step, state, batch, n=3, weights=None):
+    for _ in range(n):
+        state, metrics = step(state, batch, weights)
+    return state, metrics
+
+
+def assert_same(a, b, tol=1e-6):
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=tol, atol=tol),
+        (a[0].params, a[0].ema, a[1]),
+        (b[0].params, b[0].ema, b[1]),
+    )
+
+
+@pytest.fixture(scope="module")
+def single():
+    # SGD, because Adam forgives a gradient that is too large by a factor.
+    tx = optax.sgd(0.3)
+    return run(make_train_step(loss, tx, ema_decay=0.9), start(tx), batch_of(16))
+
+
+def test_eight_devices_equal_one(single):
+    tx, mesh = optax.sgd(0.3), data_mesh()
+    step = make_train_step(loss, tx, ema_decay=0.9, mesh=mesh)
+    state = replicate(mesh, start(tx))
+    assert_same(run(step, state, shard_batch(mesh, batch_of(16))), single)
+
+
+def test_micro_batches_equal_the_whole(single):
+    tx = optax.sgd(0.3)
+    step = make_train_step(loss, tx, ema_decay=0.9, accumulate=4)
+    assert_same(run(step, start(tx), batch_of(16)), single)
+
+
+def test_micro_batches_on_eight_devices_stay_where_they_are(single):
+    tx, mesh = optax.sgd(0.3), data_mesh()
+    step = make_train_step(loss, tx, ema_decay=0.9, accumulate=2, mesh=mesh)
+    state, batch = replicate(mesh, start(tx)), shard_batch(mesh, batch_of(16))
+    assert_same(run(step, state, batch), single)
+    text = step.lower(replicate(mesh, start(tx)), batch).compile().as_text()
+    for name in ("all-gather", "all-to-all", "collective-permute"):
+        assert name not in text
+    with pytest.raises(ValueError, match="8 devices times 2 micro"):
+        step(replicate(mesh, start(tx)), batch_of(8))
+
+
+def test_rows_of_weight_zero_do_not_count(single):
+    tx = optax.sgd(0.3)
+    rows = jax.tree.map(
+        lambda leaf: jnp.concatenate([leaf, 100 + leaf[:8]]), batch_of(16)
+    )
+    weights = jnp.arange(24) < 16
+    for accumulate in (1, 3):
+        step = make_train_step(loss, tx, ema_decay=0.9, accumulate=accumulate)
+        assert_same(run(step, start(tx), rows, weights=weights), single)
+
+
+def test_the_objective_is_the_weighted_mean():
+    tx = optax.sgd(1.0)
+    batch, weights = batch_of(4), jnp.array([1.0, 0.0, 2.0, 5.0])
+    state = start(tx)
+    keys = rng.fold(rng.sample_keys(state.key, 4), 0)
+
+    def objective(params):
+        each = loss(params, batch, keys)[0]
+        return jnp.sum(weights * each) / jnp.sum(weights)
+
+    want, grads = jax.value_and_grad(objective)(state.params)
+    after = jax.tree.map(lambda p, g: p - g, state.params, grads)
+    norm = optax.tree.norm(grads)
+    step = make_train_step(loss, tx)
+    state, metrics = step(state, batch, weights)
+    np.testing.assert_allclose(metrics["loss"], want, rtol=1e-6)
+    np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        state.params,
+        after,
+    )
+
+
+def test_noise_changes_from_step_to_step_and_row_to_row():
+    tx = optax.sgd(0.0)
+    step = make_train_step(
+        lambda p, b, k: (0 * jnp.sum(p["w"]) + rng.uniform(k), {}), tx, donate=False
+    )
+    state = start(tx)
+    after, first = step(state, batch_of(4))
+    _, second = step(after, batch_of(4))
+    assert first["loss"] != second["loss"]
+    _, again = step(state, batch_of(4))
+    assert first["loss"] == again["loss"]
+
+
+def test_clip_bounds_the_step_and_not_the_reported_norm():
+    tx = optax.sgd(1.0)
+    state = start(tx)
+    before = jax.tree.map(jnp.array, state.params)
+    free = make_train_step(loss, tx, donate=False)(state, batch_of(8))[1]["grad_norm"]
+    after, metrics = make_train_step(loss, tx, clip=0.01)(state, batch_of(8))
+    moved = optax.tree.norm(jax.tree.map(jnp.subtract, after.params, before))
+    assert free > 0.02
+    np.testing.assert_allclose(metrics["grad_norm"], free, rtol=1e-6)
+    np.testing.assert_allclose(moved, 0.01, rtol=1e-3)
+
+
+def test_the_average_follows_its_formula():
+    tx, decay = optax.sgd(0.3), 0.7
+    step = make_train_step(loss, tx, ema_decay=decay, ema_warmup=False, donate=False)
+    state = start(tx)
+    ema = state.params["w"]
+    for _ in range(3):
+        state, _ = step(state, batch_of(4))
+        ema = decay * ema + (1 - decay) * state.params["w"]
+    np.testing.assert_allclose(state.ema["w"], ema, rtol=1e-5)
+
+
+def test_the_average_warms_up():
+    np.testing.assert_allclose(ema_decay_at(0, 0.999, True), 0.1)
+    np.testing.assert_allclose(ema_decay_at(90, 0.999, True), 0.91)
+    np.testing.assert_allclose(ema_decay_at(10**6, 0.999, True), 0.999)
+    np.testing.assert_allclose(ema_decay_at(0, 0.999, False), 0.999)
+
+
+def test_the_old_state_is_donated_and_the_initial_parameters_are_not():
+    tx = optax.adam(1e-3)
+    params = {"w": jnp.ones((3, 5)), "v": jnp.ones((5, 2))}
+    state = init_state(params, tx, jax.random.key(0))
+    make_train_step(loss, tx)(state, batch_of(4))
+    assert state.params["w"].is_deleted()
+    assert state.ema["w"].is_deleted()
+    assert not params["w"].is_deleted()
+
+
+def test_one_compilation_serves_all_steps():
+    tx, traces = optax.sgd(0.1), []
+
+    def counted(params, batch, keys):
+        traces.append(1)
+        return loss(params, batch, keys)
+
+    run(make_train_step(counted, tx), start(tx), batch_of(4), n=4)
+    assert len(traces) == 1
+
+
+def test_refusals():
+    tx = optax.sgd(0.1)
+    with pytest.raises(ValueError, match="accumulate is 0"):
+        make_train_step(loss, tx, accumulate=0)
+    with pytest.raises(ValueError, match="clip is -1"):
+        make_train_step(loss, tx, clip=-1.0)
+    with pytest.raises(ValueError, match="times 3 micro-batches"):
+        make_train_step(loss, tx, accumulate=3)(start(tx), batch_of(4))
+    with pytest.raises(ValueError, match="weights has shape"):
+        make_train_step(loss, tx)(start(tx), batch_of(4), jnp.ones(3))
+    with pytest.raises(ValueError, match=r"loss has shape \(\)"):
+        make_train_step(lambda p, b, k: (jnp.sum(p["w"]), {}), tx)(
+            start(tx), batch_of(4)
+        )
+    with pytest.raises(ValueError, match="expected one leading batch"):
+        make_train_step(loss, tx)(start(tx), {"x": jnp.ones((4, 3)), "y": jnp.ones(3)})
+    with pytest.raises(TypeError, match="expected a key"):
+        init_state({}, tx, jnp.zeros(2, jnp.uint32))
+    assert TrainState._fields == ("step", "params", "ema", "opt_state", "key")
