@@ -89,11 +89,12 @@ def require_references(where, functions, tests):
     assert not missing, f"{where} names what does not exist: {missing}"
 
 
+SHORT = ("--no-cache", "--output-format", "concise")
 TOOLS = {
-    "ruff check": ["check", "--no-cache", "."],
-    "ruff format": ["format", "--check", "--no-cache", "."],
-    "pyrefly": ["check", "--python-interpreter-path", sys.executable],
-    "lint-imports": ["--no-cache"],
+    "ruff check": ("check", *SHORT),
+    "ruff format": ("format", "--check", *SHORT),
+    "pyrefly": ("check", "--python-interpreter-path", sys.executable),
+    "lint-imports": ("--no-logo", "--no-cache"),
 }
 
 
