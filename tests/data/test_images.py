@@ -1,0 +1,105 @@
+"""One interface to three sources, and batches that are functions of the step."""
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxlib_guidance.data.images import batch_indices, load_images
+
+
+def test_digits_come_through_the_interface_and_scale_up():
+    plain = load_images("digits", "test")
+    assert plain.images.shape == (360, 8, 8, 1)
+    assert plain.classes == tuple("0123456789")
+    big = load_images("digits", "test", size=16, channels=3)
+    assert big.images.shape == (360, 16, 16, 3)
+    small = big.images.reshape(360, 8, 2, 8, 2, 3).mean((2, 4, 5))
+    assert np.abs(small - plain.images[..., 0]).mean() < 0.15
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for split, count in (("train", 3), ("test", 1)):
+        for name, colour in (("blue", (0, 0, 255)), ("red", (255, 0, 0))):
+            place = tmp_path / split / name
+            place.mkdir(parents=True)
+            for i in range(count):
+                Image.new("RGB", (6 + i, 4), colour).save(place / f"{i}.png")
+    (tmp_path / "train" / "red" / "notes.txt").write_text("not an image")
+    return tmp_path
+
+
+def test_a_folder_has_a_class_in_each_sub_folder(folder):
+    data = load_images(str(folder), "train", size=4)
+    assert data.images.shape == (6, 4, 4, 3)
+    assert data.classes == ("blue", "red")
+    np.testing.assert_array_equal(data.labels, [0, 0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(data.images[0, 0, 0], [-1, -1, 1])
+    np.testing.assert_array_equal(data.images[-1, 0, 0], [1, -1, -1])
+    assert len(load_images(str(folder), "test").labels) == 2
+
+
+def test_cropping_keeps_the_middle(tmp_path):
+    wide = np.zeros((4, 12), np.uint8)
+    wide[:, 4:8] = 255
+    (tmp_path / "a").mkdir()
+    Image.fromarray(wide).save(tmp_path / "a" / "0.png")
+    data = load_images(str(tmp_path), size=4)
+    np.testing.assert_array_equal(data.images, np.ones((1, 4, 4, 1)))
+
+
+def test_folders_that_do_not_work(folder, tmp_path):
+    with pytest.raises(ValueError, match=r"of 3 shapes.*pass size"):
+        load_images(str(folder), "train")
+    (tmp_path / "empty" / "a").mkdir(parents=True)
+    with pytest.raises(ValueError, match="has no images"):
+        load_images(str(tmp_path / "empty"))
+    with pytest.raises(ValueError, match="has no folder 'test'"):
+        load_images(str(tmp_path / "empty"), "test")
+    with pytest.raises(ValueError, match="is not a folder"):
+        load_images("no/such/place")
+    with pytest.raises(ValueError, match="split is 'valid'"):
+        load_images("digits", "valid")
+    with pytest.raises(ValueError, match="channels is 2"):
+        load_images("digits", channels=2)
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ModuleNotFoundError, match=r"jaxlib-guidance\[data\]"):
+        load_images("mnist")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tensorflow_datasets_without_tensorflow(monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    with tfds.testing.mock_data(num_examples=5):
+        data = load_images("mnist", "test", size=14)
+    assert data.images.shape == (5, 14, 14, 1)
+    assert data.classes == tuple("0123456789")
+    assert ((data.labels >= 0) & (data.labels < 10)).all()
+    assert "tensorflow" not in sys.modules
+
+
+def test_every_row_once_an_epoch():
+    total, batch = 10, 4
+    rows = np.concatenate([batch_indices(0, s, batch, total) for s in range(5)])
+    for epoch in (rows[:10], rows[10:]):
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(total))
+    assert (rows[:10] != rows[10:]).any()
+
+
+def test_batches_are_functions_of_seed_and_step():
+    later = batch_indices(3, 1000, 8, 50)
+    batch_indices(4, 7, 8, 50)
+    np.testing.assert_array_equal(later, batch_indices(3, 1000, 8, 50))
+    assert (later != batch_indices(4, 1000, 8, 50)).any()
+
+
+def test_a_batch_larger_than_the_data():
+    rows = batch_indices(0, 0, 25, 10)
+    assert (np.bincount(rows) >= 2).all()
+    with pytest.raises(ValueError, match="batch 0"):
+        batch_indices(0, 0, 0, 10)
