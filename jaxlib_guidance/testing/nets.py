@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.models.dit import DiT
+from jaxlib_guidance.models.unet import UNet
 from jaxlib_guidance.types import Array, PyTree
 
 
 def randomise(key: Array, params: PyTree, scale: float = 1.0) -> PyTree:
-    """Every array drawn anew: ``scale * N(0, 1 / fan_in)`` matrices, small vectors.
+    """Every array, or shape of one, drawn anew from ``scale * N(0, 1 / fan_in)``.
 
-    ``fan_in`` is the product of all axes but the last.
+    ``fan_in`` is the product of all axes but the last, and 25 for vectors.
     """
     leaves, tree = jax.tree.flatten(params)
 
@@ -51,6 +52,33 @@ def tiny_dit(
     """
     options = {"width": 32, "heads": 2, "patch": 2} | options
     module = DiT(depth=depth, classes=classes, text=text, **options)
+    return module, _random_params(key, module, shape)
+
+
+def tiny_unet(
+    key: Array,
+    shape: tuple[int, ...] = (8, 8, 1),
+    *,
+    classes: int | None = 10,
+    text: int | None = None,
+    **options: Any,
+) -> tuple[UNet, PyTree]:
+    """A small `UNet` of two levels and random parameters; arguments as in `tiny_dit`.
+
+    Its sites are "down1/attn", "mid/attn" and "up1/attn".
+    """
+    options = {
+        "width": 8,
+        "multipliers": (1, 2),
+        "blocks": 1,
+        "attention": (1,),
+        "heads": 2,
+    } | options
+    module = UNet(classes=classes, text=text, **options)
+    return module, _random_params(key, module, shape)
+
+
+def _random_params(key, module, shape):
     x, t = jnp.zeros((1, *shape)), jnp.zeros((1,))
-    params = jax.jit(module.init)(key, x, t)["params"]
-    return module, randomise(jax.random.fold_in(key, 1), params)
+    shapes = jax.eval_shape(module.init, key, x, t)["params"]
+    return randomise(key, shapes)
