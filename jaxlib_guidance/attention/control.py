@@ -127,8 +127,9 @@ def _fold(edits, branches, batch, site):
             for value in columns
         ]
         fields["borrow_columns"] = jnp.stack(whole, 1).reshape(-1, width)
+    shifts: Any = tuple(edit.shift for edit in edits)
     return Edit(
-        shift=tuple(edit.shift for edit in edits) if any(e.shift for e in edits) else 0,
+        shift=shifts if any(shifts) else 0,
         borrow=_sources(edits, branches, site),
         **fields,
     )

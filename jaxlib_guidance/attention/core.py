@@ -72,7 +72,7 @@ def attend(
         out = _fused(q, k, v, mask)
     if edit.identity is not None:
         out = _mix(out, v, edit.identity, "identity")
-        if capture:
+        if probs is not None and capture:
             eye = jnp.eye(probs.shape[-1], dtype=probs.dtype)
             probs = _mix(probs, jnp.broadcast_to(eye, probs.shape), edit.identity, "")
     return out, probs if capture else None

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -69,28 +70,27 @@ def parametrize(
     require_prediction(predicts, "predicts")
     if precondition and predicts != "x0":
         raise ValueError(f"precondition needs predicts='x0'; got {predicts!r}")
-    if not hasattr(network, "sites"):
-        network = from_function(network)
+    net: Any = network if hasattr(network, "sites") else from_function(network)
 
     def apply(x, t, cond, *, control, capture) -> Denoised:
         x = at_least_float32(x)
         t = jnp.broadcast_to(at_least_float32(t), x.shape[:1])
-        if precondition:
-            scale = edm_scalings(process, t, sigma_data)
+        scale = edm_scalings(process, t, sigma_data) if precondition else None
+        if scale is not None:
             level = c_noise(t) if c_noise else scale.c_noise
             inputs = expand(scale.c_in, x) * x
         else:
             level, inputs = c_noise(t) if c_noise else t, x
-        value, maps = network(inputs, level, cond, control=control, capture=capture)
+        value, maps = net(inputs, level, cond, control=control, capture=capture)
         if value.shape != x.shape:
             raise ValueError(
                 f"network returned shape {value.shape}; expected x's, {x.shape}"
             )
         value = at_least_float32(value)
-        if precondition:
+        if scale is not None:
             x0 = expand(scale.c_skip, x) * x + expand(scale.c_out, x) * value
         else:
             x0 = to_x0(process, predicts, value, x, t)
         return Denoised(x0, maps)
 
-    return Denoiser(apply, sites=tuple(network.sites), taps=tuple(network.taps))
+    return Denoiser(apply, sites=tuple(net.sites), taps=tuple(net.taps))

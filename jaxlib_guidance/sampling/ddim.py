@@ -33,9 +33,10 @@ def posterior(x: Array, x0: Array, interval: Interval, eta: Any) -> Transition:
 def ddim(eta: Any = 0.0) -> Sampler:
     """DDIM: first-order step that is exact when the estimate of x0 is.
 
-    ``x' = alpha' x0 + sqrt(sigma'^2 - s^2) eps + s z`` with ``s = eta sigma' sqrt(1 - r^2)``
-    and ``r = alpha sigma' / (alpha' sigma)``. At ``eta = 0`` this is the first-order
-    exponential integrator (DPM-Solver++ 1); at 1 it is ancestral DDPM sampling.
+    ``x' = alpha' x0 + sqrt(sigma'^2 - s^2) eps + s z`` with
+    ``s = eta sigma' sqrt(1 - r^2)`` and ``r = alpha sigma' / (alpha' sigma)``. At
+    ``eta = 0`` this is the first-order exponential integrator (DPM-Solver++ 1); at 1 it
+    is ancestral DDPM sampling.
 
     Args:
       eta: Share of the posterior's standard deviation; scalar, may be traced.

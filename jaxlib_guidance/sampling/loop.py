@@ -195,8 +195,8 @@ def require_cond(cond: PyTree, batch: int) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(cond):
         if jnp.shape(leaf)[:1] != (batch,):
             raise ValueError(
-                f"cond{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}; expected "
-                f"the batch {batch} first"
+                f"cond{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}; "
+                f"expected the batch {batch} first"
             )
 
 
@@ -267,8 +267,8 @@ def sample(
         networks.
       process: The noise process.
       sampler: The solver, such as ``ddim()``.
-      grid: Times ``[N + 1]`` from noise to data, the last usually 0. A growing grid runs
-        the ODE backwards, for solvers that can.
+      grid: Times ``[N + 1]`` from noise to data, the last usually 0. A growing grid
+        runs the ODE backwards, for solvers that can.
       x: A sample's shape ``(*S,)`` to start from noise, or the state ``[B, *S]`` at
         ``grid[0]``.
       cond: Condition pytree, every leaf ``[B, ...]``.
