@@ -194,6 +194,12 @@ def test_ci_runs_the_command_of_the_readme():
     assert os.access(ROOT / ".ci/run", os.X_OK)
 
 
+def test_example_of_the_readme_runs():
+    text = (ROOT / "README.md").read_text()
+    (block,) = re.findall(r"## Ten lines\n+```python\n(.*?)```", text, re.S)
+    exec(compile(block, "README.md", "exec"), {})
+
+
 def test_every_paper_has_a_row():
     rows = table("docs/papers.md", "## The 78 papers")
     assert [int(row[0]) for row in rows] == list(range(1, 79))
