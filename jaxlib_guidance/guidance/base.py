@@ -95,13 +95,18 @@ def is_off(term: Any) -> bool:
     return value is not None and not np.any(value)
 
 
+def children(term: Any) -> tuple[Any, ...]:
+    """The terms that this one chains or wraps."""
+    if isinstance(term, Chain):
+        return term.terms
+    return (term.inner,) if hasattr(term, "inner") else ()
+
+
 def walk(term: Any) -> Iterator[Any]:
-    """The term and all that it wraps or chains, outermost first."""
+    """The term and all below it, outermost first."""
     yield term
-    inner = term.terms if isinstance(term, Chain) else [getattr(term, "inner", None)]
-    for each in inner:
-        if each is not None:
-            yield from walk(each)
+    for each in children(term):
+        yield from walk(each)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ from jaxlib_guidance.guidance.base import (
     Chain,
     Evals,
     Off,
+    children,
     init_state,
     is_off,
     merge,
@@ -169,9 +170,17 @@ class Steered:
             for term in walk(self.guidance)
             if isinstance(term, During)
         }
-        known = np.array([w for w in windows.values() if w is not None], bool)
-        known = known.reshape(-1, steps)
-        changes = np.any(known[:, 1:] != known[:, :-1], axis=0).nonzero()[0] + 1
+
+        def open_(term, outer):
+            window = windows.get(id(term))
+            if window is not None:
+                outer = outer & window
+                yield outer
+            for each in children(term):
+                yield from open_(each, outer)
+
+        rows = np.stack([np.ones(steps, bool), *open_(self.guidance, True)])
+        changes = np.any(rows[:, 1:] != rows[:, :-1], axis=0).nonzero()[0] + 1
         runs = itertools.pairwise([0, *changes.tolist(), steps])
 
         def inside(term, start):
@@ -300,11 +309,11 @@ def prune(term: Any, inside: Callable[[During], bool | None]) -> Any:
         return Off(term) if all(isinstance(t, Off) for t in terms) else Chain(terms)
     if not hasattr(term, "inner"):
         return Off(term) if is_off(term) else term
-    open_ = inside(term) if isinstance(term, During) else None
+    acts = inside(term) if isinstance(term, During) else None
     inner = prune(term.inner, inside)
-    if open_ is False or isinstance(inner, Off):
+    if acts is False or isinstance(inner, Off):
         return Off(term)
-    return inner if open_ else dataclasses.replace(term, inner=inner)
+    return inner if acts else dataclasses.replace(term, inner=inner)
 
 
 def steer(

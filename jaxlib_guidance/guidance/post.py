@@ -171,7 +171,7 @@ def rescale_norm(
             f"rescale_norm got low {low} and high {high}; expected 0 <= low <= high"
         )
     reference = None if relative_to is None else chain(relative_to)
-    if any(hasattr(term, "energy") for term in walk(reference)):
+    if reference and any(hasattr(term, "energy") for term in walk(reference)):
         raise TypeError("relative_to has an energy; expected contrasts only")
     return RescaleNorm(chain(terms), low, high, reference)
 

@@ -57,7 +57,9 @@ def setting(counter, context):
 def test_noisy_classifier_moves_the_mean_by_tweedie(setting, guided):
     """``sigma^2 / alpha grad log p(y | x_t)``; a label that is no class moves nothing."""
     counter, ctx, params = setting
-    x0, _ = guided(classifier_guidance(classifier, 2.0, None, params), counter.denoiser, ctx)
+    x0, _ = guided(
+        classifier_guidance(classifier, 2.0, None, params), counter.denoiser, ctx
+    )
     base, _ = guided(jg.chain(), counter.denoiser, ctx)
 
     def log_p(x):
