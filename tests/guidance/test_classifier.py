@@ -55,7 +55,7 @@ def setting(counter, context):
 
 
 def test_noisy_classifier_moves_the_mean_by_tweedie(setting, guided):
-    """``sigma^2 / alpha grad log p(y | x_t)``; a label that is no class moves nothing."""
+    """``sigma^2 / alpha grad log p(y | x_t)``; a null label moves nothing."""
     counter, ctx, params = setting
     x0, _ = guided(
         classifier_guidance(classifier, 2.0, None, params), counter.denoiser, ctx

@@ -176,7 +176,7 @@ def test_wrappers_hand_the_gradient_on(wrap, setting, guided):
 
 
 def test_rms_normalisation(setting, guided):
-    """Unit root mean square per sample, times the weight; a zero gradient stays zero."""
+    """Unit root mean square per sample, times the weight; zero stays zero."""
     counter, ctx = setting
     weight = jnp.array([1.0, 2.0, 0.0])
     term = jg.energy(square, weight, normalize="rms", through="denoised")
