@@ -113,10 +113,9 @@ def make_train_step(
             rows = jax.lax.with_sharding_constraint(rows, batch_sharding(mesh))
         grads, sums = gradient(state.params, rows)
         total = jnp.sum(weights)
-        grads = jax.tree.map(lambda g: (g / total).astype(g.dtype), grads)
+        grads = jax.tree.map(lambda g: g / total.astype(g.dtype), grads)
         metrics = {name: value / total for name, value in sums.items()}
-        norm = optax.tree.norm(grads)
-        metrics["grad_norm"] = norm.astype(jnp.float32)
+        norm = metrics["grad_norm"] = _norm(grads)
         if clip is not None:
             scale = jnp.minimum(1.0, clip / jnp.maximum(norm, 1e-12))
             grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
@@ -134,6 +133,12 @@ def make_train_step(
         out_shardings=None if mesh is None else replicated(mesh),
         donate_argnums=(0,) if donate else (),
     )
+
+
+def _norm(tree: PyTree) -> Array:
+    """Norm of all leaves together, summed in float32 whatever their types."""
+    leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
+    return jnp.sqrt(sum(map(jnp.vdot, leaves, leaves), jnp.float32(0)))
 
 
 def _rows(batch: PyTree) -> int:
