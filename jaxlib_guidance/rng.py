@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from jaxlib_guidance.types import Array
 
 # Streams of one sample that must not meet its step numbers.
-INITIAL, GUIDANCE, AUXILIARY, CORRECTOR = (2**31 + i for i in range(4))
+INITIAL, GUIDANCE, AUXILIARY, CORRECTOR, RECURRENCE, KNOWN = (
+    2**31 + i for i in range(6)
+)
 
 
 def sample_keys(key: Array, n: int, start: int = 0) -> Array:

@@ -67,7 +67,8 @@ def with_corrector(sampler: Sampler, steps: int = 1, snr: Any = 0.16) -> Sampler
     given the corrected state.
 
     Args:
-      sampler: The predictor.
+      sampler: The predictor, best one without memory: moves in between are no part of
+        what a multistep solver extrapolates.
       steps: Langevin moves before each of its steps.
       snr: Signal-to-noise ratio of a move; may be traced. Song et al. use 0.16 for VE
         and VP on images.
