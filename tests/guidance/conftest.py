@@ -11,18 +11,19 @@ from jaxlib_guidance.types import expand
 
 def make_context(process, x, t, cond=None, step=0, steps=10, ref=None):
     batch = x.shape[:1]
+    times = jnp.broadcast_to(jnp.asarray(t, jnp.float32), batch)
     return jg.Context(
         x=x,
-        t=jnp.broadcast_to(jnp.asarray(t, jnp.float32), batch),
-        alpha=expand(jnp.broadcast_to(process.alpha(jnp.float32(t)), batch), x),
-        sigma=expand(jnp.broadcast_to(process.sigma(jnp.float32(t)), batch), x),
+        t=times,
+        alpha=expand(process.alpha(times), x),
+        sigma=expand(process.sigma(times), x),
         cond=cond,
         keys=jg.sample_keys(jax.random.key(0), *batch),
         process=process,
         step=jnp.int32(step),
         steps=steps,
-        t_step=jnp.float32(t),
-        t_next=jnp.float32(t) / 2,
+        t_step=jnp.asarray(t, jnp.float32),
+        t_next=jnp.asarray(t, jnp.float32) / 2,
         ref=ref,
     )
 

@@ -121,7 +121,7 @@ def test_folding_equals_separate_calls(context, guided):
 
 
 def test_a_branch_at_another_state(setting, guided):
-    """``Branch.x``, such as the latent of a reference; its gradient does not reach x."""
+    """``Branch.x``, such as the latent of a reference."""
     counter, ctx = setting
     reference = X[::-1] + 0.3
     x0, _ = guided(Degraded(1.0, x=reference), counter.denoiser, ctx)
@@ -210,6 +210,6 @@ def test_other_errors(setting, guided):
         jg.chain(jg.cfg(1.0, 9), 2.0)
     with pytest.raises(IndexError, match="network -1, but the sampler was given 1"):
         guided(Degraded(1.0, net=-1), counter.denoiser, ctx)
+    other = {"cond": jg.Branch(ctx.cond), "x": jg.Branch({"label": ctx.cond})}
     with pytest.raises(ValueError, match="conditions of different structure"):
-        other = {"cond": jg.Branch(ctx.cond), "x": jg.Branch({"label": ctx.cond})}
         evaluate((counter.denoiser,), other, ctx, X)
