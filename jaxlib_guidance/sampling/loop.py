@@ -124,8 +124,21 @@ def steered(denoiser: Any, guidance: Any, plan: str = "auto") -> Any:
     """The object that loops call: guidance joined to its denoisers.
 
     Raises:
+      TypeError: Something that is not a denoiser, or guidance that is not a chain.
       ValueError: Several networks without guidance that could use them.
     """
+    nets = [denoiser] if isinstance(denoiser, Denoiser) else denoiser
+    if not isinstance(nets, (tuple, list)) or not nets:
+        raise TypeError(
+            f"denoiser is {type(denoiser).__name__}; expected a Denoiser, as from "
+            "parametrize, or a tuple of them"
+        )
+    for net in nets:
+        if not isinstance(net, Denoiser):
+            raise TypeError(
+                f"denoiser holds {type(net).__name__}; expected Denoisers, as from "
+                "parametrize"
+            )
     if guidance is not None:
         from_term = getattr(guidance, "steer", None)
         if from_term is None:
@@ -134,11 +147,9 @@ def steered(denoiser: Any, guidance: Any, plan: str = "auto") -> Any:
                 "guidance=chain(term)"
             )
         return from_term(denoiser, plan)
-    if not isinstance(denoiser, Denoiser):
-        if len(denoiser) != 1:
-            raise ValueError(f"{len(denoiser)} denoisers were given but no guidance")
-        denoiser = denoiser[0]
-    return _Unguided(denoiser)
+    if len(nets) != 1:
+        raise ValueError(f"{len(nets)} denoisers were given but no guidance")
+    return _Unguided(nets[0])
 
 
 def initial_state(keys: Array, process: Any, t: Array, x: Any) -> Array:
@@ -277,7 +288,7 @@ def sample(
       trace: What to keep of each step, ``StepInfo -> pytree``.
       remat: Recompute each step on the backward pass, so that a gradient through the
         sampler holds one step's activations and not N.
-      progress: Called on the host with ``(steps done, N)`` about twenty times.
+      progress: Called on the host with ``(steps done, N)``, at most twenty times.
       plan: How guidance batches its branches; see `guidance.steer`.
       unroll: Steps per iteration of the compiled loop.
 
@@ -286,8 +297,14 @@ def sample(
 
     Raises:
       ValueError: Shapes or grids that do not fit, with the argument's name.
-      TypeError: Keys that are not typed keys.
+      TypeError: Keys that are not typed keys; a denoiser, sampler or guidance that is
+        something else.
     """
+    if not isinstance(sampler, Sampler):
+        raise TypeError(
+            f"sampler is {getattr(sampler, '__name__', type(sampler).__name__)}; expected "
+            "a Sampler, such as ddim()"
+        )
     guided = steered(denoiser, guidance, plan)
     grid, known = require_grid(grid, sampler.reversible)
     steps = grid.shape[0] - 1
@@ -299,7 +316,6 @@ def sample(
                 f"ref has a leaf {jnp.shape(leaf)}; expected leading {steps}"
             )
     carry = (x, sampler.init(x), guided.init(x))
-    every = max(1, steps // 20)
 
     def body(part, carry, inputs):
         index, t, t_next, ref_now = inputs
@@ -315,7 +331,7 @@ def sample(
         if progress is not None:
             done = index + 1
             jax.lax.cond(
-                (done % every == 0) | (done == steps),
+                done * 20 // steps != index * 20 // steps,
                 lambda: jax.debug.callback(lambda n: progress(int(n), steps), done),
                 lambda: None,
             )
