@@ -1,0 +1,186 @@
+"""Models rebuilt from their configuration, and those that come with the package.
+
+A configuration is what `export_weights` stores beside the parameters: plain JSON, which
+says network, noise process and parametrisation. The training recipes build from it, so
+what is sampled is what was trained.
+"""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.diffusion.denoise import parametrize
+from jaxlib_guidance.diffusion.predict import edm_scalings
+from jaxlib_guidance.diffusion.process import (
+    VE,
+    Process,
+    RectifiedFlow,
+    VPCosine,
+    VPLinear,
+)
+from jaxlib_guidance.models.adapters import from_linen
+from jaxlib_guidance.models.classifier import Classified, Classifier
+from jaxlib_guidance.models.dit import DiT
+from jaxlib_guidance.models.unet import UNet
+from jaxlib_guidance.models.weights import load_weights
+from jaxlib_guidance.types import Array, Denoiser, PyTree, expand
+
+PROCESSES = {
+    "cosine": VPCosine,
+    "linear": VPLinear,
+    "edm": VE,
+    "flow": RectifiedFlow,
+}
+NETWORKS = {"dit": DiT, "unet": UNet, "classifier": Classifier}
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionModel:
+    """A network with its noise process and parametrisation; parameters are apart.
+
+    Attributes:
+      module: The Linen module.
+      process: The noise process it was trained on.
+      options: Keywords of `parametrize`.
+      shape: Shape ``*S`` of a sample.
+      classes: Number of classes, or None; the null class is ``classes``.
+    """
+
+    module: Any
+    process: Process
+    options: Mapping[str, Any]
+    shape: tuple[int, ...]
+    classes: int | None = None
+
+    def init(self, key: Array) -> PyTree:
+        """New parameters."""
+        cond = None if self.classes is None else jnp.zeros(1, jnp.int32)
+        x = jnp.zeros((1, *self.shape))
+        return jax.jit(self.module.init)(key, x, jnp.zeros(1), cond)["params"]
+
+    def denoiser(self, params: PyTree) -> Denoiser:
+        """The denoiser; call it inside the function that is jitted."""
+        network = from_linen(self.module, params)
+        return parametrize(network, self.process, **self.options)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierModel:
+    """A classifier, of clean samples or, with ``process``, of noisy ones.
+
+    Attributes:
+      module: The Linen module.
+      shape: Shape ``*S`` of a sample.
+      classes: Number of classes.
+      process: The noise process whose states it classifies, or None.
+      sigma_data: Standard deviation of the data, to scale noisy states by.
+    """
+
+    module: Classifier
+    shape: tuple[int, ...]
+    classes: int
+    process: Process | None = None
+    sigma_data: float = 0.5
+
+    def init(self, key: Array) -> PyTree:
+        """New parameters."""
+        level = None if self.process is None else jnp.zeros(1)
+        x = jnp.zeros((1, *self.shape))
+        return jax.jit(self.module.init)(key, x, level)["params"]
+
+    def __call__(self, params: PyTree, x: Array, t: Array | None = None) -> Classified:
+        """Logits and features of ``x [B, *S]``, at noise level ``t [B]`` if noisy."""
+        if self.process is None:
+            return self.module.apply({"params": params}, x)
+        t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
+        scale = edm_scalings(self.process, t, self.sigma_data)
+        inputs = expand(scale.c_in, x) * x
+        return self.module.apply({"params": params}, inputs, scale.c_noise)
+
+    def logits(self, params: PyTree, x: Array, t: Array | None = None) -> Array:
+        """``[B, classes]``, in the form that `classifier_guidance` takes."""
+        return self(params, x, t).logits
+
+
+def _made(config, what, kinds):
+    options = dict(config)
+    kind = options.pop("kind", None)
+    if kind not in kinds:
+        raise ValueError(f"{what} kind is {kind!r}; expected one of {tuple(kinds)}")
+    if "dtype" in options:
+        options["dtype"] = jnp.dtype(options["dtype"])
+    lists = {k: tuple(v) for k, v in options.items() if isinstance(v, list)}
+    try:
+        return kinds[kind](**options | lists)
+    except TypeError as error:
+        raise ValueError(f"{what} {kind!r} has no such option: {error}") from error
+
+
+def from_config(config: Mapping[str, Any]) -> DiffusionModel | ClassifierModel:
+    """Builds a model from its configuration.
+
+    Args:
+      config: "network" and "process" (each a dict with "kind" and the options of the
+        class), "shape", "classes", and, for diffusion, "parametrize" (keywords of
+        `parametrize`) or, for a classifier of noisy samples, "sigma_data".
+
+    Raises:
+      ValueError: Unknown kinds or options, or a missing entry.
+    """
+    try:
+        network, shape = config["network"], tuple(config["shape"])
+        module = _made(network, "network", NETWORKS)
+        process = config.get("process")
+        made = None if process is None else _made(process, "process", PROCESSES)
+        if network["kind"] == "classifier":
+            data = config.get("sigma_data", 0.5)
+            return ClassifierModel(module, shape, config["classes"], made, data)
+        if made is None:
+            raise ValueError("config has no 'process'")
+        options = config["parametrize"]
+        return DiffusionModel(module, made, options, shape, config.get("classes"))
+    except KeyError as error:
+        raise ValueError(f"config has no {error}") from error
+
+
+def pretrained_names() -> tuple[str, ...]:
+    """The models that come with the package."""
+    folder = resources.files("jaxlib_guidance.models") / "assets"
+    names = (Path(file.name) for file in folder.iterdir())
+    return tuple(sorted(name.stem for name in names if name.suffix == ".npz"))
+
+
+def load_pretrained(
+    name: str | os.PathLike,
+) -> tuple[DiffusionModel | ClassifierModel, PyTree]:
+    """A model and its parameters, by name or from a file of `export_weights`.
+
+    Args:
+      name: "digits", a class-conditional transformer of the bundled digits;
+        "digits_weak", a smaller one trained for less, for autoguidance;
+        "digits_classifier", of noisy digits, for classifier guidance;
+        "digits_judge", of clean digits, which no guidance should use: it is there to
+        judge samples by. Or the path of a file.
+
+    Raises:
+      FileNotFoundError: Neither a name nor a file.
+      CorruptFileError: A damaged or foreign file.
+    """
+    path = Path(name)
+    if not path.is_file():
+        if str(name) not in pretrained_names():
+            raise FileNotFoundError(
+                f"{str(name)!r} is neither a file nor one of {pretrained_names()}"
+            )
+        folder = resources.files("jaxlib_guidance.models") / "assets"
+        with resources.as_file(folder / f"{name}.npz") as path:
+            params, config = load_weights(path)
+    else:
+        params, config = load_weights(path)
+    return from_config(config), jax.tree.map(jnp.asarray, params)

@@ -1,0 +1,148 @@
+"""The folder of a training run: whose it is, its metrics, and leaving it in order."""
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+
+class OtherRunError(ValueError):
+    """A folder that belongs to a run with another configuration."""
+
+
+def _differences(old, new, path=""):
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in sorted({*old, *new}):
+            where = f"{path}.{name}" if path else name
+            yield from _differences(old.get(name), new.get(name), where)
+    elif old != new:
+        yield f"{path} was {old!r} and is now {new!r}"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file so that a reader finds the old text or the new, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def claim(
+    directory: str | os.PathLike,
+    config: dict[str, Any],
+    free: tuple[str, ...] = (),
+) -> Path:
+    """Makes a folder for a run, or comes back to it with the same configuration.
+
+    Args:
+      directory: The folder.
+      config: What the run is; anything JSON can hold. Stored as "config.json".
+      free: Top-level entries that do not change the numbers and so may differ.
+
+    Returns:
+      The folder.
+
+    Raises:
+      OtherRunError: The folder has a run with another configuration.
+    """
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.json"
+    config = json.loads(json.dumps(config))
+    if path.exists():
+        try:
+            held = json.loads(path.read_text())
+        except ValueError as error:
+            raise OtherRunError(f"{path} is not a configuration: {error}") from error
+        same = [{k: v for k, v in c.items() if k not in free} for c in (held, config)]
+        found = list(_differences(*same))
+        if found:
+            raise OtherRunError(
+                f"{folder} holds a run with another configuration: {'; '.join(found)}. "
+                "Choose another directory, or delete this one to start again"
+            )
+    write_text(path, json.dumps(config, indent=2) + "\n")
+    return folder
+
+
+class MetricLog:
+    """Metrics as JSON lines, and for TensorBoard if it is wanted.
+
+    Lines of steps that a resumed run is about to repeat are dropped first.
+
+    Args:
+      path: The file.
+      step: Steps already taken; later lines go.
+      tensorboard: Folder for event files, or None. Needs tensorboardX.
+    """
+
+    def __init__(self, path: Path, step: int = 0, tensorboard: Path | None = None):
+        self._writer = None
+        if tensorboard is not None:
+            try:
+                from tensorboardX import SummaryWriter
+            except ImportError as error:
+                raise ModuleNotFoundError(
+                    "tensorboard needs tensorboardX: pip install tensorboardX"
+                ) from error
+            self._writer = SummaryWriter(str(tensorboard), purge_step=step + 1)
+        if path.exists():
+            kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
+            write_text(path, "".join(f"{line}\n" for line in kept))
+        self._file = path.open("a")
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Adds a line, on disk at once."""
+        values = {name: float(value) for name, value in metrics.items()}
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def _lines(path):
+    """Whole lines: a kill can leave half of the last one."""
+    for line in path.read_text().splitlines():
+        try:
+            json.loads(line)
+        except ValueError:
+            continue
+        yield line
+
+
+class StopSignal:
+    """Notes SIGTERM and SIGINT, so that a loop can save and leave between two steps.
+
+    A second signal does what it would have done without this. Outside the main thread,
+    where Python takes no signals, it notes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._before: dict[int, Any] = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        signal.signal(number, self._before[number])
+
+    def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,124 @@
+"""Trains a classifier of images: of clean ones, to judge samples by, or of noisy ones,
+to guide samplers with.
+
+    python train/classifier.py                          # a judge of the bundled digits
+    python train/classifier.py --process cosine --out runs/noisy.npz
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from tqdm import trange
+
+from jaxlib_guidance import rng
+from jaxlib_guidance.data.images import batch_indices, load_images
+from jaxlib_guidance.diffusion.noise_levels import log_normal_t
+from jaxlib_guidance.diffusion.process import perturb
+from jaxlib_guidance.models.pretrained import ClassifierModel, from_config
+from jaxlib_guidance.models.weights import export_weights
+from jaxlib_guidance.training.state import init_state
+from jaxlib_guidance.training.step import make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A training run; short, so it is not resumed."""
+
+    out: Path = Path("runs/judge.npz")
+    source: str = "digits"
+    size: int | None = None
+    process: Literal["cosine", "linear", "edm", "flow"] | None = None
+    """Noise process whose states to classify; None classifies clean images."""
+    level_mean: float = -0.6
+    level_std: float = 1.4
+    widths: tuple[int, ...] = (32, 64, 128)
+    shift: int = 1
+    """Pixels by which images are moved at random."""
+    smoothing: float = 0.05
+    """Share of the label that is spread over all classes."""
+    steps: int = 600
+    batch: int = 128
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    seed: int = 0
+    store: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type in which the file stores weights."""
+
+
+def train(config: Config) -> float:
+    """Trains, writes the weights, and returns the accuracy on the test split."""
+    data = load_images(config.source, "train", config.size)
+    test = load_images(config.source, "test", config.size)
+    classes, shape = len(data.classes), data.images.shape[1:]
+    scale = round(float(np.std(data.images)), 3)
+    about: dict[str, Any] = {
+        "network": {
+            "kind": "classifier",
+            "classes": classes,
+            "widths": list(config.widths),
+            "timed": config.process is not None,
+        },
+        "process": None if config.process is None else {"kind": config.process},
+        "sigma_data": scale,
+        "shape": list(shape),
+        "classes": classes,
+    }
+    model = from_config(about)
+    assert isinstance(model, ClassifierModel)
+    process, reach = model.process, config.shift
+
+    def noised(keys, images):
+        if process is None:
+            return images, None
+        u = rng.uniform(rng.fold(keys, 1))
+        t = log_normal_t(process, u, config.level_mean, config.level_std)
+        return perturb(process, images, rng.normal(keys, shape), t), t
+
+    def moved(key, image):
+        by = jax.random.randint(key, (2,), 0, 2 * reach + 1)
+        edge = ((reach, reach), (reach, reach), (0, 0))
+        padded = jnp.pad(image, edge, mode="edge")
+        return jax.lax.dynamic_slice(padded, (*by, 0), image.shape)
+
+    def loss(params, batch, keys):
+        images = jax.vmap(moved)(rng.fold(keys, 2), batch["image"])
+        x, t = noised(keys, images)
+        logits = model.logits(params, x, t)
+        target = jax.nn.one_hot(batch["label"], classes)
+        target = optax.smooth_labels(target, config.smoothing)
+        right = jnp.argmax(logits, -1) == batch["label"]
+        each = optax.softmax_cross_entropy(logits, target)
+        return each, {"accuracy": right.astype(jnp.float32)}
+
+    rate = optax.cosine_decay_schedule(config.learning_rate, config.steps)
+    tx = optax.adamw(rate, weight_decay=config.weight_decay)
+    init_key, train_key = jax.random.split(jax.random.key(config.seed))
+    state = init_state(model.init(init_key), tx, train_key)
+    step = make_train_step(loss, tx, ema_decay=0.99)
+    bar = trange(config.steps, unit="step", dynamic_ncols=True)
+    for i in bar:
+        rows = batch_indices(config.seed, i, config.batch, len(data.labels))
+        batch = {"image": data.images[rows], "label": data.labels[rows]}
+        state, metrics = step(state, batch)
+        if i % 25 == 0:
+            bar.set_postfix({k: f"{float(v):.3f}" for k, v in metrics.items()})
+    keys = rng.sample_keys(jax.random.key(config.seed + 1), len(test.labels))
+    logits = jax.jit(lambda p, x: model.logits(p, *noised(keys, x)))(
+        state.ema, test.images
+    )
+    accuracy = float(np.mean(np.argmax(logits, -1) == test.labels))
+    settings = dataclasses.asdict(config) | {"out": str(config.out)}
+    about["training"] = settings | {"test_accuracy": accuracy}
+    export_weights(config.out, state.ema, about, dtype=jnp.dtype(config.store))
+    print(f"accuracy on the test split {accuracy:.4f}; weights in {config.out}")
+    return accuracy
+
+
+if __name__ == "__main__":
+    train(tyro.cli(Config, description=__doc__))
