@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jaxlib_guidance.attention.control import Edit
 from jaxlib_guidance.types import Array, expand
 
+KERNELS = (None, "xla", "cudnn")
+
 
 def attend(
     q: Array,
@@ -23,6 +25,7 @@ def attend(
     mask: Array | None = None,
     grid: tuple[int, ...] | None = None,
     capture: bool = False,
+    kernel: str | None = None,
 ) -> tuple[Array, Array | None]:
     """``softmax(q k^T / sqrt(D)) v``, edited.
 
@@ -39,6 +42,8 @@ def attend(
       grid: Shape of the token grid that ``query_blur`` works on, one or two axes whose
         product is ``Q``; None means ``(Q,)``.
       capture: Whether to return the map.
+      kernel: What computes unedited maps: "xla", or "cudnn" for flash attention in half
+        precision on NVIDIA devices; None leaves the choice to jax.
 
     Returns:
       ``(out [B, Q, H, D], probs)``; ``probs`` is the edited map, float32
@@ -49,6 +54,8 @@ def attend(
         the identity map between unequal numbers of queries and keys.
     """
     _require_shapes(q, k, v, mask)
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel is {kernel!r}; expected one of {KERNELS}")
     if edit is None:
         edit = Edit()
     else:
@@ -69,7 +76,7 @@ def attend(
         probs = _edit_probs(_softmax(_logits(q, k, edit, mask)), edit)
         out = jnp.einsum("bhqm,bmhd->bqhd", probs.astype(v.dtype), v)
     else:
-        out = _fused(q, k, v, mask)
+        out = _fused(q, k, v, mask, kernel)
     if edit.identity is not None:
         out = _mix(out, v, edit.identity, "identity")
         if probs is not None and capture:
@@ -78,11 +85,11 @@ def attend(
     return out, probs if capture else None
 
 
-def _fused(q, k, v, mask):
+def _fused(q, k, v, mask, kernel):
     keys = None if mask is None else mask[:, None, None, :]
     # The kernel's own code mixes bfloat16 and float32, which strict promotion forbids.
     with jax.numpy_dtype_promotion("standard"):
-        out = jax.nn.dot_product_attention(q, k, v, mask=keys)
+        out = jax.nn.dot_product_attention(q, k, v, mask=keys, implementation=kernel)
     if mask is None:
         return out
     return jnp.where(
@@ -189,8 +196,8 @@ def _blur(q, sigma, grid):
         distance = jnp.arange(size)[:, None] - jnp.arange(size)
         square = jnp.square(distance.astype(jnp.float32))
         # Both ends are exact: 0 leaves only the token itself, inf weighs all alike.
-        positive = jnp.where(sigma > 0, sigma, 1)
-        weight = jnp.exp(-0.5 * square / positive**2)
+        rate = 1 / jnp.where(sigma > 0, sigma, 1)
+        weight = jnp.exp(-0.5 * square * rate**2)
         weight = jnp.where(sigma > 0, weight, jnp.eye(size))
         weight = weight / jnp.sum(weight, -1, keepdims=True)
         before, after = math.prod(grid[:axis]), math.prod(grid[axis + 1 :])

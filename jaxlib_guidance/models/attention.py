@@ -18,12 +18,14 @@ class Attention(nn.Module):
       qk_norm: Whether queries and keys are normalised (RMS), which keeps bfloat16
         attention stable.
       zero_init: Whether the output projection starts at 0.
+      kernel: What computes unedited maps; see `attend`.
       dtype: Type of the computation; softmax and normalisation are float32.
     """
 
     heads: int
     qk_norm: bool = False
     zero_init: bool = False
+    kernel: str | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -70,7 +72,13 @@ class Attention(nn.Module):
         q, k, v = project("q", x), project("k", source), project("v", source)
         if self.qk_norm:
             q, k = (_rms_norm(name, a) for name, a in (("q_norm", q), ("k_norm", k)))
-        out, probs = attend(q, k, v, edit, mask=mask, grid=grid, capture=capture)
+        out, probs = attend(
+            *(q, k, v, edit),
+            mask=mask,
+            grid=grid,
+            capture=capture,
+            kernel=self.kernel,
+        )
         init = (
             nn.initializers.zeros if self.zero_init else nn.linear.default_kernel_init
         )

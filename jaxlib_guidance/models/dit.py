@@ -27,12 +27,14 @@ class Block(nn.Module):
       heads: Attention heads.
       mlp_ratio: Hidden width of the MLP over the width.
       qk_norm: See `Attention`.
+      kernel: What computes unedited maps; see `attention.attend`.
       dtype: Type of the computation; the residual stream and norms are float32.
     """
 
     heads: int
     mlp_ratio: float = 4.0
     qk_norm: bool = False
+    kernel: str | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -71,7 +73,12 @@ class Block(nn.Module):
 
         def attention(name, *inputs, **options):
             layer = Attention(
-                self.heads, self.qk_norm, dtype=self.dtype, name=name, **options
+                self.heads,
+                self.qk_norm,
+                kernel=self.kernel,
+                dtype=self.dtype,
+                name=name,
+                **options,
             )
             h, probs = layer(
                 *inputs, edit=control.get(name), grid=grid, capture=name in capture
@@ -119,6 +126,7 @@ class DiT(nn.Module):
       text: Features of text embeddings, or None.
       positions: "sincos", which fits any size, or "learned".
       qk_norm: Whether queries and keys are normalised.
+      kernel: What computes unedited maps; see `attention.attend`.
       time_scale: Multiplies ``c_noise``; see `ConditionEmbed`.
       dtype: Type of the blocks' computation. Parameters, residual stream, norms,
         softmax and output head are float32.
@@ -140,6 +148,7 @@ class DiT(nn.Module):
     text: int | None = None
     positions: str = "sincos"
     qk_norm: bool = False
+    kernel: str | None = None
     time_scale: float = 1000.0
     dtype: Any = jnp.float32
     remat: bool = False
@@ -230,7 +239,14 @@ class DiT(nn.Module):
         return table.reshape(-1, self.width)
 
     def _blocks(self, h, c, context, mask, grid, control, capture):
-        block = Block(self.heads, self.mlp_ratio, self.qk_norm, self.dtype, parent=None)
+        block = Block(
+            self.heads,
+            self.mlp_ratio,
+            self.qk_norm,
+            self.kernel,
+            self.dtype,
+            parent=None,
+        )
 
         def run(params, h, edits, wanted):
             return block.apply(

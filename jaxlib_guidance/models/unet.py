@@ -58,10 +58,12 @@ class PixelAttention(nn.Module):
 
     Attributes:
       heads: Attention heads.
+      kernel: What computes unedited maps; see `attention.attend`.
       dtype: Type of the computation.
     """
 
     heads: int
+    kernel: str | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -79,7 +81,13 @@ class PixelAttention(nn.Module):
         h = x.reshape(x.shape[0], -1, x.shape[-1])
         for name in ("attn",) if context is None else ("attn", "cross"):
             tokens = group_norm(x.shape[-1], f"{name}_norm")(h).astype(self.dtype)
-            layer = Attention(self.heads, zero_init=True, dtype=self.dtype, name=name)
+            layer = Attention(
+                self.heads,
+                zero_init=True,
+                kernel=self.kernel,
+                dtype=self.dtype,
+                name=name,
+            )
             out, probs = layer(
                 tokens,
                 *((context, mask) if name == "cross" else ()),
@@ -110,6 +118,7 @@ class UNet(nn.Module):
       classes: Number of classes, or None; label ``classes`` is the null class.
       vector: Features of a vector condition, or None.
       text: Features of text embeddings, or None.
+      kernel: What computes unedited maps; see `attention.attend`.
       time_scale: Multiplies ``c_noise``; see `ConditionEmbed`.
       dtype: Type of convolutions and attention. Parameters, residual stream, norms,
         softmax and output head are float32.
@@ -127,6 +136,7 @@ class UNet(nn.Module):
     classes: int | None = None
     vector: int | None = None
     text: int | None = None
+    kernel: str | None = None
     time_scale: float = 1000.0
     dtype: Any = jnp.float32
     remat: bool = False
@@ -195,7 +205,9 @@ class UNet(nn.Module):
             return res_block(channels, self.dtype, name=name)(h, c)
 
         def attention(place, h):
-            layer = PixelAttention(self.heads, self.dtype, name=f"{place}_attention")
+            layer = PixelAttention(
+                self.heads, self.kernel, self.dtype, name=f"{place}_attention"
+            )
             kinds = ("attn", "cross")
             h, found = layer(
                 h,
