@@ -25,11 +25,12 @@ from tqdm import tqdm
 
 import jaxlib_guidance as jg
 from jaxlib_guidance import rng
-from jaxlib_guidance.data.images import batch_indices, load_images
+from jaxlib_guidance.data.images import Images, batch_indices, load_images
 from jaxlib_guidance.data.pictures import save_grid
 from jaxlib_guidance.diffusion import losses, noise_levels
 from jaxlib_guidance.models.embed import drop_condition
 from jaxlib_guidance.models.pretrained import (
+    ClassifierModel,
     DiffusionModel,
     from_config,
     load_pretrained,
@@ -131,7 +132,7 @@ class Evaluation:
     weight: float = 1.0
     """Classifier-free guidance weight; 0 is none."""
     judge: str | None = "digits_judge"
-    """Classifier of clean images that scores samples, by name or file."""
+    """Classifier of clean images that scores samples: a name, a file or None."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,15 +240,18 @@ def make_sampler(model: DiffusionModel, steps: int) -> Any:
     return run
 
 
-def evaluate(model: DiffusionModel, params: Any, config: Config, test: Any) -> Any:
+def evaluate(
+    model: DiffusionModel, params: Any, config: Config, test: Images, judge: str
+) -> dict[str, dict[str, float]]:
     """Scores samples without and with guidance, and held-out data as the floor."""
     wanted = config.evaluation
-    judge, judge_params = load_pretrained(wanted.judge)
-    score = jax.jit(partial(judge, judge_params))
+    classify, judge_params = load_pretrained(judge)
+    assert isinstance(classify, ClassifierModel)
+    score = jax.jit(partial(classify, judge_params))
     held_out = score(test.images)
-    labels = jnp.arange(wanted.count) % model.classes
+    labels = np.arange(wanted.count) % len(test.classes)
     sampler = make_sampler(model, wanted.solver_steps)
-    rows = {"held-out data": (held_out, test.labels)}
+    rows: dict[str, Any] = {"held-out data": (held_out, test.labels)}
     for weight in (0.0, wanted.weight):
         images = sampler(params, jax.random.key(config.seed + 1), labels, weight)
         rows[f"samples, cfg {weight:g}"] = score(images), labels
@@ -276,6 +280,12 @@ def train(config: Config) -> dict[str, Any]:
     about = describe(config, shape, classes, scale)
     model = from_config(about)
     assert isinstance(model, DiffusionModel)
+    judge = config.evaluation.judge
+    if judge is not None and load_pretrained(judge)[0].shape != shape:
+        raise ValueError(
+            f"evaluation.judge is {judge!r}, of other images than {shape}; expected a "
+            "classifier of these (see train/classifier.py) or None"
+        )
 
     optim = config.optimiser
     rate = optax.join_schedules(
@@ -366,10 +376,11 @@ def train(config: Config) -> dict[str, Any]:
     export_weights(folder / "ema.npz", state.ema, about, dtype=store)
     minutes = (time.perf_counter() - started) / 60
     print(f"{minutes:.1f} minutes; weights in {folder / 'ema.npz'}")
-    if config.evaluation.judge is None or config.data != Data():
+    if judge is None:
         return {}
-    results = evaluate(model, state.ema, config, load_images("digits", "test"))
-    print(f"{'':20} accuracy   Frechet    kernel   (judge: {config.evaluation.judge})")
+    test = load_images(config.data.source, "test", config.data.size)
+    results = evaluate(model, state.ema, config, test, judge)
+    print(f"{'':20} accuracy   Frechet    kernel   (judge: {judge})")
     for name, row in results.items():
         print(
             f"{name:20} {row['accuracy']:8.3f} {row['frechet']:9.3f} "

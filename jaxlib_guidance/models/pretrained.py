@@ -96,12 +96,13 @@ class ClassifierModel:
 
     def __call__(self, params: PyTree, x: Array, t: Array | None = None) -> Classified:
         """Logits and features of ``x [B, *S]``, at noise level ``t [B]`` if noisy."""
+        apply: Any = self.module.apply
         if self.process is None:
-            return self.module.apply({"params": params}, x)
+            return apply({"params": params}, x)
         t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
         scale = edm_scalings(self.process, t, self.sigma_data)
         inputs = expand(scale.c_in, x) * x
-        return self.module.apply({"params": params}, inputs, scale.c_noise)
+        return apply({"params": params}, inputs, scale.c_noise)
 
     def logits(self, params: PyTree, x: Array, t: Array | None = None) -> Array:
         """``[B, classes]``, in the form that `classifier_guidance` takes."""

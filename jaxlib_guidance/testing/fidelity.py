@@ -9,15 +9,15 @@ import numpy as np
 from jaxlib_guidance.types import Array
 
 
-def _features(a, b):
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+def _features(a: Array, b: Array) -> tuple[np.ndarray, np.ndarray]:
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise ValueError(
-            f"features have shapes {a.shape} and {b.shape}; expected [N, F] and [M, F]"
+            f"features have shapes {x.shape} and {y.shape}; expected [N, F] and [M, F]"
         )
-    if min(len(a), len(b)) < 2:
-        raise ValueError(f"got {len(a)} and {len(b)} samples; expected at least 2")
-    return a, b
+    if min(len(x), len(y)) < 2:
+        raise ValueError(f"got {len(x)} and {len(y)} samples; expected at least 2")
+    return x, y
 
 
 def frechet_distance(a: Array, b: Array) -> float:
@@ -33,14 +33,14 @@ def frechet_distance(a: Array, b: Array) -> float:
 
     Reference: Heusel et al., arXiv 1706.08500, eq. 6.
     """
-    a, b = _features(a, b)
-    cov_a, cov_b = (np.atleast_2d(np.cov(each, rowvar=False)) for each in (a, b))
+    x, y = _features(a, b)
+    cov_a, cov_b = (np.atleast_2d(np.cov(each, rowvar=False)) for each in (x, y))
     # tr (C_a C_b)^(1/2) through the symmetric C_a^(1/2) C_b C_a^(1/2), whose
     # eigenvalues are the same and are real.
     values, vectors = np.linalg.eigh(cov_a)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     cross = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ cov_b @ root), 0)).sum()
-    gap = np.sum((a.mean(0) - b.mean(0)) ** 2)
+    gap = np.sum((x.mean(0) - y.mean(0)) ** 2)
     return float(gap + np.trace(cov_a) + np.trace(cov_b) - 2 * cross)
 
 
@@ -56,13 +56,13 @@ def kernel_distance(a: Array, b: Array) -> float:
 
     Reference: Binkowski et al., arXiv 1801.01401, section 4.
     """
-    a, b = _features(a, b)
+    x, y = _features(a, b)
 
-    def kernel(x, y):
-        return (x @ y.T / x.shape[1] + 1) ** 3
+    def kernel(u, v):
+        return (u @ v.T / u.shape[1] + 1) ** 3
 
-    def within(x):
-        k = kernel(x, x)
-        return (k.sum() - np.trace(k)) / (len(x) * (len(x) - 1))
+    def within(u):
+        k = kernel(u, u)
+        return (k.sum() - np.trace(k)) / (len(u) * (len(u) - 1))
 
-    return float(within(a) + within(b) - 2 * kernel(a, b).mean())
+    return float(within(x) + within(y) - 2 * kernel(x, y).mean())

@@ -51,7 +51,10 @@ def _describe(state, checksum):
     """``{path: {shape, dtype, crc32}}``; no checksum of what other hosts hold."""
     found = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        about = {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+        about: dict[str, Any] = {
+            "shape": list(leaf.shape),
+            "dtype": str(leaf.dtype),
+        }
         if checksum:
             data = _plain(leaf)
             whole = getattr(data, "is_fully_addressable", True)
