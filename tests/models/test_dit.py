@@ -15,7 +15,7 @@ from jaxlib_guidance.models.dit import patchify, unpatchify
 from jaxlib_guidance.testing.nets import tiny_dit
 
 KEY = jax.random.key(0)
-MODULE, PARAMS = tiny_dit(KEY, depth=3)
+MODULE, PARAMS = tiny_dit(KEY, depth=2)
 ONE, ONE_PARAMS = tiny_dit(KEY, depth=1)
 X = jax.random.normal(jax.random.key(1), (3, 8, 8, 1))
 TIMES, LABELS = jnp.array([0.1, 0.5, 0.9]), jnp.array([0, 3, 10])
@@ -64,7 +64,7 @@ def test_edits_act_at_their_site_only():
 
 
 def test_scan_and_remat_change_nothing():
-    taps = ("block2", "block1/attn")
+    taps = ("block0", "block1/attn")
 
     def gradient(module, params):
         def loss(params):
@@ -79,26 +79,25 @@ def test_scan_and_remat_change_nothing():
     found, seen = gradient(other, stack_blocks(PARAMS))
     close(seen, maps, 1e-5)
     close(unstack_blocks(found), grads, 2e-4)
-    want = run(MODULE, PARAMS)[0]
-    close(run(other, stack_blocks(PARAMS))[0], want, 1e-5)
-    close(run(dataclasses.replace(MODULE, remat=True), PARAMS)[0], want, 1e-6)
 
 
-def test_gradient_through_a_whole_scan():
+def test_a_whole_scan_has_the_values_and_gradients_of_its_blocks():
     other = dataclasses.replace(MODULE, scan=True)
 
     def gradient(module, params):
         def loss(p):
             return jnp.sum(from_linen(module, p)(X, TIMES, LABELS)[0] ** 2)
 
-        return jax.jit(jax.grad(loss))(params)
+        return jax.jit(jax.value_and_grad(loss))(params)
 
-    found = gradient(other, stack_blocks(PARAMS))
-    close(unstack_blocks(found), gradient(MODULE, PARAMS), 2e-4)
+    value, grads = gradient(MODULE, PARAMS)
+    found, stacked = gradient(other, stack_blocks(PARAMS))
+    close(found, value, 1e-4)
+    close(unstack_blocks(stacked), grads, 2e-4)
 
 
 def test_scanned_blocks_start_as_unscanned_ones_do():
-    scanned = DiT(width=16, depth=3, heads=2, scan=True)
+    scanned = DiT(width=16, depth=2, heads=2, scan=True)
     params = jax.jit(scanned.init)(KEY, X, TIMES)["params"]
     single = jax.eval_shape(
         dataclasses.replace(scanned, scan=False).init, KEY, X, TIMES
@@ -126,8 +125,8 @@ def test_an_absent_control_leaves_the_jaxpr_unchanged():
 
 
 def test_an_edited_scan_unrolls_only_the_block_that_is_edited():
-    scanned = dataclasses.replace(MODULE, scan=True)
-    params = stack_blocks(PARAMS)
+    single, params = tiny_dit(KEY, depth=3)
+    scanned, params = dataclasses.replace(single, scan=True), stack_blocks(params)
 
     def scans(control):
         net = from_linen(scanned, params)
@@ -156,7 +155,7 @@ def test_folded_branches_equal_separate_calls():
 def test_bfloat16_has_a_float32_head_and_is_close():
     half = dataclasses.replace(ONE, dtype=jnp.bfloat16)
     want, _ = run(ONE, ONE_PARAMS)
-    for dtype in (jnp.float32, jnp.bfloat16, jnp.float16):
+    for dtype in (jnp.bfloat16, jnp.float16):
         out, maps = run(half, ONE_PARAMS, capture=half.taps, x=X.astype(dtype))
         assert out.dtype == jnp.float32
         assert all(m.dtype == jnp.float32 for m in maps.values())
@@ -180,9 +179,10 @@ def test_text_is_a_context_with_padding():
 
     def call(text, mask, **kwargs):
         cond = None if text is None else {"text": text, "text_mask": mask}
-        return run(module, params, x=x, cond=cond, **kwargs)
+        capture = ("block0/cross",)
+        return run(module, params, x=x, cond=cond, capture=capture, **kwargs)
 
-    out, maps = call(text, mask, capture=("block0/cross",))
+    out, maps = call(text, mask)
     assert maps["block0/cross"].shape == (3, 2, 3, 4)
     close(maps["block0/cross"].sum(-1)[:, 0, 0], jnp.array([1.0, 1.0, 0.0]))
     padding = jnp.where(mask[..., None], text, 100.0)
