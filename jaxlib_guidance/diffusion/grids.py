@@ -1,8 +1,8 @@
 """Time grids: where a solver's steps fall, apart from which solver takes them.
 
 Every grid is an array ``[N + 1]`` that decreases from noise to data and ends at 0,
-ready for `sample`. Spacing decides more than order does: below about ten steps evenly spaced
-times win, above it evenly spaced log-SNR or Karras'.
+ready for `sample`. Spacing decides more than order does: `flow_grid` is best with
+`adams`, even log-SNR with solvers that integrate in it; docs/samplers.md has figures.
 """
 
 from typing import Literal
@@ -28,12 +28,18 @@ def _require_steps(n: int, least: int = 1) -> None:
         )
 
 
-def _range(process, t_min, t_max):
+def _require_positive(value: float, name: str) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} is {value}; expected a positive number")
+
+
+def _range(process, t_min, t_max, above_zero=False):
     low = process.t_min if t_min is None else t_min
     high = process.t_max if t_max is None else t_max
-    if not 0 <= low < high:
+    if not 0 <= low < high or (above_zero and low == 0):
         raise ValueError(
-            f"t_min is {low} and t_max {high}; expected 0 <= t_min < t_max"
+            f"t_min is {low} and t_max {high}; expected 0 "
+            f"{'<' if above_zero else '<='} t_min < t_max"
         )
     return low, high
 
@@ -59,6 +65,43 @@ def uniform_grid(process: Process, n: int, t_max: float | None = None) -> Array:
         return jnp.linspace(high, 0.0, n + 1, dtype=jnp.float32)
 
 
+def flow_grid(
+    process: Process,
+    n: int,
+    shift: float = 1.0,
+    t_min: float | None = None,
+    t_max: float | None = None,
+) -> Array:
+    """Evenly spaced in ``sigma / (alpha + sigma)``: a flow's time, for any process.
+
+    The noise ratio of step i is ``sigma / alpha = shift u / (1 - u)`` with u even from
+    that of ``t_max`` to 0, which for a rectified flow is `uniform_grid`, shifted by
+    `shift_grid`. The grid of choice for `adams`.
+
+    Args:
+      process: The noise process.
+      n: Number of steps; the last ends at 0.
+      shift: Above 1 more steps at high noise, below 1 more at low noise.
+      t_min: No time but the last is below it.
+      t_max: First time.
+
+    Reference: Esser et al., arXiv 2403.03206, eq. 23 (the shift).
+    """
+    _require_steps(n)
+    _require_positive(shift, "shift")
+    low, high = _range(process, t_min, t_max)
+    with jax.ensure_compile_time_eval():
+        ends = jnp.array([high, low], jnp.float32)
+        alpha, sigma = process.alpha(ends), process.sigma(ends)
+        u = sigma / (shift * alpha + sigma)
+        last = jnp.maximum(u[0] / n, u[1])
+        ramp = jnp.linspace(u[0], last, n, dtype=jnp.float32)
+        # The first of them may be pure noise, of infinite ratio: it is known, `high`.
+        ratio = shift * ramp[1:] / (1 - ramp[1:])
+        times = process.t_of_logsnr(-2 * jnp.log(ratio))
+        return jnp.concatenate([ends[:1], jnp.maximum(times, low), jnp.zeros(1)])
+
+
 def logsnr_grid(
     process: Process,
     n: int,
@@ -81,7 +124,7 @@ def logsnr_grid(
     Reference: Lu et al., DPM-Solver, arXiv 2206.00927, section 4.
     """
     _require_steps(n, 2 if final_zero else 1)
-    low, high = _range(process, t_min, t_max)
+    low, high = _range(process, t_min, t_max, above_zero=True)
     with jax.ensure_compile_time_eval():
         ends = _logsnr_ends(process, high, low)
         ramp = jnp.linspace(0.0, 1.0, n if final_zero else n + 1, dtype=jnp.float32)
@@ -100,7 +143,8 @@ def karras_grid(
     """Evenly spaced in ``(sigma / alpha)^(1 / rho)``.
 
     Args:
-      process: The noise process; ``alpha(t_max)`` must not be 0.
+      process: The noise process. Where ``alpha(t_max)`` is 0 the spacing is that from
+        a noise ratio of 1000; the first time is ``t_max`` itself.
       n: Number of steps; with ``final_zero`` the last of them goes from ``t_min`` to 0.
       rho: 1 is even in noise level, infinity even in log-SNR.
       t_min: Last time before 0.
@@ -110,7 +154,8 @@ def karras_grid(
     Reference: Karras et al., arXiv 2206.00364, eq. 5.
     """
     _require_steps(n, 2 if final_zero else 1)
-    low, high = _range(process, t_min, t_max)
+    _require_positive(rho, "rho")
+    low, high = _range(process, t_min, t_max, above_zero=True)
     with jax.ensure_compile_time_eval():
         # In log space, because sigma / alpha reaches 1e4 on a cosine schedule.
         ends = -_logsnr_ends(process, high, low) / (2 * rho)
@@ -143,6 +188,7 @@ def discrete_grid(
     match spacing:
         case "leading":
             index = np.arange(n)[::-1] * (total // n) + offset
+            index -= max(0, index[0] - (total - 1))  # n = T leaves no room for it
         case "trailing":
             index = np.round(total - np.arange(n) * total / n) - 1
         case "linspace":
@@ -151,12 +197,12 @@ def discrete_grid(
             raise ValueError(
                 f"spacing is {spacing!r}; expected 'leading', 'trailing' or 'linspace'"
             )
-    times = (np.minimum(index, total - 1) + 1) / total
+    times = (index + 1) / total
     return jnp.asarray(np.append(times, 0.0), jnp.float32)
 
 
 def shift_grid(grid: Array, shift: float) -> Array:
-    """``t' = s t / (1 + (s - 1) t)``: more of a flow's steps at high noise.
+    """``t' = s t / (1 + (s - 1) t)``: more of a flow's steps at high noise for s > 1.
 
     Args:
       grid: Times in [0, 1].
@@ -164,5 +210,6 @@ def shift_grid(grid: Array, shift: float) -> Array:
 
     Reference: Esser et al., arXiv 2403.03206, eq. 23.
     """
+    _require_positive(shift, "shift")
     with jax.ensure_compile_time_eval():
         return shift * grid / (1 + (shift - 1) * grid)

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import jax.numpy as jnp
-
 from jaxlib_guidance.sampling.loop import Interval, Sampler, Stepped, memoryless
+from jaxlib_guidance.sampling.spaces import Level, decay, root
 from jaxlib_guidance.transition import Transition
 from jaxlib_guidance.types import Array, expand
 
@@ -23,9 +22,9 @@ def posterior(x: Array, x0: Array, interval: Interval, eta: Any) -> Transition:
       eta: 0 is the ODE, 1 the DDPM posterior.
     """
     alpha, sigma, alpha_next, sigma_next = interval[3:7]
-    ratio = alpha * sigma_next / (alpha_next * sigma)
-    std = eta * sigma_next * jnp.sqrt(jnp.maximum(1 - ratio**2, 0))
-    direction = jnp.sqrt(jnp.maximum(sigma_next**2 - std**2, 0)) / sigma
+    ratio = decay(Level(alpha, sigma), Level(alpha_next, sigma_next), 1)
+    std = eta * sigma_next * root(1 - ratio**2)
+    direction = root(sigma_next**2 - std**2) / sigma
     keep, take = expand(direction, x), expand(alpha_next - direction * alpha, x)
     return Transition(keep * x + take * x0, std)
 

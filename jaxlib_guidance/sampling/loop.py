@@ -36,6 +36,7 @@ class Interval(NamedTuple):
       alpha, sigma, alpha_next, sigma_next: Process coefficients at the ends.
       keys: Per-sample keys ``[B]`` of this step.
       process: The noise process, for coefficients at times in between.
+      left: Steps to the end of the grid, this one included; many if not known.
     """
 
     index: Array
@@ -47,6 +48,7 @@ class Interval(NamedTuple):
     sigma_next: Array
     keys: Array
     process: Any
+    left: Array | int = 2**30
 
 
 class Stepped(NamedTuple):
@@ -235,7 +237,7 @@ def make_denoise(guided, process, cond, interval, steps, ref) -> Denoise:
     return denoise
 
 
-def make_interval(process, index, t, t_next, keys) -> Interval:
+def make_interval(process, index, t, t_next, keys, left=2**30) -> Interval:
     """The interval between two times, with its coefficients and keys."""
     return Interval(
         index,
@@ -247,6 +249,7 @@ def make_interval(process, index, t, t_next, keys) -> Interval:
         process.sigma(t_next),
         rng.fold(keys, index),
         process,
+        left,
     )
 
 
@@ -320,7 +323,7 @@ def sample(
     def body(part, carry, inputs):
         index, t, t_next, ref_now = inputs
         x, memory, guide = carry
-        interval = make_interval(process, index, t, t_next, keys)
+        interval = make_interval(process, index, t, t_next, keys, steps - index)
         denoise = make_denoise(part, process, cond, interval, steps, ref_now)
         out = sampler.step(denoise, x, memory, guide, interval)
         x_next = (
