@@ -241,9 +241,17 @@ def make_sampler(model: DiffusionModel, steps: int) -> Any:
 
 
 def evaluate(
-    model: DiffusionModel, params: Any, config: Config, test: Images, judge: str
+    model: DiffusionModel,
+    params: Any,
+    config: Config,
+    data: Images,
+    test: Images,
+    judge: str,
 ) -> dict[str, dict[str, float]]:
-    """Scores samples without and with guidance, and held-out data as the floor."""
+    """Scores samples without and with guidance, with training data as the floor.
+
+    Distances are to held-out data, in the judge's features.
+    """
     wanted = config.evaluation
     classify, judge_params = load_pretrained(judge)
     assert isinstance(classify, ClassifierModel)
@@ -251,7 +259,8 @@ def evaluate(
     held_out = score(test.images)
     labels = np.arange(wanted.count) % len(test.classes)
     sampler = make_sampler(model, wanted.solver_steps)
-    rows: dict[str, Any] = {"held-out data": (held_out, test.labels)}
+    real = (score(data.images[: wanted.count]), data.labels[: wanted.count])
+    rows: dict[str, Any] = {"training data": real}
     for weight in (0.0, wanted.weight):
         images = sampler(params, jax.random.key(config.seed + 1), labels, weight)
         rows[f"samples, cfg {weight:g}"] = score(images), labels
@@ -332,41 +341,41 @@ def train(config: Config) -> dict[str, Any]:
 
     with Checkpoints(folder / "checkpoints") as saved, StopSignal() as stop:
         restored = saved.restore_latest(state)
-        if restored is not None:
-            state = restored.state
+        state = state if restored is None else restored.state
         done = int(state.step)
         events = folder / "events" if config.log.tensorboard else None
-        log = MetricLog(folder / "metrics.jsonl", done, events)
         print(
             f"{count:,} parameters, {len(data.labels):,} images, "
-            f"{mesh.size} device(s), "
-            + (f"resumed after step {done}" if done else f"in {folder}"),
+            f"{mesh.size} device(s); "
+            + (f"resumed after step {done}" if done else f"new run in {folder}"),
             flush=True,
         )
-        bar = tqdm(total=optim.steps, initial=done, unit="step", dynamic_ncols=True)
-        mark, recent = time.perf_counter(), []
-        while done < optim.steps and not stop.requested:
-            state, metrics = step(state, batch_at(done))
-            done += 1
-            recent.append(metrics)
-            bar.update()
-            if done % config.log.every == 0 or done == optim.steps:
-                mean = jax.tree.map(lambda *m: float(np.mean(m)), *recent)
-                now = time.perf_counter()
-                mean["steps_per_second"] = len(recent) / (now - mark)
-                mark, recent = now, []
-                log.write(done, mean)
-                bar.set_postfix(loss=f"{mean['loss']:.4f}")
-                if not np.isfinite(mean["loss"]):
-                    raise FloatingPointError(f"loss is {mean['loss']} at step {done}")
-            if done % config.log.save_every == 0 or done == optim.steps:
-                saved.save(done, state)
-            if done % config.log.sample_every == 0 and done < optim.steps:
-                draw(state.ema, f"{done:07d}.png")
-        bar.close()
-        log.close()
+        with (
+            MetricLog(folder / "metrics.jsonl", done, events) as log,
+            tqdm(total=optim.steps, initial=done, dynamic_ncols=True) as bar,
+        ):
+            mark, recent = time.perf_counter(), []
+            while done < optim.steps and not stop.requested:
+                state, metrics = step(state, batch_at(done))
+                done, last = done + 1, done + 1 == optim.steps
+                recent.append(metrics)
+                bar.update()
+                if done % config.log.every == 0 or last:
+                    mean = jax.tree.map(lambda *m: float(np.mean(m)), *recent)
+                    now = time.perf_counter()
+                    mean["steps_per_second"] = len(recent) / (now - mark)
+                    mark, recent = now, []
+                    log.write(done, mean)
+                    bar.set_postfix(loss=f"{mean['loss']:.4f}")
+                    if not np.isfinite(mean["loss"]):
+                        raise FloatingPointError(f"loss {mean['loss']} at step {done}")
+                if done % config.log.save_every == 0 or last:
+                    saved.save(done, state)
+                if done % config.log.sample_every == 0 and not last:
+                    draw(state.ema, f"{done:07d}.png")
+        saved.wait()
         if done < optim.steps:
-            if done not in saved.steps():
+            if done and done not in saved.steps():
                 saved.save(done, state)
             print(f"stopped after step {done}; the same command goes on from there")
             return {}
@@ -379,7 +388,7 @@ def train(config: Config) -> dict[str, Any]:
     if judge is None:
         return {}
     test = load_images(config.data.source, "test", config.data.size)
-    results = evaluate(model, state.ema, config, test, judge)
+    results = evaluate(model, state.ema, config, data, test, judge)
     print(f"{'':20} accuracy   Frechet    kernel   (judge: {judge})")
     for name, row in results.items():
         print(

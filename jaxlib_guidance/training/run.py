@@ -105,6 +105,12 @@ class MetricLog:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
 
+    def __enter__(self) -> "MetricLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Closes the files."""
         self._file.close()

@@ -1,0 +1,181 @@
+"""train/images.py: interrupted and resumed it gives what it gives in one go."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxlib_guidance.models.pretrained import load_pretrained
+from jaxlib_guidance.models.weights import load_weights
+from jaxlib_guidance.training.run import MetricLog, OtherRunError
+
+RECIPE = Path(__file__).parents[2] / "train" / "images.py"
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    spec = importlib.util.spec_from_file_location("train_images", RECIPE)
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up by name.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def tiny(recipe, directory, **changes):
+    return recipe.Config(
+        directory=directory,
+        model=recipe.Model(width=16, depth=1, heads=2),
+        optimiser=recipe.Optimiser(steps=6, batch=16, warmup=2),
+        evaluation=recipe.Evaluation(solver_steps=3, judge=None),
+        log=recipe.Log(every=1, save_every=2, sample_every=100),
+        **changes,
+    )
+
+
+def losses(folder):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return {json.loads(line)["step"]: json.loads(line)["loss"] for line in lines}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(recipe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    recipe.train(tiny(recipe, folder))
+    return folder
+
+
+class CrashError(Exception):
+    pass
+
+
+def test_stopped_and_crashed_it_ends_as_in_one_go(
+    recipe, uninterrupted, tmp_path, monkeypatch, capsys
+):
+    written = MetricLog.write
+
+    def asked_to_stop(self, step, metrics):
+        written(self, step, metrics)
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def crash(self, step, metrics):
+        written(self, step, metrics)
+        if step == 5:
+            raise CrashError
+
+    config = tiny(recipe, tmp_path)
+    monkeypatch.setattr(MetricLog, "write", asked_to_stop)
+    assert recipe.train(config) == {}
+    assert "stopped after step 3" in capsys.readouterr().out
+    monkeypatch.setattr(MetricLog, "write", crash)
+    with pytest.raises(CrashError):
+        recipe.train(config)
+    # Step 5 is on the log but not in a checkpoint: it is taken and written again.
+    assert max(losses(tmp_path)) == 5
+    monkeypatch.setattr(MetricLog, "write", written)
+    recipe.train(config)
+    assert "resumed after step 4" in capsys.readouterr().out
+    assert losses(tmp_path) == losses(uninterrupted)
+    got, want = (load_weights(f / "ema.npz")[0] for f in (tmp_path, uninterrupted))
+    jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_what_a_run_leaves_behind(uninterrupted):
+    assert sorted(losses(uninterrupted)) == [1, 2, 3, 4, 5, 6]
+    picture = (uninterrupted / "samples" / "final.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    model, params = load_pretrained(uninterrupted / "ema.npz")
+    assert model.shape == (8, 8, 1)
+    assert model.classes == 10
+    assert model.options["precondition"]
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+    estimate = jax.jit(lambda params, x: model.denoiser(params)(x, 0.5).x0)
+    assert estimate(params, x).shape == x.shape
+    _, config = load_weights(uninterrupted / "ema.npz")
+    assert config["training"]["optimiser"]["steps"] == 6
+
+
+def test_another_configuration_is_refused(recipe, uninterrupted):
+    config = tiny(recipe, uninterrupted, seed=1)
+    with pytest.raises(OtherRunError, match="seed was 0 and is now 1"):
+        recipe.train(config)
+    assert len(losses(uninterrupted)) == 6
+
+
+def test_a_judge_of_other_images_is_refused(recipe, tmp_path):
+    config = tiny(recipe, tmp_path, data=recipe.Data(size=16))
+    judged = dataclasses.replace(config.evaluation, judge="digits_judge")
+    with pytest.raises(ValueError, match="digits_judge"):
+        recipe.train(dataclasses.replace(config, evaluation=judged))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        {"predicts": "v", "weighting": "sigmoid", "levels": "uniform"},
+        {
+            "process": "flow",
+            "predicts": "velocity",
+            "weighting": "velocity",
+            "levels": "logit_normal",
+        },
+        {"process": "edm", "weighting": "min_snr"},
+    ],
+)
+def test_other_objectives_give_finite_losses(recipe, objective):
+    config = dataclasses.replace(
+        tiny(recipe, Path()), objective=recipe.Objective(**objective)
+    )
+    model = recipe.from_config(recipe.describe(config, (8, 8, 1), 10, 0.75))
+    loss = recipe.make_loss(model, config, 0.75)
+    batch = {
+        "image": np.zeros((4, 8, 8, 1), np.float32),
+        "label": np.arange(4, dtype=np.int32),
+        "u": np.array([0.0, 0.3, 0.6, 0.999], np.float32),
+    }
+    keys = recipe.rng.sample_keys(jax.random.key(0), 4)
+    each, _ = jax.jit(loss)(model.init(jax.random.key(0)), batch, keys)
+    assert each.shape == (4,)
+    assert np.isfinite(each).all()
+
+
+@pytest.mark.slow
+def test_kill_9_and_restart(recipe, tmp_path):
+    command = [sys.executable, str(RECIPE), "--directory", str(tmp_path / "run")]
+    options = {
+        "model.width": 16,
+        "model.depth": 1,
+        "model.heads": 2,
+        "optimiser.steps": 60,
+        "optimiser.batch": 16,
+        "log.every": 1,
+        "log.save-every": 5,
+        "evaluation.solver-steps": 3,
+        "evaluation.judge": None,
+    }
+    command += [part for k, v in options.items() for part in (f"--{k}", str(v))]
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    first = subprocess.Popen(command)
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < 12:
+        assert first.poll() is None
+        time.sleep(0.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "resumed after step" in again.stdout
+    command[3] = str(tmp_path / "whole")
+    subprocess.run(command, check=True)
+    got, want = losses(tmp_path / "run"), losses(tmp_path / "whole")
+    assert sorted(got) == list(range(1, 61))
+    np.testing.assert_allclose(list(got.values()), list(want.values()), rtol=1e-6)
