@@ -171,15 +171,15 @@ class Steered:
             if isinstance(term, During)
         }
 
-        def open_(term, outer):
+        def openings(term, outer):
             window = windows.get(id(term))
             if window is not None:
                 outer = outer & window
                 yield outer
             for each in children(term):
-                yield from open_(each, outer)
+                yield from openings(each, outer)
 
-        rows = np.stack([np.ones(steps, bool), *open_(self.guidance, True)])
+        rows = np.stack([np.ones(steps, bool), *openings(self.guidance, True)])
         changes = np.any(rows[:, 1:] != rows[:, :-1], axis=0).nonzero()[0] + 1
         runs = itertools.pairwise([0, *changes.tolist(), steps])
 
