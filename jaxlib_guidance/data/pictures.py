@@ -1,6 +1,7 @@
 """Images back into files: one picture of many."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -43,10 +44,18 @@ def grid_of(
 
 
 def save_grid(
-    path: str | os.PathLike, images: np.ndarray, columns: int, scale: int = 1
+    path: str | os.PathLike,
+    images: np.ndarray,
+    columns: int,
+    scale: int = 1,
+    note: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes `grid_of` the images as a PNG."""
+    """Writes `grid_of` the images as a PNG, with ``note`` in its text."""
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
+    text = PngInfo()
+    for name, value in (note or {}).items():
+        text.add_text(name, value)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(grid_of(images, columns, scale)).save(path)
+    Image.fromarray(grid_of(images, columns, scale)).save(path, pnginfo=text)

@@ -1,0 +1,241 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Guidance in ten lines
+#
+# A diffusion model draws what it has seen; *guidance* is how you tell it what you want.
+# In `jaxlib_guidance` guidance is a list of terms, a sampler is one `lax.scan`, and all
+# of it goes under `jit`, `vmap` and `grad`. This notebook takes a minute on a CPU.
+#
+# 1. Draw digits, plain and guided, in ten lines.
+# 2. Sweep the weight of a term with `vmap`: one program, one call.
+# 3. Learn the weight of every step with `grad`.
+# 4. See that it is right, where the answer is known exactly.
+
+# %% tags=["remove-cell"]
+# On Colab this installs the library and leaves Colab's JAX as it is.
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("jaxlib_guidance") is None:
+    if "google.colab" not in sys.modules:
+        raise ModuleNotFoundError("pip install . in a clone of the repository first")
+    source = "git+https://github.com/OWNER/jaxlib_guidance"  # @param {type:"string"}
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
+
+# %%
+import os
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+
+import jaxlib_guidance as jg
+from jaxlib_guidance.data.pictures import grid_of
+from jaxlib_guidance.models.pretrained import load_pretrained
+
+FAST = bool(os.environ.get("FAST"))  # the tests run a shorter version
+print(jax.devices())
+
+# %% [markdown]
+# ## 1. Ten lines
+#
+# The model is a small class-conditional transformer of 8x8 digits that comes with the
+# package. `cfg` moves away from the unconditional estimate, `pag` away from the
+# estimate of a network whose attention in block 2 sees only itself. Both need an extra
+# evaluation of the network; the planner runs them as one batched call.
+
+# %%
+model, params = load_pretrained("digits")
+keys = jg.sample_keys(jax.random.key(0), 100)  # one key a sample
+labels = jnp.repeat(jnp.arange(10), 10)
+grid = jg.karras_grid(model.process, 20, t_min=0.015, t_max=0.985)
+
+
+@jax.jit
+def draw(params, guidance):
+    denoiser, process = model.denoiser(params), model.process
+    solver, shape = jg.dpmpp_2m(), model.shape
+    return jg.sample(
+        keys, denoiser, process, solver, grid, shape, labels, guidance=guidance
+    )[0]
+
+
+plain = draw(params, jg.chain())
+guided = draw(params, jg.chain(jg.cfg(2.0, null=10), jg.pag(1.0, sites="block2")))
+
+
+# %%
+def show(panels, height=4.2):
+    """Grids of digits side by side."""
+    _, axes = plt.subplots(1, len(panels), figsize=(height * len(panels), height))
+    for axis, (title, images) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+        axis.imshow(grid_of(images, columns=10))
+        axis.set_title(title)
+        axis.axis("off")
+    plt.tight_layout()
+    plt.show()
+
+
+show({"no guidance": plain, "cfg 2, pag 1, the same noise": guided})
+
+# %% [markdown]
+# ## 2. Sweep a weight with `vmap`
+#
+# Weights are leaves of the guidance pytree, so they are arguments: other weights run
+# the same program, and `vmap` draws a sample under many of them at once. Each row below
+# is one noise; from left to right the weight of `cfg` grows from 0 to 6.
+
+# %%
+rows, weights = 8, jnp.linspace(0.0, 6.0, 10)
+
+
+@jax.jit
+def sweep(params, weights):
+    def one(weight):
+        return jg.sample(
+            keys[:rows],
+            model.denoiser(params),
+            model.process,
+            jg.dpmpp_2m(),
+            grid,
+            model.shape,
+            jnp.arange(rows) + 1,
+            guidance=jg.chain(jg.cfg(weight, null=10)),
+        )[0]
+
+    return jax.vmap(one, out_axes=1)(weights)  # [rows, weights, 8, 8, 1]
+
+
+swept = sweep(params, weights)
+show({"cfg weight 0 → 6": swept.reshape(-1, *model.shape)}, height=5)
+
+# %% [markdown]
+# ## 3. Learn a schedule with `grad`
+#
+# `scheduled` gives a term one weight for each step. The whole sampler is differentiable
+# with respect to them (`remat=True` keeps the memory of one step), so a schedule can be
+# learned. The objective here: samples that a classifier of digits recognises, at the
+# least total weight. Early steps choose the digit, late ones draw its edges.
+
+# %%
+judge, judge_params = load_pretrained("digits_judge")
+steps = 12
+coarse = jg.karras_grid(model.process, steps, t_min=0.015, t_max=0.985)
+few = 16 if FAST else 64
+
+
+@jax.jit
+def objective(schedule, key):
+    wanted = jnp.arange(few) % 10
+    images, _ = jg.sample(
+        jg.sample_keys(key, few),
+        model.denoiser(params),
+        model.process,
+        jg.dpmpp_2m(),
+        coarse,
+        model.shape,
+        wanted,
+        guidance=jg.scheduled(jg.cfg(1.0, null=10), schedule),
+        remat=True,
+    )
+    chance = jax.nn.log_softmax(judge.logits(judge_params, images))
+    surprise = -jnp.mean(jnp.take_along_axis(chance, wanted[:, None], 1))
+    return surprise + 0.02 * jnp.mean(schedule**2)
+
+
+schedule = jnp.ones(steps)
+slope = jax.jit(jax.value_and_grad(objective))
+values = []
+for i in range(3 if FAST else 40):
+    value, gradient = slope(schedule, jax.random.key(i))
+    schedule = jnp.maximum(schedule - 4.0 * gradient, 0)
+    values.append(float(value))
+
+# %%
+_, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
+left.plot(values)
+left.set(xlabel="gradient step", ylabel="objective")
+right.bar(np.arange(steps), schedule)
+right.axhline(1.0, color="black", linewidth=0.8, linestyle="--", label="start")
+right.set(xlabel="sampler step (noise → data)", ylabel="weight of cfg")
+right.legend()
+plt.tight_layout()
+plt.show()
+
+# %% [markdown]
+# ## 4. Is it right?
+#
+# On a Gaussian mixture every quantity that a diffusion model approximates has a closed
+# form, so guidance can be checked and not just admired. We observe one coordinate of a
+# two-dimensional sample with noise, and steer by the energy $-\log p(y \mid x_t)$. The
+# samples must follow the exact posterior; the contours are its density.
+
+# %%
+from jaxlib_guidance.testing import mixtures
+
+angles = jnp.linspace(0, 2 * jnp.pi, 9)[:-1]
+means = 2 * jnp.stack([jnp.cos(angles), jnp.sin(angles)], 1)
+mixture = mixtures.gaussian_mixture(np.ones(8), means, np.stack([0.08 * np.eye(2)] * 8))
+operator, seen, noise = np.array([[0.0, 1.0]]), np.array([1.4]), 0.3
+posterior = mixtures.given_observation(mixture, operator, seen, noise)
+process = jg.VPLinear()
+
+
+def surprise(x, ctx):
+    level = ctx.alpha[:, 0], ctx.sigma[:, 0]
+    return -mixtures.observation_log_prob(mixture, x, operator, seen, noise, *level)
+
+
+@jax.jit
+def steer(weight):
+    return jg.sample(
+        jg.sample_keys(jax.random.key(1), 500 if FAST else 3000),
+        mixtures.exact_denoiser(mixture, process),
+        process,
+        jg.dpmpp_2m(),
+        jg.logsnr_grid(process, 40),
+        (2,),
+        guidance=jg.chain(jg.energy(surprise, weight, through="noisy")),
+    )[0]
+
+
+# %%
+side = jnp.linspace(-3.2, 3.2, 121)
+plane = jnp.stack(jnp.meshgrid(side, side), -1).reshape(-1, 2)
+panels = {
+    "prior": (mixture, steer(0.0)),
+    "guided by −log p(y | xₜ): exact": (posterior, steer(1.0)),
+    "twice the weight: too sure": (posterior, steer(2.0)),
+}
+_, axes = plt.subplots(1, 3, figsize=(12, 4), sharex=True, sharey=True)
+for axis, (title, (law, points)) in zip(axes, panels.items(), strict=True):
+    density = jnp.exp(mixtures.log_density(law, plane)).reshape(121, 121)
+    axis.contourf(side, side, density, levels=12, cmap="Blues")
+    axis.scatter(*points.T, s=2, alpha=0.35, color="darkorange", linewidths=0)
+    axis.axhline(float(seen[0]), color="black", linewidth=0.6, linestyle=":")
+    axis.set(title=title, aspect="equal", xlim=(-3.2, 3.2), ylim=(-3.2, 3.2))
+plt.tight_layout()
+plt.show()
+
+# %%
+exact = mixtures.draw_exact(posterior, jax.random.key(2), 20000)
+print("posterior mean  exact", np.round(exact.mean(0), 3))
+print("               guided", np.round(steer(1.0).mean(0), 3))
+
+# %% [markdown]
+# Next: every term is a frozen dataclass with two methods. `docs/guidance.md` shows how
+# to write one in a file of its own.

@@ -1,0 +1,281 @@
+"""Samples a grid of images, with any solver and any chain of guidance terms.
+
+    python sample/images.py --guide cfg=3 --guide pag=1.5@block2
+    python sample/images.py --sampler unipc --steps 12 --guide apg=3,eta=0,during=0:0.8
+    python sample/images.py --guide auto=1@digits_weak --guide classifier=2 --labels 3 8
+    python sample/images.py --weights runs/digits/ema.npz --images 17 4 --out again.png
+
+A guide is NAME=WEIGHT, then optionally @WHERE and ,KEY=VALUE pairs; guides apply in the
+order given. WHERE is a term's attention sites (joined by +), network or classifier.
+``during=START:STOP[:UNIT]`` limits any guide to part of the trajectory; other pairs are
+the term's own options. The guides:
+
+    cfg         classifier-free guidance         apg        adaptive projected guidance
+    pag         perturbed attention @SITES       seg        smoothed energy @SITES
+    auto        autoguidance @WEIGHTS            classifier classifier guidance @WEIGHTS
+    rescale     std rescale, weight phi          threshold  dynamic, weight percentile
+    clip        static, weight the limit
+
+Image number i depends on --seed and i alone: --images draws chosen ones again, whatever
+the batch. The PNG's text says how it was made.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+import jaxlib_guidance as jg
+from jaxlib_guidance.data.pictures import save_grid
+from jaxlib_guidance.models.pretrained import (
+    ClassifierModel,
+    DiffusionModel,
+    load_pretrained,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to draw."""
+
+    weights: str = "digits"
+    """A name of `load_pretrained`, or a file that train/images.py wrote."""
+    guide: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A guidance term, NAME=WEIGHT[@WHERE][,KEY=VALUE...]; give it repeatedly."""
+    sampler: str = "dpmpp_2m"
+    """Solver with its options, such as ddim,eta=1 or unipc,order=3."""
+    steps: int = 20
+    grid: Literal["karras", "logsnr", "uniform"] = "karras"
+    """Spacing of the steps."""
+    labels: tuple[int, ...] = ()
+    """Classes, one for each row; all by default. -1 is no class."""
+    columns: int = 10
+    """Images of each class."""
+    images: tuple[int, ...] = ()
+    """Numbers of single images to draw instead of the whole grid."""
+    batch: int = 100
+    """Images drawn at once."""
+    seed: int = 0
+    out: Path = Path("out/images.png")
+    scale: int = 0
+    """Pixels for each pixel; 0 chooses."""
+
+
+SOLVERS: dict[str, Callable[..., jg.Sampler]] = {
+    name: getattr(jg, name)
+    for name in (
+        "ddim",
+        "ddpm",
+        "euler",
+        "euler_ancestral",
+        "heun",
+        "edm",
+        "dpmpp_2m",
+        "dpmpp_3m",
+        "dpmpp_2s",
+        "unipc",
+        "lms",
+        "deis",
+        "pndm",
+        "sa_solver",
+        "annealed_langevin",
+    )
+}
+
+
+def options_of(text: str) -> tuple[str, dict[str, Any]]:
+    """``"a,b=1,c=x"`` as ``("a", {"b": 1, "c": "x"})``.
+
+    Raises:
+      ValueError: A pair without "=".
+    """
+    head, *pairs = text.split(",")
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ValueError(f"{text!r}: {pair!r} is not KEY=VALUE")
+        options[key.strip()] = number(value)
+    return head.strip(), options
+
+
+def number(text: str) -> Any:
+    """A number if it reads as one, else the text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+@dataclasses.dataclass
+class Nets:
+    """The model, and what guides bring along."""
+
+    model: DiffusionModel
+    params: list[Any]
+    others: list[DiffusionModel] = dataclasses.field(default_factory=list)
+
+    def denoisers(self, params: list[Any]) -> tuple[jg.Denoiser, ...]:
+        """All networks, the base first."""
+        models = [self.model, *self.others]
+        return tuple(m.denoiser(p) for m, p in zip(models, params, strict=True))
+
+
+def term_of(text: str, nets: Nets) -> Any:
+    """The guidance term that a command-line guide describes.
+
+    Raises:
+      ValueError: An unknown guide, one without its weight, or options it does not have.
+    """
+    head, options = options_of(text)
+    name, equals, rest = head.partition("=")
+    weight, _, where = rest.partition("@")
+    window = options.pop("during", None)
+    if not equals or not isinstance(number(weight), (int, float)):
+        raise ValueError(f"guide {text!r}; expected NAME=WEIGHT[@WHERE][,KEY=VALUE...]")
+    make = GUIDES.get(name)
+    if make is None:
+        raise ValueError(f"guide {name!r}; expected one of {', '.join(GUIDES)}")
+    if where and name not in PLACED:
+        raise ValueError(f"guide {name!r} takes no @WHERE; got {where!r}")
+    try:
+        term = make(number(weight), where, nets, **options)
+    except TypeError as error:
+        raise ValueError(f"guide {text!r}: {error}") from error
+    if window is None:
+        return term
+    bounds = str(window).split(":")
+    if len(bounds) not in (2, 3):
+        raise ValueError(f"guide {text!r}: during={window}; expected START:STOP[:UNIT]")
+    return jg.during(term, float(bounds[0]), float(bounds[1]), *bounds[2:])
+
+
+def _null(nets: Nets) -> int:
+    if nets.model.classes is None:
+        raise ValueError("this model has no classes to guide towards")
+    return nets.model.classes
+
+
+def _sites(where: str) -> list[str]:
+    if not where:
+        raise ValueError("pag and seg need sites: pag=1.5@block2, or @* for all")
+    return where.split("+")
+
+
+def _auto(weight, where, nets, **options):
+    model, params = load_pretrained(where or "digits_weak")
+    if not isinstance(model, DiffusionModel) or model.shape != nets.model.shape:
+        raise ValueError(f"auto: {where} is not a network of the same samples")
+    nets.others.append(model)
+    nets.params.append(params)
+    return jg.autoguidance(weight, net=len(nets.others), **options)
+
+
+def _classifier(weight, where, nets, **options):
+    model, params = load_pretrained(where or "digits_classifier")
+    if not isinstance(model, ClassifierModel) or model.shape != nets.model.shape:
+        raise ValueError(f"classifier: {where} does not classify these samples")
+    if model.process is None:
+        options = {"through": "denoised"} | options
+    return jg.classifier_guidance(model.logits, weight, params=params, **options)
+
+
+PLACED = ("pag", "seg", "auto", "classifier")
+GUIDES: dict[str, Callable[..., Any]] = {
+    "cfg": lambda w, _, nets, **k: jg.cfg(w, null=_null(nets), **k),
+    "apg": lambda w, _, nets, **k: jg.apg(w, null=_null(nets), **k),
+    "pag": lambda w, where, _, **k: jg.pag(w, _sites(where), **k),
+    "seg": lambda w, where, _, **k: jg.seg(w, _sites(where), **k),
+    "auto": _auto,
+    "classifier": _classifier,
+    "rescale": lambda w, *_, **k: jg.rescale_std(w, **k),
+    "threshold": lambda w, *_, **k: jg.dynamic_threshold(w, **k),
+    "clip": lambda w, *_, **k: jg.clip_x0(-w, w, **k),
+}
+
+
+def grid_of(kind: str, process: Any, steps: int) -> jax.Array:
+    """Times over the noise levels that matter; beyond them networks say nothing new."""
+    low, high = (float(process.t_of_logsnr(jnp.float32(v))) for v in (7.5, -7.5))
+    if kind == "uniform":
+        return jg.uniform_grid(process, steps, t_max=high)
+    make = jg.karras_grid if kind == "karras" else jg.logsnr_grid
+    return make(process, steps, t_min=low, t_max=high)
+
+
+def draw(config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """The images ``[N, H, W, C]`` and their labels ``[N]``.
+
+    Raises:
+      ValueError: Guides, solvers, labels or image numbers that do not exist.
+    """
+    model, params = load_pretrained(config.weights)
+    if not isinstance(model, DiffusionModel):
+        raise ValueError(f"weights {config.weights!r} are a classifier's")
+    name, options = options_of(config.sampler)
+    if name not in SOLVERS:
+        raise ValueError(f"sampler {name!r}; expected one of {', '.join(SOLVERS)}")
+    try:
+        sampler = SOLVERS[name](**options)
+    except TypeError as error:
+        raise ValueError(f"sampler {config.sampler!r}: {error}") from error
+    nets = Nets(model, [params])
+    guidance = jg.chain(*(term_of(text, nets) for text in config.guide))
+    classes = model.classes or 0
+    rows = np.asarray(config.labels or range(classes) or (-1,))
+    if rows.min() < -1 or rows.max() >= max(classes, 1):
+        raise ValueError(f"labels {rows.tolist()}; expected -1, ..., {classes - 1}")
+    labels = np.repeat(np.where(rows < 0, classes, rows), config.columns)
+    ids = np.asarray(config.images or range(len(labels)))
+    if ids.min() < 0 or ids.max() >= len(labels):
+        raise ValueError(f"images {ids.tolist()}; expected 0, ..., {len(labels) - 1}")
+    grid = grid_of(config.grid, model.process, config.steps)
+    root = jax.random.key(config.seed)
+
+    @jax.jit
+    def run(params, guidance, ids, labels):
+        return jg.sample(
+            jax.vmap(jax.random.fold_in, (None, 0))(root, ids),
+            nets.denoisers(params),
+            model.process,
+            sampler,
+            grid,
+            model.shape,
+            labels if classes else None,
+            guidance=guidance,
+        )[0]
+
+    # The last batch is filled up, so that one program serves all.
+    size = min(config.batch, len(ids))
+    padded = np.resize(ids, -(-len(ids) // size) * size)
+    images = []
+    for part in tqdm(padded.reshape(-1, size), unit="batch", disable=len(ids) <= size):
+        images.append(
+            np.asarray(run(nets.params, guidance, part, jnp.asarray(labels[part])))
+        )
+    return np.concatenate(images)[: len(ids)], labels[ids]
+
+
+def main(config: Config) -> None:
+    """Draws and writes the grid."""
+    try:
+        images, _ = draw(config)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"sample/images.py: {error}")
+    scale = config.scale or max(1, 32 // images.shape[1])
+    made = {f.name: str(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    save_grid(config.out, images, min(config.columns, len(images)), scale, note=made)
+    print(f"{len(images)} images in {config.out}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

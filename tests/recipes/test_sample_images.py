@@ -1,0 +1,93 @@
+"""sample/images.py: the guides it understands, its errors, and what it writes."""
+
+import importlib.util
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import jaxlib_guidance as jg
+
+PATH = pathlib.Path(__file__).parents[2] / "sample" / "images.py"
+SPEC = importlib.util.spec_from_file_location("sample_images", PATH)
+recipe = importlib.util.module_from_spec(SPEC)
+sys.modules["sample_images"] = recipe
+SPEC.loader.exec_module(recipe)
+
+QUICK = {"steps": 4, "columns": 1, "labels": (3, 7, -1)}
+
+
+def config(**options):
+    return recipe.Config(**QUICK | options)
+
+
+def test_every_guide_builds_its_term():
+    model, params = recipe.load_pretrained("digits")
+    nets = recipe.Nets(model, [params])
+    written = {
+        "cfg=3": jg.cfg(3, null=10),
+        "pag=1.5@block2": jg.pag(1.5, ["block2"]),
+        "seg=2@block1+block2,sigma=1.5": jg.seg(2, ["block1", "block2"], sigma=1.5),
+        "apg=3,eta=0,momentum=-0.75": jg.apg(3, null=10, eta=0, momentum=-0.75),
+        "rescale=0.7,space=v": jg.rescale_std(0.7, space="v"),
+        "threshold=99": jg.dynamic_threshold(99),
+        "clip=1": jg.clip_x0(-1, 1),
+        "cfg=2,during=0.2:0.8": jg.during(jg.cfg(2, null=10), 0.2, 0.8),
+        "cfg=2,during=0.5:3:sigma": jg.during(jg.cfg(2, null=10), 0.5, 3.0, "sigma"),
+    }
+    for text, term in written.items():
+        assert jg.chain(recipe.term_of(text, nets)) == jg.chain(term)
+    assert recipe.term_of("auto=1", nets) == jg.autoguidance(1, net=1)
+    assert len(nets.params) == len(nets.others) + 1 == 2
+    assert recipe.term_of("classifier=2", nets).weight == 2
+
+
+def test_image_depends_on_its_number_alone():
+    images, labels = recipe.draw(config(guide=("cfg=1.5", "pag=1@block2")))
+    assert images.shape == (3, 8, 8, 1)
+    assert labels.tolist() == [3, 7, 10]
+    again, label = recipe.draw(
+        config(guide=("cfg=1.5", "pag=1@block2"), images=(1,), batch=1)
+    )
+    assert label.tolist() == [7]
+    np.testing.assert_allclose(again[0], images[1], atol=1e-4)
+    in_twos, _ = recipe.draw(config(guide=("cfg=1.5", "pag=1@block2"), batch=2))
+    np.testing.assert_allclose(in_twos, images, atol=1e-4)
+
+
+def test_png_says_how_it_was_made(tmp_path):
+    out = tmp_path / "deep" / "grid.png"
+    recipe.main(config(guide=("cfg=2",), sampler="ddim,eta=1", out=out))
+    with Image.open(out) as picture:
+        assert picture.text["sampler"] == "ddim,eta=1"
+        assert "cfg=2" in picture.text["guide"]
+        assert np.asarray(picture).std() > 10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"guide": ("cgf=3",)}, "guide 'cgf'; expected one of cfg, apg, pag"),
+        ({"guide": ("cfg",)}, "expected NAME=WEIGHT"),
+        ({"guide": ("cfg=high",)}, "expected NAME=WEIGHT"),
+        ({"guide": ("cfg=1@block2",)}, "'cfg' takes no @WHERE"),
+        ({"guide": ("pag=1",)}, "need sites"),
+        ({"guide": ("pag=1@blok2",)}, "'blok2' matches nothing; there are: block0"),
+        ({"guide": ("apg=1,etaa=0",)}, "etaa"),
+        ({"guide": ("cfg=1,during=0.5",)}, "expected START:STOP"),
+        ({"guide": ("cfg=1,during=0.8:0.2",)}, "expected start < stop"),
+        ({"guide": ("auto=1@digits_judge",)}, "not a network of the same samples"),
+        ({"sampler": "dpm++"}, "sampler 'dpm\\+\\+'; expected one of ddim"),
+        ({"sampler": "ddim,et=1"}, "et"),
+        ({"labels": (11,)}, "expected -1, ..., 9"),
+        ({"images": (99,)}, "images \\[99\\]; expected 0, ..., 2"),
+        ({"weights": "cats"}, "neither a file nor one of"),
+        ({"weights": "digits_judge"}, "are a classifier's"),
+        ({"steps": 1}, "at least 2"),
+    ],
+)
+def test_mistakes_are_named(options, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        recipe.draw(config(**options))
