@@ -91,7 +91,7 @@ def _like(null, cond):
     else:
         exact = jnp.issubdtype(kind, jnp.inexact) or (known.astype(kind) == known).all()
     try:
-        fits = np.broadcast_shapes(jnp.shape(null), shape) == shape
+        fits = jnp.broadcast_shapes(jnp.shape(null), shape) == shape
     except ValueError:
         fits = False
     if not (exact and fits):
@@ -100,7 +100,7 @@ def _like(null, cond):
             f"{jnp.result_type(null)}; expected it to fit the condition's, {shape} of "
             f"{kind}"
         )
-    if known is None:
+    if known is None or not all(isinstance(d, int) for d in shape):  # Symbolic export.
         return jnp.broadcast_to(null, shape).astype(kind)
     return np.broadcast_to(known, shape).astype(kind)
 

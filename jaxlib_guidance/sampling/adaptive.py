@@ -1,8 +1,8 @@
 """DPM-Solver with error control: each sample chooses its own steps.
 
 The step size of a sample depends on that sample's error alone: times are ``[B]``, a
-sample that has arrived is frozen, and the others go on. So sample *i* is the same in any
-batch, at the price of calls in which some rows are idle.
+sample that has arrived is frozen, and the others go on. So sample *i* is the same in
+any batch, at the price of calls in which some rows are idle.
 """
 
 from collections.abc import Sequence
@@ -164,8 +164,8 @@ def sample_adaptive(
     """Draws samples with per-sample steps in log-SNR, to a stated tolerance.
 
     A step is accepted where the root mean square over the sample of
-    ``(higher - lower) / max(atol, rtol max(|x|, |lower|))`` is at most 1, all three over
-    their ``sqrt(alpha^2 + sigma^2)``, so that a tolerance means the same for every
+    ``(higher - lower) / max(atol, rtol max(|x|, |lower|))`` is at most 1, all three
+    over their ``sqrt(alpha^2 + sigma^2)``, so that a tolerance means the same for every
     process. The next step is ``safety error^(-1/order)`` times as long, within a factor
     of 5. The last evaluation goes from ``t_min`` to 0. Windows of `during` act by "t",
     "sigma" or "logsnr".

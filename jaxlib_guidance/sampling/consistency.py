@@ -1,8 +1,8 @@
 """Few-step sampling of consistency models: to data, and back to a lower noise level.
 
 The network must be a consistency function, ``f(x_t, t) =`` the end point of the
-probability flow through ``x_t``. With a posterior-mean network these samplers are biased
-at any number of steps: use a solver instead.
+probability flow through ``x_t``. With a posterior-mean network these samplers are
+biased at any number of steps: use a solver instead.
 """
 
 from typing import Any
@@ -42,7 +42,10 @@ def consistency(gamma: Any = 1.0) -> Sampler:
         alpha, sigma, alpha_next, sigma_next = interval[3:7]
         s = (1 - gamma) * interval.t_next
         kappa = alpha_next * interval.process.sigma(s) / interval.process.alpha(s)
-        keep, take = expand(kappa / sigma, x), expand(alpha_next - kappa / sigma * alpha, x)
+        keep, take = (
+            expand(kappa / sigma, x),
+            expand(alpha_next - kappa / sigma * alpha, x),
+        )
         std = jnp.sqrt(jnp.maximum(sigma_next**2 - kappa**2, 0))
         return Stepped(Transition(keep * x + take * x0, std), x0, memory, guide)
 

@@ -23,8 +23,8 @@ class Inversion(NamedTuple):
     Attributes:
       x: The state at the grid's first time ``[B, *S]``; sample from here.
       trajectory: States at all times of the grid ``[N + 1, B, *S]``, in its order: the
-        last is the data. ``trajectory[:-1]`` is a ``ref`` for `sample`, which gives step
-        ``i`` the state at the step's own noise level.
+        last is the data. ``trajectory[:-1]`` is a ``ref`` for `sample`, which gives
+        step ``i`` the state at the step's own noise level.
     """
 
     x: Array
@@ -53,7 +53,11 @@ def ddim_inversion(iterations: int = 0) -> Sampler:
     Reference: Song et al., arXiv 2010.02502, section 4.3; fixed points: Pan et al.,
       AIDI, 2309.04907, and Meiri et al., 2312.12540.
     """
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 0:
+    if (
+        isinstance(iterations, bool)
+        or not isinstance(iterations, int)
+        or iterations < 0
+    ):
         raise ValueError(f"iterations is {iterations!r}; expected 0 or more")
 
     def step(denoise, x, memory, guide, interval):
@@ -110,8 +114,8 @@ def invert(
       keys: One typed key for each sample ``[B]``, for guidance that draws.
       denoiser: The network, or a tuple of them.
       process: The noise process.
-      grid: Times ``[N + 1]`` as for sampling, from noise to data. Where it ends at 0 the
-        last step of sampling is a denoising, which is undone as far as it can be.
+      grid: Times ``[N + 1]`` as for sampling, from noise to data. Where it ends at 0,
+        the last step of sampling is a denoising, which is undone as far as it can be.
       x: Data, or the state at ``grid[-1]``, ``[B, *S]``.
       cond: Condition pytree, every leaf ``[B, ...]``.
       iterations: 0 is plain DDIM inversion; see `ddim_inversion`.

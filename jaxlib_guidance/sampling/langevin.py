@@ -1,11 +1,10 @@
 """Langevin dynamics: moves within a noise level, as a corrector or on its own.
 
-``x <- x + eps score(x, t) + sqrt(2 eps) z`` with ``eps = 2 (snr sigma)^2`` leaves ``p_t``
-invariant up to order ``snr^2``. ``snr`` is what it is in Song et al.: the ratio of the
-score's part of a move to the noise's, whose squared norms are ``eps^2 |score|^2`` with
-``|score|^2 = D / sigma^2``, its value in expectation where noise dominates, and
-``2 eps D``. A step size that follows the measured norm instead would depend on the
-state and bend the law it samples.
+``x <- x + eps score(x, t) + sqrt(2 eps) z`` with ``eps = 2 (snr sigma)^2`` leaves
+``p_t`` invariant up to order ``snr^2``. As in Song et al., ``snr`` is the ratio of the
+score's part of a move to the noise's, with ``|score|^2`` at ``D / sigma^2``, its
+expectation where noise dominates. A step size that followed the measured norm would
+depend on the state and bend the law it samples.
 """
 
 from typing import Any
@@ -116,7 +115,9 @@ def annealed_langevin(steps: int = 10, snr: Any = 0.16) -> Sampler:
         x0, guide = denoise(x, interval.t, guide)
         law = langevin_move(x, x0, interval.alpha, interval.sigma, snr)
         final = interval.sigma_next == 0
-        mean = jnp.where(expand(final, x), expand(interval.alpha_next, x) * x0, law.mean)
+        mean = jnp.where(
+            expand(final, x), expand(interval.alpha_next, x) * x0, law.mean
+        )
         law = Transition(mean, jnp.where(final, 0, law.std))
         return Stepped(law, x0, memory, guide)
 

@@ -304,10 +304,8 @@ def sample(
         something else.
     """
     if not isinstance(sampler, Sampler):
-        raise TypeError(
-            f"sampler is {getattr(sampler, '__name__', type(sampler).__name__)}; expected "
-            "a Sampler, such as ddim()"
-        )
+        name = getattr(sampler, "__name__", type(sampler).__name__)
+        raise TypeError(f"sampler is {name}; expected a Sampler, such as ddim()")
     guided = steered(denoiser, guidance, plan)
     grid, known = require_grid(grid, sampler.reversible)
     steps = grid.shape[0] - 1

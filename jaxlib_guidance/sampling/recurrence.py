@@ -32,8 +32,8 @@ def with_recurrence(
     """Time travel: each step is taken, noised back and taken again ``repeats`` times.
 
     Guidance that acts a little at a time, inpainting above all, gets ``repeats + 1``
-    tries a step to agree with the rest of the sample. Guidance's memory runs through all
-    tries; the solver's is each time that of the step's start, which suits solvers
+    tries a step to agree with the rest of the sample. Guidance's memory runs through
+    all tries; the solver's is each time that of the step's start, which suits solvers
     without memory best. A step's transition is its law given the last try's start.
 
     Args:
@@ -138,7 +138,9 @@ def inpaint(
 
     def init(x):
         if x.shape != source.shape:
-            raise ValueError(f"source has shape {source.shape}; expected x's, {x.shape}")
+            raise ValueError(
+                f"source has shape {source.shape}; expected x's, {x.shape}"
+            )
         eps = jnp.zeros_like(x) if noise == "fixed" else jnp.zeros((), x.dtype)
         return _Inpainting(sampler.init(x), eps, jnp.array(False))
 

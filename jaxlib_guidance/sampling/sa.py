@@ -1,17 +1,18 @@
-"""SA-Solver: stochastic Adams in log-SNR, predictor and corrector, one evaluation a step.
+"""SA-Solver: stochastic Adams in log-SNR, predictor and corrector in one evaluation.
 
-With ``c = 1 + tau^2`` and ``h`` the step in ``lambda = log(alpha / sigma)`` the reverse SDE
-of noise level ``tau`` has the exact solution
+With ``c = 1 + tau^2`` and ``h`` the step in ``lambda = log(alpha / sigma)`` the reverse
+SDE of noise level ``tau`` has the exact solution
 
   ``x' = sigma'/sigma e^(-tau^2 h) x + alpha' int_0^h c e^(-c u) x0(lambda' - u) du
   + sigma' sqrt(1 - e^(-2 tau^2 h)) z``
 
 with a polynomial through past estimates for ``x0``. The corrector passes the polynomial
 through the new estimate too, and keeps ``z``; so all that it does is to shift the state
-by ``gain (estimate - what the predictor's polynomial expected)``. That can wait until the
-next step has the new estimate: given ``(x, memory)`` every step here is Gaussian.
+by ``gain (estimate - what the predictor's polynomial expected)``. That can wait until
+the next step has the new estimate: given ``(x, memory)`` every step here is Gaussian.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -69,8 +70,7 @@ def _integral(roots: list[Array], moment: list[Array]) -> Array:
     for root in roots:
         shifted = [jnp.zeros_like(root), *powers]
         powers = [
-            high - root * low
-            for high, low in zip(shifted, [*powers, 0.0], strict=True)
+            high - root * low for high, low in zip(shifted, [*powers, 0.0], strict=True)
         ]
     return sum(p * m for p, m in zip(powers, moment, strict=False))
 
@@ -80,8 +80,8 @@ def sa_solver(
 ) -> Sampler:
     """SA-Solver: stochastic Adams-Bashforth-Moulton steps, exact in the linear part.
 
-    At ``tau = 0`` a deterministic multistep ODE solver; ``order=1`` without corrector is
-    then DDIM, and at ``tau = 1`` ancestral DDPM. The step to ``sigma = 0`` is the
+    At ``tau = 0`` a deterministic multistep ODE solver; ``order=1`` without corrector
+    is then DDIM, and at ``tau = 1`` ancestral DDPM. The step to ``sigma = 0`` is the
     estimate itself.
 
     Args:
@@ -138,7 +138,7 @@ def sa_solver(
             expected = expected + math.prod([-node for node in nodes[:k]]) * newton
             differences = [
                 (b - a) / (nodes[j + k + 1] - nodes[j])
-                for j, (a, b) in enumerate(zip(differences, differences[1:], strict=False))
+                for j, (a, b) in enumerate(itertools.pairwise(differences))
             ]
         gain = jnp.float32(0)
         for k in range(1, order + 1):

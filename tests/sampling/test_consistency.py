@@ -54,7 +54,7 @@ ORACLE = Denoiser(lambda x, t, cond, **_: Denoised(to_data(x, t)))
 
 
 def trajectory_oracle(grid, gamma):
-    """The estimate from which a TCD step lands on the flow at ``s = (1 - gamma) t'``."""
+    """The estimate from which a TCD step lands on the flow, at ``(1 - gamma) t'``."""
 
     def apply(x, t, cond, **_):
         t_next = grid[jnp.argmin(jnp.abs(grid - t[0])) + 1]

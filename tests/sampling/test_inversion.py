@@ -87,7 +87,9 @@ def test_from_clean_data(process):
     high = float(process.t_of_logsnr(jnp.float32(-6)))
     grid = logsnr_grid(process, 40, t_min=low, t_max=high)
     plain, exact = (
-        float(jnp.abs(jax.jit(lambda n=n: round_trip(process, grid, n)[1])() - DATA).max())
+        float(
+            jnp.abs(jax.jit(lambda n=n: round_trip(process, grid, n)[1])() - DATA).max()
+        )
         for n in (0, 12)
     )
     assert 1e-2 < plain < 0.5

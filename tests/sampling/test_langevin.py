@@ -31,10 +31,11 @@ STAY = Sampler(memoryless, _stay)
 
 
 def stationary(mean, cov, alpha, sigma, snr):
-    """Of ``x + eps P^-1 (m - x) + sqrt(2 eps) z``: ``N(m, P (1 - eps P^-1 / 2)^-1)``."""
+    """The law that ``x + eps P^-1 (m - x) + sqrt(2 eps) z`` leaves as it is."""
     eps = 2 * (snr * sigma) ** 2
     p = alpha**2 * cov + sigma**2 * np.eye(len(cov))
-    return alpha * mean, p @ np.linalg.inv(np.eye(len(cov)) - eps / 2 * np.linalg.inv(p))
+    shrunk = np.eye(len(cov)) - eps / 2 * np.linalg.inv(p)
+    return alpha * mean, p @ np.linalg.inv(shrunk)
 
 
 def test_moves_have_the_closed_form_law(monkeypatch):

@@ -60,7 +60,9 @@ def test_trace_agrees_with_the_transitions(sampler):
         std = jnp.broadcast_to(law.std, 4)
         closed = -0.5 * jnp.sum(z**2, axis=1) - 2 * jnp.log(std) - np.log(2 * np.pi)
         np.testing.assert_allclose(log_prob(law, info.x_next[i]), closed, atol=1e-3)
-    assert bool(jnp.isnan(log_prob(law._replace(std=info.transition.std[-1]), out)).all())
+    assert bool(
+        jnp.isnan(log_prob(law._replace(std=info.transition.std[-1]), out)).all()
+    )
 
 
 @pytest.mark.parametrize("sampler", [ddpm(), sa_solver(0.8)])
@@ -100,7 +102,9 @@ def test_progress(steps, calls):
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (4, 5, 1), (2, 1, 3, 2)])
-@pytest.mark.parametrize("sampler", [ddpm(), sa_solver(1.0, 3), with_recurrence(ddpm(), 1)])
+@pytest.mark.parametrize(
+    "sampler", [ddpm(), sa_solver(1.0, 3), with_recurrence(ddpm(), 1)]
+)
 def test_samples_of_any_shape(shape, sampler):
     x, kept = sample(
         KEYS[:1], SHRINK, PROCESS, sampler, GRID, shape, trace=lambda i: i.x0
@@ -115,7 +119,9 @@ def test_samples_of_any_shape(shape, sampler):
 def test_starts_are_taken_to_float32(dtype):
     start = jnp.array([[1.0, -2.0], [0.0, 3.0]], dtype)
     x, _ = sample(KEYS[:2], SHRINK, PROCESS, ddim(), GRID, start)
-    exact, _ = sample(KEYS[:2], SHRINK, PROCESS, ddim(), GRID, start.astype(jnp.float32))
+    exact, _ = sample(
+        KEYS[:2], SHRINK, PROCESS, ddim(), GRID, start.astype(jnp.float32)
+    )
     assert x.dtype == jnp.float32
     np.testing.assert_array_equal(x, exact)
 
@@ -174,7 +180,9 @@ def test_reference_goes_by_step():
     x, x0 = run(ref)
     np.testing.assert_allclose(x0, ref["z"], rtol=1e-5)
     np.testing.assert_allclose(x, ref["z"][-1], rtol=1e-5)
-    with pytest.raises(ValueError, match=r"ref has a leaf \(5, 4, 2\); expected leading 6"):
+    with pytest.raises(
+        ValueError, match=r"ref has a leaf \(5, 4, 2\); expected leading 6"
+    ):
         run({"z": ref["z"][:5]})
 
 

@@ -1,4 +1,4 @@
-"""Time travel keeps the law; inpainting keeps the known region and conditions the rest."""
+"""Time travel keeps the law; inpainting keeps what is known and conditions the rest."""
 
 import jax
 import jax.numpy as jnp
