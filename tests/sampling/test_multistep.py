@@ -82,8 +82,8 @@ def test_clocks_hold_still_at_the_ends():
 def weights_of(sampler, process, grid, steps):
     """What the last of ``steps`` steps multiplies each prediction of eps by.
 
-    The network answers step i with eps = the i-th unit vector, so ``x / alpha`` grows by
-    ``(rho' - rho)`` times the vector of weights.
+    The network answers step i with eps = the i-th unit vector, so ``x / alpha`` grows
+    by ``(rho' - rho)`` times the vector of weights.
     """
 
     def apply(x, t, cond, **_):

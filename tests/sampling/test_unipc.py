@@ -1,7 +1,6 @@
 """UniPC against its paper's linear system, solved here in float64."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
