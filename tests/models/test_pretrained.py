@@ -1,0 +1,100 @@
+"""Models from their configuration, and the weights in the package."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlib_guidance.models
+from jaxlib_guidance import rng
+from jaxlib_guidance.data.digits import load_digits
+from jaxlib_guidance.diffusion.process import VPCosine, perturb
+from jaxlib_guidance.models.pretrained import (
+    ClassifierModel,
+    DiffusionModel,
+    from_config,
+    load_pretrained,
+    pretrained_names,
+)
+
+NAMES = ("digits", "digits_classifier", "digits_judge", "digits_weak")
+CONFIG = {
+    "network": {"kind": "dit", "width": 16, "depth": 1, "heads": 2, "classes": 3},
+    "process": {"kind": "cosine", "shift": 0.5},
+    "parametrize": {"predicts": "v"},
+    "shape": [4, 4, 1],
+    "classes": 3,
+}
+
+
+def test_the_package_has_what_it_says_and_is_small():
+    assert pretrained_names() == NAMES
+    folder = Path(jaxlib_guidance.models.__file__).parent / "assets"
+    assert sum(f.stat().st_size for f in folder.iterdir()) <= 5_000_000
+
+
+def test_a_model_is_built_from_plain_json():
+    model = from_config(CONFIG)
+    assert isinstance(model, DiffusionModel)
+    assert model.process == VPCosine(shift=0.5)
+    params = model.init(jax.random.key(0))
+    x = jnp.ones((2, 4, 4, 1))
+    out = jax.jit(lambda p: model.denoiser(p)(x, 0.5, jnp.array([0, 3])).x0)(params)
+    assert out.shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"network": {"kind": "mlp"}}, "network kind is 'mlp'"),
+        ({"network": {"kind": "dit", "size": 3}}, "network 'dit' has no such option"),
+        ({"process": {"kind": "vp"}}, "process kind is 'vp'"),
+        ({"process": None}, "no 'process'"),
+    ],
+)
+def test_configurations_that_do_not_work(change, message):
+    with pytest.raises(ValueError, match=message):
+        from_config(CONFIG | change)
+    with pytest.raises(ValueError, match="config has no 'shape'"):
+        from_config({"network": {"kind": "dit"}})
+
+
+def test_unknown_names_list_the_known():
+    with pytest.raises(FileNotFoundError, match="digits_judge"):
+        load_pretrained("imagenet")
+
+
+def test_the_judge_knows_real_digits():
+    judge, params = load_pretrained("digits_judge")
+    assert isinstance(judge, ClassifierModel)
+    images, labels = load_digits("test")
+    logits = jax.jit(judge.logits)(params, images)
+    assert np.mean(np.argmax(logits, -1) == labels) > 0.98
+
+
+def test_the_noisy_classifier_is_better_the_less_the_noise():
+    model, params = load_pretrained("digits_classifier")
+    images, labels = load_digits("test")
+    eps = rng.normal(rng.sample_keys(jax.random.key(0), len(labels)), (8, 8, 1))
+    run = jax.jit(
+        lambda t: model.logits(params, perturb(model.process, images, eps, t), t)
+    )
+    clean, mid, noise = (
+        np.mean(np.argmax(run(jnp.float32(t)), -1) == labels) for t in (0.02, 0.4, 0.99)
+    )
+    assert clean > 0.95
+    assert clean > mid > noise + 0.2
+
+
+@pytest.mark.parametrize(("name", "most"), [("digits", 0.05), ("digits_weak", 0.075)])
+def test_the_diffusion_models_denoise_digits_they_have_not_seen(name, most):
+    # At sigma / alpha = 0.5; the variance of a pixel is 0.57.
+    model, params = load_pretrained(name)
+    images, labels = load_digits("test")
+    eps = rng.normal(rng.sample_keys(jax.random.key(0), len(labels)), (8, 8, 1))
+    t = model.process.t_of_logsnr(jnp.float32(2 * np.log(2)))
+    x = perturb(model.process, images, eps, t)
+    x0 = jax.jit(lambda x: model.denoiser(params)(x, t, labels).x0)(x)
+    assert np.mean((x0 - images) ** 2) < most
