@@ -184,12 +184,12 @@ def folded(*edits, names=("a", "b"), batch=B):
 
 @pytest.mark.parametrize("what", ["q", "k", "v"])
 def test_borrowing_takes_the_other_branch(what):
-    q, k, v = qkv(batch=2 * B)
-    edit = folded(Edit(), borrow(what, "a"))
+    q, k, v = qkv(batch=3 * B)
+    edit = folded(Edit(), borrow(what, "c"), borrow(what, "a"), names="abc")
     out, _ = attend(q, k, v, edit)
     own = {"q": q, "k": k, "v": v}
-    swapped = own | {what: own[what].at[1::2].set(own[what][::2])}
-    np.testing.assert_array_equal(out, attend(**swapped)[0])
+    mixed = own[what].at[1::3].set(own[what][2::3]).at[2::3].set(own[what][::3])
+    np.testing.assert_array_equal(out, attend(**own | {what: mixed})[0])
 
 
 def test_borrowing_everything_is_the_source_in_every_form():

@@ -136,6 +136,10 @@ def test_an_edited_scan_unrolls_only_the_block_that_is_edited():
     assert scans({}) == [3]
     assert scans({"block1/attn": identity()}) == [1, 1]
     assert scans({"block2/attn": identity()}) == [2]
+    control = {"block0/attn": identity()}
+    assert scans(control) == [2]
+    want, _ = run(single, unstack_blocks(params), control)
+    close(run(scanned, params, control)[0], want, 1e-5)
 
 
 def test_folded_branches_equal_separate_calls():
