@@ -113,7 +113,7 @@ def train(config: Config) -> float:
         state.ema, test.images
     )
     accuracy = float(np.mean(np.argmax(logits, -1) == test.labels))
-    settings = dataclasses.asdict(config) | {"out": str(config.out)}
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "out"}
     about["training"] = settings | {"test_accuracy": accuracy}
     export_weights(config.out, state.ema, about, dtype=jnp.dtype(config.store))
     print(f"accuracy on the test split {accuracy:.4f}; weights in {config.out}")

@@ -230,7 +230,7 @@ def make_sampler(model: DiffusionModel, steps: int) -> Any:
             keys,
             model.denoiser(params),
             model.process,
-            jg.ddim(),
+            jg.dpmpp_2m(),
             grid,
             model.shape,
             labels,
@@ -380,7 +380,7 @@ def train(config: Config) -> dict[str, Any]:
             print(f"stopped after step {done}; the same command goes on from there")
             return {}
     draw(state.ema, "final.png")
-    about["training"] = settings
+    about["training"] = {k: v for k, v in settings.items() if k != "directory"}
     store = jnp.dtype(config.log.store)
     export_weights(folder / "ema.npz", state.ema, about, dtype=store)
     minutes = (time.perf_counter() - started) / 60
