@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxlib_guidance import rng
@@ -245,7 +246,7 @@ def test_exports_for_every_platform():
 
     platforms = ("cpu", "cuda", "tpu")
     data = jax.random.key_data(KEYS)
-    exported = jax.export.export(jax.jit(run), platforms=platforms)(
+    exported = export.export(jax.jit(run), platforms=platforms)(
         data, COND, jnp.float32(0.7)
     )
     assert exported.platforms == platforms
@@ -257,9 +258,9 @@ def test_exports_with_any_batch():
     def run(data, cond):
         return guided(jax.random.wrap_key_data(data), cond)
 
-    (batch,) = jax.export.symbolic_shape("b")
+    (batch,) = export.symbolic_shape("b")
     words = jax.random.key_data(KEYS)
-    exported = jax.export.export(jax.jit(run))(
+    exported = export.export(jax.jit(run))(
         jax.ShapeDtypeStruct((batch, *words.shape[1:]), words.dtype),
         jax.ShapeDtypeStruct((batch,), COND.dtype),
     )
