@@ -104,13 +104,9 @@ def test_units(counter):
         np.testing.assert_allclose(
             x, run(counter, masked(inside), grid=grid), rtol=1e-4, atol=1e-5
         )
-        traced = jax.jit(
-            lambda grid, low=low, high=high, unit=unit: run(
-                counter, jg.during(TERM, low, high, unit=unit), grid=grid
-            )
-        )(grid)
-        assert counter.rows == [4]  # The times of a traced grid are not known.
-        np.testing.assert_allclose(traced, x, rtol=1e-4, atol=1e-5)
+    traced = jax.jit(lambda g: run(counter, jg.during(TERM, low, high, unit), grid=g))
+    np.testing.assert_allclose(traced(grid), x, rtol=1e-4, atol=1e-5)
+    assert counter.rows == [4]  # The times of a traced grid are not known.
 
 
 class Counts:
