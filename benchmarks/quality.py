@@ -106,8 +106,7 @@ def main(config: Config) -> dict[str, dict[str, float]]:
     held_out = score(kept)
     labels = jnp.arange(count) % model.classes
     blank = jnp.full(count, model.classes)
-    low, high = (float(model.process.t_of_logsnr(jnp.float32(v))) for v in (7.5, -7.5))
-    grid = jg.karras_grid(model.process, config.steps, t_min=low, t_max=high)
+    grid = model.grid(config.steps)
     keys = jg.sample_keys(jax.random.key(config.seed), count)
 
     @jax.jit

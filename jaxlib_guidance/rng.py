@@ -15,16 +15,16 @@ INITIAL, GUIDANCE, AUXILIARY, CORRECTOR, RECURRENCE, KNOWN = (
 )
 
 
-def sample_keys(key: Array, n: int, start: int = 0) -> Array:
-    """Keys of samples ``start, ..., start + n - 1``.
+def sample_keys(key: Array, n: int | Array, start: int = 0) -> Array:
+    """Keys of samples ``start, ..., start + n - 1``, or of those that ``n`` lists.
 
     Args:
       key: Root key (typed).
-      n: Number of samples.
-      start: Global index of the first, so that batches and hosts can share a root.
+      n: Number of samples, or their indices ``[B]``.
+      start: Added to the indices, so that batches and hosts can share a root.
 
     Returns:
-      Typed keys ``[n]``.
+      Typed keys ``[n]`` or ``[B]``.
 
     Raises:
       TypeError: A legacy uint32 key, which cannot be told from data.
@@ -33,7 +33,8 @@ def sample_keys(key: Array, n: int, start: int = 0) -> Array:
         raise TypeError(
             f"key has dtype {key.dtype}; expected a key from jax.random.key"
         )
-    ids = jnp.arange(start, start + n, dtype=jnp.uint32)
+    ids = jnp.asarray(jnp.arange(n) if jnp.ndim(n) == 0 else n, jnp.uint32)
+    ids = ids + jnp.uint32(start)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
 
 

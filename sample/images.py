@@ -52,7 +52,7 @@ class Config:
     sampler: str = "dpmpp_2m"
     """Solver with its options, such as ddim,eta=1 or unipc,order=3."""
     steps: int = 20
-    grid: Literal["karras", "logsnr", "uniform"] = "karras"
+    grid: Literal["karras", "logsnr", "flow"] = "karras"
     """Spacing of the steps."""
     labels: tuple[int, ...] = ()
     """Classes, one for each row; all by default. -1 is no class."""
@@ -81,6 +81,7 @@ SOLVERS: dict[str, Callable[..., jg.Sampler]] = {
         "dpmpp_3m",
         "dpmpp_2s",
         "unipc",
+        "adams",
         "lms",
         "deis",
         "pndm",
@@ -203,13 +204,11 @@ GUIDES: dict[str, Callable[..., Any]] = {
 }
 
 
-def grid_of(kind: str, process: Any, steps: int) -> jax.Array:
-    """Times over the noise levels that matter; beyond them networks say nothing new."""
-    low, high = (float(process.t_of_logsnr(jnp.float32(v))) for v in (7.5, -7.5))
-    if kind == "uniform":
-        return jg.uniform_grid(process, steps, t_max=high)
-    make = jg.karras_grid if kind == "karras" else jg.logsnr_grid
-    return make(process, steps, t_min=low, t_max=high)
+SPACINGS = {
+    "karras": jg.karras_grid,
+    "logsnr": jg.logsnr_grid,
+    "flow": jg.flow_grid,
+}
 
 
 def draw(config: Config) -> tuple[np.ndarray, np.ndarray]:
@@ -238,13 +237,13 @@ def draw(config: Config) -> tuple[np.ndarray, np.ndarray]:
     ids = np.asarray(config.images or range(len(labels)))
     if ids.min() < 0 or ids.max() >= len(labels):
         raise ValueError(f"images {ids.tolist()}; expected 0, ..., {len(labels) - 1}")
-    grid = grid_of(config.grid, model.process, config.steps)
+    grid = model.grid(config.steps, SPACINGS[config.grid])
     root = jax.random.key(config.seed)
 
     @jax.jit
     def run(params, guidance, ids, labels):
         return jg.sample(
-            jax.vmap(jax.random.fold_in, (None, 0))(root, ids),
+            jg.sample_keys(root, ids),
             nets.denoisers(params),
             model.process,
             sampler,

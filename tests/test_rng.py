@@ -19,6 +19,8 @@ def test_prefix_and_offset():
     np.testing.assert_array_equal(words(rng.sample_keys(ROOT, 5)), words(keys)[:5])
     late = rng.sample_keys(ROOT, 4, start=7)
     np.testing.assert_array_equal(words(late), words(keys)[7:11])
+    some = rng.sample_keys(ROOT, jnp.array([9, 2]))
+    np.testing.assert_array_equal(words(some), words(keys)[jnp.array([9, 2])])
     assert len(np.unique(words(keys), axis=0)) == 12
 
 

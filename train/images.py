@@ -219,9 +219,7 @@ def make_loss(model: DiffusionModel, config: Config, scale: float) -> Any:
 
 def make_sampler(model: DiffusionModel, steps: int) -> Any:
     """``(params, key, labels, weight) -> images``, compiled: guided samples."""
-    # Karras' spacing over the noise levels that matter; the ends say nothing new.
-    low, high = (model.process.t_of_logsnr(jnp.float32(v)) for v in (7.5, -7.5))
-    grid = jg.karras_grid(model.process, steps, t_min=float(low), t_max=float(high))
+    grid = model.grid(steps)
 
     @jax.jit
     def run(params, key, labels, weight):

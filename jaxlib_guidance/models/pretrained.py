@@ -7,7 +7,7 @@ what is sampled is what was trained.
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.diffusion.denoise import parametrize
+from jaxlib_guidance.diffusion.grids import karras_grid
 from jaxlib_guidance.diffusion.predict import edm_scalings
 from jaxlib_guidance.diffusion.process import (
     VE,
@@ -63,6 +64,20 @@ class DiffusionModel:
         cond = None if self.classes is None else jnp.zeros(1, jnp.int32)
         x = jnp.zeros((1, *self.shape))
         return jax.jit(self.module.init)(key, x, jnp.zeros(1), cond)["params"]
+
+    def grid(self, n: int, spacing: Callable[..., Array] = karras_grid) -> Array:
+        """Times of ``n`` steps ``[n + 1]`` over the noise levels that matter.
+
+        Past a log-SNR of 7.5 either way the state is all noise or all data, and
+        networks say nothing new.
+
+        Args:
+          n: Number of steps.
+          spacing: `karras_grid`, `logsnr_grid` or `flow_grid`.
+        """
+        with jax.ensure_compile_time_eval():
+            low, high = self.process.t_of_logsnr(jnp.array([7.5, -7.5]))
+            return spacing(self.process, n, t_min=float(low), t_max=float(high))
 
     def denoiser(self, params: PyTree) -> Denoiser:
         """The denoiser; call it inside the function that is jitted."""
