@@ -31,7 +31,7 @@ from jaxlib_guidance.diffusion.process import (
     vp_discrete,
 )
 from jaxlib_guidance.guidance.base import chain
-from jaxlib_guidance.guidance.classifier import classifier_guidance
+from jaxlib_guidance.guidance.classifier import classifier_guidance, joint_logit
 from jaxlib_guidance.guidance.contrast import autoguidance, cfg, cfg_scale
 from jaxlib_guidance.guidance.energy import energy
 from jaxlib_guidance.guidance.perturb import pag, redirect, seg
@@ -128,6 +128,7 @@ __all__ = [
     "heun",
     "inpaint",
     "invert",
+    "joint_logit",
     "karras_grid",
     "linear_betas",
     "lms",
