@@ -113,6 +113,17 @@ def test_another_configuration_is_refused(recipe, uninterrupted):
     assert len(losses(uninterrupted)) == 6
 
 
+def test_the_judge_tells_the_bundled_model_from_noise(recipe):
+    model, params = load_pretrained("digits")
+    config = recipe.Config(evaluation=recipe.Evaluation(count=100, solver_steps=8))
+    data, test = (recipe.load_images("digits", split) for split in ("train", "test"))
+    rows = recipe.evaluate(model, params, config, data, test, "digits_judge")
+    assert rows["training data"]["accuracy"] > 0.98
+    assert rows["samples, cfg 0"]["accuracy"] > 0.85
+    assert rows["samples, cfg 1"]["accuracy"] > 0.97
+    assert rows["samples, cfg 1"]["frechet"] < 8
+
+
 def test_a_judge_of_other_images_is_refused(recipe, tmp_path):
     config = tiny(recipe, tmp_path, data=recipe.Data(size=16))
     judged = dataclasses.replace(config.evaluation, judge="digits_judge")
