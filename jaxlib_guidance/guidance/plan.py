@@ -221,7 +221,7 @@ class Steered:
             return evaluate(self.denoisers, inner, ctx, x)[:2]
 
         moving, pullback = jax.vjp(differentiated, ctx.x)
-        evals = Evals(moving[0] | still.x0, moving[1] | still.maps)
+        evals = Evals({**moving[0], **still.x0}, {**moving[1], **still.maps})
 
         def gradient(energies):
             def total(x0, maps, x):

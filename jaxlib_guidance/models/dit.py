@@ -8,7 +8,7 @@ names.
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -281,7 +281,7 @@ class DiT(nn.Module):
             params = jax.tree.map(lambda p, i=start: p[i], stacked)
             params = params if each is None else each[start]
             taps = tuple(wanted.get(start, {}))
-            h, found = run(params, h, edits.get(start, {}), taps)
+            h, found = cast(Any, run(params, h, edits.get(start, {}), taps))
             for tap, value in found.items():
                 maps[f"block{start}/{tap}" if tap else f"block{start}"] = value
         return h, {name: maps[name] for name in capture}

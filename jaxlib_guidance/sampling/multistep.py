@@ -66,7 +66,8 @@ def multistep(
       correct: Whether every step but the last is corrected.
       midpoint: Integrate a straight line by its value at the middle, as DPM-Solver++ 2M
         and UniPC's ``B_2`` do; for "logsnr".
-      eta: Noise, for "logsnr": 0 is the ODE, 1 the reverse-time SDE.
+      eta: Noise, for "logsnr": 0 is the ODE, 1 the reverse-time SDE; scalar, or a
+        function of a step's first time.
       scale: Unit in which x0 is measured, for "flow".
 
     Raises:
@@ -119,7 +120,8 @@ def multistep(
             degree = jnp.minimum(seen, jnp.minimum(order, left + 1))
             again = _newton(old_moments, nodes, differences, degree)
             shift = jnp.where(seen > 0, again - old_added, 0)
-        m = moments(space, start, end, depth + 1, eta)
+        level = eta(interval.t) if callable(eta) else eta
+        m = moments(space, start, end, depth + 1, level)
         if midpoint:
             h = clock(space, end) - clock(space, start)
             m[0] = jnp.where(end.sigma > 0, m[0] * h / 2, 0)
@@ -129,7 +131,7 @@ def multistep(
         degree = jnp.minimum(seen, jnp.minimum(order, jnp.maximum(left, 2)) - 1)
         added = _newton(m, (now, *clocks), differences[:order], degree)
 
-        noise_kept = decay(start, end, eta)
+        noise_kept = decay(start, end, level)
         mean = expand(end.alpha, x) * y0 + expand(end.sigma * noise_kept, x) * eps
         mean += expand(stretch(space, start, end) * noise_kept, x) * shift + added
         std = end.sigma * root(1 - noise_kept**2)

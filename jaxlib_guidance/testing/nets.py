@@ -52,8 +52,8 @@ def tiny_dit(
     Returns:
       ``(module, params)``; see `models.from_linen`.
     """
-    options = {"width": 32, "heads": 2, "patch": 2} | options
-    module = DiT(depth=depth, classes=classes, text=text, **options)
+    chosen: dict[str, Any] = {"width": 32, "heads": 2, "patch": 2} | options
+    module = DiT(depth=depth, classes=classes, text=text, **chosen)
     return module, _random_params(key, module, shape)
 
 
@@ -69,14 +69,14 @@ def tiny_unet(
 
     Its sites are "down1/attn", "mid/attn" and "up1/attn".
     """
-    options = {
+    chosen: dict[str, Any] = {
         "width": 8,
         "multipliers": (1, 2),
         "blocks": 1,
         "attention": (1,),
         "heads": 2,
     } | options
-    module = UNet(classes=classes, text=text, **options)
+    module = UNet(classes=classes, text=text, **chosen)
     return module, _random_params(key, module, shape)
 
 
