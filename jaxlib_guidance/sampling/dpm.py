@@ -31,9 +31,9 @@ def dpmpp_3m(eta: Any = 0.0) -> Sampler:
     """DPM-Solver++ 3M; with ``eta > 0`` k-diffusion's DPM++ 3M SDE.
 
     The parabola through the last three estimates of x0 in ``log(alpha / sigma)``,
-    integrated exactly, hence of order three. (The authors' code, diffusers and
-    k-diffusion count its curvature by half, and converge with order two.) The step
-    before the last takes a straight line, a step to zero noise ``x0``.
+    integrated exactly, hence of order three. (diffusers and k-diffusion count its
+    curvature by half, and converge with order two.) The step before the last takes a
+    straight line, a step to zero noise ``x0``.
 
     Args:
       eta: 0 is the ODE, 1 the reverse-time SDE; scalar, may be traced.
