@@ -1,0 +1,118 @@
+"""The public entry points lower for CPUs, GPUs and TPUs, wherever they are called."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from jax import export
+
+import jaxlib_guidance as jg
+from jaxlib_guidance import rng
+from jaxlib_guidance.diffusion.losses import denoising_loss
+from jaxlib_guidance.diffusion.noise_levels import log_normal_t
+from jaxlib_guidance.testing.nets import tiny_dit, tiny_unet
+from jaxlib_guidance.training.state import init_state
+from jaxlib_guidance.training.step import make_train_step
+
+PLATFORMS = ("cpu", "cuda", "tpu")
+PROCESS = jg.VPCosine()
+KEYS = jg.sample_keys(jax.random.key(0), 2)
+LABELS = jnp.array([3, 7])
+GRID = jg.logsnr_grid(PROCESS, 4)
+SHAPE = (8, 8, 1)
+SOLVERS = {
+    "adams": jg.adams(3),
+    "annealed_langevin": jg.annealed_langevin(2),
+    "consistency": jg.consistency(),
+    "ddim": jg.ddim(0.5),
+    "deis": jg.deis(),
+    "dpmpp_2m": jg.dpmpp_2m(),
+    "dpmpp_2s": jg.dpmpp_2s(1.0),
+    "dpmpp_3m": jg.dpmpp_3m(1.0),
+    "edm": jg.edm(),
+    "euler_ancestral": jg.euler_ancestral(),
+    "heun": jg.heun(),
+    "inpaint": jg.inpaint(jg.ddpm(), jnp.zeros((2, *SHAPE)), jnp.ones((2, *SHAPE))),
+    "lms": jg.lms(),
+    "pndm": jg.pndm(),
+    "sa_solver": jg.sa_solver(),
+    "unipc": jg.unipc(),
+    "with_corrector": jg.with_corrector(jg.ddim()),
+    "with_recurrence": jg.with_recurrence(jg.ddpm(), 2),
+}
+
+
+def lower(function, *args):
+    exported = export.export(jax.jit(function), platforms=PLATFORMS)(*args)
+    assert exported.platforms == PLATFORMS
+
+
+def shrunk(x, t, cond):
+    return 0.5 * x
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_solvers(name):
+    denoiser = jg.parametrize(shrunk, PROCESS)
+    lower(
+        lambda k: jg.sample(k, denoiser, PROCESS, SOLVERS[name], GRID, SHAPE)[0], KEYS
+    )
+
+
+def test_adaptive_solver_and_inversion():
+    denoiser = jg.parametrize(shrunk, PROCESS)
+    lower(lambda k: jg.sample_adaptive(k, denoiser, PROCESS, SHAPE)[0], KEYS)
+    x = jnp.ones((2, *SHAPE))
+    lower(lambda k, x: jg.invert(k, denoiser, PROCESS, GRID, x), KEYS, x)
+
+
+@pytest.mark.parametrize("make", [tiny_dit, tiny_unet])
+def test_guided_networks(make):
+    module, params = make(jax.random.key(1), SHAPE)
+    site = "block1" if make is tiny_dit else "mid"
+    guidance = jg.chain(
+        jg.during(jg.cfg(2.0, null=10), 0.25, 1.0),
+        jg.apg(0.5, null=10),
+        jg.pag(1.0, f"{site}/attn"),
+        jg.seg(1.0, f"{site}/attn", sigma=1.0),
+        jg.rescale_norm(jg.energy(lambda x0, ctx: jnp.sum(x0**2, (1, 2, 3))), 0.1, 1.0),
+        jg.rescale_std(0.7),
+        jg.dynamic_threshold(),
+    )
+
+    def run(params, guidance, keys, labels):
+        denoiser = jg.parametrize(jg.models.from_linen(module, params), PROCESS, "v")
+        return jg.sample(
+            keys,
+            denoiser,
+            PROCESS,
+            jg.dpmpp_2m(),
+            GRID,
+            SHAPE,
+            labels,
+            guidance=guidance,
+        )[0]
+
+    leaves, tree = jax.tree.flatten(guidance)
+    lower(
+        lambda p, w, k, c: run(p, tree.unflatten(w), k, c), params, leaves, KEYS, LABELS
+    )
+
+
+def test_train_step():
+    module, params = tiny_dit(jax.random.key(1), SHAPE)
+
+    def loss(params, batch, keys):
+        denoiser = jg.parametrize(jg.models.from_linen(module, params), PROCESS, "v")
+        eps = rng.normal(keys, SHAPE)
+        t = log_normal_t(PROCESS, rng.uniform(rng.fold(keys, 1)))
+        return denoising_loss(
+            denoiser, PROCESS, batch["image"], eps, t, batch["label"]
+        ), {}
+
+    tx = optax.adamw(1e-3)
+    step = make_train_step(loss, tx, ema_decay=0.99, accumulate=2, clip=1.0)
+    state = init_state(params, tx, jax.random.key(2))
+    leaves, tree = jax.tree.flatten(state)
+    batch = {"image": jnp.zeros((2, *SHAPE)), "label": LABELS}
+    lower(lambda s, b: jax.tree.leaves(step(tree.unflatten(s), b)), leaves, batch)
