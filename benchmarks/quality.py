@@ -55,6 +55,8 @@ def rows(labels: Any, guide: Any) -> Iterator[tuple[str, Any, bool]]:
     for w in (0.0, 1.0, 2.0, 4.0):
         yield f"no labels, PAG {w:g}", jg.pag(w, "block2"), False
     for w in (0.5, 1.0, 2.0):
+        yield f"no labels, PAG {w:g} in block0", jg.pag(w, "block0"), False
+    for w in (0.5, 1.0, 2.0):
         yield f"autoguidance {w:g}", jg.autoguidance(w), True
     for w in (1.0, 2.0, 4.0):
         yield f"no labels, classifier {w:g}", classified(w), False
