@@ -43,30 +43,31 @@ class Config:
     """Markdown file to write the table to."""
 
 
-def rows(labels: Any, guide: Any) -> Iterator[tuple[str, Any, bool]]:
-    """``(name, guidance, labelled)``; within a family only leaves differ."""
+def rows(labels: Any, guide: Any) -> Iterator[tuple[str, Any, bool, bool]]:
+    """``(name, guidance, network is told the label, label is asked for)``."""
     classifier, params = guide
 
     def classified(w):
         return jg.classifier_guidance(classifier.logits, w, labels, params)
 
     for w in (0.0, 1.0, 2.0, 4.0):
-        yield f"CFG {w:g}", jg.cfg(w, null=10), True
+        yield f"CFG {w:g}", jg.cfg(w, null=10), True, True
     for w in (0.0, 1.0, 2.0, 4.0):
-        yield f"no labels, PAG {w:g}", jg.pag(w, "block2"), False
+        yield f"no labels, PAG {w:g}", jg.pag(w, "block2"), False, False
     for w in (0.5, 1.0, 2.0):
-        yield f"no labels, PAG {w:g} in block0", jg.pag(w, "block0"), False
+        yield f"no labels, PAG {w:g} in block0", jg.pag(w, "block0"), False, False
     for w in (0.5, 1.0, 2.0):
-        yield f"autoguidance {w:g}", jg.autoguidance(w), True
+        yield f"autoguidance {w:g}", jg.autoguidance(w), True, True
     for w in (1.0, 2.0, 4.0):
-        yield f"no labels, classifier {w:g}", classified(w), False
+        yield f"no labels, classifier {w:g}", classified(w), False, True
     for w in (1.0, 2.0):
-        yield f"CFG 1, PAG {w:g}", jg.chain(jg.cfg(1.0, 10), jg.pag(w, "block2")), True
+        both = jg.chain(jg.cfg(1.0, 10), jg.pag(w, "block2"))
+        yield f"CFG 1, PAG {w:g}", both, True, True
     for w in (2.0, 4.0):
-        yield f"APG {w:g}", jg.apg(w, null=10), True
+        yield f"APG {w:g}", jg.apg(w, null=10), True, True
     for w in (2.0, 4.0):
         window = jg.during(jg.cfg(w, null=10), 0.2, 0.8)
-        yield f"CFG {w:g}, steps 20-80 %", window, True
+        yield f"CFG {w:g}, steps 20-80 %", window, True, True
 
 
 def measure(judged: Any, held_out: Any, labels: Any) -> dict[str, float]:
@@ -128,10 +129,10 @@ def main(config: Config) -> dict[str, dict[str, float]]:
 
     real, real_labels = real[:count], real_labels[:count]
     results = {"real digits": measure(score(real), held_out, real_labels)}
-    for name, guidance, labelled in rows(labels, load_pretrained("digits_classifier")):
-        images = draw((params, weak_params), guidance, labels if labelled else blank)
-        asked = labels if labelled or "classifier" in name else None
-        results[name] = measure(score(images), held_out, asked)
+    guide = load_pretrained("digits_classifier")
+    for name, guidance, told, asked in rows(labels, guide):
+        images = draw((params, weak_params), guidance, labels if told else blank)
+        results[name] = measure(score(images), held_out, labels if asked else None)
         print(f"{name}: {results[name]['Frechet']:.3f}", flush=True)
     print(table(results))
     if config.out is not None:

@@ -1,6 +1,6 @@
 """Error against network evaluations, every solver on every grid, beside the peers'.
 
-    python benchmarks/samplers.py            # about five minutes on two quiet cores
+    python benchmarks/samplers.py            # 13 to 32 minutes on two loaded cores
     python benchmarks/samplers.py --fast     # 10, 20 and 50 evaluations, fewer rows
     python benchmarks/samplers.py --out table.md
 
