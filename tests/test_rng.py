@@ -29,7 +29,6 @@ def test_streams_and_steps_differ():
     streams = [
         rng.INITIAL,
         rng.GUIDANCE,
-        rng.AUXILIARY,
         rng.CORRECTOR,
         rng.RECURRENCE,
         rng.KNOWN,
