@@ -1,0 +1,310 @@
+"""Returns and advantages of one sequence ``[T]``; `jax.vmap` gives the batch.
+
+An episode that ends (``terminated``) is worth nothing afterwards. One that is cut off
+(``truncated``) is worth what its last observation is worth, which is not the value of
+the next element of the buffer: that one is of another episode. So every function takes
+both flags and ``next_values``, the values of the observations *before* any reset.
+
+Values are not stopped here; the losses do that.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.reduce import hide, mask_like, require_shape
+from jaxlib_guidance.types import Array, at_least_float32
+
+
+class Estimate(NamedTuple):
+    """What a critic's values and a sequence's rewards say, each ``[T]``.
+
+    Attributes:
+      advantage: Of the actions, for the policy's loss.
+      target: For the values, for the critic's loss.
+    """
+
+    advantage: Array
+    target: Array
+
+
+def _sequence(rewards, terminated, truncated, gamma, **others):
+    """Float arrays ``[T]``, and what the flags let through: the value and the trace."""
+    if jnp.ndim(rewards) != 1:
+        raise ValueError(
+            f"rewards has shape {jnp.shape(rewards)}; expected [T], one sequence: "
+            "use jax.vmap for a batch"
+        )
+    shape = jnp.shape(rewards)
+    arrays = []
+    for name, x in others.items():
+        require_shape(name, x, shape)
+        arrays.append(at_least_float32(x))
+    require_shape("terminated", terminated, shape)
+    require_shape("truncated", truncated, shape)
+    require_shape("gamma", gamma, (), shape)
+    ends = jnp.asarray(terminated).astype(bool)
+    cuts = jnp.asarray(truncated).astype(bool)
+    gamma = jnp.broadcast_to(at_least_float32(gamma), shape)
+    bootstrap = jnp.where(ends, 0, gamma)
+    trace = jnp.where(ends | cuts, 0, gamma)
+    return at_least_float32(rewards), bootstrap, trace, *arrays
+
+
+def _accumulate(x, decay, last=0.0):
+    """``y_t = x_t + decay_t y_{t+1}``."""
+
+    def step(y, now):
+        y = now[0] + now[1] * y
+        return y, y
+
+    start = jnp.asarray(last, x.dtype)
+    return jax.lax.scan(step, start, (x, decay.astype(x.dtype)), reverse=True)[1]
+
+
+def _shift(x, last):
+    return jnp.concatenate([x[1:], jnp.asarray(last, x.dtype)[None]])
+
+
+def next_valid(
+    values: Array, mask: Array | None = None, *, last: Array | float = 0.0
+) -> Array:
+    """The value of the next step that counts: ``next_values`` of an unbroken sequence.
+
+    For the tokens of one response, where no reset comes between, and masked tokens
+    (padding, a tool's output) are not states of the policy.
+
+    Args:
+      values: ``[T]``.
+      mask: ``[T]``, or None for all.
+      last: The value after the last step; 0 where the response is over.
+
+    Returns:
+      ``[T]``.
+    """
+    values = hide(values, mask)
+    counts = mask_like(mask, values) > 0
+
+    def step(following, now):
+        value, counts = now
+        return jnp.where(counts, value, following), following
+
+    start = jnp.asarray(last, values.dtype)
+    return jax.lax.scan(step, start, (values, counts), reverse=True)[1]
+
+
+def td_targets(
+    rewards: Array,
+    next_values: Array,
+    terminated: Array,
+    *,
+    gamma: float | Array,
+) -> Array:
+    """``r_t + gamma (1 - terminated_t) V'_t``, ``[T]``.
+
+    Args:
+      rewards: ``[T]``.
+      next_values: ``V'``, values of the observations before any reset, ``[T]``.
+      terminated: ``[T]``.
+      gamma: Discount, scalar or ``[T]``.
+    """
+    rewards, bootstrap, _, after = _sequence(
+        rewards, terminated, terminated, gamma, next_values=next_values
+    )
+    return rewards + bootstrap * after
+
+
+def discounted_returns(
+    rewards: Array,
+    next_values: Array,
+    terminated: Array,
+    truncated: Array,
+    *,
+    gamma: float | Array,
+) -> Array:
+    """``G_t = r_t + gamma G_{t+1}``; after a cut ``V'_t`` stands for ``G_{t+1}``.
+
+    The end of the buffer is a cut. With ``next_values`` 0 these are plain sums.
+
+    Args:
+      rewards: ``[T]``.
+      next_values: ``V'``, values of the observations before any reset, ``[T]``.
+      terminated: ``[T]``; nothing follows.
+      truncated: ``[T]``; what follows is not in the buffer.
+      gamma: Discount, scalar or ``[T]``.
+
+    Returns:
+      ``[T]``.
+    """
+    rewards, bootstrap, trace, after = _sequence(
+        rewards, terminated, truncated, gamma, next_values=next_values
+    )
+    trace = trace.at[-1].set(0)
+    return _accumulate(rewards + (bootstrap - trace) * after, trace)
+
+
+def gae(
+    rewards: Array,
+    values: Array,
+    next_values: Array,
+    terminated: Array,
+    truncated: Array,
+    *,
+    gamma: float | Array,
+    lam: float | Array,
+    mask: Array | None = None,
+    hole: Literal["skip", "zero"] = "skip",
+) -> Estimate:
+    """Generalised advantage estimation.
+
+    ``delta_t = r_t + gamma (1 - terminated_t) V'_t - V_t``, ``A_t = delta_t + gamma lam
+    (1 - done_t) A_{t+1}``, target ``A + V``.
+
+    Args:
+      rewards: ``[T]``.
+      values: ``V``, ``[T]``.
+      next_values: ``V'``, values of the observations before any reset, ``[T]``. For the
+        tokens of a response, ``next_valid(values, mask)``.
+      terminated: ``[T]``; nothing follows.
+      truncated: ``[T]``; what follows is not in the buffer.
+      gamma: Discount, scalar or ``[T]``.
+      lam: ``lambda``, scalar.
+      mask: ``[T]``, 1 on the steps that the policy took; None for all.
+      hole: What a masked step between others is. "skip" (verl): not a step, time stands
+        still. "zero" (OpenRLHF): a step with reward and value 0, which discounts; pass
+        ``next_values`` of the values times the mask.
+
+    Returns:
+      Advantages and targets, 0 where masked.
+
+    Raises:
+      ValueError: Shapes that do not fit, an unknown ``hole``.
+
+    Reference: Schulman et al., arXiv 1506.02438, eq. 16.
+    """
+    if hole not in ("skip", "zero"):
+        raise ValueError(f'hole is {hole!r}; expected "skip" or "zero"')
+    rewards, bootstrap, trace, values, after = _sequence(
+        rewards,
+        terminated,
+        truncated,
+        gamma,
+        values=values,
+        next_values=next_values,
+    )
+    if mask is None:
+        delta = rewards + bootstrap * after - values
+        advantage = _accumulate(delta, trace * lam)
+        return Estimate(advantage, advantage + values)
+    rewards, values = hide(rewards, mask), hide(values, mask)
+    counts = mask_like(mask, rewards) > 0
+    if hole == "skip":
+        delta = rewards + bootstrap * hide(after, mask) - values
+        delta = jnp.where(counts, delta, 0)
+        running = _accumulate(delta, jnp.where(counts, trace * lam, 1))
+    else:
+        running = _accumulate(rewards + bootstrap * after - values, trace * lam)
+    advantage = jnp.where(counts, running, 0)
+    return Estimate(advantage, advantage + values)
+
+
+def vtrace(
+    rewards: Array,
+    values: Array,
+    next_values: Array,
+    terminated: Array,
+    truncated: Array,
+    rho: Array,
+    *,
+    gamma: float | Array,
+    lam: float | Array = 1.0,
+    rho_max: float = 1.0,
+    c_max: float = 1.0,
+    rho_max_pg: float = 1.0,
+) -> Estimate:
+    """V-trace: targets and advantages from another policy's actions.
+
+    ``e_t = min(rho_max, rho_t) delta_t + gamma lam min(c_max, rho_t) (1 - done_t)
+    e_{t+1}``, target ``v = V + e``, advantage ``min(rho_max_pg, rho_t) (r_t + gamma
+    (1 - terminated_t) B_t - V_t)`` with ``B_t = v_{t+1}`` inside an episode and
+    ``V'_t`` at its end and at the buffer's.
+
+    Args:
+      rewards: ``[T]``.
+      values: ``V``, ``[T]``.
+      next_values: ``V'``, values of the observations before any reset, ``[T]``.
+      terminated: ``[T]``; nothing follows.
+      truncated: ``[T]``; what follows is not in the buffer.
+      rho: Probability of the action under the policy over that of the behaviour,
+        ``[T]``.
+      gamma: Discount, scalar or ``[T]``.
+      lam: ``lambda``, scalar.
+      rho_max: Limit of the ratio in the error; it sets the policy whose value is found.
+      c_max: Limit of the ratio in the trace.
+      rho_max_pg: Limit of the ratio in the advantage.
+
+    Reference: Espeholt et al., arXiv 1802.01561, eq. 1 and section 4.2.
+    """
+    rewards, bootstrap, trace, values, after, rho = _sequence(
+        rewards,
+        terminated,
+        truncated,
+        gamma,
+        values=values,
+        next_values=next_values,
+        rho=rho,
+    )
+    delta = rewards + bootstrap * after - values
+    error = _accumulate(
+        jnp.minimum(rho_max, rho) * delta, trace * lam * jnp.minimum(c_max, rho)
+    )
+    target = values + error
+    # Where the trace is cut, the next target is of another episode.
+    inside = (trace > 0).at[-1].set(False)
+    after = jnp.where(inside, _shift(target, 0.0), after)
+    advantage = jnp.minimum(rho_max_pg, rho) * (rewards + bootstrap * after - values)
+    return Estimate(advantage, target)
+
+
+def retrace(
+    rewards: Array,
+    q: Array,
+    next_values: Array,
+    terminated: Array,
+    truncated: Array,
+    rho: Array,
+    *,
+    gamma: float | Array,
+    lam: float | Array = 1.0,
+) -> Array:
+    """Retrace targets of the action values, ``[T]``.
+
+    ``delta_t = r_t + gamma (1 - terminated_t) V'_t - Q_t``, ``e_t = delta_t + gamma lam
+    min(1, rho_{t+1}) (1 - done_t) e_{t+1}``, target ``Q + e``.
+
+    Args:
+      rewards: ``[T]``.
+      q: ``Q`` of the actions taken, ``[T]``.
+      next_values: ``V' = E_a Q(s', a)`` under the policy, of the observation before any
+        reset, ``[T]``.
+      terminated: ``[T]``; nothing follows.
+      truncated: ``[T]``; what follows is not in the buffer.
+      rho: Probability of the action under the policy over that of the behaviour,
+        ``[T]``.
+      gamma: Discount, scalar or ``[T]``.
+      lam: ``lambda``, scalar.
+
+    Reference: Munos et al., arXiv 1606.02647, eq. 4.
+    """
+    rewards, bootstrap, trace, q, after, rho = _sequence(
+        rewards,
+        terminated,
+        truncated,
+        gamma,
+        q=q,
+        next_values=next_values,
+        rho=rho,
+    )
+    delta = rewards + bootstrap * after - q
+    return q + _accumulate(delta, trace * lam * _shift(jnp.minimum(1, rho), 0.0))
