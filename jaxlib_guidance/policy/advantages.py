@@ -1,0 +1,403 @@
+"""Advantages from rewards of whole sequences: what a reward is compared with.
+
+Groups, the samples of one prompt, are the last axis of ``rewards [..., G]``, or are
+named by ``group_ids [B]`` where their sizes differ. A group that cannot teach anything,
+of one sample or of equal rewards, gets advantages that are exactly 0.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.reduce import (
+    divide,
+    hide,
+    mask_like,
+    masked_mean,
+    masked_var,
+    require_shape,
+)
+from jaxlib_guidance.types import Array
+
+Scale = Literal["group", "batch", "none"]
+
+
+class _Groups:
+    """Sums over the group of each element, broadcast back to the elements."""
+
+    def __init__(self, rewards, group_ids, num_groups, mask):
+        if (group_ids is None) != (num_groups is None):
+            raise ValueError(
+                f"num_groups is {num_groups} and group_ids "
+                f"{'is None' if group_ids is None else 'an array'}; expected both or "
+                "neither"
+            )
+        if jnp.ndim(rewards) < 1:
+            raise ValueError("rewards is a scalar; expected [..., G], or [B] with ids")
+        if group_ids is not None:
+            if jnp.ndim(rewards) != 1:
+                raise ValueError(
+                    f"rewards has shape {jnp.shape(rewards)}; expected [B] with "
+                    "group_ids"
+                )
+            require_shape("group_ids", group_ids, jnp.shape(rewards))
+        self.ids, self.n = group_ids, num_groups
+        self.rewards = jax.lax.stop_gradient(hide(rewards, mask))
+        self.mask = mask_like(mask, self.rewards) > 0
+        self.count = self.sum(self.mask.astype(self.rewards.dtype))
+
+    def sum(self, x):
+        x = jnp.where(self.mask, x, 0)
+        if self.ids is None:
+            return jnp.broadcast_to(jnp.sum(x, -1, keepdims=True), x.shape)
+        return jax.ops.segment_sum(x, self.ids, self.n)[self.ids]
+
+    def max(self, x):
+        x = jnp.where(self.mask, x, -jnp.inf)
+        if self.ids is None:
+            return jnp.broadcast_to(jnp.max(x, -1, keepdims=True), x.shape)
+        return jax.ops.segment_max(x, self.ids, self.n)[self.ids]
+
+    def mean(self, x):
+        return divide(self.sum(x), self.count)
+
+    def differ(self):
+        """Whether the rewards of the group are not all equal."""
+        return self.max(self.rewards) > -self.max(-self.rewards)
+
+    def keep(self, advantage):
+        """Exactly 0 for what is masked and for groups of equal rewards."""
+        return jnp.where(self.mask & self.differ(), advantage, 0)
+
+
+def group_center(
+    rewards: Array,
+    group_ids: Array | None = None,
+    num_groups: int | None = None,
+    *,
+    mask: Array | None = None,
+) -> Array:
+    """``r - mean of the group``, as Dr.GRPO has it.
+
+    Args:
+      rewards: ``[..., G]``, or ``[B]`` with ``group_ids``.
+      group_ids: ``[B]`` in ``[0, num_groups)``.
+      num_groups: Their number, static.
+      mask: 0 for a sample without a reward, which may be NaN: it counts nowhere and
+        its advantage is 0.
+
+    Returns:
+      Float32, of the shape of ``rewards``; gradients are stopped.
+
+    Reference: Liu et al., arXiv 2503.20783, section 3.2.
+    """
+    groups = _Groups(rewards, group_ids, num_groups, mask)
+    return groups.keep(groups.rewards - groups.mean(groups.rewards))
+
+
+def group_norm(
+    rewards: Array,
+    group_ids: Array | None = None,
+    num_groups: int | None = None,
+    *,
+    mask: Array | None = None,
+    scale: Scale = "group",
+    ddof: int = 1,
+    eps: float = 1e-6,
+    axis_name: str | None = None,
+) -> Array:
+    """``(r - mean) / (std + eps)``, as GRPO has it.
+
+    Args:
+      rewards: ``[..., G]``, or ``[B]`` with ``group_ids``.
+      group_ids: ``[B]`` in ``[0, num_groups)``.
+      num_groups: Their number, static.
+      mask: As in `group_center`.
+      scale: Whose standard deviation: the group's, or that of all rewards of the batch
+        (Flow-GRPO, TRL's "batch"); "none" is `group_center`.
+      ddof: Subtracted from the count in the variance. TRL, verl, OpenRLHF and tunix use
+        1; EasyDeL, DDPO and Flow-GRPO 0, which is also what ties GRPO to NFT.
+      eps: verl and tunix use 1e-6, TRL 1e-4, OpenRLHF 1e-9.
+      axis_name: Mapped axis over which the batch is split; only with "batch".
+
+    Returns:
+      Float32, of the shape of ``rewards``; gradients are stopped.
+
+    Raises:
+      ValueError: Shapes that do not fit, an unknown scale, an ``axis_name`` that has
+        no effect.
+
+    Reference: Shao et al., arXiv 2402.03300, section 4.1.2.
+    """
+    if scale not in ("group", "batch", "none"):
+        raise ValueError(f'scale is {scale!r}; expected "group", "batch" or "none"')
+    if axis_name is not None and scale != "batch":
+        raise ValueError(f"axis_name has no effect with scale {scale!r}")
+    groups = _Groups(rewards, group_ids, num_groups, mask)
+    r = groups.rewards
+    centred = r - groups.mean(r)
+    if scale == "none":
+        return groups.keep(centred)
+    if scale == "group":
+        left = jnp.maximum(groups.count - ddof, 0)
+        variance = divide(groups.sum(jnp.square(centred)), left)
+    else:
+        variance = masked_var(r, groups.mask, ddof=ddof, axis_name=axis_name)
+    return groups.keep(centred / (jnp.sqrt(variance) + eps))
+
+
+def leave_one_out(
+    rewards: Array,
+    group_ids: Array | None = None,
+    num_groups: int | None = None,
+    *,
+    mask: Array | None = None,
+) -> Array:
+    """``r`` minus the mean of the group's *other* samples, as RLOO has it.
+
+    ``G / (G - 1)`` times `group_center`; for a single sample 0, like verl's vectorised
+    version and unlike its loop, which keeps the raw reward.
+
+    Args:
+      rewards: ``[..., G]``, or ``[B]`` with ``group_ids``.
+      group_ids: ``[B]`` in ``[0, num_groups)``.
+      num_groups: Their number, static.
+      mask: As in `group_center`.
+
+    Returns:
+      Float32, of the shape of ``rewards``; gradients are stopped.
+
+    Reference: Ahmadian et al., arXiv 2402.14740, eq. 8.
+    """
+    groups = _Groups(rewards, group_ids, num_groups, mask)
+    n = groups.count
+    return groups.keep(divide(n * groups.rewards - groups.sum(groups.rewards), n - 1))
+
+
+def remax(rewards: Array, greedy: Array) -> Array:
+    """``r - r(greedy answer)``.
+
+    Args:
+      rewards: ``[..., G]``.
+      greedy: Reward of the prompt's greedy answer, ``[...]``.
+
+    Reference: Li et al., arXiv 2310.10505.
+    """
+    rewards, greedy = hide(rewards, None), hide(greedy, None)
+    require_shape("greedy", greedy, rewards.shape[:-1])
+    return jax.lax.stop_gradient(rewards - greedy[..., None])
+
+
+def opo(
+    rewards: Array,
+    lengths: Array,
+    group_ids: Array | None = None,
+    num_groups: int | None = None,
+) -> Array:
+    """``r - sum(len r) / sum(len)`` in each group: a baseline weighted by length.
+
+    It is the baseline of least variance where tokens' gradients are uncorrelated and of
+    one size.
+
+    Args:
+      rewards: ``[..., G]``, or ``[B]`` with ``group_ids``.
+      lengths: Tokens of each sample, like ``rewards``; a sample of no tokens does not
+        count.
+      group_ids: ``[B]`` in ``[0, num_groups)``.
+      num_groups: Their number, static.
+
+    Reference: Hao et al., arXiv 2505.23585.
+    """
+    require_shape("lengths", lengths, jnp.shape(rewards))
+    groups = _Groups(rewards, group_ids, num_groups, None)
+    lengths = hide(lengths, None)
+    baseline = divide(groups.sum(lengths * groups.rewards), groups.sum(lengths))
+    return groups.keep(groups.rewards - baseline)
+
+
+def best_of_group(
+    rewards: Array,
+    group_ids: Array | None = None,
+    num_groups: int | None = None,
+) -> Array:
+    """``r_max - r_second`` for the best of a group, 0 for the others: for pass@k.
+
+    Of equally good ones none has an advantage. verl calls it "grpo_passk" (there
+    optionally divided by the group's standard deviation); unverified against the paper.
+
+    Args:
+      rewards: ``[..., G]``, or ``[B]`` with ``group_ids``.
+      group_ids: ``[B]`` in ``[0, num_groups)``.
+      num_groups: Their number, static.
+
+    Reference: verl, after arXiv 2503.19595.
+    """
+    groups = _Groups(rewards, group_ids, num_groups, None)
+    r = groups.rewards
+    best = r == groups.max(r)
+    lone = groups.sum(best.astype(r.dtype)) == 1
+    second = groups.max(jnp.where(best, -jnp.inf, r))
+    return groups.keep(jnp.where(best & lone, r - second, 0))
+
+
+def informative(
+    rewards: Array,
+    group_ids: Array | None = None,
+    num_groups: int | None = None,
+    *,
+    mask: Array | None = None,
+) -> Array:
+    """1 for samples of groups whose rewards differ, 0 for the others.
+
+    As a mask it is DAPO's dynamic sampling without the sampling: groups that are all
+    right or all wrong leave the mean. To divide by them too, leave it out.
+
+    Args:
+      rewards: ``[..., G]``, or ``[B]`` with ``group_ids``.
+      group_ids: ``[B]`` in ``[0, num_groups)``.
+      num_groups: Their number, static.
+      mask: As in `group_center`.
+
+    Reference: Yu et al., DAPO, arXiv 2503.14476, section 3.2.
+    """
+    groups = _Groups(rewards, group_ids, num_groups, mask)
+    return (groups.differ() & groups.mask).astype(jnp.float32)
+
+
+def gpg(
+    rewards: Array,
+    group_ids: Array | None = None,
+    num_groups: int | None = None,
+) -> Array:
+    """`group_center` times samples over informative samples.
+
+    The factor undoes what groups of equal rewards do to the mean. verl counts rewards
+    that are not 0 instead; the factor is the paper's from memory (unverified).
+
+    Args:
+      rewards: ``[..., G]``, or ``[B]`` with ``group_ids``.
+      group_ids: ``[B]`` in ``[0, num_groups)``.
+      num_groups: Their number, static.
+
+    Reference: Chu et al., arXiv 2504.02546.
+    """
+    share = masked_mean(informative(rewards, group_ids, num_groups))
+    return divide(group_center(rewards, group_ids, num_groups), share)
+
+
+def multi_reward(
+    rewards: Array,
+    weights: Array,
+    *,
+    order: Literal["sum_then_norm", "norm_then_sum"] = "sum_then_norm",
+    mask: Array | None = None,
+    scale: Scale = "group",
+    ddof: int = 1,
+    eps: float = 1e-6,
+) -> Array:
+    """One advantage from several rewards.
+
+    "sum_then_norm" is `group_norm` of ``sum_m w_m r_m``, in which the reward of the
+    largest spread rules; "norm_then_sum" is ``sum_m w_m group_norm(r_m)`` (GDPO, which
+    then whitens over the batch: see `whiten`).
+
+    Args:
+      rewards: ``[..., G, M]``.
+      weights: ``w``, ``[M]``.
+      order: See above.
+      mask: Of one reward of one sample, like ``rewards``. A reward that is missing
+        counts nothing; a sample that has none gets 0.
+      scale: As in `group_norm`, and the next two.
+      ddof: See `group_norm`.
+      eps: See `group_norm`.
+
+    Returns:
+      ``[..., G]``.
+
+    Reference: TRL's ``multi_objective_aggregation``; GDPO, arXiv 2601.05242.
+    """
+    if order not in ("sum_then_norm", "norm_then_sum"):
+        raise ValueError(
+            f'order is {order!r}; expected "sum_then_norm" or "norm_then_sum"'
+        )
+    rewards = hide(rewards, mask)
+    weights = hide(weights, None)
+    require_shape("weights", weights, rewards.shape[-1:])
+    known = mask_like(mask, rewards)
+    if order == "sum_then_norm":
+        total = jnp.sum(rewards * weights, -1)
+        some = jnp.max(known, -1)
+        return group_norm(total, mask=some, scale=scale, ddof=ddof, eps=eps)
+
+    def one(reward, known):
+        return group_norm(reward, mask=known, scale=scale, ddof=ddof, eps=eps)
+
+    return jax.vmap(one, -1, -1)(rewards, known) @ weights
+
+
+def whiten(
+    advantages: Array,
+    mask: Array | None = None,
+    *,
+    shift: bool = True,
+    ddof: int = 0,
+    eps: float = 1e-8,
+    axis_name: str | None = None,
+) -> Array:
+    """``(A - mean) / (std + eps)`` over everything that is not masked.
+
+    REINFORCE++ is this of the discounted returns of tokens, its "baseline" form of the
+    group-centred rewards. Equal advantages become 0.
+
+    Args:
+      advantages: Any shape.
+      mask: Likewise, or None.
+      shift: Whether to subtract the mean.
+      ddof: Subtracted from the count in the variance; verl uses 1.
+      eps: Added to the standard deviation.
+      axis_name: Mapped axis over which the batch is split.
+
+    Returns:
+      Float32, 0 where masked.
+
+    Reference: REINFORCE++, Hu et al., arXiv 2501.03262.
+    """
+    a = hide(advantages, mask)
+    mean = masked_mean(a, mask, axis_name=axis_name)
+    std = jnp.sqrt(masked_var(a, mask, ddof=ddof, axis_name=axis_name))
+    counts = mask_like(mask, a) > 0
+    # A constant has a rounding error for a deviation, which eps is too small to hide.
+    top = jnp.max(jnp.where(counts, a, -jnp.inf), initial=-jnp.inf)
+    low = jnp.min(jnp.where(counts, a, jnp.inf), initial=jnp.inf)
+    if axis_name is not None:
+        top, low = jax.lax.pmax(top, axis_name), jax.lax.pmin(low, axis_name)
+    centred = jnp.where(top > low, a - mean, 0) if shift else a
+    return jnp.where(counts, centred / (std + eps), 0)
+
+
+def win_rate(preference: Array, *, mask: Array | None = None) -> Array:
+    """``r_i = mean over j != i of P(y_i beats y_j)``: reward from one's own samples.
+
+    No reward model stands between, so preferences may be intransitive.
+
+    Args:
+      preference: ``P``, ``[..., G, G]`` with ``P + P^T = 1`` off the diagonal, which is
+        not read.
+      mask: 0 for pairs without a verdict, like ``preference``.
+
+    Returns:
+      ``[..., G]``, 0.5 for a sample that met no other.
+
+    Raises:
+      ValueError: Not square.
+
+    Reference: Swamy et al., SPO, arXiv 2401.04056.
+    """
+    shape = jnp.shape(preference)
+    if len(shape) < 2 or shape[-1] != shape[-2]:
+        raise ValueError(f"preference has shape {shape}; expected [..., G, G]")
+    known = mask_like(mask, preference) * (1 - jnp.eye(shape[-1], dtype=jnp.float32))
+    met = jnp.sum(known, -1)
+    won = jnp.sum(hide(preference, known) * known, -1)
+    return jnp.where(met > 0, divide(won, met), 0.5)

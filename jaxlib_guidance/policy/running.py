@@ -1,0 +1,172 @@
+"""Baselines and coefficients with memory: arrays in, arrays out, carried by the caller.
+
+A state is an array or a tuple of arrays, so it rides in a `jax.lax.scan`, goes into a
+checkpoint and is replicated as it is. Batches are taken in order, so what an element
+meets does not depend on how they were cut.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.reduce import divide, hide, require_shape
+from jaxlib_guidance.types import Array
+
+
+def init_role_ema(num_roles: int) -> Array:
+    """The baselines of `role_ema` before the first game: zeros ``[R]``."""
+    return jnp.zeros(num_roles, jnp.float32)
+
+
+def role_ema(
+    baseline: Array, rewards: Array, roles: Array, *, decay: float = 0.95
+) -> tuple[Array, Array]:
+    """Role-conditioned advantages: in self-play each seat has its own baseline.
+
+    For each game in order ``A = R - b_role``, then ``b_role <- decay b_role + (1 -
+    decay) R``. The baseline is read before it is updated, as in the code.
+
+    Args:
+      baseline: From `init_role_ema` or the last call, ``[R]``.
+      rewards: ``R``, ``[B]``.
+      roles: Integers in ``[0, R)``, ``[B]``. For one baseline a game and role (the
+        paper's), count the pairs.
+      decay: Share of the old baseline.
+
+    Returns:
+      The new baselines ``[R]`` and the advantages ``[B]``.
+
+    Reference: SPIRAL, Liu et al., arXiv 2506.24119, section 3; ``train_spiral.py``.
+    """
+    rewards = jax.lax.stop_gradient(hide(rewards, None))
+    require_shape("roles", roles, rewards.shape)
+
+    def step(b, game):
+        reward, role = game
+        moved = decay * b[role] + (1 - decay) * reward
+        return b.at[role].set(moved), reward - b[role]
+
+    return jax.lax.scan(step, baseline, (rewards, jnp.asarray(roles)))
+
+
+class PromptStats(NamedTuple):
+    """The last rewards of each prompt, and how many there ever were."""
+
+    rewards: Array
+    seen: Array
+
+
+def init_prompt_stats(num_prompts: int, size: int = 32) -> PromptStats:
+    """Memory of `prompt_norm`: the last ``size`` rewards of each prompt."""
+    rewards = jnp.zeros((num_prompts, size), jnp.float32)
+    return PromptStats(rewards, jnp.zeros(num_prompts, jnp.int32))
+
+
+def prompt_norm(
+    stats: PromptStats,
+    rewards: Array,
+    prompts: Array,
+    *,
+    min_count: int = 16,
+    eps: float = 1e-6,
+) -> tuple[PromptStats, Array]:
+    """``(r - mean) / (std + eps)`` by what each prompt's last rewards were.
+
+    The batch's rewards enter first. A prompt that has been seen less than ``min_count``
+    times uses the batch's statistics.
+
+    Args:
+      stats: From `init_prompt_stats` or the last call.
+      rewards: ``[B]``.
+      prompts: Integers in ``[0, num_prompts)``, ``[B]``.
+      min_count: See above; at most the size of the memory.
+      eps: Added to the standard deviation (ddof 0).
+
+    Returns:
+      The new memory and the advantages ``[B]``; exactly 0 where the rewards that are
+      compared are equal.
+
+    Raises:
+      ValueError: Shapes that do not fit, a ``min_count`` beyond the memory.
+
+    Reference: DDPO, Black et al., arXiv 2305.13301, appendix; its
+    ``PerPromptStatTracker``.
+    """
+    size = stats.rewards.shape[1]
+    if not 1 <= min_count <= size:
+        raise ValueError(f"min_count is {min_count}; expected 1 to the size, {size}")
+    rewards = jax.lax.stop_gradient(hide(rewards, None))
+    require_shape("prompts", prompts, rewards.shape)
+
+    def push(stats, sample):
+        reward, prompt = sample
+        at = stats.seen[prompt] % size
+        return PromptStats(
+            stats.rewards.at[prompt, at].set(reward), stats.seen.at[prompt].add(1)
+        ), None
+
+    stats, _ = jax.lax.scan(push, stats, (rewards, jnp.asarray(prompts)))
+    held = jnp.minimum(stats.seen[prompts], size)
+    own = _moments(stats.rewards[prompts], jnp.arange(size) < held[:, None])
+    batch = _moments(rewards[None], jnp.ones((1, rewards.size), bool))
+    mean, std, spread = (
+        jnp.where(held >= min_count, a, b) for a, b in zip(own, batch, strict=True)
+    )
+    return stats, jnp.where(spread, (rewards - mean) / (std + eps), 0)
+
+
+def _moments(x, mask):
+    """Mean, standard deviation and whether there is any, of the rows of ``x``."""
+    weight = mask.astype(x.dtype)
+    n = jnp.sum(weight, -1)
+    mean = divide(jnp.sum(x * weight, -1), n)
+    variance = divide(jnp.sum(jnp.square(x - mean[:, None]) * weight, -1), n)
+    top = jnp.max(jnp.where(mask, x, -jnp.inf), -1)
+    low = jnp.min(jnp.where(mask, x, jnp.inf), -1)
+    return mean, jnp.sqrt(variance), top > low
+
+
+def adapt_kl_coef(
+    coef: Array, kl: Array, *, target: float, horizon: float, samples: int
+) -> Array:
+    """``coef (1 + clip(kl / target - 1, -0.2, 0.2) samples / horizon)``.
+
+    Args:
+      coef: Coefficient of the KL penalty, scalar.
+      kl: Measured since the last call, scalar.
+      target: Of ``kl``.
+      horizon: Samples in which the coefficient may move by a fifth.
+      samples: Samples since the last call.
+
+    Reference: Ziegler et al., arXiv 1909.08593, section 2.2.
+    """
+    error = jnp.clip(kl / target - 1, -0.2, 0.2)
+    return coef * (1 + error * samples / horizon)
+
+
+def adapt_entropy_coef(
+    coef: Array,
+    entropy: Array,
+    *,
+    target: float = 0.2,
+    step: float = 0.005,
+    low: float = 0.0,
+    high: float = 1.0,
+) -> Array:
+    """Raises an entropy bonus by ``step`` below the target entropy, else lowers it.
+
+    The bonus itself is to act only below the target, as in Skywork's rule. ``high`` is
+    our guard (unverified against the paper).
+
+    Args:
+      coef: Coefficient of the bonus, scalar.
+      entropy: Measured, scalar.
+      target: Of ``entropy``.
+      step: How far to move.
+      low: Least coefficient.
+      high: Greatest coefficient.
+
+    Reference: Skywork-OR1, arXiv 2505.22312; TRL's ``use_adaptive_entropy``.
+    """
+    return jnp.clip(coef + jnp.where(entropy < target, step, -step), low, high)
