@@ -1,0 +1,95 @@
+"""Writes a guided sampler to one file, which runs where this package is not installed.
+
+    python sample/export.py
+    python sample/export.py --weights runs/digits/ema.npz --steps 30 --perturb block2
+
+The file takes ``seed``, ``ids`` (sample i is the same in any batch), ``labels`` if the
+model has classes, the weight of classifier-free guidance ``cfg`` and that of perturbed
+attention ``pag``. `jaxlib_guidance.sampling.export` shows the lines that call it.
+Needs flatbuffers: pip install 'jaxlib-guidance[export]'.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import tyro
+
+import jaxlib_guidance as jg
+from jaxlib_guidance.models.pretrained import DiffusionModel, load_pretrained
+from jaxlib_guidance.sampling.export import export_sampler
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to export."""
+
+    weights: str = "digits"
+    """A name of `load_pretrained`, or a file that train/images.py wrote."""
+    steps: int = 20
+    """Of DPM-Solver++ 2M."""
+    perturb: str = ""
+    """Attention site that ``pag`` perturbs, such as block2; none by default."""
+    platforms: tuple[Literal["cpu", "cuda", "rocm", "tpu"], ...] = (
+        "cpu",
+        "cuda",
+        "tpu",
+    )
+    out: Path = Path("out/sampler.npz")
+
+
+def write(config: Config) -> dict[str, Any]:
+    """Exports, and returns what the file says of itself.
+
+    Raises:
+      ValueError: A classifier's weights, or a site that does not exist.
+    """
+    model, params = load_pretrained(config.weights)
+    if not isinstance(model, DiffusionModel):
+        raise ValueError(f"weights {config.weights!r} are a classifier's")
+    grid, null = model.grid(config.steps), model.classes
+    arguments = {"seed": "int32[]", "ids": "int32[b]"}
+    if null is not None:
+        arguments |= {"labels": "int32[b]", "cfg": "float32[]"}
+    if config.perturb:
+        arguments |= {"pag": "float32[]"}
+
+    def draw(params, seed, ids, labels=None, cfg=None, pag=None):
+        terms = [] if cfg is None else [jg.cfg(cfg, null=null)]
+        terms += [] if pag is None else [jg.pag(pag, config.perturb)]
+        return jg.sample(
+            jg.sample_keys(jax.random.key(seed), ids),
+            model.denoiser(params),
+            model.process,
+            jg.dpmpp_2m(),
+            grid,
+            model.shape,
+            labels,
+            guidance=jg.chain(*terms) if terms else None,
+        )[0]
+
+    return export_sampler(
+        config.out,
+        draw,
+        params,
+        arguments,
+        config={"weights": config.weights, "steps": config.steps},
+        platforms=config.platforms,
+    )
+
+
+def main(config: Config) -> None:
+    """Exports, and says how large the file is and what it takes."""
+    try:
+        about = write(config)
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+        sys.exit(f"sample/export.py: {error}")
+    takes = ", ".join(f"{name}: {kind}" for name, kind in about["arguments"].items())
+    size = config.out.stat().st_size / 1e6
+    print(f"{config.out}, {size:.1f} MB: ({takes}) -> {about['result']}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))
