@@ -1,0 +1,140 @@
+"""Series as one array ``[S, T]``, NaN where nothing is known, and their calendar.
+
+All series share the columns: the last column is the last value of each, and shorter
+series are preceded by NaN. Only `start` says what the columns mean to a clock.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# Units as pandas writes them. Months and longer name the end at which they are stamped,
+# which does not matter to a grid.
+_SECONDS = {"s": 1, "min": 60, "t": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_MONTHS = {
+    **dict.fromkeys(("m", "ms", "me"), 1),
+    **dict.fromkeys(("q", "qs", "qe"), 3),
+    **dict.fromkeys(("y", "ys", "ye", "a"), 12),
+}
+
+
+class Series(NamedTuple):
+    """A set of series on one grid.
+
+    Attributes:
+      values: ``[S, T]`` float32, NaN where missing.
+      names: Of the series.
+      start: datetime64 ``[S]``, the stamp of column 0 of each; NaT when unknown.
+      freq: Spacing of the columns as pandas writes it: "15min", "h", "D", "B", "W",
+        "MS"; "" when unknown.
+    """
+
+    values: np.ndarray
+    names: tuple[str, ...]
+    start: np.ndarray
+    freq: str
+
+
+def finish_series(
+    each: Sequence[Any] | np.ndarray, names: Iterable[Any], start: Any, freq: str
+) -> Series:
+    """Checks series of any lengths and lays them on common columns, ends together.
+
+    Args:
+      each: The series, each ``[T_s]`` with NaN where missing.
+      names: Of the series.
+      start: Stamps of each series' first value ``[S]``; NaT when unknown.
+      freq: Spacing, "" when unknown.
+
+    Raises:
+      ValueError: See `load_series`.
+    """
+    names = tuple(map(str, names))
+    if not len(each) or len(names) != len(each):
+        raise ValueError(
+            f"got {len(each)} series and {len(names)} names; expected as many of one "
+            "as of the other, and at least 1"
+        )
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise ValueError(f"names have the name {twice[0]!r} twice")
+    length = max(len(row) for row in each)
+    values = np.full((len(each), length), np.nan, np.float32)
+    start = np.array(np.broadcast_to(start, len(each)), "datetime64[s]")
+    for i, row in enumerate(each):
+        row = np.asarray(row)
+        if row.ndim != 1 or row.dtype.kind not in "fiub":
+            raise TypeError(
+                f"series {names[i]!r} is {row.dtype}{list(row.shape)}; expected "
+                "numbers [T]"
+            )
+        with np.errstate(over="ignore"):
+            row = row.astype(np.float32)
+        if np.isinf(row).any():
+            at = int(np.flatnonzero(np.isinf(row))[0])
+            raise ValueError(
+                f"series {names[i]!r} has an infinite float32 value at {at}; use NaN "
+                "for a missing one"
+            )
+        if np.isnan(row).all():
+            raise ValueError(f"series {names[i]!r} has no value; leave it out")
+        values[i, length - len(row) :] = row
+        if len(row) < length and not np.isnat(start[i]) and freq:
+            start[i] = stamps(start[i], freq, 1, first=len(row) - length)[0]
+    return Series(values, names, start, freq)
+
+
+def stamps(start: Any, freq: str, steps: int, first: int = 0) -> np.ndarray:
+    """Stamps of columns ``first, ..., first + steps - 1`` of a grid.
+
+    Args:
+      start: Stamp of column 0.
+      freq: Spacing as pandas writes it.
+      steps: How many.
+      first: Column of the first; may be negative.
+
+    Returns:
+      datetime64[s] ``[steps]``.
+
+    Raises:
+      ValueError: No stamp, or a spacing that is not known.
+    """
+    number, unit = parse_freq(freq)
+    start = np.datetime64(start, "s")
+    if np.isnat(start):
+        raise ValueError("start is NaT; expected the stamp of the first column")
+    columns = number * np.arange(first, first + steps)
+    day = start.astype("datetime64[D]")
+    if unit == "weekdays":
+        return np.busday_offset(day, columns, roll="forward") + (start - day)
+    if unit == "months":
+        return _months_from(day, columns) + (start - day)
+    return start + columns
+
+
+def _months_from(day, months):
+    """The same day of later months; of a month's last day, their last days."""
+    month = day.astype("datetime64[M]")
+    grid = month + months
+    last = (grid + 1).astype("datetime64[D]") - 1
+    if day == (month + 1).astype("datetime64[D]") - 1:
+        return last
+    return np.minimum(grid.astype("datetime64[D]") + (day - month), last)
+
+
+def parse_freq(freq: str) -> tuple[int, str]:
+    """A spacing as a number of "seconds", "weekdays" or "months"."""
+    match = re.fullmatch(r"(\d*)([A-Za-z]+)(-[A-Za-z]+)?", freq or "")
+    number, name = (int(match[1] or 1), match[2].lower()) if match else (0, "")
+    if number and name in _SECONDS:
+        return number * _SECONDS[name], "seconds"
+    if number and name in _MONTHS:
+        return number * _MONTHS[name], "months"
+    if number and name == "b":
+        return number, "weekdays"
+    raise ValueError(
+        f"freq is {freq!r}; expected a number (or none) and one of b, "
+        f"{', '.join(_SECONDS | _MONTHS)}, such as '15min'"
+    )

