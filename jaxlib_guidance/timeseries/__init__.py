@@ -1,0 +1,1 @@
+"""Forecasts, repairs and synthetic series from one diffusion model of windows."""

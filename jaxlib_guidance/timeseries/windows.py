@@ -1,0 +1,231 @@
+"""Windows of series with lags as channels, and masks of what a window may show.
+
+A window is cut in two steps. `cut_segments` takes the values from the longest lag
+before the window to its end; `make_windows` hides what must not be seen *there*, in the
+one place where every feature is read from, and only then scales and lays out the lags.
+So a hidden value can reach neither the scale nor a lag channel.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.rng import require_keys
+from jaxlib_guidance.types import Array, at_least_float32
+
+# Of the published models: days 1 to 7 and weeks 2 to 4; periods of 30 days to a year.
+HOURLY_LAGS = tuple(24 * day for day in (1, 2, 3, 4, 5, 6, 7, 14, 21, 28))
+DAILY_LAGS = tuple(30 * month for month in range(1, 13))
+
+SMALLEST_SCALE = 1e-10
+
+
+class Windows(NamedTuple):
+    """A batch of windows as a diffusion model sees them; ``L = context + horizon``.
+
+    Attributes:
+      x: ``[B, L, C]`` scaled. Channel 0 is the series, channel ``j`` its value
+        ``lags[j - 1]`` steps before. 0 where ``mask`` is. Of ``D`` joint series each of
+        these is a group of ``D`` channels.
+      mask: ``[B, L, C]``, 1 where ``x`` is known and 0 elsewhere.
+      scale: ``[B]``, or ``[B, D]``: what ``x`` was divided by.
+    """
+
+    x: Array
+    mask: Array
+    scale: Array
+
+
+def cut_segments(
+    series: Array,
+    rows: Array,
+    starts: Array,
+    *,
+    context: int,
+    horizon: int,
+    lags: Sequence[int] = (),
+) -> Array:
+    """The values from ``max(lags)`` before each window to its end.
+
+    Args:
+      series: ``[S, T]``, NaN where missing; ``[S, T, D]`` for ``D`` joint series or
+        covariates.
+      rows: Which series, int ``[B]``.
+      starts: Column at which each window's context begins, int ``[B]``.
+      context: Steps of context.
+      horizon: Steps of forecast; 0 for none.
+      lags: Of `make_windows`.
+
+    Returns:
+      ``[B, max(lags) + context + horizon]`` (``[..., D]``), NaN outside the series: a
+      window may end after it, to forecast what has not happened yet.
+
+    Raises:
+      ValueError: Wrong shapes; a context, horizon or lag that is not a length.
+    """
+    past, length = window_lengths(context, horizon, lags)
+    if series.ndim not in (2, 3):
+        raise ValueError(f"series has shape {series.shape}; expected [S, T] or [S,T,D]")
+    rows, starts = jnp.asarray(rows), jnp.asarray(starts)
+    if rows.ndim != 1 or rows.shape != starts.shape:
+        raise ValueError(
+            f"rows and starts have shapes {rows.shape} and {starts.shape}; expected [B]"
+        )
+    columns = starts[:, None] - past + jnp.arange(past + length, dtype=starts.dtype)
+    # Below zero would count from the end.
+    columns = jnp.where(columns < 0, series.shape[1], columns)
+    series = at_least_float32(series)
+    return series.at[rows[:, None], columns].get(mode="fill", fill_value=jnp.nan)
+
+
+def make_windows(
+    segments: Array,
+    *,
+    context: int,
+    horizon: int,
+    lags: Sequence[int] = (),
+    observed: Array | None = None,
+    default_scale: float | None = None,
+) -> Windows:
+    """Hides, scales and lays out lags.
+
+    Args:
+      segments: As `cut_segments` returns them.
+      context: Steps of context.
+      horizon: Steps of forecast.
+      lags: Steps back of each further channel, such as `HOURLY_LAGS`.
+      observed: Which steps of the window may be seen, bool ``[L]`` or ``[B, L]`` (or
+        ``[B, L, D]``), such as `forecast_mask`; the rest becomes unknown, also where it
+        comes back as a lag. None shows all, for training.
+      default_scale: Of `mean_absolute_scale`.
+
+    Returns:
+      `Windows`.
+
+    Raises:
+      ValueError: Wrong shapes.
+    """
+    past, length = window_lengths(context, horizon, lags)
+    if segments.ndim not in (2, 3) or segments.shape[1] != past + length:
+        raise ValueError(
+            f"segments have shape {segments.shape}; expected [B, {past + length}], the "
+            "longest lag, the context and the horizon"
+        )
+    segments = at_least_float32(segments)
+    seen = ~jnp.isnan(segments)
+    if observed is not None:
+        seen = seen.at[:, past:].min(_window_mask(observed, seen[:, past:]))
+    values = jnp.where(seen, segments, 0)
+    now = slice(past, past + context)
+    scale = mean_absolute_scale(values[:, now], seen[:, now], default_scale)
+    values = values / scale[:, None]
+
+    def channels(a):
+        each = [a[:, past - lag : past - lag + length] for lag in (0, *lags)]
+        return jnp.stack(each, 2).reshape(len(a), length, -1)
+
+    return Windows(channels(values), channels(seen).astype(values.dtype), scale)
+
+
+def mean_absolute_scale(
+    values: Array, observed: Array, default: float | None = None
+) -> Array:
+    """``sum(|y| m) / max(sum(m), 1)`` over the context, at least 1e-10.
+
+    Args:
+      values: ``[B, context]`` (or ``[B, context, D]``), finite.
+      observed: The same shape, bool or 0 and 1.
+      default: Scale of a row that is nothing but zeros or unknown. None takes the mean
+        over the whole batch, as GluonTS and the released code do; with a number, a
+        row's scale does not depend on its batch.
+
+    Returns:
+      ``[B]`` (or ``[B, D]``).
+
+    Reference: Kollovieh et al., arXiv 2307.11494, the released code's scaler.
+    """
+    m = observed.astype(values.dtype)
+    total, count = jnp.sum(jnp.abs(values) * m, 1), jnp.sum(m, 1)
+    if default is None:
+        fallback = jnp.sum(total, 0) / jnp.maximum(jnp.sum(count, 0), 1)
+    else:
+        fallback = jnp.asarray(default, values.dtype)
+    scale = jnp.where(total > 0, total / jnp.maximum(count, 1), fallback)
+    return jnp.maximum(scale, SMALLEST_SCALE)
+
+
+def forecast_mask(context: int, horizon: int) -> Array:
+    """The context is known and the horizon is not: bool ``[L]``."""
+    window_lengths(context, horizon, ())
+    return jnp.arange(context + horizon) < context
+
+
+def random_missing(keys: Array, context: int, horizon: int, count: int) -> Array:
+    """A forecast with ``count`` steps of each context hidden at random (RM).
+
+    Args:
+      keys: Typed keys ``[B]``: a row's mask depends on its own key alone.
+      context: Steps of context.
+      horizon: Steps of forecast.
+      count: Steps to hide; half the context in the published protocol.
+
+    Returns:
+      bool ``[B, L]``.
+    """
+    require_keys(keys)
+    known = forecast_mask(context, horizon)
+    _require_count(count, context)
+    rank = jax.vmap(lambda key: jax.random.permutation(key, context))(keys)
+    return known & jnp.pad(rank >= count, ((0, 0), (0, horizon)))
+
+
+def blackout_begin(context: int, horizon: int, count: int) -> Array:
+    """A forecast with the first ``count`` steps of the context hidden (BM-B)."""
+    _require_count(count, context)
+    known = forecast_mask(context, horizon)
+    return known & (jnp.arange(context + horizon) >= count)
+
+
+def blackout_end(context: int, horizon: int, count: int) -> Array:
+    """A forecast with the last ``count`` steps of the context hidden (BM-E)."""
+    _require_count(count, context)
+    known = forecast_mask(context, horizon)
+    return known & (jnp.arange(context + horizon) < context - count)
+
+
+def window_lengths(context: int, horizon: int, lags: Sequence[int]) -> tuple[int, int]:
+    """``(longest lag, context + horizon)``, once they make sense.
+
+    Raises:
+      ValueError: A context, horizon or lag that is not a length.
+    """
+    if context < 1 or horizon < 0:
+        raise ValueError(
+            f"context {context}, horizon {horizon}; expected at least 1 and 0"
+        )
+    if any(lag < 1 for lag in lags) or len(set(lags)) < len(lags):
+        raise ValueError(f"lags are {tuple(lags)}; expected different steps back")
+    return max(lags, default=0), context + horizon
+
+
+def _window_mask(observed, seen):
+    """``observed`` in the shape of the window ``seen``."""
+    observed = jnp.asarray(observed)
+    allowed = {seen.shape[1:2], seen.shape[:2], seen.shape}
+    if observed.shape not in allowed:
+        raise ValueError(
+            f"observed has shape {observed.shape}; expected one of {sorted(allowed)}"
+        )
+    observed = observed.astype(bool)
+    if observed.ndim == 1:
+        observed = observed[None]
+    if observed.ndim < seen.ndim:
+        observed = observed[..., None]
+    return jnp.broadcast_to(observed, seen.shape)
+
+
+def _require_count(count, context):
+    if not 0 <= count <= context:
+        raise ValueError(f"count is {count}; expected 0 to {context}, the context")
