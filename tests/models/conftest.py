@@ -1,7 +1,61 @@
-"""These tests compile much and compute little."""
+"""These tests compile much and compute little; writers of foreign weight files.
+
+The writers follow the definitions of the formats, not our readers.
+"""
+
+import json
+import struct
 
 import jax
+import numpy as np
 import pytest
+
+SCALARS = {
+    np.uint8: 0, np.int8: 1, np.uint16: 2, np.int16: 3, np.uint32: 4, np.int32: 5,
+    np.float32: 6, np.bool_: 7, np.uint64: 10, np.int64: 11, np.float64: 12,
+}  # fmt: skip
+
+
+def safetensors_bytes(tensors, metadata=None):
+    """``tensors`` is ``{name: (type, shape, bytes)}``."""
+    header, at = {} if metadata is None else {"__metadata__": metadata}, 0
+    for name, (kind, shape, held) in tensors.items():
+        offsets = [at, at + len(held)]
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": offsets}
+        at += len(held)
+    text = json.dumps(header).encode()
+    data = b"".join(held for _, _, held in tensors.values())
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def _text(value):
+    held = value.encode()
+    return struct.pack("<Q", len(held)) + held
+
+
+def _value(value):
+    if isinstance(value, str):
+        return struct.pack("<I", 8) + _text(value)
+    if isinstance(value, list):
+        head = struct.pack("<IIQ", 9, 8, len(value))
+        return head + b"".join(map(_text, value))
+    code = SCALARS[value.dtype.type]
+    if value.ndim:
+        return struct.pack("<IIQ", 9, code, len(value)) + value.tobytes()
+    return struct.pack("<I", code) + value.tobytes()
+
+
+def gguf_bytes(tensors, metadata, *, version=3, alignment=32):
+    """``tensors`` is ``{name: (type code, shape, bytes)}``, shape as numpy has it."""
+    head = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(metadata))
+    for name, value in metadata.items():
+        head += _text(name) + _value(value)
+    data = b""
+    for name, (kind, shape, held) in tensors.items():
+        sizes = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
+        head += _text(name) + sizes + struct.pack("<IQ", kind, len(data))
+        data += held + bytes(-len(held) % alignment)
+    return head + bytes(-len(head) % alignment) + data
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -10,3 +64,13 @@ def compile_quickly():
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="session")
+def write_safetensors():
+    return safetensors_bytes
+
+
+@pytest.fixture(scope="session")
+def write_gguf():
+    return gguf_bytes

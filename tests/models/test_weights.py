@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import tracemalloc
 import zipfile
 
 import jax
@@ -115,6 +116,113 @@ def test_arrays_of_objects_are_not_unpickled(path):
             np.lib.format.write_array(file, np.array([{}, 1], object))
     with pytest.raises(CorruptFileError):
         load_weights(path)
+
+
+def repacked(path, *, replace=None, rename=None, method=zipfile.ZIP_DEFLATED):
+    """The file with some of its members changed, and right checksums."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, held in (members | (replace or {})).items():
+            archive.writestr((rename or {}).get(name, name), held)
+
+
+def header(path, **changes):
+    with zipfile.ZipFile(path) as archive:
+        held = json.loads(archive.read("header"))
+    held["leaves"]["a"] |= changes
+    return {"header": json.dumps(held)}
+
+
+def npy(text):
+    text = text.encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(8)
+
+
+PLAIN = "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda path: header(path, shape=[3]),
+        lambda path: header(path, shape=[-1, -2]),
+        lambda path: header(path, shape=[10**12]),
+        lambda path: header(path, shape=None),
+        lambda path: header(path, dtype="U100000000"),
+        lambda path: header(path, stored="int32"),
+        lambda path: header(path, dtype="int32", stored="int32"),
+        lambda path: header(path, stored="object", dtype="object"),
+        lambda path: {"a.npy": npy(PLAIN.replace("False", "True"))},
+        lambda path: {"a.npy": npy(PLAIN.replace("(2,)", "(10**12,)"))},
+        lambda path: {"a.npy": npy("(" * 5000)},
+        lambda path: {"a.npy": npy(PLAIN)[:-1]},
+        lambda path: {"a.npy": b""},
+        lambda path: {"header": b'{"format":' * 50_000},
+        lambda path: {"other": b"1"},
+    ],
+)
+def test_members_that_do_not_fit_the_header_are_refused(path, change):
+    export_weights(path, {"a": jnp.zeros(2)}, {})
+    repacked(path, replace={"a.npy": npy(PLAIN)})
+    np.testing.assert_array_equal(load_weights(path)[0]["a"], np.zeros(2, np.float32))
+    repacked(path, replace=change(path))
+    with pytest.raises(CorruptFileError, match=r"model\.npz"):
+        load_weights(path)
+
+
+def test_a_file_cannot_claim_more_memory_than_a_multiple_of_its_length(path):
+    zeros = {"a": np.zeros(10**6, np.float32)}
+    export_weights(path, zeros, {})
+    np.testing.assert_array_equal(load_weights(path)[0]["a"], zeros["a"])
+    repacked(path)
+    assert path.stat().st_size < 20_000
+    with pytest.raises(CorruptFileError, match=r"claims 4000\d+ bytes"):
+        load_weights(path)
+    export_weights(path, {"a": np.zeros(2)}, {})
+    repacked(path, replace={"header": b" " * 2**25}, method=zipfile.ZIP_STORED)
+    with pytest.raises(CorruptFileError, match="33554432 of them a header"):
+        load_weights(path)
+    with pytest.raises(ValueError, match="of 16777216"):
+        export_weights(path, zeros, {"text": "a" * 2**25})
+
+
+SIZE = 2**27 + 123_457
+
+
+def test_a_member_that_expands_past_its_claim_is_not_expanded(path):
+    export_weights(path, {"a": np.zeros(2, np.float32)}, {})
+    repacked(path, replace={"a.npy": bytes(SIZE)})
+    whole = bytearray(path.read_bytes())
+    claim = SIZE.to_bytes(4, "little")
+    for _ in range(2):  # In the member's own header, and in the directory.
+        at = whole.index(claim)
+        whole[at : at + 4] = (136).to_bytes(4, "little")
+    path.write_bytes(whole)
+    tracemalloc.start()
+    with pytest.raises(CorruptFileError):
+        load_weights(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**22
+
+
+def test_two_members_of_one_name_and_other_packings_are_refused(path):
+    export_weights(path, {"a": jnp.zeros(2), "b": jnp.zeros(2)}, {})
+    with pytest.warns(UserWarning, match="Duplicate"):
+        repacked(path, rename={"b.npy": "a.npy"})
+    with pytest.raises(CorruptFileError, match="two arrays of one name"):
+        load_weights(path)
+    export_weights(path, {"a": jnp.zeros(2)}, {})
+    repacked(path, method=zipfile.ZIP_BZIP2)
+    with pytest.raises(CorruptFileError, match="another method than deflate"):
+        load_weights(path)
+
+
+def test_arrays_in_another_order_are_written_in_ours(path):
+    value = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    export_weights(path, {"a": value}, {})
+    np.testing.assert_array_equal(load_weights(path)[0]["a"], value)
 
 
 def test_a_failed_write_leaves_the_old_file(path):
