@@ -10,7 +10,7 @@ uses. The first row is the training split itself, the best that a sampler could 
 accuracy    the judge agrees with the label that was asked for
 confidence  the judge's mean largest probability, for rows without labels too
 coverage    exp(entropy) of the classes that the judge sees; 10 when they are even
-Frechet     between Gaussian fits to the judge's features (lower is better)
+frechet     between Gaussian fits to the judge's features (lower is better)
 kernel      unbiased squared maximum mean discrepancy of the features, times 100
 """
 
@@ -28,7 +28,7 @@ import tyro
 import jaxlib_guidance as jg
 from jaxlib_guidance.data.digits import load_digits
 from jaxlib_guidance.models.pretrained import load_pretrained
-from jaxlib_guidance.testing.fidelity import frechet_distance, kernel_distance
+from jaxlib_guidance.testing.fidelity import judge_samples
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,17 +72,8 @@ def rows(labels: Any, guide: Any) -> Iterator[tuple[str, Any, bool, bool]]:
 
 def measure(judged: Any, held_out: Any, labels: Any) -> dict[str, float]:
     """The columns of a row."""
-    chance = np.asarray(jax.nn.softmax(judged.logits))
-    seen = np.bincount(chance.argmax(-1), minlength=10) / len(chance)
-    entropy = -np.sum(seen * np.log(np.where(seen > 0, seen, 1)))
-    right = np.nan if labels is None else np.mean(chance.argmax(-1) == labels)
-    return {
-        "accuracy": right,
-        "confidence": chance.max(-1).mean(),
-        "coverage": np.exp(entropy),
-        "Frechet": frechet_distance(judged.features, held_out.features),
-        "kernel": 100 * kernel_distance(judged.features, held_out.features),
-    }
+    scores = judge_samples(judged, held_out, labels)
+    return scores | {"kernel": 100 * scores["kernel"]}
 
 
 def table(results: dict[str, dict[str, float]]) -> str:
@@ -133,7 +124,7 @@ def main(config: Config) -> dict[str, dict[str, float]]:
     for name, guidance, told, asked in rows(labels, guide):
         images = draw((params, weak_params), guidance, labels if told else blank)
         results[name] = measure(score(images), held_out, labels if asked else None)
-        print(f"{name}: {results[name]['Frechet']:.3f}", flush=True)
+        print(f"{name}: {results[name]['frechet']:.3f}", flush=True)
     print(table(results))
     if config.out is not None:
         config.out.parent.mkdir(parents=True, exist_ok=True)

@@ -2,10 +2,13 @@
 to guide samplers with.
 
     python train/classifier.py                          # a judge of the bundled digits
-    python train/classifier.py --process cosine --out runs/noisy.npz
+    python train/classifier.py --noise cosine --directory runs/noisy
+
+A run lives in one folder, as that of train/images.py; its weights are ema.npz.
 """
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from tqdm import trange
+from tyro.conf import OmitArgPrefixes
 
 from jaxlib_guidance import rng
 from jaxlib_guidance.data.images import batch_indices, load_images
@@ -22,18 +25,28 @@ from jaxlib_guidance.diffusion.noise_levels import log_normal_t
 from jaxlib_guidance.diffusion.process import perturb
 from jaxlib_guidance.models.pretrained import ClassifierModel, from_config
 from jaxlib_guidance.models.weights import export_weights
+from jaxlib_guidance.training.fit import Log, fit
+from jaxlib_guidance.training.launch import FREE, Hosts, Scale, start
+from jaxlib_guidance.training.parallel import (
+    data_mesh,
+    local_rows,
+    replicate,
+    shard_batch,
+    state_sharding,
+)
+from jaxlib_guidance.training.run import claim
 from jaxlib_guidance.training.state import init_state
 from jaxlib_guidance.training.step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A training run; short, so it is not resumed."""
+    """A training run."""
 
-    out: Path = Path("runs/judge.npz")
+    directory: Path = Path("runs/judge")
     source: str = "digits"
     size: int | None = None
-    process: Literal["cosine", "linear", "edm", "flow"] | None = None
+    noise: Literal["cosine", "linear", "edm", "flow"] | None = None
     """Noise process whose states to classify; None classifies clean images."""
     level_mean: float = -0.6
     level_std: float = 1.4
@@ -48,11 +61,20 @@ class Config:
     weight_decay: float = 1e-2
     seed: int = 0
     store: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type in which the file stores weights."""
+    """Type in which ema.npz stores weights."""
+    log: Log = Log()
+    scale: OmitArgPrefixes[Scale] = Scale()
+    hosts: OmitArgPrefixes[Hosts] = Hosts()
 
 
-def train(config: Config) -> float:
-    """Trains, writes the weights, and returns the accuracy on the test split."""
+def train(config: Config) -> float | None:
+    """Runs, or goes on with, a training run.
+
+    Returns:
+      The accuracy on the test split; None if it was stopped before the end.
+    """
+    settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    folder = claim(config.directory, settings, free=("directory", "log", *FREE))
     data = load_images(config.source, "train", config.size)
     test = load_images(config.source, "test", config.size)
     classes, shape = len(data.classes), data.images.shape[1:]
@@ -62,9 +84,11 @@ def train(config: Config) -> float:
             "kind": "classifier",
             "classes": classes,
             "widths": list(config.widths),
-            "timed": config.process is not None,
+            "timed": config.noise is not None,
+            "dtype": config.scale.precision,
+            "remat": config.scale.remat,
         },
-        "process": None if config.process is None else {"kind": config.process},
+        "process": None if config.noise is None else {"kind": config.noise},
         "sigma_data": scale,
         "shape": list(shape),
         "classes": classes,
@@ -99,26 +123,51 @@ def train(config: Config) -> float:
     rate = optax.cosine_decay_schedule(config.learning_rate, config.steps)
     tx = optax.adamw(rate, weight_decay=config.weight_decay)
     init_key, train_key = jax.random.split(jax.random.key(config.seed))
-    state = init_state(model.init(init_key), tx, train_key)
-    step = make_train_step(loss, tx, ema_decay=0.99)
-    bar = trange(config.steps, unit="step", dynamic_ncols=True)
-    for i in bar:
-        rows = batch_indices(config.seed, i, config.batch, len(data.labels))
-        batch = {"image": data.images[rows], "label": data.labels[rows]}
-        state, metrics = step(state, batch)
-        if i % 25 == 0:
-            bar.set_postfix({k: f"{float(v):.3f}" for k, v in metrics.items()})
+
+    def make_state():
+        return init_state(model.init(init_key), tx, train_key)
+
+    mesh = data_mesh()
+    sharding = state_sharding(mesh, make_state, config.scale.mesh)
+    state = jax.jit(make_state, out_shardings=sharding)()
+    step = make_train_step(
+        loss,
+        tx,
+        ema_decay=0.99,
+        accumulate=config.scale.accumulate,
+        mesh=mesh,
+        sharding=sharding,
+    )
+    mine = local_rows(mesh, config.batch)
+
+    def batch_at(i):
+        rows = batch_indices(config.seed, i, config.batch, len(data.labels))[mine]
+        picked = {"image": data.images[rows], "label": data.labels[rows]}
+        return shard_batch(mesh, picked)
+
+    state, finished = fit(
+        step, state, batch_at, steps=config.steps, folder=folder, log=config.log
+    )
+    if not finished:
+        return None
+    params = jax.tree.map(np.asarray, replicate(mesh, state.ema))
     keys = rng.sample_keys(jax.random.key(config.seed + 1), len(test.labels))
     logits = jax.jit(lambda p, x: model.logits(p, *noised(keys, x)))(
-        state.ema, test.images
+        params, test.images
     )
     accuracy = float(np.mean(np.argmax(logits, -1) == test.labels))
-    settings = {k: v for k, v in dataclasses.asdict(config).items() if k != "out"}
-    about["training"] = settings | {"test_accuracy": accuracy}
-    export_weights(config.out, state.ema, about, dtype=jnp.dtype(config.store))
-    print(f"accuracy on the test split {accuracy:.4f}; weights in {config.out}")
+    if jax.process_index() == 0:
+        about["training"] = {
+            **{k: v for k, v in settings.items() if k != "directory"},
+            "test_accuracy": accuracy,
+        }
+        store = jnp.dtype(config.store)
+        export_weights(folder / "ema.npz", params, about, dtype=store)
+        print(f"accuracy on the test split {accuracy:.4f}; {folder / 'ema.npz'}")
     return accuracy
 
 
 if __name__ == "__main__":
-    train(tyro.cli(Config, description=__doc__))
+    config = tyro.cli(Config, description=__doc__)
+    start(config.hosts)
+    train(config)

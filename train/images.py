@@ -6,12 +6,13 @@
 
 A run lives in one folder: config.json, metrics.jsonl, checkpoints/, samples/*.png and
 at the end ema.npz, which `load_pretrained` and sample/images.py read. Stop it as you
-like (Ctrl-C, SIGTERM, kill -9) and start it again with the same arguments: it goes on
-with the same next batch.
+like (Ctrl-C, SIGTERM, kill -9) and start it again with the same arguments, on the same
+devices or others: it goes on with the same next batch. docs/launch.md says how to start
+it on a TPU pod, on several GPUs and on several hosts.
 """
 
 import dataclasses
-import time
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from tqdm import tqdm
+from tyro.conf import OmitArgPrefixes
 
 import jaxlib_guidance as jg
 from jaxlib_guidance import rng
@@ -35,10 +36,19 @@ from jaxlib_guidance.models.pretrained import (
     from_config,
     load_pretrained,
 )
-from jaxlib_guidance.testing.fidelity import frechet_distance, kernel_distance
-from jaxlib_guidance.training.checkpoint import Checkpoints, export_weights
-from jaxlib_guidance.training.parallel import data_mesh, replicate, shard_batch
-from jaxlib_guidance.training.run import MetricLog, StopSignal, claim
+from jaxlib_guidance.testing.fidelity import judge_samples
+from jaxlib_guidance.training.checkpoint import export_weights
+from jaxlib_guidance.training.fit import Log, fit
+from jaxlib_guidance.training.launch import FREE, Hosts, Scale, start
+from jaxlib_guidance.training.parallel import (
+    data_mesh,
+    local_rows,
+    pmapped,
+    replicate,
+    shard_batch,
+    state_sharding,
+)
+from jaxlib_guidance.training.run import claim
 from jaxlib_guidance.training.state import init_state
 from jaxlib_guidance.training.step import make_train_step
 
@@ -66,10 +76,6 @@ class Model:
     heads: int = 4
     patch: int = 2
     """Side of a DiT's patches."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the computation; parameters, norms and outputs are float32 always."""
-    remat: bool = False
-    """Recompute blocks on the backward pass, to save memory."""
     scan: bool = False
     """Run a DiT's blocks as one scan, to compile deep ones in constant time."""
 
@@ -102,25 +108,11 @@ class Optimiser:
 
     steps: int = 1200
     batch: int = 128
-    accumulate: int = 1
-    """Micro-batches in which a batch is processed, to save memory."""
     learning_rate: float = 2e-3
     warmup: int = 100
     weight_decay: float = 0.0
     clip: float = 1.0
     ema: float = 0.995
-
-
-@dataclasses.dataclass(frozen=True)
-class Log:
-    """What to write and when; may be changed when a run is resumed."""
-
-    every: int = 25
-    save_every: int = 200
-    sample_every: int = 400
-    tensorboard: bool = False
-    store: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type in which ema.npz stores weights."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +138,11 @@ class Config:
     objective: Objective = Objective()
     optimiser: Optimiser = Optimiser()
     evaluation: Evaluation = Evaluation()
-    log: Log = Log()
+    log: Log = Log(look_every=400)
+    scale: OmitArgPrefixes[Scale] = Scale()
+    hosts: OmitArgPrefixes[Hosts] = Hosts()
+    store: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type in which ema.npz stores weights."""
 
 
 def describe(config: Config, shape: tuple[int, ...], classes: int, scale: float) -> Any:
@@ -157,8 +153,8 @@ def describe(config: Config, shape: tuple[int, ...], classes: int, scale: float)
         "width": model.width,
         "heads": model.heads,
         "classes": classes,
-        "dtype": model.precision,
-        "remat": model.remat,
+        "dtype": config.scale.precision,
+        "remat": config.scale.remat,
     }
     if model.kind == "dit":
         network |= {"depth": model.depth, "patch": model.patch, "scan": model.scan}
@@ -217,13 +213,11 @@ def make_loss(model: DiffusionModel, config: Config, scale: float) -> Any:
     return loss
 
 
-def make_sampler(model: DiffusionModel, steps: int) -> Any:
-    """``(params, key, labels, weight) -> images``, compiled: guided samples."""
+def make_sampler(model: DiffusionModel, steps: int, mesh: jax.sharding.Mesh) -> Any:
+    """``(params, key, labels, weight) -> images``: guided samples, on all devices."""
     grid = model.grid(steps)
 
-    @jax.jit
-    def run(params, key, labels, weight):
-        keys = jg.sample_keys(key, labels.shape[0])
+    def run(params, keys, labels, weight):
         return jg.sample(
             keys,
             model.denoiser(params),
@@ -235,7 +229,14 @@ def make_sampler(model: DiffusionModel, steps: int) -> Any:
             guidance=jg.chain(jg.cfg(weight, null=model.classes)),
         )[0]
 
-    return run
+    mapped = pmapped(run, mesh, (None, 0, 0, None), pad=True)
+
+    def sampler(params, key, labels, weight):
+        keys = jg.sample_keys(key, len(labels))
+        inputs = replicate(mesh, (params, keys, labels, jnp.float32(weight)))
+        return np.asarray(replicate(mesh, mapped(*inputs)))
+
+    return sampler
 
 
 def evaluate(
@@ -256,20 +257,16 @@ def evaluate(
     score = jax.jit(partial(classify, judge_params))
     held_out = score(test.images)
     labels = np.arange(wanted.count) % len(test.classes)
-    sampler = make_sampler(model, wanted.solver_steps)
+    sampler = make_sampler(model, wanted.solver_steps, data_mesh())
     real = (score(data.images[: wanted.count]), data.labels[: wanted.count])
     rows: dict[str, Any] = {"training data": real}
     for weight in (0.0, wanted.weight):
         images = sampler(params, jax.random.key(config.seed + 1), labels, weight)
         rows[f"samples, cfg {weight:g}"] = score(images), labels
-    results = {}
-    for name, (judged, truth) in rows.items():
-        results[name] = {
-            "accuracy": float(np.mean(judged.logits.argmax(-1) == truth)),
-            "frechet": frechet_distance(judged.features, held_out.features),
-            "kernel": kernel_distance(judged.features, held_out.features),
-        }
-    return results
+    return {
+        name: judge_samples(judged, held_out, truth)
+        for name, (judged, truth) in rows.items()
+    }
 
 
 def train(config: Config) -> dict[str, Any]:
@@ -278,9 +275,8 @@ def train(config: Config) -> dict[str, Any]:
     Returns:
       The results of the evaluation, by row; empty if it was stopped before the end.
     """
-    started = time.perf_counter()
-    settings = as_json(config)
-    folder = claim(config.directory, settings, free=("directory", "log"))
+    settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    folder = claim(config.directory, settings, free=("directory", "log", *FREE))
     data = load_images(config.data.source, "train", config.data.size)
     classes, shape = len(data.classes), data.images.shape[1:]
     scale = round(float(np.std(data.images)), 3)
@@ -305,19 +301,24 @@ def train(config: Config) -> dict[str, Any]:
         [optim.warmup],
     )
     tx = optax.adamw(rate, b2=0.99, weight_decay=optim.weight_decay)
-    mesh = data_mesh()
     init_key, train_key, level_key = jax.random.split(jax.random.key(config.seed), 3)
+
+    def make_state():
+        return init_state(model.init(init_key), tx, train_key)
+
+    mesh = data_mesh()
+    sharding = state_sharding(mesh, make_state, config.scale.mesh)
+    state = jax.jit(make_state, out_shardings=sharding)()
     step = make_train_step(
         make_loss(model, config, scale),
         tx,
         ema_decay=optim.ema,
-        accumulate=optim.accumulate,
+        accumulate=config.scale.accumulate,
         clip=optim.clip,
         mesh=mesh,
+        sharding=sharding,
     )
-    state = replicate(mesh, init_state(model.init(init_key), tx, train_key))
-    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    sampler = make_sampler(model, config.evaluation.solver_steps)
+    mine = local_rows(mesh, optim.batch)
     spread = jax.jit(
         lambda i: noise_levels.stratified(
             jax.random.fold_in(level_key, i), jnp.arange(optim.batch), optim.batch
@@ -325,83 +326,53 @@ def train(config: Config) -> dict[str, Any]:
     )
 
     def batch_at(i):
-        rows = batch_indices(config.seed, i, optim.batch, len(data.labels))
-        rows = np.split(rows, jax.process_count())[jax.process_index()]
-        u = np.split(np.asarray(spread(i)), jax.process_count())[jax.process_index()]
+        rows = batch_indices(config.seed, i, optim.batch, len(data.labels))[mine]
+        u = np.asarray(spread(i))[mine]
         picked = {"image": data.images[rows], "label": data.labels[rows], "u": u}
         return shard_batch(mesh, picked)
 
-    def draw(params, name):
-        labels = jnp.repeat(jnp.arange(min(classes, 10)), 10)
-        key = jax.random.key(config.seed + 2)
-        images = sampler(params, key, labels, config.evaluation.weight)
-        save_grid(folder / "samples" / name, images, 10, max(1, 32 // shape[0]))
+    sampler = make_sampler(model, config.evaluation.solver_steps, mesh)
+    chief = jax.process_index() == 0
 
-    with Checkpoints(folder / "checkpoints") as saved, StopSignal() as stop:
-        restored = saved.restore_latest(state)
-        state = state if restored is None else restored.state
-        done = int(state.step)
-        events = folder / "events" if config.log.tensorboard else None
-        print(
-            f"{count:,} parameters, {len(data.labels):,} images, "
-            f"{mesh.size} device(s); "
-            + (f"resumed after step {done}" if done else f"new run in {folder}"),
-            flush=True,
-        )
-        with (
-            MetricLog(folder / "metrics.jsonl", done, events) as log,
-            tqdm(total=optim.steps, initial=done, dynamic_ncols=True) as bar,
-        ):
-            mark, recent = time.perf_counter(), []
-            while done < optim.steps and not stop.requested:
-                state, metrics = step(state, batch_at(done))
-                done, last = done + 1, done + 1 == optim.steps
-                recent.append(metrics)
-                bar.update()
-                if done % config.log.every == 0 or last:
-                    mean = jax.tree.map(lambda *m: float(np.mean(m)), *recent)
-                    now = time.perf_counter()
-                    mean["steps_per_second"] = len(recent) / (now - mark)
-                    mark, recent = now, []
-                    log.write(done, mean)
-                    bar.set_postfix(loss=f"{mean['loss']:.4f}")
-                    if not np.isfinite(mean["loss"]):
-                        raise FloatingPointError(f"loss {mean['loss']} at step {done}")
-                if done % config.log.save_every == 0 or last:
-                    saved.save(done, state)
-                if done % config.log.sample_every == 0 and not last:
-                    draw(state.ema, f"{done:07d}.png")
-        saved.wait()
-        if done < optim.steps:
-            if done and done not in saved.steps():
-                saved.save(done, state)
-            print(f"stopped after step {done}; the same command goes on from there")
-            return {}
-    draw(state.ema, "final.png")
-    about["training"] = {k: v for k, v in settings.items() if k != "directory"}
-    store = jnp.dtype(config.log.store)
-    export_weights(folder / "ema.npz", state.ema, about, dtype=store)
-    minutes = (time.perf_counter() - started) / 60
-    print(f"{minutes:.1f} minutes; weights in {folder / 'ema.npz'}")
-    if judge is None:
+    def look(done, state):
+        labels = np.repeat(np.arange(min(classes, 10)), 10)
+        key = jax.random.key(config.seed + 2)
+        images = sampler(state.ema, key, labels, config.evaluation.weight)
+        name = "final" if done == optim.steps else f"{done:07d}"
+        if chief:
+            pictures = folder / "samples" / f"{name}.png"
+            save_grid(pictures, images, 10, max(1, 32 // shape[0]))
+
+    if chief:
+        count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        print(f"{count:,} parameters, {len(data.labels):,} images")
+    state, finished = fit(
+        step,
+        state,
+        batch_at,
+        steps=optim.steps,
+        folder=folder,
+        log=config.log,
+        look=look,
+    )
+    if not finished:
         return {}
-    test = load_images(config.data.source, "test", config.data.size)
-    results = evaluate(model, state.ema, config, data, test, judge)
-    print(f"{'':20} accuracy   Frechet    kernel   (judge: {judge})")
-    for name, row in results.items():
-        print(
-            f"{name:20} {row['accuracy']:8.3f} {row['frechet']:9.3f} "
-            f"{row['kernel']:9.4f}"
-        )
+    ema = jax.tree.map(np.asarray, replicate(mesh, state.ema))
+    results = {}
+    if judge is not None:
+        test = load_images(config.data.source, "test", config.data.size)
+        results = evaluate(model, ema, config, data, test, judge)
+    if chief:
+        about["training"] = {k: v for k, v in settings.items() if k != "directory"}
+        store = jnp.dtype(config.store)
+        export_weights(folder / "ema.npz", ema, about, dtype=store)
+        print(f"weights in {folder / 'ema.npz'}, scores by {judge}:")
+        for name, row in results.items():
+            print(name, *(f"{k} {v:.3f}" for k, v in row.items()), sep="  ")
     return results
 
 
-def as_json(config: Any) -> dict[str, Any]:
-    """The configuration as JSON can hold it."""
-    values = dataclasses.asdict(config)
-    values["directory"] = str(config.directory)
-    return values
-
-
 if __name__ == "__main__":
-    train(tyro.cli(Config, description=__doc__))
+    config = tyro.cli(Config, description=__doc__)
+    start(config.hosts)
+    train(config)

@@ -1,5 +1,6 @@
 """A small classifier: for classifier guidance, and to judge samples by."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -34,6 +35,7 @@ class Classifier(nn.Module):
       timed: Whether it is told the noise level, as a classifier of noisy samples is.
       time_scale: Multiplies ``c_noise``; see `ConditionEmbed`.
       dtype: Type of the layers; norms and logits are float32.
+      remat: Whether layers are recomputed on the backward pass, to save memory.
     """
 
     classes: int
@@ -41,6 +43,7 @@ class Classifier(nn.Module):
     timed: bool = False
     time_scale: float = 1000.0
     dtype: Any = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Array, c_noise: Array | None = None) -> Classified:
@@ -65,19 +68,22 @@ class Classifier(nn.Module):
             angles = sinusoidal(level * self.time_scale, 128).astype(self.dtype)
             time = nn.silu(nn.Dense(128, dtype=self.dtype, name="time")(angles))
         h = x.astype(self.dtype)
-        for i, width in enumerate(self.widths):
-            if axes:
-                kernel, strides = (3,) * len(axes), 2 if i else 1
-                h = nn.Conv(width, kernel, strides, dtype=self.dtype, name=f"layer{i}")(
-                    h
-                )
-            else:
-                h = nn.Dense(width, dtype=self.dtype, name=f"layer{i}")(h)
-            h = group_norm(width, f"norm{i}")(h.astype(jnp.float32))
-            if time is not None:
-                add = nn.Dense(width, dtype=self.dtype, name=f"time{i}")(time)
-                h = h + add.reshape(-1, *(1 for _ in axes), width).astype(jnp.float32)
-            h = nn.silu(h).astype(self.dtype)
+        for i in range(len(self.widths)):
+            layer = partial(Classifier._layer, i=i)
+            h = (nn.remat(layer) if self.remat else layer)(self, h, time)
         features = h.astype(jnp.float32)
         features = jnp.mean(features, axes) if axes else features
         return Classified(nn.Dense(self.classes, name="head")(features), features)
+
+    def _layer(self, h, time, i):
+        width, axes = self.widths[i], tuple(range(1, h.ndim - 1))
+        if axes:
+            kernel, strides = (3,) * len(axes), 2 if i else 1
+            h = nn.Conv(width, kernel, strides, dtype=self.dtype, name=f"layer{i}")(h)
+        else:
+            h = nn.Dense(width, dtype=self.dtype, name=f"layer{i}")(h)
+        h = group_norm(width, f"norm{i}")(h.astype(jnp.float32))
+        if time is not None:
+            add = nn.Dense(width, dtype=self.dtype, name=f"time{i}")(time)
+            h = h + add.reshape(-1, *(1 for _ in axes), width).astype(jnp.float32)
+        return nn.silu(h).astype(self.dtype)

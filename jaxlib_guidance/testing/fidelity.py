@@ -6,6 +6,7 @@ a classifier that the sampler was not guided by.
 
 import numpy as np
 
+from jaxlib_guidance.models.classifier import Classified
 from jaxlib_guidance.types import Array
 
 
@@ -66,3 +67,34 @@ def kernel_distance(a: Array, b: Array) -> float:
         return (k.sum() - np.trace(k)) / (len(u) * (len(u) - 1))
 
     return float(within(x) + within(y) - 2 * kernel(x, y).mean())
+
+
+def judge_samples(
+    judged: Classified, held_out: Classified, labels: Array | None = None
+) -> dict[str, float]:
+    """Samples against held-out data, in the eyes of a classifier.
+
+    Args:
+      judged: What the classifier says of the samples.
+      held_out: What it says of the data.
+      labels: Labels ``[N]`` that the samples were asked to have, if any.
+
+    Returns:
+      "accuracy", how often the classifier agrees with ``labels`` (NaN without them);
+      "confidence", its mean largest probability; "coverage", the exponential of the
+      entropy of the classes it sees, which is their number when they are even; and
+      "frechet" and "kernel", the distances of the features.
+    """
+    logits = np.asarray(judged.logits, np.float64)
+    logits = logits - logits.max(-1, keepdims=True)
+    chance = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    seen = np.bincount(chance.argmax(-1)) / len(chance)
+    entropy = -np.sum(seen * np.log(np.where(seen > 0, seen, 1)))
+    right = np.nan if labels is None else np.mean(chance.argmax(-1) == labels)
+    return {
+        "accuracy": float(right),
+        "confidence": float(chance.max(-1).mean()),
+        "coverage": float(np.exp(entropy)),
+        "frechet": frechet_distance(judged.features, held_out.features),
+        "kernel": kernel_distance(judged.features, held_out.features),
+    }

@@ -1,4 +1,4 @@
-"""Training: a state, a step, a data mesh, and checkpoints."""
+"""Training: a state, a step, a data mesh, a loop, and checkpoints."""
 
 from jaxlib_guidance.training.checkpoint import (
     Checkpoints,
@@ -6,11 +6,15 @@ from jaxlib_guidance.training.checkpoint import (
     export_weights,
     load_weights,
 )
+from jaxlib_guidance.training.fit import Log, fit
+from jaxlib_guidance.training.launch import Hosts, Scale, start
 from jaxlib_guidance.training.parallel import (
     data_mesh,
+    local_rows,
     pmapped,
     replicate,
     shard_batch,
+    state_sharding,
 )
 from jaxlib_guidance.training.state import TrainState, ema_update, init_state
 from jaxlib_guidance.training.step import make_train_step
@@ -18,14 +22,21 @@ from jaxlib_guidance.training.step import make_train_step
 __all__ = [
     "Checkpoints",
     "CorruptCheckpointError",
+    "Hosts",
+    "Log",
+    "Scale",
     "TrainState",
     "data_mesh",
     "ema_update",
     "export_weights",
+    "fit",
     "init_state",
     "load_weights",
+    "local_rows",
     "make_train_step",
     "pmapped",
     "replicate",
     "shard_batch",
+    "start",
+    "state_sharding",
 ]

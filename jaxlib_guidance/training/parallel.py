@@ -1,11 +1,12 @@
 """Data parallelism: one mesh axis, global arrays, and a per-device map.
 
-Training is a global-view `jax.jit` over `data_mesh` (see `step.make_train_step`).
-Sampling and evaluation, where samples never meet, go through `pmapped`.
+Training is a global-view `jax.jit` over `data_mesh` (see `step.make_train_step`), with
+the state whole on each device or split over all, as `state_sharding` says. Sampling and
+evaluation, where samples never meet, go through `pmapped`.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,9 +22,11 @@ def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with the one axis "data" over these devices, by default all.
 
     The axis type is Auto on every version of jax; the default of `jax.make_mesh` is
-    not, and an Explicit axis makes ordinary indexing of a batch an error.
+    not, and an Explicit axis makes ordinary indexing of a batch an error. Devices of a
+    process are neighbours, which on a TPU pod their numbers are not.
     """
     devices = jax.devices() if devices is None else devices
+    devices = sorted(devices, key=lambda d: (d.process_index, d.id))
     return Mesh(np.asarray(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
@@ -35,6 +38,64 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated(mesh: Mesh) -> NamedSharding:
     """A whole copy on each device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def state_sharding(
+    mesh: Mesh,
+    make: Callable[[], PyTree],
+    kind: Literal["data", "fsdp"] = "data",
+    smallest: int = 4096,
+) -> PyTree:
+    """Where each leaf of a training state lives.
+
+    Initialise with it too, so that no device ever holds more than its share:
+    ``state = jax.jit(make, out_shardings=sharding)()``.
+
+    Args:
+      mesh: From `data_mesh`.
+      make: Makes the state; only its shapes are looked at.
+      kind: "data" for a whole copy on each device; "fsdp" to split each leaf along the
+        largest axis that the devices can share, optimiser and average included. XLA
+        then gathers parameters where they are used and scatters their gradients.
+      smallest: Elements below which a leaf is not worth splitting.
+
+    Returns:
+      A tree of `NamedSharding` like the state.
+
+    Raises:
+      ValueError: Another kind.
+    """
+    if kind not in ("data", "fsdp"):
+        raise ValueError(f"kind is {kind!r}; expected 'data' or 'fsdp'")
+
+    def place(leaf):
+        axes = [i for i, n in enumerate(leaf.shape) if n % mesh.size == 0]
+        if kind == "data" or leaf.size < smallest or not axes:
+            return replicated(mesh)
+        largest = max(axes, key=lambda i: leaf.shape[i])
+        return NamedSharding(mesh, PartitionSpec(*[None] * largest, AXIS))
+
+    return jax.tree.map(place, jax.eval_shape(make))
+
+
+def local_rows(mesh: Mesh, n: int) -> slice:
+    """Which rows of a global batch of ``n`` this process reads and feeds.
+
+    Every process works out the same global batch, of ids say, and loads these rows of
+    it for `shard_batch`.
+
+    Args:
+      mesh: From `data_mesh`.
+      n: Rows of the global batch.
+
+    Raises:
+      ValueError: Rows that the devices cannot share equally.
+    """
+    _require_divisible(n, mesh, "batch")
+    owners = [d.process_index for d in mesh.devices.flat]
+    first, count = owners.index(jax.process_index()), owners.count(jax.process_index())
+    each = n // mesh.size
+    return slice(first * each, (first + count) * each)
 
 
 def _require_divisible(n, mesh, what):

@@ -8,6 +8,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import jax
+from jax.experimental import multihost_utils
+
 
 class OtherRunError(ValueError):
     """A folder that belongs to a run with another configuration."""
@@ -19,7 +22,7 @@ def _differences(old, new, path=""):
             where = f"{path}.{name}" if path else name
             yield from _differences(old.get(name), new.get(name), where)
     elif old != new:
-        yield f"{path} was {old!r} and is now {new!r}"
+        yield path, f"{path} was {old!r} and is now {new!r}"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -42,7 +45,8 @@ def claim(
     Args:
       directory: The folder.
       config: What the run is; anything JSON can hold. Stored as "config.json".
-      free: Top-level entries that do not change the numbers and so may differ.
+      free: Entries that may differ, since they do not say what is computed: names at
+        the top, or further down with dots between, such as "scale.mesh".
 
     Returns:
       The folder.
@@ -59,14 +63,18 @@ def claim(
             held = json.loads(path.read_text())
         except ValueError as error:
             raise OtherRunError(f"{path} is not a configuration: {error}") from error
-        same = [{k: v for k, v in c.items() if k not in free} for c in (held, config)]
-        found = list(_differences(*same))
+        found = [
+            what
+            for where, what in _differences(held, config)
+            if not any(f"{where}.".startswith(f"{name}.") for name in free)
+        ]
         if found:
             raise OtherRunError(
                 f"{folder} holds a run with another configuration: {'; '.join(found)}. "
                 "Choose another directory, or delete this one to start again"
             )
-    write_text(path, json.dumps(config, indent=2) + "\n")
+    if jax.process_index() == 0:
+        write_text(path, json.dumps(config, indent=2) + "\n")
     return folder
 
 
@@ -131,6 +139,9 @@ def _lines(path):
 class StopSignal:
     """Notes SIGTERM and SIGINT, so that a loop can save and leave between two steps.
 
+    With several processes the SIGTERM of one stops all after the same step: jax carries
+    the word, and SIGINT is passed on as SIGTERM.
+
     A second signal does what it would have done without this. Outside the main thread,
     where Python takes no signals, it notes nothing.
     """
@@ -139,14 +150,31 @@ class StopSignal:
         self.requested = False
         self._before: dict[int, Any] = {}
 
+    def reached(self, step: int) -> bool:
+        """Whether to leave after this step; call it after each, on every process."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self.requested
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
         signal.signal(number, self._before[number])
 
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self._note(number, frame)
+        signal.raise_signal(signal.SIGTERM)
+
     def __enter__(self) -> "StopSignal":
+        # jax.distributed has its own handler of SIGTERM, which must stay.
+        several = jax.process_count() > 1
+        handlers = (
+            {signal.SIGINT: self._pass_on}
+            if several
+            else {signal.SIGTERM: self._note, signal.SIGINT: self._note}
+        )
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._note)
+            for number, handler in handlers.items():
+                self._before[number] = signal.signal(number, handler)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -26,6 +26,7 @@ def make_train_step(
     accumulate: int = 1,
     clip: float | None = None,
     mesh: Mesh | None = None,
+    sharding: PyTree | None = None,
     donate: bool = True,
 ) -> Step:
     """Builds ``step(state, batch, weights=None) -> (state, metrics)``, compiled.
@@ -44,7 +45,9 @@ def make_train_step(
       ema_warmup: Whether the decay ramps up, see `ema_decay_at`.
       accumulate: Micro-batches in which the batch is processed, to save memory.
       clip: Largest global norm of the gradient.
-      mesh: Data mesh; the batch must be `shard_batch`-ed and the state `replicate`-d.
+      mesh: Data mesh; the batch must be `shard_batch`-ed and the state placed.
+      sharding: Of the state, from `state_sharding`; None is a whole copy on each device
+        of the mesh.
       donate: Whether the old state's memory is reused (it is then gone).
 
     Returns:
@@ -60,7 +63,14 @@ def make_train_step(
     if clip is not None and not clip > 0:
         raise ValueError(f"clip is {clip}; expected a positive norm or None")
 
+    if sharding is not None and mesh is None:
+        raise ValueError("sharding needs a mesh; got None")
+
     devices = 1 if mesh is None else mesh.size
+    out_shardings = None
+    if mesh is not None:
+        whole = replicated(mesh)
+        out_shardings = (whole if sharding is None else sharding, whole)
 
     def weighted_sum(params, batch, keys, weights):
         each, metrics = loss(params, batch, keys)
@@ -130,7 +140,7 @@ def make_train_step(
 
     return jax.jit(
         step,
-        out_shardings=None if mesh is None else replicated(mesh),
+        out_shardings=out_shardings,
         donate_argnums=(0,) if donate else (),
     )
 

@@ -41,3 +41,20 @@ def test_time_must_be_given_exactly_when_it_is_used():
     for net, args in ((Classifier(3), (x, t)), (Classifier(3, timed=True), (x,))):
         with pytest.raises(ValueError, match="timed="):
             jax.eval_shape(net.init, jax.random.key(0), *args)
+
+
+def test_recomputing_layers_changes_memory_and_not_the_gradient():
+    x, t = jax.random.normal(jax.random.key(0), (3, 8, 8, 1)), jnp.full(3, 0.5)
+    grads, recomputed = [], []
+    for remat in (False, True):
+        net = Classifier(4, widths=(8, 16), timed=True, remat=remat)
+        variables = Classifier(4, widths=(8, 16), timed=True).init(
+            jax.random.key(1), x, t
+        )
+        objective = lambda v, net=net: jnp.sum(net.apply(v, x, t).logits ** 2)  # noqa: E731
+        recomputed.append(
+            "remat" in str(jax.make_jaxpr(jax.grad(objective))(variables))
+        )
+        grads.append(jax.jit(jax.grad(objective))(variables))
+    assert recomputed == [False, True]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *grads)

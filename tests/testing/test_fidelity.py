@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from jaxlib_guidance.testing.fidelity import frechet_distance, kernel_distance
+from jaxlib_guidance.models.classifier import Classified
+from jaxlib_guidance.testing.fidelity import (
+    frechet_distance,
+    judge_samples,
+    kernel_distance,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -64,3 +69,17 @@ def test_refusals():
         frechet_distance(np.ones((3, 2)), np.ones((3, 4)))
     with pytest.raises(ValueError, match="at least 2"):
         kernel_distance(np.ones((1, 2)), np.ones((3, 2)))
+
+
+def test_what_a_judge_says_of_four_samples():
+    features = RNG.normal(size=(4, 2))
+    chances = [[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.1, 0.9, 1e-30]]
+    judged = Classified(np.log(chances), features)
+    scores = judge_samples(judged, judged, np.array([0, 1, 1, 1]))
+    assert scores["accuracy"] == 0.75
+    np.testing.assert_allclose(scores["confidence"], (0.7 + 0.8 + 0.6 + 0.9) / 4)
+    # Two classes of three, evenly.
+    np.testing.assert_allclose(scores["coverage"], 2)
+    assert scores["frechet"] == frechet_distance(features, features)
+    assert scores["kernel"] == kernel_distance(features, features)
+    assert np.isnan(judge_samples(judged, judged)["accuracy"])

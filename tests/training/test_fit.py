@@ -1,0 +1,141 @@
+"""The shared loop: what it resumes, saves, ranks, refuses, and says."""
+
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxlib_guidance.training.checkpoint import Checkpoints
+from jaxlib_guidance.training.fit import Log, fit
+from jaxlib_guidance.training.state import init_state
+from jaxlib_guidance.training.step import make_train_step
+
+TX = optax.sgd(0.1)
+
+
+def loss(params, batch, keys):
+    return (params["w"] - batch["x"]) ** 2, {"x": batch["x"]}
+
+
+STEP = make_train_step(loss, TX)
+
+
+def start():
+    return init_state({"w": jnp.float32(3)}, TX, jax.random.key(0))
+
+
+def batch_at(i):
+    return {"x": np.full(2, np.sin(i), np.float32)}
+
+
+def lines(folder):
+    text = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in text]
+
+
+def without_time(folder):
+    return [
+        {k: v for k, v in line.items() if k != "steps_per_second"}
+        for line in lines(folder)
+    ]
+
+
+def run(folder, steps=7, **options):
+    log = options.pop("log", Log(every=3, save_every=2))
+    batches = options.pop("batch_at", batch_at)
+    return fit(STEP, start(), batches, steps=steps, folder=folder, log=log, **options)
+
+
+def test_every_interruption_gives_the_uninterrupted_run(tmp_path, capsys):
+    whole = run(tmp_path / "whole")
+    assert whole.finished
+    assert int(whole.state.step) == 7
+    # Lines of 3, 6 and the last step, each the mean of the steps since the one before.
+    losses = [line["x"] for line in lines(tmp_path / "whole")]
+    want = [np.sin([0, 1, 2]).mean(), np.sin([3, 4, 5]).mean(), np.sin(6)]
+    np.testing.assert_allclose(losses, want, rtol=1e-6)
+
+    folder = tmp_path / "parts"
+
+    def asked(i):
+        if i == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch_at(i)
+
+    part = run(folder, batch_at=asked)
+    assert not part.finished
+    assert int(part.state.step) == 5
+    assert "stopped after step 5" in capsys.readouterr().out
+
+    def broken(i):
+        if i == 6:
+            raise OSError("the disk is gone")
+        return batch_at(i)
+
+    with pytest.raises(OSError, match="disk"):
+        run(folder, batch_at=broken)
+    ended = run(folder)
+    assert "resumed after step 6" in capsys.readouterr().out
+    np.testing.assert_array_equal(ended.state.ema["w"], whole.state.ema["w"])
+    assert without_time(folder) == without_time(tmp_path / "whole")
+    again = run(folder, batch_at=broken)
+    assert again.finished
+    np.testing.assert_array_equal(again.state.ema["w"], whole.state.ema["w"])
+
+
+def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
+    def poisoned(i):
+        return {"x": np.full(2, np.nan if i == 4 else 0.0, np.float32)}
+
+    log = Log(every=100, save_every=2)
+    with pytest.raises(FloatingPointError, match=r"nan at step 5.*good.*of step 4"):
+        run(tmp_path, log=log, batch_at=poisoned)
+    with Checkpoints(tmp_path / "checkpoints") as saved:
+        assert saved.steps() == [2, 4]
+
+
+def test_the_best_by_what_look_says_is_kept(tmp_path):
+    seen = []
+
+    def look(done, state):
+        seen.append(done)
+        return {"error": abs(done - 3.5)}
+
+    log = Log(every=100, save_every=2, look_every=3)
+    run(tmp_path, 8, log=log, look=look, rank="error")
+    assert seen == [2, 3, 4, 6, 8]
+    assert [(line["step"], line["error"]) for line in lines(tmp_path)] == [
+        (done, abs(done - 3.5)) for done in seen
+    ]
+    with Checkpoints(tmp_path / "checkpoints", metric="error") as saved:
+        assert saved.steps() == [4, 6, 8]
+        assert saved.best() == 4
+
+
+def test_a_stop_is_not_kept_up_by_a_look_and_is_not_the_best(tmp_path):
+    seen = []
+
+    def asked(i):
+        if i == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch_at(i)
+
+    log = Log(every=100, save_every=2)
+    look = lambda done, state: seen.append(done) or {"good": 1.0 * done}  # noqa: E731
+    options = {"log": log, "look": look, "rank": "good", "mode": "max"}
+    run(tmp_path, 8, batch_at=asked, **options)
+    assert seen == [2]
+    with Checkpoints(tmp_path / "checkpoints", metric="good", mode="max") as saved:
+        assert saved.steps() == [2, 3]
+        assert saved.best() == 2
+    assert run(tmp_path, 8, **options).finished
+
+
+def test_refusals(tmp_path):
+    with pytest.raises(ValueError, match="rank is 'crps' and look is None"):
+        run(tmp_path, rank="crps")
