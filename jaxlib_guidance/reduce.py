@@ -182,6 +182,7 @@ def aggregate(
     if (constant is not None) != wants_constant:
         wanted = "a number" if wants_constant else "None"
         raise ValueError(f"constant is {constant} for {how!r}; expected {wanted}")
+    c = 1.0 if constant is None else constant
     by_row = how.startswith("seq_")
     if by_row and jnp.ndim(loss) < 2:
         raise ValueError(
@@ -201,9 +202,9 @@ def aggregate(
         case "seq_mean_token_sum":
             total, weight = jnp.sum(rows), jnp.sum(filled)
         case "seq_mean_token_scale":
-            total, weight = jnp.sum(rows) / constant, jnp.sum(filled)
+            total, weight = jnp.sum(rows) / c, jnp.sum(filled)
         case "sum_over_const":
-            total, weight = rows, jnp.asarray(constant, rows.dtype)
+            total, weight = rows, jnp.asarray(c, rows.dtype)
     report = {name: _report(x, mask) for name, x in (aux or {}).items()}
     return LossOut(total, weight, report)
 

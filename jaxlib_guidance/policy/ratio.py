@@ -1,0 +1,132 @@
+"""Importance ratios of tokens and of sequences, and what to watch about them."""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.reduce import (
+    Peak,
+    divide,
+    hide,
+    mask_like,
+    masked_sum,
+    require_shape,
+)
+from jaxlib_guidance.types import Array
+
+Level = Literal["token", "seq", "seq_token", "seq_sum"]
+
+
+def log_ratio(
+    logp: Array,
+    logp_old: Array,
+    mask: Array | None = None,
+    *,
+    level: Level = "token",
+    limit: float = 20.0,
+) -> Array:
+    """``log pi - log pi_old`` of each token, or of its sequence.
+
+    - "token": its own.
+    - "seq": the mean over the sequence, ``log s`` of GSPO; the same for every token.
+    - "seq_token": the value of "seq" with the gradient of "token" (GSPO-token, which is
+      what verl and tunix have for GSPO). The two differ unless advantages are constant
+      in a sequence and the loss is "seq_mean_token_mean".
+    - "seq_sum": the sum over the sequence, its true ratio.
+
+    Args:
+      logp: Log-probabilities of what was taken, ``[..., T]``.
+      logp_old: Those of the policy that took it.
+      mask: Likewise; 1 on what the policy chose.
+      level: See above.
+      limit: Clips to ``[-limit, limit]``, where the gradient then is 0. verl, OpenRLHF
+        and tunix have 20 for tokens; 10 for GSPO.
+
+    Returns:
+      Float32 ``[..., T]``, 0 where masked.
+
+    Raises:
+      ValueError: Shapes that do not fit, an unknown level.
+
+    Reference: GSPO, Zheng et al., arXiv 2507.18071, eqs. 7 and 14.
+    """
+    if level not in get_args(Level):
+        raise ValueError(f"level is {level!r}; expected one of {get_args(Level)}")
+    require_shape("logp_old", logp_old, jnp.shape(logp))
+    logp, old = hide(logp, mask), jax.lax.stop_gradient(hide(logp_old, mask))
+    each = logp - old
+    if level != "token":
+        if each.ndim < 1:
+            raise ValueError(f"logp is a scalar; expected [..., T] for {level!r}")
+        total = masked_sum(each, mask, -1)[..., None]
+        if level != "seq_sum":
+            tokens = jnp.sum(mask_like(mask, each), -1, keepdims=True)
+            total = divide(total, tokens)
+        whole = hide(jnp.broadcast_to(total, each.shape), mask)
+        own = logp - jax.lax.stop_gradient(logp)
+        if level == "seq_token":
+            whole = jax.lax.stop_gradient(whole) + own
+        each = whole
+    return jnp.clip(each, -limit, limit)
+
+
+def ratio_stats(
+    logp: Array,
+    logp_old: Array,
+    advantage: Array,
+    mask: Array | None = None,
+    *,
+    level: Level = "token",
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+) -> dict[str, Array | Peak]:
+    """What to report beside a clipped loss, for ``aggregate(..., aux=)``.
+
+    Args:
+      logp: As in `log_ratio`.
+      logp_old: As in `log_ratio`.
+      advantage: ``[..., T]`` or ``[...]``.
+      mask: As in `log_ratio`.
+      level: As in `log_ratio`.
+      clip_low: As in `losses.ppo_clip`.
+      clip_high: As in `losses.ppo_clip`.
+
+    Returns:
+      ``approx_kl`` (``E k3`` of the old policy against the new, tokens' own),
+      ``clip_low`` and ``clip_high`` (share of tokens whose gradient the clip removed)
+      and ``ratio_max``.
+    """
+    logs = log_ratio(logp, logp_old, mask, level=level)
+    own = log_ratio(logp, logp_old, mask)
+    ratio = jnp.exp(logs)
+    advantage = like_tokens(advantage, logp, mask)
+    low = (ratio < 1 - clip_low) & (advantage < 0)
+    high = (ratio > 1 + clip_high) & (advantage > 0)
+    return {
+        "approx_kl": jnp.expm1(own) - own,
+        "clip_low": low.astype(jnp.float32),
+        "clip_high": high.astype(jnp.float32),
+        "ratio_max": Peak(ratio),
+    }
+
+
+def like_tokens(
+    x: Array, logp: Array, mask: Array | None, name: str = "advantage"
+) -> Array:
+    """One number a token or a sequence, as a constant for each token.
+
+    Args:
+      x: ``[..., T]`` or ``[...]``.
+      logp: ``[..., T]``.
+      mask: Likewise; what it hides is 0.
+      name: What to call ``x`` in the error.
+
+    Returns:
+      Float32 ``[..., T]``, gradients stopped.
+    """
+    shape = jnp.shape(logp)
+    require_shape(name, x, shape, shape[:-1])
+    if jnp.shape(x) != shape:
+        x = jnp.broadcast_to(jnp.asarray(x)[..., None], shape)
+    return jax.lax.stop_gradient(hide(x, mask))

@@ -1,0 +1,185 @@
+"""KL estimators by exact enumeration: what each is an estimate of, and its gradient."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlib_guidance.policy.kl import (
+    entropy,
+    kl_categorical,
+    kl_estimate,
+    kl_loss,
+    kl_reward,
+    score_kl,
+)
+
+THETA, REF = jnp.array([0.3, -0.2, 0.5]), jnp.array([0.0, 0.4, -0.1])
+# specs/policy_llm.md, section 9.1.
+REVERSE, FORWARD, SECOND = 0.1197883899, 0.1321187666, 0.1114606776
+GRAD_REVERSE = (0.02243993, -0.17942006, 0.15698013)
+GRAD_FORWARD = (0.05920844, -0.22472474, 0.1655163)
+
+
+def expected(loss_of):
+    """Value and gradient of a loss averaged over the actions of the policy."""
+
+    def mean(theta):
+        logp, ref = jax.nn.log_softmax(theta), jax.nn.log_softmax(REF)
+        return jnp.sum(jax.lax.stop_gradient(jnp.exp(logp)) * loss_of(logp, ref))
+
+    return jax.value_and_grad(mean)(THETA)
+
+
+@pytest.mark.parametrize(
+    ("loss_of", "value", "gradient"),
+    [
+        (lambda p, r: kl_estimate(p, r, kind="k1"), REVERSE, (0, 0, 0)),
+        (lambda p, r: kl_loss(p, r, kind="k2"), SECOND, GRAD_REVERSE),
+        (lambda p, r: kl_loss(p, r, kind="k3"), REVERSE, GRAD_FORWARD),
+        (
+            lambda p, r: kl_loss(p, r, kind="k1", correction="ratio"),
+            REVERSE,
+            GRAD_REVERSE,
+        ),
+        (
+            lambda p, r: kl_loss(p, r, kind="k3", correction="ratio"),
+            REVERSE,
+            GRAD_REVERSE,
+        ),
+        (
+            lambda p, r: kl_loss(p, r, kind="k2", correction="ratio"),
+            SECOND,
+            (-0.01103715, -0.14823346, 0.1592706),
+        ),
+        (
+            lambda p, r: kl_loss(p, r, kind="k3", gradient="k2"),
+            REVERSE,
+            GRAD_REVERSE,
+        ),
+        (
+            lambda p, r: -kl_reward(jnp.zeros(3), p, r, beta=1.0) * p,
+            None,
+            GRAD_REVERSE,
+        ),
+    ],
+    ids=["k1", "k2", "k3", "ratio k1", "ratio k3", "ratio k2", "k3+", "reward"],
+)
+def test_golden_gradients(loss_of, value, gradient):
+    got, slope = expected(loss_of)
+    if value is not None:
+        np.testing.assert_allclose(got, value, rtol=1e-5)
+    np.testing.assert_allclose(slope, gradient, atol=1e-6)
+
+
+def test_off_policy_ratio_has_the_gradient_too():
+    """Actions of another policy, reweighted: still the gradient of KL(pi, ref)."""
+    old = jax.nn.log_softmax(jnp.array([-0.5, 0.3, 0.1]))
+
+    def mean(theta):
+        logp, ref = jax.nn.log_softmax(theta), jax.nn.log_softmax(REF)
+        loss = kl_loss(logp, ref, kind="k3", correction="ratio", logp_old=old)
+        return jnp.sum(jnp.exp(old) * loss)
+
+    value, slope = jax.value_and_grad(mean)(THETA)
+    np.testing.assert_allclose(value, REVERSE, rtol=1e-5)
+    np.testing.assert_allclose(slope, GRAD_REVERSE, atol=1e-6)
+
+
+def test_the_divergence_itself():
+    for direction, value, gradient in (
+        ("reverse", REVERSE, GRAD_REVERSE),
+        ("forward", FORWARD, GRAD_FORWARD),
+    ):
+        got, slope = jax.value_and_grad(
+            lambda t, d=direction: kl_categorical(t, REF, direction=d)
+        )(THETA)
+        np.testing.assert_allclose(got, value, rtol=1e-5)
+        np.testing.assert_allclose(slope, gradient, atol=1e-6)
+    p, q = jnp.array([0.0, 1.0, -jnp.inf]), jnp.array([0.0, 1.0, 2.0])
+    assert np.isfinite(kl_categorical(p, q))
+    assert np.isfinite(jax.grad(lambda p: kl_categorical(p, q))(p)).all()
+    assert np.isposinf(kl_categorical(q, p))
+    assert np.isposinf(kl_categorical(p, q, direction="forward"))
+
+
+def test_entropy():
+    np.testing.assert_allclose(entropy(jnp.zeros((2, 5))), np.log(5), rtol=1e-6)
+    forbidden = jnp.array([0.0, -jnp.inf, 0.0, -jnp.inf])
+    np.testing.assert_allclose(entropy(forbidden), np.log(2), rtol=1e-6)
+    slope = jax.grad(lambda x: entropy(x))(jnp.array([0.3, -jnp.inf, 0.1]))
+    assert np.isfinite(slope).all()
+    p = np.exp(THETA) / np.exp(THETA).sum()
+    np.testing.assert_allclose(entropy(THETA), -(p * np.log(p)).sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "fn",
+    [
+        lambda x, m: kl_estimate(x[..., 0], x[..., 1], m),
+        lambda x, m: kl_loss(x[..., 0], x[..., 1], m, correction="ratio"),
+        lambda x, m: kl_loss(x[..., 0], x[..., 1], m, gradient="k2"),
+        lambda x, m: kl_reward(jnp.ones(2), x[..., 0], x[..., 1], m, beta=0.1),
+        lambda x, m: kl_reward(x[..., 2], x[..., 0], x[..., 1], m, beta=0.1),
+        lambda x, m: entropy(x, m),
+        lambda x, m: kl_categorical(x, x[::-1, ::-1], m),
+    ],
+)
+def test_what_is_masked_does_not_leak(fn):
+    mask = jnp.array([[1.0, 0, 1], [1, 0, 1]])
+    x = jax.nn.log_softmax(jnp.arange(18.0).reshape(2, 3, 3) ** 0.5)
+
+    def value(x):
+        return jnp.sum(fn(x, mask))
+
+    clean, slope = jax.value_and_grad(value)(x)
+    for bad in (jnp.nan, jnp.inf, -jnp.inf):
+        dirty = x.at[:, 1].set(bad)
+        got, slope_dirty = jax.value_and_grad(value)(dirty)
+        np.testing.assert_array_equal(got, clean)
+        np.testing.assert_array_equal(slope_dirty, slope)
+    assert not np.any(slope[:, 1])
+
+
+def test_reward_of_a_sequence_loses_the_sum():
+    logp, ref = jnp.array([[-1.0, -2, -3]]), jnp.array([[-2.0, -2.5, -9]])
+    mask = jnp.array([[1.0, 1, 0]])
+    got = kl_reward(jnp.array([5.0]), logp, ref, mask, beta=0.1)
+    np.testing.assert_allclose(got, [5 - 0.1 * 1.5], rtol=1e-6)
+    each = kl_reward(jnp.zeros((1, 3)), logp, ref, mask, beta=0.1)
+    np.testing.assert_allclose(each, [[-0.1, -0.05, 0]], rtol=1e-6)
+
+
+def test_huge_differences_stay_finite():
+    far = kl_estimate(jnp.array([-200.0, 0.0]), jnp.array([0.0, -200.0]))
+    np.testing.assert_allclose(far, [np.expm1(20) - 20, np.expm1(-20) + 20], rtol=1e-5)
+
+
+def test_score_kl_by_turn():
+    """The first stage's gradient by the second turn is 0."""
+    logp, ref = jnp.array([[-1.0, -2, -3, -1]]), jnp.array([[-2.0, -1, -1, -3]])
+    turns = jnp.array([[0, 0, 1, 1]])
+    slope = jax.grad(lambda p: jnp.sum(score_kl(p, ref, turns, jnp.array([0.1, 0.0]))))(
+        logp
+    )
+    np.testing.assert_allclose(slope, [[0.1, -0.1, 0, 0]], rtol=1e-6)
+    both = score_kl(logp, ref, turns, jnp.array([0.2, 0.2]))
+    np.testing.assert_allclose(both, 0.2 * kl_loss(logp, ref, kind="k2"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ({"kind": "k4"}, "kind is 'k4'"),
+        ({"kind": "k1"}, "expected gradient 0"),
+        ({"correction": "is"}, "correction is 'is'"),
+        ({"gradient": "k1"}, "gradient is 'k1'"),
+        ({"gradient": "k2", "correction": "ratio"}, "has its own gradient"),
+        ({"logp_old": jnp.zeros(3)}, "logp_old has no effect"),
+        ({"logp_ref": jnp.zeros(2)}, "logp_ref has shape"),
+        ({"mask": jnp.zeros(2)}, "mask has shape"),
+    ],
+)
+def test_bad_arguments(arguments, match):
+    with pytest.raises(ValueError, match=match):
+        kl_loss(**{"logp": jnp.zeros(3), "logp_ref": jnp.zeros(3)} | arguments)
