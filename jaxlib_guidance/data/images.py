@@ -1,17 +1,24 @@
-"""Labelled images from one of three places, and batches that resume from a number.
+"""Labelled images from one of three places, in memory or read one at a time.
 
-Images are float32 ``[N, H, W, C]`` in [-1, 1], labels int32 ``[N]``. Data of this size
-stay in memory, so a batch is an index function of ``(seed, step)``: no iterator, and
-nothing to save but the step.
+Images are float32 ``[N, H, W, C]`` in [-1, 1], labels int32 ``[N]``. `load_images` is
+for what fits in memory, `open_images` for what does not; `data.loader` makes batches of
+either.
 """
 
-from functools import lru_cache
+import dataclasses
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxlib_guidance.data.digits import Split, load_digits
+from jaxlib_guidance.data.order import batch_indices
+
+__all__ = ["ImageSource", "Images", "batch_indices", "load_images", "open_images"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
 
@@ -30,6 +37,67 @@ class Images(NamedTuple):
     classes: tuple[str, ...]
 
 
+class _Stored(NamedTuple):
+    """A set as it is stored: ``read(i)`` gives bytes ``[H, W]`` or ``[H, W, C]``."""
+
+    title: str
+    count: int
+    read: Callable[[int], tuple[np.ndarray, int]]
+    named: Callable[[int], str]
+    classes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSource:
+    """Labelled images on disk: ``source[i]`` reads one, from any thread.
+
+    A row is ``{"image": float32 [H, W, C] in [-1, 1], "label": int32}``.
+
+    Attributes:
+      stored: Where they are.
+      shape: Shape ``(H, W, C)`` of all.
+      resize: Whether they are cropped and resized to it, or must have it.
+    """
+
+    stored: _Stored
+    shape: tuple[int, int, int]
+    resize: bool
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes."""
+        return self.stored.classes
+
+    @cached_property
+    def identity(self) -> str:
+        """Changes when an image is added, removed or renamed."""
+        names = "\n".join(map(self.stored.named, range(len(self))))
+        return f"{len(self)} images, crc32 {zlib.crc32(names.encode()):08x}"
+
+    def __len__(self) -> int:
+        return self.stored.count
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        image, label = self.stored.read(i)
+        *_, channels = self.shape
+        image = _shaped(image, self.shape[0] if self.resize else None, channels)
+        if image.shape != self.shape:
+            raise ValueError(
+                f"{self.stored.named(i)} has shape {image.shape} and others have "
+                f"{self.shape}; pass size to crop and resize them"
+            )
+        return {"image": _scaled(image), "label": np.int32(label)}
+
+    def take(self, n: int) -> Images:
+        """Loads ``n`` images, or all if they are fewer, spread evenly over the set."""
+        wanted = np.linspace(0, len(self), min(n, len(self)), endpoint=False)
+        rows = _in_threads(self.__getitem__, wanted.astype(int))
+        images, labels = (
+            np.stack([row[k] for row in rows]) for k in ("image", "label")
+        )
+        return Images(images, labels, self.classes)
+
+
 def load_images(
     source: str,
     split: Split = "train",
@@ -46,54 +114,137 @@ def load_images(
       split: "train" or "test".
       size: Side to which images are cropped about their centre and resized. None keeps
         them, and they must then agree.
-      channels: 1 or 3 to convert to grey or colour; None keeps them.
+      channels: 1 or 3 to convert to grey or colour; None keeps them, and one colour
+        image makes the set a coloured one.
 
     Raises:
-      ValueError: Unknown split; images of different sizes; an empty folder.
+      ValueError: Unknown split; images of different sizes; an empty folder; a file that
+        is no image.
       ModuleNotFoundError: `tensorflow_datasets` is needed and not installed.
     """
+    stored = _find(source, split, channels)
+    if source == "digits" and size is None and channels in (None, 1):
+        return Images(*load_digits(split), stored.classes)
+    rows = _in_threads(stored.read, range(stored.count))
+    each = [image[..., None] if image.ndim == 2 else image for image, _ in rows]
+    if channels is None:
+        channels = max(image.shape[-1] for image in each)
+    each = [_shaped(image, size, channels) for image in each]
+    shapes = {image.shape for image in each}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"{stored.title} has images of {len(shapes)} shapes, such as "
+            f"{sorted(shapes)[:3]}; pass size to crop and resize them"
+        )
+    labels = np.asarray([label for _, label in rows], np.int32)
+    return Images(_scaled(np.stack(each)), labels, stored.classes)
+
+
+def open_images(
+    source: str,
+    split: Split = "train",
+    size: int | None = None,
+    channels: int | None = None,
+) -> ImageSource:
+    """Finds a set of labelled images and leaves them where they are.
+
+    Row *i* is what `load_images` has there ("digits" rounded to a byte), as long as the
+    first image is as large and as colourful as the others; if not, say ``size`` and
+    ``channels``.
+
+    Args:
+      source: See `load_images`.
+      split: "train" or "test".
+      size: Side to which images are cropped about their centre and resized. None is
+        the first image's, and the others must agree when they are read.
+      channels: 1 or 3 to convert to grey or colour; None is the first image's.
+
+    Raises:
+      ValueError: Unknown split; an empty folder; a first file that is no image.
+      ModuleNotFoundError: `tensorflow_datasets` is needed and not installed.
+    """
+    stored = _find(source, split, channels)
+    first, _ = stored.read(0)
+    if channels is None:
+        channels = 1 if first.ndim == 2 else first.shape[-1]
+    shape = (*first.shape[:2], channels) if size is None else (size, size, channels)
+    return ImageSource(stored, shape, resize=size is not None)
+
+
+def _in_threads(read, rows):
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(read, rows))
+
+
+def _find(source, split, channels):
     if split not in ("train", "test"):
         raise ValueError(f"split is {split!r}; expected 'train' or 'test'")
     if channels not in (None, 1, 3):
         raise ValueError(f"channels is {channels}; expected 1, 3 or None")
     if source == "digits":
-        images, labels = load_digits(split)
-        raw = [np.round((image + 1) * 127.5).astype(np.uint8) for image in images]
-        if size is None and channels in (None, 1):
-            return Images(images, labels, tuple("0123456789"))
-        return _finish(raw, labels, tuple("0123456789"), size, channels, source)
+        return _digits(split)
     if Path(source).is_dir():
-        return _from_folder(Path(source), split, size, channels)
+        return _folder(Path(source), split)
     if "/" in source or "\\" in source:
         raise ValueError(f"source {source!r} is not a folder")
-    return _from_tfds(source, split, size, channels)
+    return _tfds(source, split)
 
 
-def _from_folder(root, split, size, channels):
-    from PIL import Image
+def _digits(split):
+    images, labels = load_digits(split)
+    raw = np.round((images + 1) * 127.5).astype(np.uint8)
 
+    def read(i):
+        return raw[i], labels[i]
+
+    return _Stored(
+        "digits", len(raw), read, lambda i: f"digit {i}", tuple("0123456789")
+    )
+
+
+def _folder(root, split):
     if (root / split).is_dir():
         root = root / split
     elif split != "train":
         raise ValueError(f"{root} has no folder {split!r}")
-    names = sorted(path.name for path in root.iterdir() if path.is_dir())
-    raw, labels = [], []
-    for label, name in enumerate(names):
-        for path in sorted((root / name).iterdir()):
-            if path.suffix.lower() in SUFFIXES:
-                with Image.open(path) as image:
-                    grey = image.mode in ("1", "L", "I", "I;16", "F")
-                    raw.append(np.asarray(image.convert("L" if grey else "RGB")))
-                labels.append(label)
-    if not raw:
+    classes = sorted(path.name for path in root.iterdir() if path.is_dir())
+    files = [
+        (f"{name}/{path.name}", label)
+        for label, name in enumerate(classes)
+        for path in sorted((root / name).iterdir())
+        if path.suffix.lower() in SUFFIXES
+    ]
+    if not files:
         raise ValueError(
             f"{root} has no images; expected a sub-folder for each class with files "
             f"{', '.join(SUFFIXES)}"
         )
-    return _finish(raw, labels, tuple(names), size, channels, str(root))
+
+    def read(i):
+        name, label = files[i]
+        return _read_file(root / name), label
+
+    return _Stored(str(root), len(files), read, lambda i: files[i][0], tuple(classes))
 
 
-def _from_tfds(name, split, size, channels):
+def _read_file(path):
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith("I"):
+                # Pillow would clip 16 bits to 8 instead of scaling them.
+                return (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
+            grey = image.mode in ("1", "L", "F")
+            return np.asarray(image.convert("L" if grey else "RGB"))
+    # Decoders fail in as many ways as there are formats.
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be read as an image ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _tfds(name, split):
     try:
         import tensorflow_datasets as tfds
     except ImportError as error:
@@ -105,32 +256,30 @@ def _from_tfds(name, split, size, channels):
     builder = tfds.builder(name, file_format="array_record")
     if not builder.info.splits:
         builder.download_and_prepare()
-    rows = list(builder.as_data_source(split=split))
-    feature = builder.info.features["label"]
-    names = tuple(map(feature.int2str, range(feature.num_classes)))
-    raw = [np.asarray(row["image"]) for row in rows]
-    return _finish(raw, [row["label"] for row in rows], names, size, channels, name)
+    features = builder.info.features
+    if not {"image", "label"} <= set(features):
+        raise ValueError(f"{name} has {sorted(features)}; expected image and label")
+    rows: Any = builder.as_data_source(split=split)
+    feature = features["label"]
+    classes = tuple(map(feature.int2str, range(feature.num_classes)))
+    title = f"{builder.info.full_name} {split}"
+
+    def read(i):
+        row = rows[i]
+        return np.asarray(row["image"]), row["label"]
+
+    return _Stored(title, len(rows), read, lambda i: f"{title} row {i}", classes)
 
 
-def _finish(raw, labels, names, size, channels, source):
-    """Bytes ``[H, W]`` or ``[H, W, C]`` as one float array."""
-    each = [image[..., None] if image.ndim == 2 else image for image in raw]
-    if channels is None:
-        # One colour image makes the set a coloured one.
-        channels = max(image.shape[-1] for image in each)
-    if size is not None or any(image.shape[-1] != channels for image in each):
-        each = [_resize(image, size, channels) for image in each]
-    shapes = {image.shape for image in each}
-    if len(shapes) > 1:
-        raise ValueError(
-            f"{source} has images of {len(shapes)} shapes, such as "
-            f"{sorted(shapes)[:3]}; pass size to crop and resize them"
-        )
-    scaled = np.stack(each).astype(np.float32) / 127.5 - 1
-    return Images(scaled, np.asarray(labels, np.int32), names)
+def _scaled(image):
+    return image.astype(np.float32) / 127.5 - 1
 
 
-def _resize(image, size, channels):
+def _shaped(image, size, channels):
+    """Bytes ``[H, W]`` or ``[H, W, C]`` as bytes ``[size, size, channels]``."""
+    image = image[..., None] if image.ndim == 2 else image
+    if size is None and image.shape[-1] == channels:
+        return image
     from PIL import Image
 
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
@@ -144,40 +293,3 @@ def _resize(image, size, channels):
         picture = picture.resize((size, size), filter_, box)
     array = np.asarray(picture)
     return array[..., None] if array.ndim == 2 else array
-
-
-@lru_cache(maxsize=2)
-def _permutation(seed, epoch, total):
-    return np.random.default_rng((seed, epoch)).permutation(total)
-
-
-def batch_indices(seed: int, step: int, batch: int, total: int) -> np.ndarray:
-    """Which rows form the batch of a step: an endless reading of shuffled epochs.
-
-    Epochs follow one another without a gap, so every row is used once an epoch even if
-    ``batch`` does not divide ``total``; a batch may straddle two, or hold several.
-
-    Args:
-      seed: Of the shuffling, not negative.
-      step: Number of the step.
-      batch: Rows in a batch.
-      total: Rows in the data.
-
-    Returns:
-      int64 ``[batch]``, a function of the arguments alone.
-
-    Raises:
-      ValueError: A batch or total below 1, or a negative seed or step.
-    """
-    if batch < 1 or total < 1 or seed < 0 or step < 0:
-        raise ValueError(
-            f"seed {seed}, step {step}, batch {batch}, total {total}; expected batch "
-            "and total of at least 1, seed and step of at least 0"
-        )
-    place = np.arange(step * batch, (step + 1) * batch)
-    epoch, row = place // total, place % total
-    out = np.empty(batch, np.int64)
-    for e in np.unique(epoch):
-        mine = epoch == e
-        out[mine] = _permutation(seed, int(e), total)[row[mine]]
-    return out

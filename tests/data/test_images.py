@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxlib_guidance.data.images import batch_indices, load_images
+from jaxlib_guidance.data.images import batch_indices, load_images, open_images
 
 
 def test_digits_come_through_the_interface_and_scale_up():
@@ -50,6 +50,38 @@ def test_cropping_keeps_the_middle(tmp_path):
     np.testing.assert_array_equal(data.images, np.ones((1, 4, 4, 1)))
 
 
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
+    (tmp_path / "a").mkdir()
+    deep = np.array([[0, 255, 256, 32768, 65535]], np.uint16)
+    Image.fromarray(deep).save(tmp_path / "a" / "0.png")
+    bytes_ = (load_images(str(tmp_path)).images + 1) * 127.5
+    np.testing.assert_allclose(bytes_[0, 0, :, 0], [0, 0, 1, 128, 255], atol=1e-4)
+
+
+def test_an_open_set_reads_what_is_asked_for(folder, monkeypatch):
+    source = open_images(str(folder), "train", size=4)
+    whole = load_images(str(folder), "train", size=4)
+    assert (len(source), source.shape, source.classes) == (6, (4, 4, 3), whole.classes)
+    for i in range(6):
+        np.testing.assert_array_equal(source[i]["image"], whole.images[i])
+        assert source[i]["label"] == whole.labels[i]
+        assert source[i]["label"].dtype == np.int32
+    some = source.take(3)
+    np.testing.assert_array_equal(some.images, whole.images[::2])
+    np.testing.assert_array_equal(some.labels, whole.labels[::2])
+    assert len(source.take(100).labels) == 6
+    digits = open_images("digits")
+    np.testing.assert_allclose(
+        digits[7]["image"], load_images("digits").images[7], atol=0.01
+    )
+    # The first image says what the others must be.
+    uneven = open_images(str(folder), "train")
+    assert uneven.shape == (4, 6, 3)
+    with pytest.raises(ValueError, match=r"blue.1\.png has shape \(4, 7, 3\)"):
+        uneven[1]
+    assert open_images(str(folder), "train", channels=1)[3]["image"].shape == (4, 6, 1)
+
+
 def test_folders_that_do_not_work(folder, tmp_path):
     with pytest.raises(ValueError, match=r"of 3 shapes.*pass size"):
         load_images(str(folder), "train")
@@ -63,7 +95,11 @@ def test_folders_that_do_not_work(folder, tmp_path):
     with pytest.raises(ValueError, match="split is 'valid'"):
         load_images("digits", "valid")
     with pytest.raises(ValueError, match="channels is 2"):
-        load_images("digits", channels=2)
+        open_images("digits", channels=2)
+    (folder / "train" / "blue" / "0.png").write_text("not an image")
+    for find in (load_images, open_images):
+        with pytest.raises(ValueError, match=r"0\.png cannot be read as an image"):
+            find(str(folder), "train", size=4)
 
 
 def test_a_missing_library_is_named(monkeypatch):
