@@ -1,0 +1,143 @@
+"""Whole algorithms against their papers' formulas in numpy, and their ties."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh
+from jax.sharding import PartitionSpec as P
+
+from jaxlib_guidance.policy.algorithms import dapo, dr_grpo, grpo, gspo, rloo
+from jaxlib_guidance.reduce import finalize, merge
+
+GEN = np.random.default_rng(0)
+GROUPS, G, T = 8, 3, 6
+B = GROUPS * G
+OLD = -GEN.uniform(0.1, 3, size=(B, T)).astype(np.float32)
+LOGP = OLD + GEN.normal(size=(B, T)).astype(np.float32) * 0.2
+REF = OLD + GEN.normal(size=(B, T)).astype(np.float32) * 0.2
+LENGTHS = GEN.integers(1, T + 1, size=B)
+MASK = np.arange(T) < LENGTHS[:, None]
+REWARDS = GEN.integers(0, 2, size=(GROUPS, G)).astype(np.float32)
+REWARDS[1] = 1
+assert 0 < (np.ptp(REWARDS, 1) == 0).sum() < GROUPS
+
+ALGORITHMS = {
+    "grpo": functools.partial(grpo, logp_ref=REF, eps=1e-4),
+    "dr_grpo": functools.partial(dr_grpo, max_length=16),
+    "dapo": dapo,
+    "gspo": gspo,
+    "rloo": rloo,
+}
+
+
+def surrogate(rho, a, low, high):
+    return -np.minimum(rho * a, np.clip(rho, 1 - low, 1 + high) * a)
+
+
+def by_hand(name):
+    """Loops over sequences and tokens, in float64."""
+    total, weight = 0.0, 0.0
+    for i in range(B):
+        r = REWARDS[i // G].astype(np.float64)
+        centre = r[i % G] - r.mean()
+        n = LENGTHS[i]
+        d = (LOGP - OLD).astype(np.float64)[i, :n]
+        k = (LOGP - REF).astype(np.float64)[i, :n]
+        std = r.std(ddof=1)
+        match name:
+            case "grpo":
+                token = surrogate(np.exp(d), centre / (std + 1e-4), 0.2, 0.2)
+                total += np.mean(token + 0.04 * (np.exp(-k) - 1 + k))
+                weight += 1
+            case "dr_grpo":
+                total += surrogate(np.exp(d), centre, 0.2, 0.2).sum() / 16
+                weight += 1
+            case "dapo" if std > 0:
+                total += surrogate(np.exp(d), centre / (std + 1e-6), 0.2, 0.28).sum()
+                weight += n
+            case "gspo":
+                a = centre / (std + 1e-6)
+                total += surrogate(np.exp(d.mean()), a, 3e-4, 4e-4)
+                weight += 1
+            case "rloo":
+                total += surrogate(np.exp(d.sum()), centre * G / (G - 1), 0.2, 0.2)
+                weight += 1
+    return total / weight
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_against_the_formula(name):
+    out = ALGORITHMS[name](LOGP, OLD, REWARDS, MASK)
+    loss, report = finalize(out)
+    np.testing.assert_allclose(loss, by_hand(name), rtol=1e-4, atol=1e-6)
+    assert ("kl" in report) == (name == "grpo")
+    # The same groups by name, in another order.
+    order = GEN.permutation(B)
+    ids = np.repeat(np.arange(GROUPS), G)[order]
+    extra = {"logp_ref": REF[order]} if name == "grpo" else {}
+    again = ALGORITHMS[name](
+        LOGP[order], OLD[order], REWARDS.ravel()[order], MASK[order],
+        group_ids=ids, num_groups=GROUPS, **extra,
+    )  # fmt: skip
+    np.testing.assert_allclose(finalize(again)[0], loss, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_devices_and_micro_batches_equal_the_whole(name):
+    """Whole groups on each device; some devices have nothing that teaches."""
+    fn = ALGORITHMS[name]
+    if name == "grpo":
+        fn = functools.partial(grpo, eps=1e-4)
+    mesh = Mesh(np.array(jax.devices()[:8]), ("data",), axis_types=(AxisType.Auto,))
+
+    def sharded(logp):
+        return jax.shard_map(
+            lambda *a: finalize(fn(*a), "data")[0],
+            mesh=mesh,
+            in_specs=P("data"),
+            out_specs=P(),
+        )(logp, OLD, REWARDS, MASK)
+
+    def whole(logp):
+        return finalize(fn(logp, OLD, REWARDS, MASK))[0]
+
+    loss, slope = jax.jit(jax.value_and_grad(whole))(LOGP)
+    split, slope_split = jax.jit(jax.value_and_grad(sharded))(LOGP)
+    np.testing.assert_allclose(split, loss, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(slope_split, slope, rtol=1e-5, atol=1e-6)
+    halves = [fn(LOGP[s], OLD[s], REWARDS[r], MASK[s]) for s, r in (
+        (slice(0, 6), slice(0, 2)), (slice(6, B), slice(2, GROUPS))
+    )]  # fmt: skip
+    np.testing.assert_allclose(finalize(merge(*halves))[0], loss, rtol=1e-5, atol=1e-6)
+
+
+def test_gspo_with_the_gradient_of_tokens():
+    def slope(token_gradient):
+        fn = functools.partial(gspo, token_gradient=token_gradient)
+        return jax.grad(lambda p: finalize(fn(p, OLD, REWARDS, MASK))[0])(LOGP)
+
+    np.testing.assert_allclose(slope(True), slope(False), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_nothing_to_learn_is_zero(name):
+    """Everything masked, equal rewards, one sample a group: 0 and gradient 0."""
+    fn = grpo if name == "grpo" else ALGORITHMS[name]
+    value = jax.value_and_grad(lambda *a: finalize(fn(*a))[0])
+    for rewards, mask in (
+        (REWARDS, np.zeros_like(MASK)),
+        (np.full_like(REWARDS, 0.1), MASK),
+        (REWARDS.reshape(B, 1), MASK),
+    ):
+        loss, slope = value(LOGP, OLD, rewards, mask)
+        assert float(loss) == 0
+        assert not np.any(slope)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match=r"expected \[P, G\] or \[B\], and \[B, T\]"):
+        grpo(LOGP, OLD, REWARDS[:2], MASK)
+    with pytest.raises(ValueError, match=r"expected \[P, G\] or \[B\], and \[B, T\]"):
+        grpo(LOGP[0], OLD[0], REWARDS, MASK[0])
