@@ -2,104 +2,70 @@
 
 A thin layer over Orbax, which writes asynchronously and atomically and restores onto
 other topologies. Added here: a checksum of every leaf, because Orbax restores a damaged
-array silently; a check of types, which it casts silently; and the way back to an older
-step when the newest cannot be read.
+array silently; a check of types, which it casts silently; the way back to an older step
+when the newest cannot be read; and a lock, because two runs in one folder delete each
+other's work.
 """
 
 import os
+import shutil
 import warnings
-import zlib
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance.models.weights import export_weights, load_weights
+from jaxlib_guidance.training.digests import describe, require_like
+from jaxlib_guidance.training.lock import FolderInUseError, Lock
+from jaxlib_guidance.training.restore import (
+    CorruptCheckpointError,
+    Restored,
+    agree,
+    brief,
+    metrics_are_whole,
+    newest_whole,
+    restore,
+    restore_weights,
+    seal,
+)
 from jaxlib_guidance.types import PyTree
 
 __all__ = [
     "Checkpoints",
     "CorruptCheckpointError",
+    "FolderInUseError",
     "Restored",
+    "SaveError",
     "export_weights",
     "load_weights",
+    "restore_weights",
 ]
 
 
-class CorruptCheckpointError(ValueError):
-    """A checkpoint that cannot be read, or whose contents are not what was saved."""
-
-
-class Restored(NamedTuple):
-    """What came back: the state, its step, and the caller's own JSON."""
-
-    state: PyTree
-    step: int
-    extra: dict[str, Any]
-
-
-def _plain(leaf):
-    """Typed keys as the integers they are made of."""
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        return jax.random.key_data(leaf)
-    return leaf
-
-
-def _describe(state, checksum):
-    """``{path: {shape, dtype, crc32}}``; no checksum of what other hosts hold."""
-    found = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        about: dict[str, Any] = {
-            "shape": list(leaf.shape),
-            "dtype": str(leaf.dtype),
-        }
-        if checksum:
-            data = _plain(leaf)
-            whole = getattr(data, "is_fully_addressable", True)
-            if not whole and data.is_fully_replicated:
-                data, whole = data.addressable_data(0), True
-            if whole:
-                about["crc32"] = zlib.crc32(np.asarray(data).tobytes())
-        found[jax.tree_util.keystr(path)] = about
-    return found
-
-
-def _require_like(saved, like, where):
-    """Raises unless the saved leaves have the names, shapes and types of ``like``."""
-    want = _describe(like, checksum=False)
-    problems = [f"{name} is missing" for name in want if name not in saved]
-    problems += [f"{name} is not expected" for name in saved if name not in want]
-    for name in want.keys() & saved.keys():
-        for what in ("shape", "dtype"):
-            if saved[name][what] != want[name][what]:
-                problems.append(
-                    f"{name} has {what} {saved[name][what]}; expected "
-                    f"{want[name][what]}"
-                )
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(
-            f"{where} is of another model or optimiser: "
-            f"{'; '.join(sorted(problems)[:5])}{more}"
-        )
+class SaveError(RuntimeError):
+    """A checkpoint that could not be written."""
 
 
 class Checkpoints:
     """A folder of numbered checkpoints. Use it as a context manager, or `close` it.
 
     Keeps the newest ``keep`` and, with ``metric``, the ``best`` ones by that metric.
+    While it is open no other run can open the folder (see `lock.Lock`). With several
+    processes, all of them make it and call its methods, in the same order.
 
     Args:
-      directory: The folder; made if absent.
+      directory: The folder, on a file system that all processes share; made if absent.
       keep: How many of the newest to keep.
       metric: Name of a metric given to `save`, or None.
       best: How many of the best by ``metric`` to keep besides.
       mode: Whether a small ("min") or a large ("max") value is good.
 
     Raises:
-      ValueError: ``keep`` below 1, or an unknown mode.
+      ValueError: ``keep`` below 1, an unknown mode, or the address of a bucket.
+      FolderInUseError: Another run has the folder open.
     """
 
     def __init__(
@@ -119,6 +85,12 @@ class Checkpoints:
             raise ValueError(f"keep is {keep}; expected at least 1")
         if mode not in ("min", "max"):
             raise ValueError(f"mode is {mode!r}; expected 'min' or 'max'")
+        # pathlib would make a local folder of that name.
+        if ":/" in os.fspath(directory):
+            raise ValueError(
+                f"directory is {os.fspath(directory)!r}; expected a folder: mount the "
+                "bucket, for example with Cloud Storage FUSE"
+            )
         self.directory = Path(directory).absolute()
         self._ocp, self._metric = ocp, metric
         manage = ocp.checkpoint_managers
@@ -132,6 +104,9 @@ class Checkpoints:
                 manage.BestN(n=best, get_metric_fn=score, reverse=mode == "min")
             )
             options = {"best_fn": score, "best_mode": mode}
+        self._lock = self._take()
+        if metric is not None:
+            self._require_metrics()
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
@@ -141,6 +116,29 @@ class Checkpoints:
             ),
         )
 
+    def _take(self) -> Lock | None:
+        lock = problem = None
+        if jax.process_index() == 0:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            try:
+                lock = Lock(self.directory)
+            except FolderInUseError as error:
+                problem = error
+        agree(problem, FolderInUseError(f"{self.directory} is in use by another run"))
+        return lock
+
+    def _require_metrics(self):
+        """Sets steps aside whose metrics would fail or mislead the ranking."""
+        steps = self._ocp.utils.checkpoint_steps(self.directory)
+        bad = [s for s in steps if not metrics_are_whole(self.directory / str(s))]
+        if bad:
+            warnings.warn(
+                f"the descriptions or metrics of the steps {bad} in {self.directory} "
+                f"are damaged; the steps are now in {self.directory / 'damaged'}",
+                stacklevel=3,
+            )
+        self._set_aside(bad)
+
     def __enter__(self) -> "Checkpoints":
         return self
 
@@ -148,12 +146,50 @@ class Checkpoints:
         self.close()
 
     def close(self) -> None:
-        """Waits for what is being written and lets go of the folder."""
-        self._manager.close()
+        """Waits for what is being written and lets go of the folder.
+
+        Raises:
+          SaveError: It could not be written.
+        """
+        try:
+            self._write(self._manager.close)
+        finally:
+            if self._lock is not None:
+                self._lock.release()
 
     def wait(self) -> None:
-        """Waits until the last `save` is on disk."""
-        self._manager.wait_until_finished()
+        """Waits until the last `save` is on disk.
+
+        Raises:
+          SaveError: It could not be written.
+        """
+        self._write(self._manager.wait_until_finished)
+
+    def check(self) -> None:
+        """Raises if the last `save` has failed by now; never waits, so call it often.
+
+        Raises:
+          SaveError: It could not be written.
+        """
+        # Orbax's own `check_for_errors` is silent once its background thread has ended.
+        if not self._manager.is_saving_in_progress():
+            self.wait()
+
+    def _write(self, action):
+        try:
+            action()
+        except Exception as error:
+            # The manager has forgotten what it would have deleted next.
+            self._manager.reload()
+            steps = self.steps()
+            good = f"The last good step is {steps[-1]}" if steps else "None is saved"
+            free = shutil.disk_usage(self.directory).free / 2**20
+            # Orbax has logged the whole of it by now.
+            raise SaveError(
+                f"a checkpoint in {self.directory} could not be written "
+                f"({brief(error)}). {good}; {free:.1f} MiB are free on the disk. "
+                "Mend this and start again with the same arguments to go on from there"
+            ) from None
 
     def steps(self) -> list[int]:
         """Steps that are complete, in order."""
@@ -173,20 +209,25 @@ class Checkpoints:
     ) -> None:
         """Begins to write; returns as soon as the arrays have been copied.
 
-        The state may be donated to the next step at once.
+        The state may be donated to the next step at once. A failure to write is raised
+        by the next `check`, `save`, `wait` or `close`.
 
         Args:
           step: Its number, above those saved before.
-          state: Pytree of arrays, typed keys included.
+          state: Pytree of jax arrays, typed keys included.
           metrics: Numbers, among them the metric that ranks checkpoints.
           extra: Anything JSON can hold, given back by `restore`.
 
         Raises:
           ValueError: The ranking metric is missing or not finite, or ``step`` exists.
+          TypeError: Leaves that are not jax arrays, or ``extra`` that is not JSON.
+          SaveError: This checkpoint, or the one before, could not be written.
         """
         args = self._ocp.args
+        ranked = None
         if self._metric is not None:
-            value = (metrics or {}).get(self._metric)
+            ranked = metrics or {}
+            value = ranked.get(self._metric)
             if value is None or not np.isfinite(value):
                 raise ValueError(
                     f"metrics has {self._metric} = {value}; checkpoints are ranked by "
@@ -194,14 +235,19 @@ class Checkpoints:
                 )
         if step in self._manager.all_steps():
             raise ValueError(f"step {step} is already saved in {self.directory}")
-        about = {"leaves": _describe(state, checksum=True), "extra": extra or {}}
-        self._manager.save(
-            step,
-            args=args.Composite(
-                state=args.StandardSave(state), about=args.JsonSave(about)
-            ),
-            metrics=metrics,
-            force=True,
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+            if not isinstance(leaf, jax.Array):
+                raise TypeError(
+                    f"state{jax.tree_util.keystr(path)} is {type(leaf).__name__}; "
+                    "expected a jax array (numbers and text go into extra)"
+                )
+        leaves = describe(state, checksum=True)
+        about = seal({"leaves": leaves, "extra": extra or {}, "metrics": ranked})
+        items = args.Composite(
+            state=args.StandardSave(state), about=args.JsonSave(about)
+        )
+        self._write(
+            lambda: self._manager.save(step, args=items, metrics=ranked, force=True)
         )
 
     def restore(self, step: int, like: PyTree) -> Restored:
@@ -213,42 +259,21 @@ class Checkpoints:
             ``sharding`` to place it; it need not be the topology it was saved on.
 
         Raises:
-          ValueError: The checkpoint holds another structure, shapes or types.
+          ValueError: No such step, or it holds another structure, shapes or types.
           CorruptCheckpointError: It cannot be read, or a checksum fails.
         """
-        args, where = self._ocp.args, f"checkpoint {self.directory / str(step)}"
-        about = self._read(step, where, about=args.JsonRestore())["about"]
-        try:
-            leaves, extra = about["leaves"], about["extra"]
-        except (KeyError, TypeError) as error:
-            raise CorruptCheckpointError(
-                f"{where} was not written by jaxlib_guidance"
-            ) from error
-        _require_like(leaves, like, where)
-        target = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None)
-            ),
-            like,
-        )
-        read = self._read(step, where, state=args.StandardRestore(target))
-        for name, found in _describe(read["state"], checksum=True).items():
-            sums = leaves[name].get("crc32"), found.get("crc32")
-            if None not in sums and sums[0] != sums[1]:
-                raise CorruptCheckpointError(
-                    f"{where}: the bytes of {name} have changed since they were saved"
-                )
-        return Restored(read["state"], step, extra)
+        self.wait()
+        if step not in self.steps():
+            raise ValueError(
+                f"step {step} is not in {self.directory}; expected one of "
+                f"{self.steps()}"
+            )
 
-    def _read(self, step, where, **items):
-        try:
-            return self._manager.restore(step, args=self._ocp.args.Composite(**items))
-        # Orbax fails in many ways on a damaged folder, none of them documented.
-        except Exception as error:
-            raise CorruptCheckpointError(
-                f"{where} cannot be read ({type(error).__name__}: "
-                f"{str(error).splitlines()[0] if str(error) else ''})"
-            ) from error
+        def whole(leaves, where):
+            require_like(leaves, like, where)
+            return leaves, like
+
+        return restore(self.directory, step, whole)
 
     def restore_latest(self, like: PyTree) -> Restored | None:
         """Reads the newest step that is whole, or gives None if there are no steps.
@@ -263,28 +288,19 @@ class Checkpoints:
           ValueError: The checkpoint holds another structure, shapes or types.
           CorruptCheckpointError: There are steps and none can be read.
         """
-        bad: dict[int, CorruptCheckpointError] = {}
-        for step in reversed(self.steps()):
-            try:
-                restored = self.restore(step, like)
-            except CorruptCheckpointError as error:
-                bad[step] = error
-                continue
-            if bad:
-                self._set_aside(bad)
-                reasons = "; ".join(map(str, bad.values()))
-                warnings.warn(
-                    f"{reasons}. The last good step is {step}, restored instead; the "
-                    f"damaged are now in {self.directory / 'damaged'}",
-                    stacklevel=2,
-                )
-            return restored
-        if bad:
-            raise CorruptCheckpointError(
-                f"none of the steps {sorted(bad)} in {self.directory} can be read: "
-                + "; ".join(map(str, bad.values()))
+        restored, bad = newest_whole(
+            self.steps(), self.directory, lambda step: self.restore(step, like)
+        )
+        if bad and restored is not None:
+            self._set_aside(bad)
+            self._manager.reload()
+            warnings.warn(
+                f"{'; '.join(map(str, bad.values()))}. The last good step is "
+                f"{restored.step}, restored instead; the damaged are now in "
+                f"{self.directory / 'damaged'}",
+                stacklevel=2,
             )
-        return None
+        return restored
 
     def _set_aside(self, steps):
         if jax.process_index() == 0:
@@ -294,9 +310,7 @@ class Checkpoints:
                 name, count = str(step), 1
                 while (place / name).exists():
                     name, count = f"{step}.{count}", count + 1
-                (self.directory / str(step)).rename(place / name)
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices("damaged checkpoints set aside")
-        self._manager.reload()
+                # It may have been deleted, and not just damaged.
+                with suppress(FileNotFoundError):
+                    (self.directory / str(step)).rename(place / name)
+        agree(None, CorruptCheckpointError("damaged steps cannot be set aside"))

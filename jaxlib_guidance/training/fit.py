@@ -114,6 +114,7 @@ def fit(
                 recent.append(metrics)
                 done += 1
                 bar.update()
+                saved.check()
                 last = done == steps
                 write = last or done % log.every == 0
                 save = last or done % log.save_every == 0

@@ -2,7 +2,9 @@
 
 import gc
 import json
+import resource
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,13 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.training.checkpoint import Checkpoints, CorruptCheckpointError
+from jaxlib_guidance.training.checkpoint import (
+    Checkpoints,
+    CorruptCheckpointError,
+    FolderInUseError,
+    SaveError,
+    restore_weights,
+)
 from jaxlib_guidance.training.parallel import data_mesh, replicate
 from jaxlib_guidance.training.state import init_state
 from jaxlib_guidance.training.step import make_train_step
@@ -87,7 +95,7 @@ def folder(tmp_path_factory):
     place, state = tmp_path_factory.mktemp("run"), start()
     with Checkpoints(place) as saved:
         saved.save(1, state)
-        saved.save(2, state._replace(step=jnp.int32(2)))
+        saved.save(2, state._replace(step=jnp.int32(2)), extra={"seen": 7})
     return place
 
 
@@ -96,21 +104,21 @@ def copy(folder, tmp_path):
     return shutil.copytree(folder, tmp_path / "run")
 
 
-def biggest(place):
-    files = [p for p in place.rglob("*") if p.is_file() and "/d/" in p.as_posix()]
-    return max(files, key=lambda p: p.stat().st_size)
+def data_files(place):
+    # Some are left over from merging those of the processes; one cannot tell which.
+    return [path for path in place.glob("state/**/d/*") if path.is_file()]
 
 
 def truncate(place):
-    file = biggest(place)
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    for file in data_files(place):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
 def flip(place):
-    file = biggest(place)
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 0x01
-    file.write_bytes(data)
+    for file in data_files(place):
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 0x01
+        file.write_bytes(data)
 
 
 def empty(place):
@@ -125,14 +133,52 @@ def half_a_header(place):
 
 
 def forged(place):
-    path = next(p for p in (place / "about").rglob("*") if p.is_file())
-    path.write_text(json.dumps({"format": "foreign"}))
+    (place / "about" / "metadata").write_text(json.dumps({"step": 2}))
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, empty, half_a_header, forged])
+def another_position(place):
+    """Valid JSON of which one digit has changed."""
+    path = place / "about" / "metadata"
+    path.write_text(path.read_text().replace('"seen": 7', '"seen": 5'))
+
+
+def nothing_to_read(place):
+    (place / "state" / "_METADATA").unlink()
+
+
+def no_manifest(place):
+    (place / "state" / "manifest.ocdbt").unlink()
+
+
+def all_files_empty(place):
+    for path in place.rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+
+
+def gone(place):
+    # While it is being restored: the folder has been listed already.
+    shutil.rmtree(place)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        truncate,
+        flip,
+        empty,
+        half_a_header,
+        forged,
+        another_position,
+        nothing_to_read,
+        no_manifest,
+        all_files_empty,
+        gone,
+    ],
+)
 def test_damage_is_noticed_and_the_older_step_restored(copy, damage):
-    damage(copy / "2")
     with Checkpoints(copy) as saved:
+        damage(copy / "2")
         with pytest.raises(CorruptCheckpointError, match="2"):
             saved.restore(2, start())
         with pytest.warns(UserWarning, match="last good step is 1"):
@@ -144,7 +190,7 @@ def test_damage_is_noticed_and_the_older_step_restored(copy, damage):
         saved.save(2, state)
         saved.wait()
         assert saved.steps() == [1, 2]
-    assert (copy / "damaged" / "2").is_dir()
+    assert (copy / "damaged" / "2").is_dir() == (damage is not gone)
 
 
 def test_when_nothing_is_left_it_says_so(copy, tmp_path):
@@ -198,6 +244,10 @@ def test_restores_onto_another_topology(copy):
         # And back: saved from eight devices, restored on one.
         saved.save(9, got)
         assert_bitwise(saved.restore(9, start()).state, state)
+        # A bit of an array that was sharded, read unsharded.
+        flip(copy / "9")
+        with pytest.raises(CorruptCheckpointError, match="9"):
+            saved.restore(9, start())
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):
@@ -225,7 +275,103 @@ def test_an_unfinished_write_is_not_a_checkpoint(copy):
         assert saved.restore_latest(start()).step == 2
 
 
+def test_a_step_whose_metrics_are_damaged_does_not_rank(tmp_path):
+    state = {"w": jnp.ones(4)}
+    with Checkpoints(tmp_path, keep=3, metric="loss") as saved:
+        for at, value in enumerate([2.0, 3.0, 4.0]):
+            saved.save(at, state, metrics={"loss": value})
+    (tmp_path / "2" / "metrics" / "metrics").write_text('{"loss": 1.0}')
+    with pytest.warns(UserWarning, match=r"metrics of the steps \[2\] .* damaged"):
+        saved = Checkpoints(tmp_path, keep=3, metric="loss")
+    with saved:
+        assert saved.steps() == [0, 1]
+        assert saved.best() == 0
+
+
+def test_weights_alone(copy):
+    state, mesh = start(), data_mesh()
+    # The optimiser's files may be gone, and a run may have the folder open.
+    with Checkpoints(copy) as saved:
+        got, step, extra = restore_weights(copy, "params")
+        assert (step, extra) == (2, {"seen": 7})
+        assert isinstance(got["w"], np.ndarray)
+        assert_bitwise(got, state.params)
+        split = NamedSharding(mesh, PartitionSpec("data"))
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=split),
+            state.ema,
+        )
+        got = restore_weights(copy, like=like, step=1).state
+        assert got["w"].sharding == split
+        assert_bitwise(got, state.ema)
+        assert saved.steps() == [1, 2]
+    with pytest.raises(ValueError, match="has no part 'em'"):
+        restore_weights(copy, "em")
+    with pytest.raises(ValueError, match="'opt_state' is not nested dicts.*pass like"):
+        restore_weights(copy, "opt_state")
+    got = restore_weights(copy, "opt_state", like=state.opt_state).state
+    assert_bitwise(got, state.opt_state)
+    with pytest.raises(ValueError, match=r"step 7 is not in .* one of \[1, 2\]"):
+        restore_weights(copy, step=7)
+    flip(copy / "2")
+    with pytest.warns(UserWarning, match="last good step is 1"):
+        assert restore_weights(copy).step == 1
+    assert (copy / "2").is_dir()
+    with pytest.raises(FileNotFoundError, match="no checkpoints in"):
+        restore_weights(copy / "other")
+
+
+def test_two_runs_do_not_write_to_one_folder(copy):
+    with Checkpoints(copy) as first:
+        with pytest.raises(FolderInUseError, match="is in use by process"):
+            Checkpoints(copy)
+        first.save(3, start())
+        first.wait()
+        assert first.steps() == [2, 3]
+    with Checkpoints(copy) as again:
+        assert again.restore_latest(start()).step == 3
+
+
+@pytest.fixture
+def small_files():
+    """The nearest to a full disk that needs no file system of its own."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def check_until_raised(saved):
+    for _ in range(600):
+        saved.check()
+        time.sleep(0.1)
+
+
+def test_what_cannot_be_written_is_an_error_and_the_last_step_stays(copy, small_files):
+    state = start()
+    with Checkpoints(copy) as saved:
+        small_files(2000)
+        saved.save(3, state)
+        with pytest.raises(SaveError, match=r"last good step is 2; .* start again"):
+            check_until_raised(saved)
+        small_files(resource.RLIM_INFINITY)
+        assert saved.steps() == [1, 2]
+    with Checkpoints(copy) as saved:
+        assert saved.restore_latest(state).step == 2
+        saved.save(3, state)
+    assert restore_weights(copy).step == 3
+    assert not list(copy.glob("*tmp*"))
+
+
 def test_refusals(tmp_path):
+    with pytest.raises(ValueError, match="gs://bucket/run.*mount"):
+        Checkpoints("gs://bucket/run")
+    with Checkpoints(tmp_path / "run") as saved:
+        with pytest.raises(TypeError, match=r"state\['n'\] is int; expected a jax"):
+            saved.save(1, {"w": jnp.ones(3), "n": 3})
+        with pytest.raises(TypeError, match="not JSON serializable"):
+            saved.save(1, {"w": jnp.ones(3)}, extra={"a": {1, 2}})
+        with pytest.raises(ValueError, match=r"step 1 is not in .* one of \[\]"):
+            saved.restore(1, {"w": jnp.ones(3)})
     with pytest.raises(ValueError, match="keep is 0"):
         Checkpoints(tmp_path, keep=0)
     with pytest.raises(ValueError, match="mode is 'low'"):

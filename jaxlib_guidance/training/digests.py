@@ -1,0 +1,118 @@
+"""Checksums of arrays that any sharding computes alike.
+
+A checksum of the bytes in their order, such as CRC-32, needs the whole array in one
+place. This one is a sum over elements, so that devices and hosts each add up what they
+hold and one scalar travels. It is computed where the array is, and not on a copy.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxlib_guidance.types import Array, PyTree
+
+
+def _scramble(x):
+    """A bijection of 32-bit words in which each bit depends on each (MurmurHash3)."""
+    x = (x ^ (x >> jnp.uint32(16))) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> jnp.uint32(13))) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> jnp.uint32(16))
+
+
+def _words(leaf):
+    """The bits as uint32, one or two for each element."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+        leaf = jnp.stack([leaf.real, leaf.imag], -1)
+    size = leaf.dtype.itemsize
+    if size == 8:
+        return lax.bitcast_convert_type(leaf, jnp.uint32)
+    if jnp.issubdtype(leaf.dtype, jnp.floating):
+        leaf = lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * size}"))
+    return leaf.astype(jnp.uint32)
+
+
+@jax.jit
+def _digest(leaf):
+    words = _words(leaf)
+    place = jnp.full(words.shape, 0x9E3779B9, jnp.uint32)
+    for axis in range(words.ndim):
+        stride = jnp.uint32(math.prod(words.shape[axis + 1 :]) % 2**32)
+        place += lax.broadcasted_iota(jnp.uint32, words.shape, axis) * stride
+    return jnp.sum(_scramble(words ^ _scramble(place)), dtype=jnp.uint32)
+
+
+def digest(leaf: Array) -> Array:
+    """A checksum: ``sum_i h(word_i ^ h(i + c))`` modulo 2^32, with a bijection ``h``.
+
+    Any change within one element changes it; of other changes it misses one in 2^32.
+    A guard against accidents, not against forgery.
+
+    Args:
+      leaf: An array of any type, typed keys included. If it is sharded over several
+        processes, all of them must call.
+
+    Returns:
+      uint32 scalar.
+    """
+    # jax would round these to 32 bits.
+    if isinstance(leaf, np.ndarray) and leaf.dtype.itemsize > 4:
+        leaf = leaf[..., None].view(np.uint32)
+    return _digest(leaf)
+
+
+def describe(tree: PyTree, checksum: bool) -> dict[str, dict[str, Any]]:
+    """``{path: {shape, dtype, digest}}``, as JSON can hold it.
+
+    Args:
+      tree: Arrays, or without checksums anything with a shape and a dtype.
+      checksum: Whether to include digests.
+    """
+    named = {
+        jax.tree_util.keystr(path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    found: dict[str, dict[str, Any]] = {
+        name: {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+        for name, leaf in named.items()
+    }
+    if checksum:
+        # One after the other: sums over devices that are all under way at once can
+        # starve one another of threads on a CPU with many virtual devices.
+        for name, leaf in named.items():
+            found[name]["digest"] = int(digest(leaf))
+    return found
+
+
+def require_like(saved: dict[str, Any], like: PyTree, where: str) -> None:
+    """Raises unless the saved leaves have the names, shapes and types of ``like``.
+
+    Args:
+      saved: From `describe`.
+      like: Anything with shapes and dtypes.
+      where: What was saved, for the message.
+
+    Raises:
+      ValueError: Some differ; the first five are named.
+    """
+    want = describe(like, checksum=False)
+    problems = [f"{name} is missing" for name in want if name not in saved]
+    problems += [f"{name} is not expected" for name in saved if name not in want]
+    for name in want.keys() & saved.keys():
+        for what in ("shape", "dtype"):
+            if saved[name][what] != want[name][what]:
+                problems.append(
+                    f"{name} has {what} {saved[name][what]}; expected "
+                    f"{want[name][what]}"
+                )
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(
+            f"{where} is of another model or optimiser: "
+            f"{'; '.join(sorted(problems)[:5])}{more}"
+        )

@@ -1,0 +1,69 @@
+"""One run at a time in a folder."""
+
+import os
+import socket
+import time
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+class FolderInUseError(RuntimeError):
+    """A folder into which another run is writing now."""
+
+
+class Lock:
+    """Holds a folder until `release`, or until the process ends in whatever way.
+
+    It is an advisory `flock` on the file "lock", which the system drops with the
+    process: kill -9 and a reboot leave a file but no lock. On NFS (Linux, version 4) it
+    holds between hosts too; on Lustre it needs the mount option "flock". Where a file
+    system has no locks, two runs are not kept apart, and a warning says so.
+
+    Args:
+      folder: It must exist.
+
+    Raises:
+      FolderInUseError: Another run holds it, or another object in this process.
+    """
+
+    def __init__(self, folder: Path):
+        self._file = (folder / "lock").open("a+")
+        try:
+            if fcntl is None:
+                raise OSError("no flock on this system")
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "another process"
+            self._file.close()
+            raise FolderInUseError(
+                f"{folder} is in use by {holder}. Stop that run first, or choose "
+                "another directory; to read weights of a run that goes on use "
+                "`restore_weights`"
+            ) from None
+        except OSError as error:
+            warnings.warn(
+                f"{folder} cannot be locked ({error}): make sure that no other run "
+                "writes to it",
+                stacklevel=2,
+            )
+        # It only serves the message above, and the disk may be full.
+        with suppress(OSError):
+            self._file.truncate(0)
+            self._file.write(
+                f"process {os.getpid()} on {socket.gethostname()}, "
+                f"since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
+            )
+            self._file.flush()
+
+    def release(self) -> None:
+        """Lets go of the folder; the file stays, for another may hold it by then."""
+        # A full disk: what could not be written before cannot be now.
+        with suppress(OSError):
+            self._file.close()

@@ -1,0 +1,292 @@
+"""Reading checkpoints: verified, on any topology, whole or the weights alone.
+
+Every process reads by itself and then asks the others, so that a step which one of them
+cannot read is given up by all.
+"""
+
+import json
+import os
+import re
+import warnings
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlib_guidance.training.digests import describe, require_like
+from jaxlib_guidance.types import PyTree
+
+FORMAT = "jaxlib_guidance.checkpoint.1"
+
+
+class CorruptCheckpointError(ValueError):
+    """A checkpoint that cannot be read, or whose contents are not what was saved."""
+
+
+class Restored(NamedTuple):
+    """What came back: the state, its step, and the caller's own JSON."""
+
+    state: PyTree
+    step: int
+    extra: dict[str, Any]
+
+
+def brief(error: Exception) -> str:
+    """Type and message in one line, without the middle of Orbax's long ones."""
+    text = " ".join(str(error).split())
+    text = text if len(text) < 300 else f"{text[:120]} ... {text[-160:]}"
+    return f"{type(error).__name__}: {text}"
+
+
+def seal(contents: dict[str, Any]) -> dict[str, Any]:
+    """JSON with its format and its own checksum."""
+    contents = json.loads(json.dumps(contents))
+    text = json.dumps(contents, sort_keys=True)
+    return {"format": FORMAT, "crc32": zlib.crc32(text.encode()), **contents}
+
+
+def agree(problem: Exception | None, elsewhere: Exception) -> None:
+    """Raises on every process if there is a problem on one of them.
+
+    Args:
+      problem: What is wrong on this process, or None.
+      elsewhere: What to raise if it is another's.
+    """
+    fine = problem is None
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        fine = bool(np.all(multihost_utils.process_allgather(np.array(fine))))
+    if not fine:
+        raise problem or elsewhere
+
+
+def _read(place, part, handler, **how):
+    try:
+        return handler.restore(place / part, **how)
+    # A device that is full says nothing about the file.
+    except (MemoryError, jax.errors.JaxRuntimeError):
+        raise
+    # Orbax fails in many ways on a damaged folder, none of them documented.
+    except Exception as error:
+        raise CorruptCheckpointError(
+            f"checkpoint {place} cannot be read ({brief(error)})"
+        ) from error
+
+
+def read_about(place: Path) -> dict[str, Any]:
+    """What `seal` made of a step's leaves, extra and metrics.
+
+    Args:
+      place: Folder of the step.
+
+    Raises:
+      CorruptCheckpointError: It cannot be read or has changed.
+      ValueError: It has another format.
+    """
+    import orbax.checkpoint as ocp
+
+    about = _read(place, "about", ocp.JsonCheckpointHandler())
+    if not isinstance(about, dict) or not {"format", "crc32"} <= about.keys():
+        raise CorruptCheckpointError(
+            f"checkpoint {place} was not written by jaxlib_guidance"
+        )
+    contents = {k: v for k, v in about.items() if k not in ("format", "crc32")}
+    if seal(contents)["crc32"] != about["crc32"]:
+        raise CorruptCheckpointError(
+            f"checkpoint {place}: its description has changed since it was saved"
+        )
+    if about["format"] != FORMAT:
+        raise ValueError(
+            f"checkpoint {place} has format {about['format']!r}; this version reads "
+            f"{FORMAT!r}"
+        )
+    return contents
+
+
+def metrics_are_whole(place: Path) -> bool:
+    """Whether the numbers that Orbax ranks a step by are those that were saved."""
+    import orbax.checkpoint as ocp
+
+    try:
+        kept = read_about(place)["metrics"]
+        found = kept and _read(place, "metrics", ocp.JsonCheckpointHandler("metrics"))
+    except CorruptCheckpointError:
+        return False
+    return json.dumps(found) == json.dumps(kept)
+
+
+def restore(
+    directory: Path,
+    step: int,
+    choose: Callable[[dict[str, Any], str], tuple[dict[str, Any], PyTree]],
+    *,
+    local: bool = False,
+) -> Restored:
+    """Reads what ``choose`` wants of one step and verifies it.
+
+    Args:
+      directory: Folder of the steps.
+      step: Which.
+      choose: ``(saved leaves, place) -> (those wanted, their structure)``.
+      local: Whether to read into numpy arrays, asking no other process.
+
+    Raises:
+      CorruptCheckpointError: It cannot be read, here or on another process, or a
+        checksum fails.
+    """
+    import orbax.checkpoint as ocp
+
+    place, problem, read = directory / str(step), None, None
+    wanted: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+    try:
+        about = read_about(place)
+        extra = about["extra"]
+        wanted, like = choose(about["leaves"], f"checkpoint {place}")
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None)
+            ),
+            like,
+        )
+        how = (
+            jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), target)
+            if local
+            else ocp.checkpoint_utils.construct_restore_args(target)
+        )
+        args = ocp.args.PyTreeRestore(target, how, partial_restore=True)
+        # A handler and not a checkpointer: that one waits at the end for all
+        # processes, also for those that failed.
+        read = _read(place, "state", ocp.PyTreeCheckpointHandler(), args=args)
+    except CorruptCheckpointError as error:
+        problem = error
+    if local and problem is not None:
+        raise problem
+    if not local:
+        other = f"checkpoint {place} cannot be read by another process"
+        agree(problem, CorruptCheckpointError(other))
+    for name, found in describe(read, checksum=True).items():
+        if wanted[name]["digest"] != found["digest"]:
+            raise CorruptCheckpointError(
+                f"checkpoint {place}: the bytes of {name} have changed since they "
+                "were saved"
+            )
+    return Restored(read, step, extra)
+
+
+def newest_whole(
+    steps: Iterable[int], directory: Path, read: Callable[[int], Restored]
+) -> tuple[Restored | None, dict[int, CorruptCheckpointError]]:
+    """The newest step that can be read, and what is wrong with those that cannot.
+
+    Args:
+      steps: Their numbers; without any there is nothing to read, which is None.
+      directory: Where they are, for the message.
+      read: Reads one.
+
+    Raises:
+      CorruptCheckpointError: There are steps and none can be read.
+    """
+    bad: dict[int, CorruptCheckpointError] = {}
+    for step in sorted(steps, reverse=True):
+        try:
+            return read(step), bad
+        except CorruptCheckpointError as error:
+            bad[step] = error
+    if bad:
+        raise CorruptCheckpointError(
+            f"none of the steps {sorted(bad)} in {directory} can be read: "
+            f"{'; '.join(map(str, bad.values()))}. Put back a copy of the folder, or "
+            "start again in another directory"
+        )
+    return None, bad
+
+
+def restore_weights(
+    directory: str | os.PathLike,
+    part: str = "ema",
+    *,
+    step: int | None = None,
+    like: PyTree = None,
+) -> Restored:
+    """Reads and verifies one part of a saved state; of the rest nothing is read.
+
+    It changes nothing in the folder, so the run may be going on.
+
+    Args:
+      directory: Of a run, or of its checkpoints.
+      part: Field of the state, such as "ema" or "params".
+      step: Which; None is the newest that is whole.
+      like: As in `checkpoint.Checkpoints.restore`; None gives nested dicts of numpy
+        arrays.
+
+    Returns:
+      The part as ``state``, and the ``step`` and ``extra`` of its checkpoint.
+
+    Raises:
+      FileNotFoundError: No checkpoints.
+      ValueError: No such step or part, another structure, shapes or types than
+        ``like``, or without it a part that is not nested dicts.
+      CorruptCheckpointError: It cannot be read, or a checksum fails.
+    """
+    import orbax.checkpoint as ocp
+
+    directory = Path(directory).absolute()
+    if (directory / "checkpoints").is_dir():
+        directory /= "checkpoints"
+    found = ocp.utils.checkpoint_steps(directory) if directory.is_dir() else []
+    steps = sorted(found)
+    if not steps:
+        raise FileNotFoundError(f"no checkpoints in {directory}")
+    if step is not None and step not in steps:
+        raise ValueError(f"step {step} is not in {directory}; expected one of {steps}")
+
+    def partly(leaves, where):
+        # A field of a tuple and a key of a dict are one to Orbax.
+        pattern = re.compile(rf"(\.{part}|\['{part}'\])(?=[.\[]|$)")
+        saved = {
+            pattern.sub("", name, count=1): about
+            for name, about in leaves.items()
+            if pattern.match(name)
+        }
+        if not saved:
+            raise ValueError(f"{where} has no part {part!r}")
+        if like is not None:
+            require_like(saved, like, where)
+        target = _dicts_of(saved, part) if like is None else like
+        return {f"['{part}']{name}": v for name, v in saved.items()}, {part: target}
+
+    restored, bad = newest_whole(
+        steps if step is None else [step],
+        directory,
+        lambda step: restore(directory, step, partly, local=like is None),
+    )
+    assert restored is not None
+    if bad:
+        warnings.warn(
+            f"{'; '.join(map(str, bad.values()))}. The last good step is "
+            f"{restored.step}, read instead",
+            stacklevel=2,
+        )
+    return restored._replace(state=restored.state[part])
+
+
+def _dicts_of(saved, part):
+    """Nested dicts of shapes and types from their names, such as ``['a']['b']``."""
+    tree: dict[str, Any] = {}
+    for name, about in saved.items():
+        if not re.fullmatch(r"(\['[^']*'\])+", name):
+            raise ValueError(f"{part!r} is not nested dicts of arrays: pass like")
+        *parents, last = re.findall(r"\['([^']*)'\]", name)
+        branch = tree
+        for parent in parents:
+            branch = branch.setdefault(parent, {})
+        branch[last] = jax.ShapeDtypeStruct(
+            tuple(about["shape"]), jnp.dtype(about["dtype"])
+        )
+    return tree
