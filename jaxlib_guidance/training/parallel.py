@@ -6,6 +6,7 @@ evaluation, where samples never meet, go through `pmapped`.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import jax
@@ -135,13 +136,15 @@ def shard_batch(mesh: Mesh, batch: PyTree) -> PyTree:
 
 
 def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
-    """Puts a whole copy of every leaf on each device.
+    """Puts a whole copy of every leaf on each device, gathering those that are split.
 
     The copies never share a buffer with ``tree``, so donating them leaves it intact;
-    `jax.device_put` alone shares even when told not to.
+    `jax.device_put` alone shares even when told not to. With several processes, leaves
+    that are not global arrays must be the same on all.
     """
-    sharding = replicated(mesh)
-    return jax.tree.map(lambda leaf: jax.device_put(jnp.array(leaf), sharding), tree)
+    # One program: a gather for each leaf, all under way at once, is what stalls.
+    copy = jax.jit(partial(jax.tree.map, jnp.copy), out_shardings=replicated(mesh))
+    return copy(tree)
 
 
 def pmapped(
