@@ -20,7 +20,8 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.data.images import batch_indices, load_images
+from jaxlib_guidance.data.images import load_images
+from jaxlib_guidance.data.loader import Loader
 from jaxlib_guidance.diffusion.noise_levels import log_normal_t
 from jaxlib_guidance.diffusion.process import perturb
 from jaxlib_guidance.models.pretrained import ClassifierModel, from_config
@@ -139,11 +140,10 @@ def train(config: Config) -> float | None:
         sharding=sharding,
     )
     mine = local_rows(mesh, config.batch)
+    batches = Loader(data, config.batch, config.seed, part=mine)
 
     def batch_at(i):
-        rows = batch_indices(config.seed, i, config.batch, len(data.labels))[mine]
-        picked = {"image": data.images[rows], "label": data.labels[rows]}
-        return shard_batch(mesh, picked)
+        return shard_batch(mesh, batches(i))
 
     state, finished = fit(
         step, state, batch_at, steps=config.steps, folder=folder, log=config.log

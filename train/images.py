@@ -26,7 +26,14 @@ from tyro.conf import OmitArgPrefixes
 
 import jaxlib_guidance as jg
 from jaxlib_guidance import rng
-from jaxlib_guidance.data.images import Images, batch_indices, load_images
+from jaxlib_guidance.data.digits import Split
+from jaxlib_guidance.data.images import (
+    Images,
+    ImageSource,
+    load_images,
+    open_images,
+)
+from jaxlib_guidance.data.loader import Loader
 from jaxlib_guidance.data.pictures import save_grid
 from jaxlib_guidance.diffusion import losses, noise_levels
 from jaxlib_guidance.models.embed import drop_condition
@@ -61,6 +68,9 @@ class Data:
     """"digits", a folder with a sub-folder for each class, or a name of TFDS."""
     size: int | None = None
     """Side to crop and resize to; None keeps the images' own."""
+    stream: bool = False
+    """Read images when their batch comes instead of holding all in memory; statistics
+    and the evaluation then see 4,096 of them."""
     flip: bool = False
     """Whether to mirror half of the images."""
 
@@ -143,6 +153,16 @@ class Config:
     hosts: OmitArgPrefixes[Hosts] = Hosts()
     store: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type in which ema.npz stores weights."""
+
+
+def find(data: Data, split: Split) -> Images | ImageSource:
+    """A split, in memory or where it is."""
+    return (open_images if data.stream else load_images)(data.source, split, data.size)
+
+
+def some(found: Images | ImageSource) -> Images:
+    """What statistics and the evaluation see of a split."""
+    return found if isinstance(found, Images) else found.take(4096)
 
 
 def describe(config: Config, shape: tuple[int, ...], classes: int, scale: float) -> Any:
@@ -276,8 +296,11 @@ def train(config: Config) -> dict[str, Any]:
       The results of the evaluation, by row; empty if it was stopped before the end.
     """
     settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    found = find(config.data, "train")
+    # Files that come or go make other batches, and so another run.
+    settings["data"]["identity"] = getattr(found, "identity", None)
     folder = claim(config.directory, settings, free=("directory", "log", *FREE))
-    data = load_images(config.data.source, "train", config.data.size)
+    data = some(found)
     classes, shape = len(data.classes), data.images.shape[1:]
     scale = round(float(np.std(data.images)), 3)
     about = describe(config, shape, classes, scale)
@@ -319,6 +342,7 @@ def train(config: Config) -> dict[str, Any]:
         sharding=sharding,
     )
     mine = local_rows(mesh, optim.batch)
+    batches = Loader(found, optim.batch, config.seed, part=mine)
     spread = jax.jit(
         lambda i: noise_levels.stratified(
             jax.random.fold_in(level_key, i), jnp.arange(optim.batch), optim.batch
@@ -326,10 +350,8 @@ def train(config: Config) -> dict[str, Any]:
     )
 
     def batch_at(i):
-        rows = batch_indices(config.seed, i, optim.batch, len(data.labels))[mine]
         u = np.asarray(spread(i))[mine]
-        picked = {"image": data.images[rows], "label": data.labels[rows], "u": u}
-        return shard_batch(mesh, picked)
+        return shard_batch(mesh, {**batches(i), "u": u})
 
     sampler = make_sampler(model, config.evaluation.solver_steps, mesh)
     chief = jax.process_index() == 0
@@ -345,22 +367,23 @@ def train(config: Config) -> dict[str, Any]:
 
     if chief:
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        print(f"{count:,} parameters, {len(data.labels):,} images")
-    state, finished = fit(
-        step,
-        state,
-        batch_at,
-        steps=optim.steps,
-        folder=folder,
-        log=config.log,
-        look=look,
-    )
+        print(f"{count:,} parameters, {batches.total:,} images")
+    with batches:
+        state, finished = fit(
+            step,
+            state,
+            batch_at,
+            steps=optim.steps,
+            folder=folder,
+            log=config.log,
+            look=look,
+        )
     if not finished:
         return {}
     ema = jax.tree.map(np.asarray, replicate(mesh, state.ema))
     results = {}
     if judge is not None:
-        test = load_images(config.data.source, "test", config.data.size)
+        test = some(find(config.data, "test"))
         results = evaluate(model, ema, config, data, test, judge)
     if chief:
         about["training"] = {k: v for k, v in settings.items() if k != "directory"}

@@ -50,8 +50,12 @@ class Loader:
       seed: Of the order.
       part: The rows of each batch that this process reads, as `parallel.local_rows`
         says; all by default.
-      workers: Threads that read rows.
+      workers: Threads that read rows; None is what Python's pools have, a few more than
+        cores.
       ahead: Batches to read ahead; 0 reads when called.
+
+    Attributes:
+      total: Rows of the set.
 
     Raises:
       ValueError: No rows, arrays of different lengths, or numbers out of range.
@@ -64,13 +68,11 @@ class Loader:
         seed: int = 0,
         *,
         part: slice = slice(None),
-        workers: int = 8,
+        workers: int | None = None,
         ahead: int = 2,
     ):
-        if workers < 1 or ahead < 0:
-            raise ValueError(
-                f"workers {workers}, ahead {ahead}; expected at least 1 and 0"
-            )
+        if ahead < 0:
+            raise ValueError(f"ahead is {ahead}; expected at least 0")
         if isinstance(data, Images):
             data = {"image": data.images, "label": data.labels}
         self._arrays: Any = None
@@ -79,7 +81,7 @@ class Loader:
             self._arrays, lengths = data, {len(array) for array in data.values()}
         if len(lengths) != 1:
             raise ValueError(f"arrays have lengths {sorted(lengths)}; expected one")
-        self._data, (self._total,) = data, lengths
+        self._data, (self.total,) = data, lengths
         self._batch, self._seed, self._part = batch, seed, part
         if not len(self.rows(0)):
             raise ValueError(f"part {part} of a batch of {batch} is empty")
@@ -91,7 +93,7 @@ class Loader:
 
     def rows(self, step: int) -> np.ndarray:
         """Which rows this process reads for a step."""
-        return batch_indices(self._seed, step, self._batch, self._total)[self._part]
+        return batch_indices(self._seed, step, self._batch, self.total)[self._part]
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         """The batch of a step, or this process's part of it.
@@ -119,7 +121,7 @@ class Loader:
         try:
             return self._data[row]
         except Exception as error:
-            error.add_note(f"while reading row {row} of {self._total}")
+            error.add_note(f"while reading row {row} of {self.total}")
             raise
 
     def state(self, step: int) -> dict[str, Any]:
@@ -128,7 +130,7 @@ class Loader:
             "step": step,
             "seed": self._seed,
             "batch": self._batch,
-            "rows": self._total,
+            "rows": self.total,
             "identity": getattr(self._data, "identity", None),
         }
 

@@ -264,7 +264,9 @@ def test_arguments_that_make_no_sense():
         Loader({}, 2)
     with pytest.raises(ValueError, match="batch 0"):
         Loader(ARRAYS, 0)
-    with pytest.raises(ValueError, match="workers 0, ahead 2"):
+    with pytest.raises(ValueError, match="workers"):
         Loader(Rows(), 2, workers=0)
+    with pytest.raises(ValueError, match="ahead is -1"):
+        Loader(Rows(), 2, ahead=-1)
     with pytest.raises(ValueError, match="of a batch of 2 is empty"):
         Loader(ARRAYS, 2, part=slice(2, 4))

@@ -1,0 +1,64 @@
+"""train/images.py from a folder: streamed it is the run that it is from memory."""
+
+import dataclasses
+import importlib.util
+import json
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxlib_guidance.data.digits import load_digits
+from jaxlib_guidance.training.run import OtherRunError
+
+RECIPE = Path(__file__).parents[2] / "train" / "images.py"
+
+
+@pytest.fixture
+def recipe():
+    spec = importlib.util.spec_from_file_location("train_images_streamed", RECIPE)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def save(folder, i, image, label):
+    place = folder / "train" / str(label)
+    place.mkdir(parents=True, exist_ok=True)
+    pixels = np.round((image[..., 0] + 1) * 127.5).astype(np.uint8)
+    Image.fromarray(pixels).save(place / f"{i}.png")
+
+
+def test_streamed_and_in_memory_are_one_run(recipe, tmp_path):
+    images, labels = load_digits()
+    for i in range(40):
+        save(tmp_path, i, images[i], labels[i])
+    config = recipe.Config(
+        data=recipe.Data(str(tmp_path)),
+        model=recipe.Model(width=16, depth=1, heads=2),
+        optimiser=recipe.Optimiser(steps=3, batch=16, warmup=1),
+        evaluation=recipe.Evaluation(solver_steps=3, judge=None),
+        log=recipe.Log(every=1),
+    )
+    streamed = dataclasses.replace(
+        config,
+        directory=tmp_path / "streamed",
+        data=dataclasses.replace(config.data, stream=True),
+    )
+    config = dataclasses.replace(config, directory=tmp_path / "memory")
+    seen = []
+    for each in (config, streamed):
+        recipe.train(each)
+        lines = (each.directory / "metrics.jsonl").read_text().splitlines()
+        seen.append([json.loads(line)["loss"] for line in lines])
+    assert len(seen[0]) == 3
+    assert seen[0] == seen[1]
+    assert not [t for t in threading.enumerate() if t.name.startswith("read-")]
+    save(tmp_path, 40, images[40], labels[40])
+    with pytest.raises(OtherRunError, match="identity was '40 images.*41 images"):
+        recipe.train(streamed)
