@@ -23,22 +23,32 @@ from jaxlib_guidance.diffusion.process import (
     Process,
     RectifiedFlow,
     VPCosine,
+    VPDiscrete,
     VPLinear,
+    linear_betas,
+    vp_discrete,
 )
 from jaxlib_guidance.models.adapters import from_linen
 from jaxlib_guidance.models.classifier import Classified, Classifier
 from jaxlib_guidance.models.dit import DiT
+from jaxlib_guidance.models.tsdiff import TSDiff
 from jaxlib_guidance.models.unet import UNet
 from jaxlib_guidance.models.weights import load_weights
 from jaxlib_guidance.types import Array, Denoiser, PyTree, expand
+
+
+def _ddpm(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> VPDiscrete:
+    return vp_discrete(linear_betas(steps, first, last))
+
 
 PROCESSES = {
     "cosine": VPCosine,
     "linear": VPLinear,
     "edm": VE,
     "flow": RectifiedFlow,
+    "ddpm": _ddpm,
 }
-NETWORKS = {"dit": DiT, "unet": UNet, "classifier": Classifier}
+NETWORKS = {"dit": DiT, "unet": UNet, "tsdiff": TSDiff, "classifier": Classifier}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +72,8 @@ class DiffusionModel:
     def init(self, key: Array) -> PyTree:
         """New parameters."""
         cond = None if self.classes is None else jnp.zeros(1, jnp.int32)
+        if isinstance(self.module, TSDiff) and self.module.features:
+            cond = jnp.zeros((1, self.shape[0], self.module.features))
         x = jnp.zeros((1, *self.shape))
         return jax.jit(self.module.init)(key, x, jnp.zeros(1), cond)["params"]
 
@@ -81,7 +93,11 @@ class DiffusionModel:
 
     def denoiser(self, params: PyTree) -> Denoiser:
         """The denoiser; call it inside the function that is jitted."""
-        network = from_linen(self.module, params)
+        variables = {"params": params}
+        if isinstance(self.module, TSDiff):
+            # Here and not in the network, so that a sampler's loop finds them made.
+            variables["kernels"] = self.module.kernels(params, self.shape[0])
+        network = from_linen(self.module, variables)
         return parametrize(network, self.process, **self.options)
 
 
