@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jaxlib_guidance.types import Array
 
 # Streams of one sample that must not meet its step numbers. A number once given stays
-# with its stream, so that samples stay what they were; 2 is free.
-INITIAL, GUIDANCE, CORRECTOR, RECURRENCE, KNOWN = (
-    2**31 + i for i in (0, 1, 3, 4, 5)
+# with its stream, so that samples stay what they were.
+INITIAL, GUIDANCE, NOISING, CORRECTOR, RECURRENCE, KNOWN = (
+    2**31 + i for i in range(6)
 )
 
 

@@ -1,0 +1,1 @@
+"""Reward for diffusion models: a sampler's steps, or its estimates, under a loss."""

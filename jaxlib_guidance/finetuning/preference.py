@@ -1,0 +1,43 @@
+"""Preferences between samples, by how well a network denoises each."""
+
+import jax
+
+from jaxlib_guidance.reduce import require_shape
+from jaxlib_guidance.types import Array, at_least_float32
+
+
+def diffusion_dpo(
+    error_w: Array,
+    error_l: Array,
+    ref_w: Array,
+    ref_l: Array,
+    *,
+    beta: float = 100.0,
+) -> Array:
+    """``-log sigmoid(-(beta / 2) ((e_w - e_w^ref) - (e_l - e_l^ref)))``, for each pair.
+
+    DPO with ``-e / 2`` for a log-probability. Errors are those of `denoising_loss`, all
+    four at one time and with one noise for each pair; with ``weighting="eps"`` this is
+    the paper's loss, with "velocity" that of the Flow-GRPO code.
+
+    Args:
+      error_w: Error of the network that is trained on the preferred sample, ``[B]``.
+      error_l: On the other sample.
+      ref_w: Error of the reference network on the preferred sample, a constant.
+      ref_l: On the other sample, a constant.
+      beta: Inverse temperature. Errors are means over elements, so useful values grow
+        with the sample: the Flow-GRPO code uses 100, Diffusion-DPO's 5000.
+
+    Returns:
+      ``[B]``, ``log 2`` where the networks agree.
+
+    Raises:
+      ValueError: Shapes that differ.
+
+    Reference: Wallace et al., arXiv 2311.12908, eq. 14 (number unverified).
+    """
+    for name, value in (("error_l", error_l), ("ref_w", ref_w), ("ref_l", ref_l)):
+        require_shape(name, value, error_w.shape)
+    gain_w = at_least_float32(error_w) - jax.lax.stop_gradient(at_least_float32(ref_w))
+    gain_l = at_least_float32(error_l) - jax.lax.stop_gradient(at_least_float32(ref_l))
+    return -jax.nn.log_sigmoid(-0.5 * beta * (gain_w - gain_l))

@@ -1,0 +1,223 @@
+"""Roll-out and re-scoring: one law, whatever guides and whatever remembers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxlib_guidance.diffusion.grids import uniform_grid
+from jaxlib_guidance.diffusion.process import VPCosine
+from jaxlib_guidance.finetuning.flow_grpo import flow_sde
+from jaxlib_guidance.finetuning.rollout import (
+    rescore,
+    rollout,
+    step_kl,
+    step_log_prob,
+)
+from jaxlib_guidance.guidance.base import chain
+from jaxlib_guidance.guidance.contrast import cfg
+from jaxlib_guidance.guidance.energy import energy
+from jaxlib_guidance.guidance.post import apg
+from jaxlib_guidance.guidance.schedule import during
+from jaxlib_guidance.rng import sample_keys
+from jaxlib_guidance.sampling.ddim import ddim
+from jaxlib_guidance.sampling.dpm import dpmpp_2m
+from jaxlib_guidance.sampling.loop import sample
+from jaxlib_guidance.transition import Transition, log_prob
+from jaxlib_guidance.types import Denoised, Denoiser
+
+PROCESS = VPCosine()
+GRID = uniform_grid(PROCESS, 5)
+KEYS = sample_keys(jax.random.key(0), 4)
+LABELS = jnp.arange(4) % 3
+SHAPE = (2, 3)
+PARAMS = {"gain": jnp.float32(0.6), "shift": jnp.array([0.1, -0.4, 0.3, 0.0])}
+
+
+def denoiser(params):
+    """Linear in the state, with a shift for each label (3 is the null one)."""
+
+    def apply(x, t, cond, **_):
+        alpha = jnp.broadcast_to(PROCESS.alpha(t), x.shape[:1])[:, None, None]
+        shift = 0.0 if cond is None else params["shift"][cond][:, None, None]
+        return Denoised(params["gain"] * alpha * x + shift)
+
+    return Denoiser(apply)
+
+
+def brightness(x0, ctx):
+    return jnp.sum(x0, axis=(1, 2))
+
+
+POLICIES = {
+    "ddim": (ddim(1.0), None),
+    "flow": (flow_sde(0.7), None),
+    "window": (ddim(1.0), chain(during(cfg(2.0, null=3), 0.2, 0.8))),
+    "solver with memory": (dpmpp_2m(1.0), chain(cfg(2.0, null=3))),
+    "guidance with memory": (
+        ddim(1.0),
+        chain(apg(2.0, null=3, momentum=-0.5), energy(brightness, 0.1)),
+    ),
+}
+
+
+def arguments(name):
+    sampler, guidance = POLICIES[name]
+    return (PROCESS, sampler, GRID), {"guidance": guidance, "reduce": "sum"}
+
+
+@pytest.fixture(scope="module", params=POLICIES)
+def rolled(request):
+    """A roll-out, and the program that scores it again and differentiates."""
+    args, options = arguments(request.param)
+    first = jax.jit(
+        lambda p: rollout(KEYS, denoiser(p), *args, SHAPE, LABELS, **options)
+    )(PARAMS)
+
+    @jax.jit
+    def score(p):
+        def total(p):
+            got = rescore(KEYS, denoiser(p), *args, first.states, LABELS, **options)
+            return jnp.sum(got.logp), got
+
+        return jax.value_and_grad(total, has_aux=True)(p)
+
+    return request.param, first, score
+
+
+def test_samples_are_those_of_sample(rolled):
+    name, first, _ = rolled
+    args, options = arguments(name)
+    x, _ = jax.jit(
+        lambda p: sample(
+            KEYS, denoiser(p), *args, SHAPE, LABELS, guidance=options["guidance"]
+        )
+    )(PARAMS)
+    np.testing.assert_array_equal(first.states[:, -1], x)
+    assert first.states.shape == (4, 6, *SHAPE)
+
+
+def test_an_unchanged_policy_has_ratios_of_one(rolled):
+    """To rounding from one program to another, and exactly within one."""
+    _, first, score = rolled
+    (_, again), _ = score(PARAMS)
+    np.testing.assert_allclose(jnp.exp(again.logp - first.logp), 1, atol=3e-6)
+    np.testing.assert_array_equal(again.states, first.states)
+    np.testing.assert_array_equal(again.mask, first.mask)
+    (_, same), _ = score(PARAMS)
+    np.testing.assert_array_equal(same.logp, again.logp)
+    moved = {**PARAMS, "gain": jnp.float32(0.7)}
+    (_, other), _ = score(moved)
+    assert float(jnp.abs(other.logp - first.logp).max()) > 0.1
+
+
+def test_log_prob_is_the_density_of_the_next_state(rolled):
+    name, first, _ = rolled
+    mean, std = (np.asarray(each, np.float64) for each in first.transition)
+    last = name == "flow"
+    np.testing.assert_array_equal(first.mask, [[1, 1, 1, 1, last]] * 4)
+    with np.errstate(all="ignore"):
+        exact = stats.norm.logpdf(first.states[:, 1:], mean, std[..., None, None])
+    exact = np.where(first.mask, exact.sum((2, 3)), 0)
+    np.testing.assert_allclose(first.logp, exact, rtol=2e-4, atol=1e-4)
+
+
+def test_the_gradient_is_that_of_the_score(rolled):
+    """The mean is linear in the gain, so a difference of squares is exact."""
+    _, _, score = rolled
+    _, slope = score(PARAMS)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(slope))
+    more, less = (
+        score({**PARAMS, "gain": PARAMS["gain"] + by})[0][0] for by in (0.05, -0.05)
+    )
+    np.testing.assert_allclose((more - less) / 0.1, slope["gain"], rtol=1e-3)
+
+
+def test_recomputing_changes_no_gradient():
+    args, options = arguments("ddim")
+
+    @jax.jit
+    def slopes(p):
+        states = rollout(KEYS, denoiser(p), *args, SHAPE, LABELS).states
+
+        def score(p, remat):
+            net = denoiser(p)
+            got = rescore(KEYS, net, *args, states, LABELS, **options, remat=remat)
+            return jnp.sum(got.logp)
+
+        return jax.grad(score)(p, False), jax.grad(score)(p, True)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *slopes(PARAMS)
+    )
+
+
+def test_nothing_flows_through_a_roll_out():
+    args, options = arguments("ddim")
+
+    def total(p):
+        first = rollout(KEYS, denoiser(p), *args, SHAPE, LABELS, **options)
+        again = rescore(KEYS, denoiser(p), *args, first.states, LABELS, **options)
+        return jnp.sum(first.logp), jnp.sum(again.logp)
+
+    quiet, loud = jax.jit(jax.jacrev(total))(PARAMS)
+    assert quiet["gain"] == 0
+    assert abs(loud["gain"]) > 1e-3
+
+
+def test_reductions_and_divergences():
+    args, _ = arguments("ddim")
+    moved = {**PARAMS, "gain": jnp.float32(0.9)}
+
+    @jax.jit
+    def run():
+        def roll(how):
+            return rollout(KEYS, denoiser(PARAMS), *args, SHAPE, LABELS, reduce=how)
+
+        total = roll("sum")
+        other = rescore(KEYS, denoiser(moved), *args, total.states, LABELS)
+        p, q = total.transition, other.transition
+        slope = jax.grad(lambda m: step_kl(p._replace(mean=m), q, "sum").sum())(p.mean)
+        kls = step_kl(p, q, "sum"), step_kl(p, q, "mean"), step_kl(p, p)
+        return roll("mean"), total, other, kls, slope
+
+    mean, total, other, (kl, kl_mean, same), slope = run()
+    np.testing.assert_allclose(6 * mean.logp, total.logp, rtol=1e-6)
+    np.testing.assert_allclose(6 * kl_mean, kl, rtol=1e-6)
+    np.testing.assert_array_equal(same, np.zeros((4, 5)))
+    m, std = (np.asarray(each, np.float64) for each in total.transition)
+    gap = np.sum((m - np.asarray(other.transition.mean)) ** 2, axis=(2, 3))
+    exact = gap[:, :-1] / (2 * std[:, :-1] ** 2)
+    assert exact.min() < 1e-6  # which float32 loses beside 1/2
+    np.testing.assert_allclose(kl[:, :-1], exact, rtol=1e-3)
+    np.testing.assert_array_equal(kl[:, -1], 0)
+    assert bool(jnp.isfinite(slope).all())
+    assert not slope[:, -1].any()
+
+
+def test_a_step_without_noise_counts_nothing():
+    x, mean = jax.random.normal(jax.random.key(1), (2, 4, 3))
+    std = jnp.array([0.5, 0.0, 2.0, 0.0])
+
+    def score(m):
+        return step_log_prob(Transition(m, std), x, "sum")
+
+    got, slope = score(mean), jax.grad(lambda m: score(m).sum())(mean)
+    np.testing.assert_array_equal(got[1::2], 0)
+    np.testing.assert_array_equal(slope[1::2], 0)
+    want = log_prob(Transition(mean, std), x)
+    np.testing.assert_array_equal(got[::2], want[::2])
+    assert bool(slope[::2].all())
+
+
+def test_bad_input_is_named():
+    args, _ = arguments("ddim")
+    with pytest.raises(ValueError, match="draws no noise"):
+        rollout(KEYS, denoiser(PARAMS), PROCESS, ddim(), GRID, SHAPE)
+    with pytest.raises(ValueError, match="reduce is 'max'"):
+        rollout(KEYS, denoiser(PARAMS), *args, SHAPE, reduce="max")
+    with pytest.raises(ValueError, match=r"expected \[B, 6, \*S\]"):
+        rescore(KEYS, denoiser(PARAMS), *args, jnp.zeros((4, 5, *SHAPE)))
+    with pytest.raises(TypeError, match="expected a Sampler"):
+        rollout(KEYS, denoiser(PARAMS), PROCESS, ddim, GRID, SHAPE)
