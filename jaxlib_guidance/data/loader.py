@@ -119,13 +119,22 @@ class Loader:
 
     def _row(self, row):
         try:
-            return self._data[row]
+            example = self._data[row]
         except Exception as error:
             error.add_note(f"while reading row {row} of {self.total}")
             raise
+        if not isinstance(example, Mapping):
+            raise TypeError(
+                f"row {row} is {type(example).__name__}; expected a dict of arrays"
+            )
+        return example
 
     def state(self, step: int) -> dict[str, Any]:
-        """What a checkpoint may hold, as JSON, so that `resume` can compare."""
+        """Position and order as JSON: for the ``extra`` of a checkpoint, and `resume`.
+
+        Args:
+          step: Of the batch that comes next.
+        """
         return {
             "step": step,
             "seed": self._seed,
@@ -165,10 +174,8 @@ class Loader:
 
 
 def _stack(rows, examples):
-    first = {name: np.asarray(value) for name, value in examples[0].items()}
-    for row, example in zip(rows, examples, strict=True):
-        shapes = {name: np.shape(value) for name, value in example.items()}
-        expected = {name: value.shape for name, value in first.items()}
-        if shapes != expected:
-            raise ValueError(f"row {row} has {shapes} and row {rows[0]} {expected}")
-    return {name: np.stack([e[name] for e in examples]) for name in first}
+    shapes = [{k: np.shape(value) for k, value in e.items()} for e in examples]
+    for row, shape in zip(rows, shapes, strict=True):
+        if shape != shapes[0]:
+            raise ValueError(f"row {row} has {shape} and row {rows[0]} {shapes[0]}")
+    return {name: np.stack([e[name] for e in examples]) for name in shapes[0]}

@@ -111,8 +111,8 @@ def export_sampler(
     Args:
       path: Where to, conventionally ``.npz``.
       fn: ``fn(params, **arguments) -> pytree of arrays``, in plain tuples, lists and
-        dicts. It makes its keys from an integer seed, and must not call back to the
-        host, as ``progress=`` does.
+        dicts. It makes its keys itself, from an integer seed or from key data
+        ("uint32[2]"), and must not call back to the host, as ``progress=`` does.
       params: Nested dicts of arrays, stored beside the program and not in it. To bake
         them in, close over them and pass ``{}``.
       arguments: For each further argument its type and shape, such as ``{"seed":

@@ -230,6 +230,11 @@ def test_rows_that_do_not_fit_are_named(folder):
         pytest.raises(ValueError, match=r"0\d\.png has shape .*pass size"),
     ):
         loader(0)
+    with (
+        Loader([1, 2], 2) as loader,
+        pytest.raises(TypeError, match=r"row \d is int; expected a dict"),
+    ):
+        loader(0)
     ragged = [{"x": np.zeros(2)}, {"x": np.zeros(3)}]
     with (
         Loader(ragged, 2) as loader,
