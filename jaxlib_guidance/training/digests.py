@@ -37,9 +37,25 @@ def _words(leaf):
     return leaf.astype(jnp.uint32)
 
 
-@jax.jit
-def _digest(leaf):
-    words = _words(leaf)
+def _unrounded(leaf):
+    """Numpy's 64-bit numbers as words, for jax would make 32-bit numbers of them."""
+    wide = isinstance(leaf, np.ndarray) and leaf.dtype.itemsize > 4
+    return leaf[..., None].view(np.uint32) if wide else leaf
+
+
+def digest(leaf: Array) -> Array:
+    """A checksum: ``sum_i h(word_i ^ h(i + c))`` modulo 2^32, with a bijection ``h``.
+
+    Any change within one 32-bit word changes it; of other changes it misses one in
+    2^32. A guard against accidents, not against forgery.
+
+    Args:
+      leaf: An array of any type, typed keys included.
+
+    Returns:
+      uint32 scalar.
+    """
+    words = _words(_unrounded(leaf))
     place = jnp.full(words.shape, 0x9E3779B9, jnp.uint32)
     for axis in range(words.ndim):
         stride = jnp.uint32(math.prod(words.shape[axis + 1 :]) % 2**32)
@@ -47,27 +63,15 @@ def _digest(leaf):
     return jnp.sum(_scramble(words ^ _scramble(place)), dtype=jnp.uint32)
 
 
-def digest(leaf: Array) -> Array:
-    """A checksum: ``sum_i h(word_i ^ h(i + c))`` modulo 2^32, with a bijection ``h``.
-
-    Any change within one element changes it; of other changes it misses one in 2^32.
-    A guard against accidents, not against forgery.
-
-    Args:
-      leaf: An array of any type, typed keys included. If it is sharded over several
-        processes, all of them must call.
-
-    Returns:
-      uint32 scalar.
-    """
-    # jax would round these to 32 bits.
-    if isinstance(leaf, np.ndarray) and leaf.dtype.itemsize > 4:
-        leaf = leaf[..., None].view(np.uint32)
-    return _digest(leaf)
+@jax.jit
+def _digests(leaves):
+    return jax.tree.map(digest, leaves)
 
 
 def describe(tree: PyTree, checksum: bool) -> dict[str, dict[str, Any]]:
     """``{path: {shape, dtype, digest}}``, as JSON can hold it.
+
+    With several processes all of them must call it.
 
     Args:
       tree: Arrays, or without checksums anything with a shape and a dtype.
@@ -82,10 +86,16 @@ def describe(tree: PyTree, checksum: bool) -> dict[str, dict[str, Any]]:
         for name, leaf in named.items()
     }
     if checksum:
-        # One after the other: sums over devices that are all under way at once can
-        # starve one another of threads on a CPU with many virtual devices.
+        # One program for those that share devices: a sum for each leaf, all under way
+        # at once, can stall where several processes add up.
+        together: dict[Any, dict[str, Any]] = {}
         for name, leaf in named.items():
-            found[name]["digest"] = int(digest(leaf))
+            where = getattr(getattr(leaf, "sharding", None), "device_set", None)
+            group = together.setdefault(where and frozenset(where), {})
+            group[name] = _unrounded(leaf)
+        for group in together.values():
+            for name, value in jax.device_get(_digests(group)).items():
+                found[name]["digest"] = int(value)
     return found
 
 

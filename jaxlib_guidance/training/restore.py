@@ -35,8 +35,10 @@ class Restored(NamedTuple):
     extra: dict[str, Any]
 
 
-def brief(error: Exception) -> str:
-    """Type and message in one line, without the middle of Orbax's long ones."""
+def brief(error: BaseException) -> str:
+    """The first cause in one line, without the middle of Orbax's long messages."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     text = " ".join(str(error).split())
     text = text if len(text) < 300 else f"{text[:120]} ... {text[-160:]}"
     return f"{type(error).__name__}: {text}"

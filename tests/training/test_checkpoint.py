@@ -2,8 +2,12 @@
 
 import gc
 import json
+import re
 import resource
 import shutil
+import socket
+import subprocess
+import sys
 import time
 
 import jax
@@ -376,3 +380,78 @@ def test_refusals(tmp_path):
         Checkpoints(tmp_path, keep=0)
     with pytest.raises(ValueError, match="mode is 'low'"):
         Checkpoints(tmp_path, mode="low")
+
+
+ONE_OF_TWO = """
+import sys
+import jax
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", 4)
+address, rank, directory = sys.argv[1:]
+jax.distributed.initialize(address, 2, int(rank), heartbeat_timeout_seconds=20)
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxlib_guidance.training.checkpoint import Checkpoints
+from jaxlib_guidance.training.parallel import data_mesh
+
+place = {
+    name: NamedSharding(data_mesh(), PartitionSpec(*spec))
+    for name, spec in [("split", ["data"]), ("whole", [])]
+}
+x = jnp.arange(8 * 500.0).reshape(8, 500)
+make = jax.jit(lambda: {"split": jnp.sin(x), "whole": jnp.cos(x)}, out_shardings=place)
+state = make()
+try:
+    with Checkpoints(directory) as saved:
+        restored = saved.restore_latest(state)
+        print("said: restored", restored and restored.step, flush=True)
+        if restored is None:
+            saved.save(1, state)
+            saved.save(2, state)
+except Exception as error:
+    print("said:", type(error).__name__, flush=True)
+"""
+
+
+def by_two_processes(directory):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", ONE_OF_TWO, address, str(rank), str(directory)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=120) for process in both]
+    # gloo prints, too.
+    lines = [re.search("said: (.*)", out)[1] for out, _ in said]
+    return lines, [err for _, err in said]
+
+
+@pytest.mark.slow
+def test_two_processes_agree_on_what_is_whole(tmp_path):
+    place = tmp_path / "run"
+    assert by_two_processes(place)[0] == ["restored None"] * 2
+    x = jnp.arange(8 * 500.0).reshape(8, 500)
+    like = {"split": jnp.sin(x), "whole": jnp.cos(x)}
+    with Checkpoints(place) as saved:
+        np.testing.assert_allclose(
+            saved.restore(2, like).state["split"], like["split"], atol=1e-6
+        )
+        # Both processes are refused while this one holds the folder.
+        assert by_two_processes(place)[0] == ["FolderInUseError"] * 2
+    # Damage in files of the second process alone, seen on another topology as well.
+    (theirs,) = (place / "2" / "state" / "ocdbt.process_1" / "d").iterdir()
+    data = bytearray(theirs.read_bytes())
+    data[len(data) // 2] ^= 0x01
+    theirs.write_bytes(data)
+    copy = shutil.copytree(place, tmp_path / "copy")
+    with Checkpoints(copy) as saved, pytest.warns(UserWarning, match="good step is 1"):
+        assert saved.restore_latest(like).step == 1
+    lines, warned = by_two_processes(place)
+    assert lines == ["restored 1"] * 2
+    assert all("last good step is 1" in text for text in warned)

@@ -88,13 +88,17 @@ def test_numpy_arrays_of_64_bits_are_not_rounded():
 
 
 def test_what_is_written_down():
-    tree = {"a": X, "key": jax.random.key(3)}
+    # Of arrays that do not even live on the same devices.
+    split = NamedSharding(data_mesh(), PartitionSpec("data"))
+    there = jax.device_put(X, jax.devices()[3])
+    tree = {"a": jax.device_put(X, split), "b": there, "key": jax.random.key(3)}
     found = describe(tree, checksum=True)
     assert found["['a']"] == {
         "shape": [8, 16],
         "dtype": "float32",
         "digest": int(digest(X)),
     }
+    assert found["['b']"] == found["['a']"]
     assert found["['key']"]["dtype"] == "key<fry>"
     assert found["['key']"]["digest"] == int(digest(jax.random.key_data(tree["key"])))
     assert "digest" not in describe(tree, checksum=False)["['a']"]
