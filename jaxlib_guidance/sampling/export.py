@@ -184,12 +184,15 @@ def load_exported(
         raise CorruptFileError(f"{path} is not a sampler that export_sampler wrote")
     oldest = export.minimum_supported_calling_convention_version
     newest = export.maximum_supported_calling_convention_version
-    if not oldest <= about["calling_convention"] <= newest:
+    program = None
+    if oldest <= about["calling_convention"] <= newest:
+        program = export.deserialize(bytearray(held["program"]))
+    # An older jax reads a newer program as one for 0 devices.
+    if program is None or program.nr_devices != about["devices"]:
         raise ValueError(
             f"{path} was exported by jax {about['jax']}, which jax {jax.__version__} "
             "cannot run; export it again from the weights"
         )
-    program = export.deserialize(bytearray(held["program"]))
     leaves = jax.tree.map(jnp.asarray, _as_stored(held.get("params", {})))
     call = jax.jit(program.call)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxlib_guidance.data import images
 from jaxlib_guidance.data.images import batch_indices, load_images, open_images
 
 
@@ -59,7 +60,13 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
 
 
 def test_an_open_set_reads_what_is_asked_for(folder, monkeypatch):
+    read, files = images._read_file, []
+    monkeypatch.setattr(
+        images, "_read_file", lambda path: files.append(path.name) or read(path)
+    )
     source = open_images(str(folder), "train", size=4)
+    source[2]
+    assert files == ["0.png", "2.png"]
     whole = load_images(str(folder), "train", size=4)
     assert (len(source), source.shape, source.classes) == (6, (4, 4, 3), whole.classes)
     for i in range(6):

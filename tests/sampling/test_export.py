@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.models.weights import CorruptFileError, export_weights
+from jaxlib_guidance.models.weights import (
+    CorruptFileError,
+    export_weights,
+    load_weights,
+)
 from jaxlib_guidance.sampling import export
 from jaxlib_guidance.sampling.export import export_sampler, load_exported
 
@@ -206,6 +210,10 @@ def test_what_cannot_be_loaded_is_named(file, tmp_path, monkeypatch):
     export_weights(tmp_path / "weights.npz", PARAMS, {"shape": [3]})
     with pytest.raises(CorruptFileError, match="is not a sampler"):
         load_exported(tmp_path / "weights.npz")
+    held, about = load_weights(file)
+    export_weights(tmp_path / "newer.npz", held, about | {"devices": 2})
+    with pytest.raises(ValueError, match="newer.* exported by jax .*again from the"):
+        load_exported(tmp_path / "newer.npz")
     monkeypatch.setattr(
         export.export, "minimum_supported_calling_convention_version", 1000
     )
