@@ -56,84 +56,103 @@ GLUONTS = {
 }
 
 
-@pytest.mark.parametrize("size", GLUONTS)
-def test_point_and_quantile_scores_are_those_of_gluonts(size):
-    samples, target = floats(*data(6, size, 10))
-    gaps = jnp.asarray(with_gaps(np.asarray(target)))
+@jax.jit
+def point_scores(samples, target, gaps, history):
     median, mean = sample_quantiles(samples, (0.5,))[:, 0], samples.mean(1)
-    got = (
+    return (
         wql(samples, target),
         wql(samples, gaps),
         nd(median, target),
         nrmse(mean, target),
-        mase(median, target, floats(history())[0], season=5),
+        mase(median, target, history, season=5),
+        # A missing target is a masked one.
+        wql(samples, target, mask=~jnp.isnan(gaps)),
     )
-    np.testing.assert_allclose(got, GLUONTS[size], rtol=2e-6)
-    # A missing target is a masked one.
-    masked = wql(samples, target, mask=~jnp.isnan(gaps))
-    np.testing.assert_allclose(masked, wql(samples, gaps), rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", GLUONTS)
+def test_point_and_quantile_scores_are_those_of_gluonts(size):
+    samples, target = data(6, size, 10)
+    got = point_scores(*floats(samples, target, with_gaps(target), history()))
+    expected = GLUONTS[size]
+    np.testing.assert_allclose(got, (*expected, expected[1]), rtol=2e-6)
 
 
 # S: mean CRPS, the fair one; energy score, the fair one and variogram score of row 0.
 RULES = {
     100: (0.377945967028, 0.371826817662, 1.151306451713, 1.127851254205, 9.4642232296),
     16: (0.414162627509, 0.376128220353, 1.290564597346, 1.144729756526, 10.0597763488),
-    7: (0.471907065081, 0.386176585586, 1.397293850132, 1.054089221322, 11.6537185235),
 }
+
+
+@jax.jit
+def ensemble_scores(samples, target):
+    return (
+        crps_ensemble(samples, target),
+        crps_ensemble(samples, target, fair=True),
+        energy_score(samples, target),
+        energy_score(samples, target, fair=True),
+        variogram_score(samples, target),
+    )
 
 
 @pytest.mark.parametrize("size", RULES)
 def test_ensemble_scores_are_those_of_scoringrules(size):
-    samples, target = floats(*data(6, size, 10))
-    got = (
-        crps_ensemble(samples, target).mean(),
-        crps_ensemble(samples, target, fair=True).mean(),
-        energy_score(samples, target)[0],
-        energy_score(samples, target, fair=True)[0],
-        variogram_score(samples, target)[0],
-    )
+    crps, fair, *paths = ensemble_scores(*floats(*data(6, size, 10)))
+    got = crps.mean(), fair.mean(), *(path[0] for path in paths)
     np.testing.assert_allclose(got, RULES[size], rtol=5e-6)
 
 
 def test_ensemble_scores_are_their_double_sums():
     samples, target = data(3, 5, 4)
-    x, y = floats(samples, target)
+
+    @jax.jit
+    def scores(x, y):
+        joint = energy_score(x.reshape(3, 5, 2, 2), y.reshape(3, 2, 2))
+        one = energy_score(x[..., :1], y[:, :1])
+        crps, fair, energy, _, _ = ensemble_scores(x, y)
+        return crps, fair, energy, joint, one, variogram_score(x, y, p=1.5)
+
+    crps, fair, energy, joint, one, variogram = scores(*floats(samples, target))
     gap = np.abs(samples[:, :, None] - samples[:, None]).sum((1, 2))
     first = np.abs(samples - target[:, None]).mean(1)
-    np.testing.assert_allclose(crps_ensemble(x, y), first - gap / 50, rtol=1e-5)
-    fair = crps_ensemble(x, y, fair=True)
+    np.testing.assert_allclose(crps, first - gap / 50, rtol=1e-5)
     np.testing.assert_allclose(fair, first - gap / 40, rtol=1e-5)
-    # With one entry the energy score is the CRPS.
-    one = energy_score(x[..., :1], y[:, :1])
-    np.testing.assert_allclose(one, crps_ensemble(x, y)[:, 0], rtol=1e-5)
-    order = np.abs(samples[..., None] - samples[..., None, :]) ** 1.5
-    own = np.abs(target[..., None] - target[:, None]) ** 1.5
-    expected = ((order.mean(1) - own) ** 2).sum((1, 2))
-    np.testing.assert_allclose(variogram_score(x, y, p=1.5), expected, rtol=1e-4)
-    # Series and steps are all entries.
-    joint = energy_score(x.reshape(3, 5, 2, 2), y.reshape(3, 2, 2))
-    np.testing.assert_allclose(joint, energy_score(x, y), rtol=1e-6)
+    # With one entry the energy score is the CRPS; series and steps are all entries.
+    np.testing.assert_allclose(one, crps[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(joint, energy, rtol=1e-6)
+    expected = double_variogram(samples, target, 1.5)
+    np.testing.assert_allclose(variogram, expected, rtol=1e-4)
+
+
+def double_variogram(samples, target, p):
+    steps = np.abs(samples[..., None] - samples[..., None, :]) ** p
+    own = np.abs(target[..., None] - target[:, None]) ** p
+    return ((steps.mean(1) - own) ** 2).sum((1, 2))
 
 
 def test_the_fair_score_does_not_depend_on_the_ensemble():
     # A standard normal forecast of its own law: E CRPS = 1/sqrt(pi), fair at any size.
-    draws = jax.random.normal(jax.random.key(0), (40_000, 4))
-    target, samples = draws[:, 0], draws[:, 1:]
-    got = crps_ensemble(samples, target, fair=True)
-    error = float(got.std() / 200)
-    np.testing.assert_allclose(got.mean(), 1 / np.sqrt(np.pi), atol=4 * error)
+    draws = np.random.default_rng(0).normal(size=(40_000, 4)).astype(np.float32)
+
+    @jax.jit
+    def both(samples, target):
+        return [crps_ensemble(samples, target, fair=fair) for fair in (True, False)]
+
+    fair, plain = map(np.asarray, both(draws[:, 1:], draws[:, 0]))
+    error = fair.std() / 200
+    np.testing.assert_allclose(fair.mean(), 1 / np.sqrt(np.pi), atol=4 * error)
     # The plain one is larger by E|X - X'| / (2 S) = 1 / (sqrt(pi) S).
-    plain = crps_ensemble(samples, target).mean()
-    np.testing.assert_allclose(plain, 4 / 3 / np.sqrt(np.pi), atol=4 * error)
+    np.testing.assert_allclose(plain.mean(), 4 / 3 / np.sqrt(np.pi), atol=4 * error)
 
 
 def test_many_levels_approach_the_crps():
-    samples, target = floats(*data(6, 16, 10))
-    fine = tuple((np.arange(2000) + 0.5) / 2000)
-    steps = jnp.sort(samples, 1)[:, np.minimum((np.array(fine) * 16).astype(int), 15)]
-    loss = wql_of_quantiles(steps, target, levels=fine)
-    crps = crps_ensemble(samples, target).sum() / jnp.abs(target).sum()
-    np.testing.assert_allclose(loss, crps, rtol=1e-3)
+    samples, target = data(6, 16, 10)
+    fine = (np.arange(2000) + 0.5) / 2000
+    steps = np.sort(samples, 1)[:, (fine * 16).astype(int)]
+    loss = wql_of_quantiles(*floats(steps, target), levels=fine.tolist())
+    crps = ensemble_scores(*floats(samples, target))[0]
+    np.testing.assert_allclose(loss, crps.sum() / np.abs(target).sum(), rtol=1e-3)
 
 
 def test_quantile_rules():
@@ -146,21 +165,20 @@ def test_quantile_rules():
     np.testing.assert_array_equal(single, np.full((1, 9), 15))
 
 
-def test_one_sample_is_a_point_forecast():
-    samples, target = floats(*data(6, 1, 10))
-    expected = nd(samples[:, 0], target)
-    np.testing.assert_allclose(wql(samples, target), expected, rtol=1e-6)
-    crps = crps_ensemble(samples, target)
-    np.testing.assert_allclose(crps, jnp.abs(samples[:, 0] - target), rtol=1e-6)
+def test_the_crps_of_one_sample_is_its_error():
+    samples, target = data(6, 1, 10)
+    crps = crps_ensemble(*floats(samples, target))
+    np.testing.assert_allclose(crps, np.abs(samples[:, 0] - target), rtol=1e-5)
 
 
 def test_coverage_counts():
-    samples = jnp.broadcast_to(jnp.arange(101.0)[None, :, None], (2, 101, 4))
-    target = jnp.asarray([[9.0, 10.0, 90.0, 91.0], [50.0, 50.0, np.nan, 50.0]])
-    np.testing.assert_allclose(coverage(samples, target), 5 / 7)
-    mask = jnp.asarray([[0, 1, 1, 0], [1, 0, 0, 0]])
-    np.testing.assert_allclose(coverage(samples, target, mask=mask), 1)
-    np.testing.assert_allclose(coverage(samples, target, level=0.85), 1)
+    samples = np.broadcast_to(np.float32(np.arange(101))[None, :, None], (2, 101, 4))
+    target = np.float32([[9, 10, 90, 91], [50, 50, np.nan, 50]])
+    score = jax.jit(coverage, static_argnames="level")
+    np.testing.assert_allclose(score(samples, target), 5 / 7, rtol=1e-6)
+    np.testing.assert_allclose(score(samples, target, level=0.85), 1)
+    mask = np.array([[0, 1, 1, 0], [1, 0, 0, 0]])
+    np.testing.assert_allclose(score(samples, target, mask=mask), 1)
 
 
 def test_missing_history_and_repetition_in_mase():
@@ -170,61 +188,63 @@ def test_missing_history_and_repetition_in_mase():
     forecast = jnp.ones((3, 4))
     target = jnp.asarray([[2.0] * 4, [3.0] * 4, [4, 4, np.nan, 4]])
     # Row 0 repeats itself; the naive error of the others is 1.
-    got = mase(forecast, target, *floats(history), season=4)
+    score = jax.jit(mase, static_argnames="season")
+    got = score(forecast, target, *floats(history), season=4)
     np.testing.assert_allclose(got, (2 + 3) / 2, rtol=1e-6)
 
 
+@jax.jit
+def all_scores(samples, target, mask):
+    return {
+        "wql": wql(samples, target, mask=mask),
+        "linear": wql(samples, target, rule="linear", mask=mask),
+        "coverage": coverage(samples, target, mask=mask),
+        "crps": crps_ensemble(samples, target),
+        "energy": energy_score(samples, target, mask=mask),
+        "variogram": variogram_score(samples, target, mask=mask),
+    }
+
+
 def test_a_nan_forecast_does_not_hide():
-    samples, target = floats(*data(2, 16, 3))
-    broken = samples.at[1, 3, 2].set(jnp.nan)
-    assert np.isnan(wql(broken, target))
-    assert np.isnan(wql(broken, target, rule="linear"))
-    assert np.isnan(coverage(broken, target))
-    for score in (crps_ensemble, energy_score, variogram_score):
-        assert np.isnan(score(broken, target)[1]).any()
-        assert np.isfinite(score(broken, target)[0]).all()
+    samples, target = data(2, 16, 3)
+    broken = samples.copy()
+    broken[1, 3, 2] = np.nan
+    mask = np.ones((2, 3), bool)
+    hurt = all_scores(*floats(broken, target), mask)
+    for name, score in hurt.items():
+        worst = np.isnan(score)
+        assert worst.any(), name
+        assert worst.ndim == 0 or not worst[0].any(), name
     # Where nothing is to be forecast it does not matter.
-    mask = jnp.ones_like(target).at[1, 2].set(0)
-    assert np.isfinite(wql(broken, target, mask=mask))
-    np.testing.assert_allclose(
-        energy_score(broken, target, mask=mask)[1],
-        energy_score(samples[1:, :, :2], target[1:, :2])[0],
-        rtol=1e-6,
-    )
-    np.testing.assert_allclose(
-        variogram_score(broken, target, mask=mask)[1],
-        variogram_score(samples[1:, :, :2], target[1:, :2])[0],
-        rtol=1e-6,
-    )
+    mask[1, 2] = False
+    got = all_scores(*floats(broken, target), mask)
+    assert all(np.isfinite(got[name]) for name in ("wql", "linear", "coverage"))
+    same = samples.copy()
+    same[1, :, 2] = target[1, 2]
+    whole = all_scores(*floats(same, target), np.ones((2, 3), bool))
+    np.testing.assert_allclose(got["energy"], whole["energy"], rtol=1e-6)
+    expected = double_variogram(samples[1:, :, :2], target[1:, :2], 0.5)[0]
+    np.testing.assert_allclose(got["variogram"][1], expected, rtol=1e-5)
 
 
-def test_scores_under_transforms_and_in_low_precision():
-    samples, target = floats(*data(4, 8, 5))
+def test_scores_can_be_trained_on_and_take_low_precision():
+    samples, target = data(2, 16, 3)
+    # Two members agree, and two entries: the norm and the power have no slope there.
+    samples[0, 1], samples[1, 0, 1] = samples[0, 0], samples[1, 0, 0]
+    mask = np.ones((2, 3), bool)
 
-    def all_scores(x, y):
-        return (
-            wql(x, y),
-            crps_ensemble(x, y, fair=True),
-            energy_score(x, y),
-            variogram_score(x, y),
-            coverage(x, y),
-        )
+    def total(x, y):
+        scores = all_scores(x, y, mask)
+        return sum(scores[name].sum() for name in ("crps", "energy", "variogram"))
 
-    plain = all_scores(samples, target)
-    jitted = jax.jit(all_scores)(samples, target)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), plain, jitted
-    )
-
-    def total(x):
-        _, crps, energy, variogram, _ = all_scores(x, target)
-        return crps.sum() + energy.sum() + variogram.sum()
-
-    slope = jax.jit(jax.grad(total))(samples.at[0, 1].set(samples[0, 0]))
+    slope = jax.jit(jax.grad(total))(*floats(samples, target))
     assert np.isfinite(slope).all()
-    low = all_scores(samples.astype(jnp.bfloat16), target.astype(jnp.bfloat16))
-    assert all(a.dtype == jnp.float32 for a in low)
-    np.testing.assert_allclose(low[0], plain[0], rtol=0.02)
+    low = [jnp.asarray(a, jnp.bfloat16) for a in (samples, target)]
+    got = all_scores(*low, mask)
+    assert all(score.dtype == jnp.float32 for score in got.values())
+    full = all_scores(*floats(*low), mask)
+    for name, score in got.items():
+        np.testing.assert_array_equal(score, full[name])
 
 
 @pytest.mark.parametrize(
@@ -258,16 +278,17 @@ def test_against_the_packages_themselves():
     samples, target = data(6, 16, 10)
     x, y = floats(samples, target)
     last = np.moveaxis(samples, 1, -1)
-    for reference in (
+    expected = (
         rules.crps_ensemble(target, last, estimator="nrg"),
-        proper.crps_ensemble(target, last),
-    ):
-        np.testing.assert_allclose(crps_ensemble(x, y), reference, rtol=1e-4)
-    fair = rules.crps_ensemble(target, last, estimator="fair")
-    np.testing.assert_allclose(crps_ensemble(x, y, fair=True), fair, rtol=1e-4)
-    both = ((energy_score, rules.es_ensemble), (variogram_score, rules.vs_ensemble))
-    for ours, theirs in both:
-        np.testing.assert_allclose(ours(x, y), theirs(target, samples), rtol=1e-5)
+        rules.crps_ensemble(target, last, estimator="fair"),
+        rules.es_ensemble(target, samples, estimator="nrg"),
+        rules.es_ensemble(target, samples, estimator="fair"),
+        rules.vs_ensemble(target, samples),
+    )
+    for ours, theirs in zip(ensemble_scores(x, y), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    other = proper.crps_ensemble(target, last)
+    np.testing.assert_allclose(ensemble_scores(x, y)[0], other, rtol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,0 +1,159 @@
+"""What a forecaster must beat: simple and classical forecasts of real hourly series.
+
+    pip install 'jaxlib-guidance[timeseries]'
+    python benchmarks/timeseries_baselines.py                      # seconds
+    python benchmarks/timeseries_baselines.py --classical          # ETS, MSTL: minutes
+    python benchmarks/timeseries_baselines.py --data flights --rolls 14
+
+The last ``rolls`` windows of every series are forecast, each from what came before it,
+and scored as GluonTS does: weighted quantile loss (wQL) at nine levels. ND is the
+deviation of the median; 80 % is how much the central interval of that level holds. ETS
+and MSTL are statsforecast's, fitted anew to the last three weeks before each window.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from jaxlib_guidance.data.timeseries import load_series
+from jaxlib_guidance.rng import sample_keys
+from jaxlib_guidance.timeseries import baselines, metrics
+from jaxlib_guidance.timeseries.adapters import from_statsforecast
+from jaxlib_guidance.timeseries.positions import (
+    rolling_positions,
+    training_batch,
+    training_positions,
+)
+from jaxlib_guidance.timeseries.windows import cut_segments
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Which series, and how much of them."""
+
+    data: Literal["pedestrians", "flights", "loads", "solar", "wind"] = "pedestrians"
+    rolls: int = 7
+    context: int = 336
+    horizon: int = 24
+    train: int = 5000
+    """Windows that ridge regression is fitted to."""
+    samples: int = 100
+    classical: bool = False
+    """Also AutoETS and MSTL, which need statsforecast."""
+    seed: int = 0
+    out: Path | None = None
+    """Markdown file to write the table to."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Test windows, and the series that came before the first of them.
+
+    Attributes:
+      series: ``[S, T]``.
+      end: Column at which the test begins.
+      history: ``[N, 672]`` before each window's horizon.
+      target: ``[N, H]``.
+    """
+
+    series: np.ndarray
+    end: int
+    history: jax.Array
+    target: jax.Array
+
+
+def problem(config: Config) -> Problem:
+    """The test windows of a packaged set."""
+    series = load_series(config.data).values
+    sizes = {"context": max(baselines.FOUR_WEEKS), "horizon": config.horizon}
+    rows, starts = rolling_positions(series, rolls=config.rolls, **sizes)
+    segments = cut_segments(series, rows, starts, **sizes)
+    history, target = jnp.split(segments, [sizes["context"]], 1)
+    end = series.shape[1] - config.horizon * config.rolls
+    return Problem(series, end, history, target)
+
+
+def forecasts(config: Config, given: Problem) -> Iterator[tuple[str, jax.Array]]:
+    """Each baseline's name and samples ``[N, S, H]``."""
+    for name, lags in (
+        ("seasonal naive, day", (24,)),
+        ("seasonal naive, week", (168,)),
+        ("last 7 days", baselines.LAST_WEEK),
+        ("4 weeks and yesterday", baselines.FOUR_WEEKS),
+    ):
+        yield name, baselines.past_values(given.history, config.horizon, lags)
+    forecaster = fit_ridge(config, given)
+    context = given.history[:, -config.context :]
+    yield "ridge", forecaster.mean(context)[:, None]
+    keys = sample_keys(jax.random.key(config.seed), len(context))
+    yield "ridge, bootstrap", forecaster.sample(keys, context, config.samples)
+    if config.classical:
+        yield from classical(config, given)
+
+
+def fit_ridge(config: Config, given: Problem) -> baselines.RidgeForecaster:
+    """Ridge regression of windows before the test."""
+    sizes = {"context": config.context, "horizon": config.horizon}
+    positions = training_positions(given.series, end=given.end, **sizes)
+    batch = training_batch(config.seed, 0, config.train, positions)
+    windows = np.asarray(cut_segments(given.series, *batch, **sizes))
+    whole = ~np.isnan(windows[:, -config.horizon :]).any(1)
+    return baselines.fit_ridge_forecaster(jnp.asarray(windows[whole]), config.horizon)
+
+
+def classical(config: Config, given: Problem) -> Iterator[tuple[str, jax.Array]]:
+    """AutoETS with a daily season, and MSTL of day and week with ETS for the rest."""
+    import pandas as pd
+    from statsforecast import StatsForecast
+    from statsforecast.models import MSTL, AutoETS
+
+    three_weeks, names = np.asarray(given.history[:, -504:]), range(len(given.history))
+    hours = np.tile(pd.date_range("2000-01-03", periods=504, freq="h"), len(names))
+    table = {"unique_id": np.repeat(names, 504), "ds": hours, "y": three_weeks.ravel()}
+    models = [
+        AutoETS(season_length=24, model="ZNA", alias="ETS"),
+        MSTL([24, 168], AutoETS(model="ZZN"), alias="MSTL"),
+    ]
+    # The intervals whose ends are the nine levels; the centre is the median.
+    frame = StatsForecast(models, freq="h").forecast(
+        h=config.horizon, df=pd.DataFrame(table), level=[20, 40, 60, 80]
+    )
+    for model in models:
+        yield (
+            model.alias,
+            jnp.asarray(from_statsforecast(frame, model.alias, names, config.samples)),
+        )
+
+
+def scores(samples: jax.Array, target: jax.Array) -> tuple[float, float, float]:
+    """``(wQL, ND of the median, coverage of the 80 % interval)``."""
+    median = metrics.sample_quantiles(samples, (0.5,))[:, 0]
+    inside = metrics.coverage(samples, target, level=0.8)
+    found = metrics.wql(samples, target), metrics.nd(median, target), inside
+    wql, nd, covered = map(float, found)
+    return wql, nd, covered
+
+
+def main(config: Config) -> None:
+    given = problem(config)
+    lines = ["| forecast | wQL | ND | 80 % |", "| --- | --- | --- | --- |"]
+    for name, samples in forecasts(config, given):
+        wql, nd, inside = scores(samples, given.target)
+        share = f"{inside:.2f}" if samples.shape[1] > 1 else "–"
+        lines.append(f"| {name} | {wql:.4f} | {nd:.4f} | {share} |")
+    head = f"{config.data}: {len(given.series)} series, {len(given.target)} windows"
+    text = "\n".join([f"{head} of {config.horizon} hours", "", *lines, ""])
+    print(text)
+    if config.out is not None:
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        config.out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
