@@ -68,6 +68,8 @@ class Data:
     """"digits", a folder with a sub-folder for each class, or a name of TFDS."""
     size: int | None = None
     """Side to crop and resize to; None keeps the images' own."""
+    channels: Literal[1, 3] | None = None
+    """1 to make them grey, 3 coloured."""
     stream: bool = False
     """Read images when their batch comes instead of holding all in memory; statistics
     and the evaluation then see 4,096 of them."""
@@ -157,7 +159,8 @@ class Config:
 
 def find(data: Data, split: Split) -> Images | ImageSource:
     """A split, in memory or where it is."""
-    return (open_images if data.stream else load_images)(data.source, split, data.size)
+    read = open_images if data.stream else load_images
+    return read(data.source, split, data.size, data.channels)
 
 
 def some(found: Images | ImageSource) -> Images:

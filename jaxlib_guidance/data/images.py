@@ -56,12 +56,13 @@ class ImageSource:
     Attributes:
       stored: Where they are.
       shape: Shape ``(H, W, C)`` of all.
-      resize: Whether they are cropped and resized to it, or must have it.
+      size, channels: What was asked for; what is None every image must have.
     """
 
     stored: _Stored
     shape: tuple[int, int, int]
-    resize: bool
+    size: int | None = None
+    channels: int | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -79,8 +80,14 @@ class ImageSource:
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         image, label = self.stored.read(i)
-        *_, channels = self.shape
-        image = _shaped(image, self.shape[0] if self.resize else None, channels)
+        own, channels = _channels(image), self.shape[-1]
+        # Grey among coloured loses nothing, coloured among grey would.
+        if self.channels is None and own > channels:
+            raise ValueError(
+                f"{self.stored.named(i)} has {own} channels and others have "
+                f"{channels}; pass channels to convert them"
+            )
+        image = _shaped(image, self.size, channels)
         if image.shape != self.shape:
             raise ValueError(
                 f"{self.stored.named(i)} has shape {image.shape} and others have "
@@ -126,10 +133,9 @@ def load_images(
     if source == "digits" and size is None and channels in (None, 1):
         return Images(*load_digits(split), stored.classes)
     rows = _in_threads(stored.read, range(stored.count))
-    each = [image[..., None] if image.ndim == 2 else image for image, _ in rows]
     if channels is None:
-        channels = max(image.shape[-1] for image in each)
-    each = [_shaped(image, size, channels) for image in each]
+        channels = max(_channels(image) for image, _ in rows)
+    each = [_shaped(image, size, channels) for image, _ in rows]
     shapes = {image.shape for image in each}
     if len(shapes) > 1:
         raise ValueError(
@@ -148,16 +154,16 @@ def open_images(
 ) -> ImageSource:
     """Finds a set of labelled images and leaves them where they are.
 
-    Row *i* is what `load_images` has there ("digits" rounded to a byte), as long as the
-    first image is as large and as colourful as the others; if not, say ``size`` and
-    ``channels``.
+    Row *i* is what `load_images` has there ("digits" rounded to a byte), as long as no
+    image has more channels than the first; reading one that has is an error.
 
     Args:
       source: See `load_images`.
       split: "train" or "test".
       size: Side to which images are cropped about their centre and resized. None is
         the first image's, and the others must agree when they are read.
-      channels: 1 or 3 to convert to grey or colour; None is the first image's.
+      channels: 1 or 3 to convert to grey or colour; None is the first image's, and
+        others may be grey.
 
     Raises:
       ValueError: Unknown split; an empty folder; a first file that is no image.
@@ -165,10 +171,9 @@ def open_images(
     """
     stored = _find(source, split, channels)
     first, _ = stored.read(0)
-    if channels is None:
-        channels = 1 if first.ndim == 2 else first.shape[-1]
-    shape = (*first.shape[:2], channels) if size is None else (size, size, channels)
-    return ImageSource(stored, shape, resize=size is not None)
+    depth = channels or _channels(first)
+    shape = (*first.shape[:2], depth) if size is None else (size, size, depth)
+    return ImageSource(stored, shape, size, channels)
 
 
 def _in_threads(read, rows):
@@ -269,6 +274,10 @@ def _tfds(name, split):
         return np.asarray(row["image"]), row["label"]
 
     return _Stored(title, len(rows), read, lambda i: f"{title} row {i}", classes)
+
+
+def _channels(image):
+    return 1 if image.ndim == 2 else image.shape[-1]
 
 
 def _scaled(image):

@@ -86,6 +86,13 @@ def test_an_open_set_reads_what_is_asked_for(folder, monkeypatch):
     assert uneven.shape == (4, 6, 3)
     with pytest.raises(ValueError, match=r"blue.1\.png has shape \(4, 7, 3\)"):
         uneven[1]
+    Image.new("L", (6, 4), 9).save(folder / "train" / "blue" / "0.png")
+    with pytest.raises(
+        ValueError, match=r"red.0\.png has 3 channels and others have 1"
+    ):
+        open_images(str(folder), "train")[3]
+    Image.new("L", (6, 4), 9).save(folder / "train" / "red" / "0.png")
+    assert open_images(str(folder), "train", channels=3)[3]["image"].shape == (4, 6, 3)
     assert open_images(str(folder), "train", channels=1)[3]["image"].shape == (4, 6, 1)
 
 
