@@ -43,13 +43,13 @@ def finish_series(
     """Checks series of any lengths and lays them on common columns, ends together.
 
     Args:
-      each: The series, each ``[T_s]`` with NaN where missing.
+      each: The series, each ``[T_s]``, NaN or masked where missing.
       names: Of the series.
       start: Stamps of each series' first value ``[S]``; NaT when unknown.
       freq: Spacing, "" when unknown.
 
     Raises:
-      ValueError: See `load_series`.
+      TypeError, ValueError: See `load_series`.
     """
     names = tuple(map(str, names))
     if not len(each) or len(names) != len(each):
@@ -60,18 +60,18 @@ def finish_series(
     twice = [name for i, name in enumerate(names) if name in names[:i]]
     if twice:
         raise ValueError(f"names have the name {twice[0]!r} twice")
-    length = max(len(row) for row in each)
+    each = [np.asanyarray(row) for row in each]
+    for name, row in zip(names, each, strict=True):
+        if row.ndim != 1 or row.dtype.kind not in "fiub":
+            raise TypeError(
+                f"series {name!r} is {row.dtype}{list(row.shape)}; expected numbers [T]"
+            )
+    length = max(map(len, each))
     values = np.full((len(each), length), np.nan, np.float32)
     start = np.array(np.broadcast_to(start, len(each)), "datetime64[s]")
     for i, row in enumerate(each):
-        row = np.asarray(row)
-        if row.ndim != 1 or row.dtype.kind not in "fiub":
-            raise TypeError(
-                f"series {names[i]!r} is {row.dtype}{list(row.shape)}; expected "
-                "numbers [T]"
-            )
         with np.errstate(over="ignore"):
-            row = row.astype(np.float32)
+            row = np.ma.filled(row.astype(np.float32), np.nan)
         if np.isinf(row).any():
             at = int(np.flatnonzero(np.isinf(row))[0])
             raise ValueError(

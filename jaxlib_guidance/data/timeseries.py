@@ -85,19 +85,20 @@ def _from_arrays(source, freq, start, names):
     elif start is not None:
         raise ValueError("start says nothing without freq; pass both")
     if hasattr(source, "__array__"):
-        source = np.asarray(source)
+        source = np.asanyarray(source)
         if source.ndim != 2:
             raise ValueError(
                 f"the array has shape {list(source.shape)}; expected [series, time]"
             )
-    each = [np.asarray(row) for row in source]
+    each = list(source)
     names = [str(i) for i in range(len(each))] if names is None else names
     # One stamp is of the first column; shorter series of a list begin after it.
     if start is None:
         begins = np.full(len(each), "NaT", "datetime64[s]")
     elif np.ndim(start) == 0:
-        longest = max(map(len, each), default=0)
-        begins = [stamps(start, freq, 1, longest - len(row))[0] for row in each]
+        lengths = list(map(np.size, each))
+        longest = max(lengths, default=0)
+        begins = [stamps(start, freq, 1, longest - length)[0] for length in lengths]
     else:
         begins = np.asarray(start, "datetime64[s]")
     return finish_series(each, names, begins, freq or "")
@@ -141,7 +142,10 @@ def _rows_of(frame, long):
     for name, clock, row in groups:
         clock = clock.to_numpy()
         if clock.dtype.kind != "M":
-            raise ValueError(f"series {name!r} has stamps of {clock.dtype}")
+            raise ValueError(
+                f"series {name!r} has stamps of {clock.dtype}; expected datetime64 "
+                "(pandas.to_datetime) without a time zone (tz_localize(None))"
+            )
         if np.isnat(clock).any():
             raise ValueError(f"series {name!r} has a row without a stamp")
         table.append((name, clock.astype("datetime64[s]"), row.to_numpy()))

@@ -101,7 +101,7 @@ def wql_of_quantiles(
       mask: ``[N, *E]``; what is 0 or False does not count.
 
     Returns:
-      A number; NaN when all targets are 0 or missing.
+      A number, not finite when all targets are 0 or missing.
 
     Raises:
       ValueError: Shapes that do not agree.

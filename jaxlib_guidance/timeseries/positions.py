@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxlib_guidance.data.images import batch_indices
 from jaxlib_guidance.data.series import stamps
-from jaxlib_guidance.timeseries.windows import window_lengths
+from jaxlib_guidance.timeseries.windows import require_series, window_lengths
 
 
 class Positions(NamedTuple):
@@ -49,11 +49,15 @@ def training_positions(
       names: Of the series, for the error.
 
     Raises:
-      ValueError: A series that is too short for one window.
+      ValueError: A series that is too short for one window; an end after the last
+        column.
     """
     past, length = window_lengths(context, horizon, lags)
+    require_series(series)
     first = _first_columns(series) + past
     end = series.shape[1] if end is None else end
+    if end > series.shape[1]:
+        raise ValueError(f"end is {end}; the series have {series.shape[1]} columns")
     count = end - length - first + 1
     _require_long_enough(count, past + length, end, names)
     return Positions(first, count)
@@ -111,12 +115,19 @@ def rolling_positions(
       first.
 
     Raises:
-      ValueError: A series that is too short for the earliest window.
+      ValueError: A series that is too short for the earliest window; an end that is
+        more than a horizon after the last column.
     """
     past, _ = window_lengths(context, horizon, lags)
     if horizon < 1 or rolls < 1:
         raise ValueError(f"horizon {horizon}, rolls {rolls}; expected at least 1")
+    require_series(series)
     end = series.shape[1] if end is None else end
+    if end - horizon > series.shape[1]:
+        raise ValueError(
+            f"end is {end}; the last forecast of {horizon} steps would begin after the "
+            f"{series.shape[1]} columns that there are"
+        )
     roll = end - horizon * np.arange(rolls, 0, -1) - context
     room = roll[0] - past - _first_columns(series) + 1
     _require_long_enough(room, past + context, roll[0] + context, names)

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlib_guidance.rng import require_keys
-from jaxlib_guidance.types import Array, at_least_float32
+from jaxlib_guidance.types import Array, at_least_float32, concrete
 
 # Of the published models: days 1 to 7 and weeks 2 to 4; periods of 30 days to a year.
 HOURLY_LAGS = tuple(24 * day for day in (1, 2, 3, 4, 5, 6, 7, 14, 21, 28))
@@ -63,16 +64,20 @@ def cut_segments(
       window may end after it, to forecast what has not happened yet.
 
     Raises:
-      ValueError: Wrong shapes; a context, horizon or lag that is not a length.
+      TypeError: No array.
+      ValueError: Wrong shapes; a context, horizon or lag that is not a length; rows
+        outside the series, unless they are traced.
     """
     past, length = window_lengths(context, horizon, lags)
-    if series.ndim not in (2, 3):
-        raise ValueError(f"series has shape {series.shape}; expected [S, T] or [S,T,D]")
+    require_series(series)
     rows, starts = jnp.asarray(rows), jnp.asarray(starts)
     if rows.ndim != 1 or rows.shape != starts.shape:
         raise ValueError(
             f"rows and starts have shapes {rows.shape} and {starts.shape}; expected [B]"
         )
+    which = concrete(rows)
+    if which is not None and not ((which >= 0) & (which < len(series))).all():
+        raise ValueError(f"rows name series {which}, but there are {len(series)}")
     columns = starts[:, None] - past + jnp.arange(past + length, dtype=starts.dtype)
     # Below zero would count from the end.
     columns = jnp.where(columns < 0, series.shape[1], columns)
@@ -201,13 +206,28 @@ def window_lengths(context: int, horizon: int, lags: Sequence[int]) -> tuple[int
     Raises:
       ValueError: A context, horizon or lag that is not a length.
     """
-    if context < 1 or horizon < 0:
+    whole = all(isinstance(size, (int, np.integer)) for size in (context, horizon))
+    if not whole or context < 1 or horizon < 0:
         raise ValueError(
             f"context {context}, horizon {horizon}; expected at least 1 and 0"
         )
+    if not isinstance(lags, Sequence):
+        raise TypeError(f"lags is {lags!r}; expected a tuple")
     if any(lag < 1 for lag in lags) or len(set(lags)) < len(lags):
         raise ValueError(f"lags are {tuple(lags)}; expected different steps back")
     return max(lags, default=0), context + horizon
+
+
+def require_series(series: Array | np.ndarray) -> None:
+    """Raises unless ``series`` is an array ``[S, T]`` or ``[S, T, D]``."""
+    shape = getattr(series, "shape", None)
+    if shape is None:
+        raise TypeError(
+            f"series is a {type(series).__name__}; expected an array [S, T], such as "
+            "the values of load_series"
+        )
+    if len(shape) not in (2, 3):
+        raise ValueError(f"series has shape {shape}; expected [S, T] or [S, T, D]")
 
 
 def _window_mask(observed, seen):

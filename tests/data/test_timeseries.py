@@ -34,6 +34,12 @@ def test_an_array_is_taken_as_it_is():
     assert np.isnat(bare.start).all()
 
 
+def test_masked_values_are_missing():
+    masked = np.ma.masked_equal([[1, 2, 3]], 2)
+    np.testing.assert_array_equal(load_series(masked).values, [[1, np.nan, 3]])
+    np.testing.assert_array_equal(load_series(list(masked)).values, [[1, np.nan, 3]])
+
+
 def test_series_of_unequal_lengths_end_together():
     series = load_series([[5.0], [1.0, 2.0, 3.0]], freq="h", start="2020-01-01T22")
     np.testing.assert_array_equal(series.values, [[np.nan, np.nan, 5], [1, 2, 3]])
@@ -71,6 +77,8 @@ def test_arrays_that_do_not_work(source, keywords, message):
 def test_what_is_no_series_at_all():
     with pytest.raises(TypeError, match="expected numbers"):
         load_series([["a", "b"]])
+    with pytest.raises(TypeError, match=r"series '0' is float64\[\]"):
+        load_series([1.0, 2.0])
     with pytest.raises(TypeError, match="source is a int"):
         load_series(7)
 
@@ -134,6 +142,7 @@ def test_a_long_frame_keeps_each_series_on_the_clock_of_all():
     [
         (lambda f: f.reset_index(), {}, ValueError, "index is int64; expected stamps"),
         (lambda f: f.rename(index=str), {}, ValueError, "expected stamps"),
+        (lambda f: f.tz_localize("UTC"), {}, ValueError, "without a time zone"),
         (lambda f: f[:0], {}, ValueError, r"shape \(0, 1\)"),
         (lambda f: f[:1], {}, ValueError, "no series has two stamps"),
         (lambda f: f.astype(str), {}, TypeError, "'a' has values of object"),

@@ -58,6 +58,12 @@ def test_rolls_tile_the_end():
     np.testing.assert_array_equal(starts + 12, np.repeat([42, 48, 54], 2))
     _, before = rolling_positions(values, **SIZES, rolls=1, end=42)
     np.testing.assert_array_equal(before + 18, 42)
+    with pytest.raises(ValueError, match="end is 67; the last forecast of 6 steps"):
+        rolling_positions(values, **SIZES, rolls=1, end=67)
+    with pytest.raises(ValueError, match="end is 61; the series have 60 columns"):
+        training_positions(values, **SIZES, end=61)
+    with pytest.raises(TypeError, match="series is a tuple"):
+        training_positions((values,), **SIZES)
     with pytest.raises(ValueError, match="rolls 0"):
         rolling_positions(values, **SIZES, rolls=0)
     _, after = rolling_positions(values, **SIZES, rolls=1, end=66)

@@ -226,6 +226,16 @@ def test_windows_that_do_not_work(change, message):
 def test_segments_and_masks_that_do_not_work():
     with pytest.raises(ValueError, match="rows and starts"):
         cut_segments(series(), np.array([0]), np.array([1, 2]), **SIZES)
+    with pytest.raises(ValueError, match="rows name series"):
+        cut_segments(series(), np.array([3]), np.array([1]), **SIZES)
+    with pytest.raises(TypeError, match="such as the values of load_series"):
+        cut_segments((series(), "h"), np.array([0]), np.array([1]), **SIZES)
+    with pytest.raises(ValueError, match="context 12.0, horizon 6"):
+        cut_segments(series(), np.array([0]), np.array([1]), context=12.0, horizon=6)
+    with pytest.raises(TypeError, match="lags is 24"):
+        cut_segments(
+            series(), np.array([0]), np.array([1]), context=12, horizon=6, lags=24
+        )
     with pytest.raises(ValueError, match="series has shape"):
         cut_segments(series()[0], np.array([0]), np.array([1]), **SIZES)
     with pytest.raises(ValueError, match="count is 13"):
