@@ -125,7 +125,9 @@ def test_public_names_are_documented():
 
 def test_imports_are_declared():
     extras = PROJECT["optional-dependencies"]
-    everywhere = PROJECT["dependencies"] + extras["data"] + extras["tensorboard"]
+    everywhere = PROJECT["dependencies"] + [
+        line for name in ("data", "tensorboard", "export") for line in extras[name]
+    ]
     allowed = {
         "jaxlib_guidance": everywhere,
         "train": everywhere,
