@@ -113,9 +113,12 @@ def classical(config: Config, given: Problem) -> Iterator[tuple[str, jax.Array]]
     from statsforecast import StatsForecast
     from statsforecast.models import MSTL, AutoETS
 
-    three_weeks, names = np.asarray(given.history[:, -504:]), range(len(given.history))
+    # These models cannot take missing values.
+    past = pd.DataFrame(np.asarray(given.history[:, -504:]))
+    past = past.interpolate(axis=1, limit_direction="both").to_numpy()
+    names = range(len(past))
     hours = np.tile(pd.date_range("2000-01-03", periods=504, freq="h"), len(names))
-    table = {"unique_id": np.repeat(names, 504), "ds": hours, "y": three_weeks.ravel()}
+    table = {"unique_id": np.repeat(names, 504), "ds": hours, "y": past.ravel()}
     models = [
         AutoETS(season_length=24, model="ZNA", alias="ETS"),
         MSTL([24, 168], AutoETS(model="ZZN"), alias="MSTL"),

@@ -5,6 +5,7 @@ One object a line: ``{"start": "2015-01-01 00:00:00", "target": [1, 2.5, "NaN"],
 
 import gzip
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,14 +77,22 @@ def _series(line, place):
         target = row["target"]
         # float reads "NaN" as well as numbers.
         values = [np.nan if value is None else float(value) for value in target]
-        # GluonTS writes stamps in several forms, some with a spacing behind.
-        start = np.datetime64(str(row.get("start", "NaT")).strip()[:19])
+        start = _stamp(str(row.get("start", "NaT")))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{place} is no series; expected an object with 'target', a list of "
             f"numbers, and 'start', a stamp: {error}"
         ) from error
     return np.array(values), start, row.get("item_id")
+
+
+def _stamp(text):
+    """A stamp as written by GluonTS, which writes a week as its first and last day."""
+    text = text.strip().split("/")[0]
+    quarter = re.fullmatch(r"(\d+)Q([1-4])", text)
+    if quarter:
+        text = f"{quarter[1]}-{3 * int(quarter[2]) - 2:02}"
+    return np.datetime64(text[:19], "s")
 
 
 def _last_of_each(rows, count):

@@ -208,6 +208,26 @@ def test_rows_that_are_no_rolls_are_all_kept(folder):
     assert test.start[5] == np.datetime64("2011-12-31T20")
 
 
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("2020-02-03 00:30", "2020-02-03T00:30"),
+        ("2020-02-03T00:30:15.000000", "2020-02-03T00:30:15"),
+        ("2020-02-03/2020-02-09", "2020-02-03"),
+        ("2020-02", "2020-02-01"),
+        ("2020Q3", "2020-07-01"),
+        ("2020", "2020-01-01"),
+    ],
+)
+def test_stamps_as_gluonts_writes_them(tmp_path, written, expected):
+    # The forms of gluonts 0.17, whose missing value is "Nan".
+    path = tmp_path / "data.jsonl"
+    path.write_text(lines([{"start": written, "target": [1, "Nan"]}]))
+    series = load_series(path)
+    assert series.start[0] == np.datetime64(expected, "s")
+    np.testing.assert_array_equal(series.values, [[1, np.nan]])
+
+
 def test_json_that_does_not_work(folder):
     with pytest.raises(ValueError, match="has no folder 'valid'"):
         load_series(folder, split="valid")
