@@ -63,7 +63,7 @@ def make_train_step(
     if clip is not None and not clip > 0:
         raise ValueError(f"clip is {clip}; expected a positive norm or None")
 
-    if sharding is not None and mesh is None:
+    if mesh is None and sharding is not None:
         raise ValueError("sharding needs a mesh; got None")
 
     devices = 1 if mesh is None else mesh.size
@@ -73,6 +73,10 @@ def make_train_step(
         out_shardings = (whole if sharding is None else sharding, whole)
 
     def weighted_sum(params, batch, keys, weights):
+        if sharding is not None:
+            # Split parameters are gathered whole and the rows stay where they are: left
+            # to itself XLA moves activations where it reckons that to be cheaper.
+            params = jax.lax.with_sharding_constraint(params, replicated(mesh))
         each, metrics = loss(params, batch, keys)
         metrics = {"loss": each, **metrics}
         for name, value in metrics.items():

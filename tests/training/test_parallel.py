@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, PartitionSpec
 
 from jaxlib_guidance import rng
 from jaxlib_guidance.diffusion.grids import uniform_grid
@@ -14,9 +14,11 @@ from jaxlib_guidance.sampling.loop import sample
 from jaxlib_guidance.testing.mixtures import exact_denoiser, gaussian_mixture
 from jaxlib_guidance.training.parallel import (
     data_mesh,
+    local_rows,
     pmapped,
     replicate,
     shard_batch,
+    state_sharding,
 )
 
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute")
@@ -105,3 +107,65 @@ def test_shard_batch_splits_and_replicate_copies(mesh):
 
 def test_a_mesh_of_some_devices():
     assert data_mesh(jax.devices()[:2]).size == 2
+
+
+def test_the_largest_axis_that_fits_is_split_and_small_leaves_are_not(mesh):
+    shapes = {
+        "tall": (64, 16),
+        "wide": (24, 80),
+        "odd": (12, 16),
+        "none": (12, 12),
+        "small": (8,),
+        "scalar": (),
+    }
+
+    def make():
+        return {k: jnp.zeros(s) for k, s in shapes.items()}
+
+    found = state_sharding(mesh, make, "fsdp", smallest=100)
+    specs = {name: sharding.spec for name, sharding in found.items()}
+    assert specs == {
+        "tall": PartitionSpec("data"),
+        "wide": PartitionSpec(None, "data"),
+        "odd": PartitionSpec(None, "data"),
+        "none": PartitionSpec(),
+        "small": PartitionSpec(),
+        "scalar": PartitionSpec(),
+    }
+    whole = state_sharding(mesh, make)
+    assert all(sharding.is_fully_replicated for sharding in whole.values())
+    with pytest.raises(ValueError, match="kind is 'tensor'"):
+        state_sharding(mesh, make, "tensor")
+
+
+def test_split_parameters_are_gathered_for_an_evaluation(mesh):
+    params = {"w": jnp.arange(64.0).reshape(16, 4), "key": jax.random.key(3)}
+    split = jax.device_put(
+        params, state_sharding(mesh, lambda: params, "fsdp", smallest=1)
+    )
+    assert split["w"].addressable_shards[0].data.shape == (2, 4)
+    whole = replicate(mesh, split)
+    assert whole["w"].is_fully_replicated
+    x = jnp.arange(20.0)
+    out = pmapped(lambda p, x: x * jnp.sum(p["w"]), mesh, (None, 0), pad=True)(whole, x)
+    np.testing.assert_array_equal(out, x * jnp.sum(params["w"]))
+
+
+class Device:
+    """As much of a device as a mesh looks at; two processes whose devices alternate."""
+
+    platform = device_kind = "cpu"
+
+    def __init__(self, number):
+        self.id, self.process_index = number, number % 2
+
+
+def test_each_process_feeds_its_rows_of_the_global_batch(mesh, monkeypatch):
+    assert local_rows(mesh, 32) == slice(0, 32)
+    with pytest.raises(ValueError, match="batch has 12 rows, which 8 devices"):
+        local_rows(mesh, 12)
+    pod = data_mesh([Device(i) for i in range(4)])
+    assert [d.id for d in pod.devices] == [0, 2, 1, 3]
+    assert local_rows(pod, 32) == slice(0, 16)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    assert local_rows(pod, 32) == slice(16, 32)

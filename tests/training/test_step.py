@@ -7,7 +7,12 @@ import optax
 import pytest
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.training.parallel import data_mesh, replicate, shard_batch
+from jaxlib_guidance.training.parallel import (
+    data_mesh,
+    replicate,
+    shard_batch,
+    state_sharding,
+)
 from jaxlib_guidance.training.state import TrainState, ema_decay_at, init_state
 from jaxlib_guidance.training.step import make_train_step
 
@@ -56,6 +61,32 @@ def test_eight_devices_equal_one(single):
     step = make_train_step(loss, tx, ema_decay=0.9, mesh=mesh)
     state = replicate(mesh, start(tx))
     assert_same(run(step, state, shard_batch(mesh, batch_of(16))), single)
+
+
+@pytest.mark.parametrize("tx", [optax.sgd(0.3), optax.adamw(1e-2)])
+def test_a_split_state_takes_the_same_steps_to_the_last_bit(tx):
+    mesh, batch = data_mesh(), shard_batch(data_mesh(), batch_of(16))
+
+    def wide():
+        key = jax.random.key(0)
+        params = {"w": jax.random.normal(key, (3, 16)), "v": jnp.ones((16, 2)) / 4}
+        return init_state(params, tx, jax.random.key(7))
+
+    ends = []
+    for kind in ("data", "fsdp"):
+        sharding = state_sharding(mesh, wide, kind, smallest=1)
+        state = jax.jit(wide, out_shardings=sharding)()
+        step = make_train_step(loss, tx, clip=0.5, mesh=mesh, sharding=sharding)
+        text = step.lower(state, batch).compile().as_text()
+        assert ("all-gather" in text) == (kind == "fsdp")
+        assert "all-to-all" not in text
+        state, metrics = run(step, state, batch)
+        got = jax.tree.map(lambda leaf: leaf.sharding, state)
+        assert got == sharding
+        ends.append((replicate(mesh, (state.params, state.ema)), metrics))
+    assert state.params["w"].addressable_shards[0].data.shape == (3, 2)
+    assert state.ema["v"].addressable_shards[0].data.shape == (2, 2)
+    jax.tree.map(np.testing.assert_array_equal, *ends)
 
 
 def test_micro_batches_equal_the_whole(single):
@@ -181,6 +212,8 @@ def test_refusals():
         make_train_step(loss, tx, accumulate=0)
     with pytest.raises(ValueError, match="clip is -1"):
         make_train_step(loss, tx, clip=-1.0)
+    with pytest.raises(ValueError, match="sharding needs a mesh"):
+        make_train_step(loss, tx, sharding=jax.sharding.SingleDeviceSharding)
     with pytest.raises(ValueError, match="times 3 micro-batches"):
         make_train_step(loss, tx, accumulate=3)(start(tx), batch_of(4))
     with pytest.raises(ValueError, match="weights has shape"):
