@@ -126,7 +126,9 @@ def test_public_names_are_documented():
 def test_imports_are_declared():
     extras = PROJECT["optional-dependencies"]
     everywhere = PROJECT["dependencies"] + [
-        line for name in ("data", "tensorboard", "export") for line in extras[name]
+        line
+        for name in ("data", "timeseries", "tensorboard", "export")
+        for line in extras[name]
     ]
     allowed = {
         "jaxlib_guidance": everywhere,

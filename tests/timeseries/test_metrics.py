@@ -293,17 +293,15 @@ def test_against_the_packages_themselves():
 
 @pytest.mark.filterwarnings("ignore")
 def test_against_gluonts_itself():
-    pytest.importorskip("gluonts")
+    evaluation = pytest.importorskip("gluonts.evaluation")
+    forecast = pytest.importorskip("gluonts.model.forecast")
     pd = pytest.importorskip("pandas")
-    from gluonts.evaluation import Evaluator
-    from gluonts.model.forecast import SampleForecast
-
     samples, target = data(6, 100, 10)
     target = with_gaps(target)
     hours = pd.period_range("2020-01-01", periods=50, freq="h")
     whole = np.concatenate([history(), target], 1)
     series = iter(pd.DataFrame(row, index=hours) for row in whole)
-    forecasts = iter(SampleForecast(each, hours[40]) for each in samples)
-    judge = Evaluator(quantiles=LEVELS, seasonality=5, num_workers=None)
+    forecasts = iter(forecast.SampleForecast(each, hours[40]) for each in samples)
+    judge = evaluation.Evaluator(quantiles=LEVELS, seasonality=5, num_workers=None)
     expected = judge(series, forecasts)[0]["mean_wQuantileLoss"]
     np.testing.assert_allclose(wql(*floats(samples, target)), expected, rtol=1e-6)
