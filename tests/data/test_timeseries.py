@@ -122,6 +122,18 @@ def test_a_wide_frame_is_sorted_and_its_gaps_are_missing():
 
 
 @needs("pandas")
+@pytest.mark.parametrize(("freq", "count"), [("B", 11), ("MS", 11), ("D", 100)])
+def test_a_frame_has_the_columns_between_its_stamps(freq, count):
+    import pandas as pd
+
+    when = pd.date_range("2024-02-01", periods=count, freq=freq)[[0, 1, 3, -1]]
+    series = load_series(pd.DataFrame({"a": [1, 2, 3, 4]}, when), freq=freq)
+    known = np.flatnonzero(~np.isnan(series.values[0]))
+    np.testing.assert_array_equal(known, [0, 1, 3, count - 1])
+    assert series.values.shape == (1, count)
+
+
+@needs("pandas")
 def test_a_long_frame_keeps_each_series_on_the_clock_of_all():
     import pandas as pd
 
