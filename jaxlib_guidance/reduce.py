@@ -49,7 +49,7 @@ class LossOut(NamedTuple):
     aux: Mapping[str, Any] = {}
 
 
-def require_shape(name: str, x: Array, *shapes: tuple[int, ...]) -> None:
+def require_shape(name: str, x: Array | float, *shapes: tuple[int, ...]) -> None:
     """Raises unless ``x`` has one of the shapes."""
     if jnp.shape(x) not in shapes:
         expected = " or ".join(map(str, dict.fromkeys(shapes)))

@@ -90,7 +90,7 @@ def group_center(
     Returns:
       Float32, of the shape of ``rewards``; gradients are stopped.
 
-    Reference: Liu et al., arXiv 2503.20783, section 3.2.
+    Reference: Liu et al., arXiv 2503.20783.
     """
     groups = _Groups(rewards, group_ids, num_groups, mask)
     return groups.keep(groups.rewards - groups.mean(groups.rewards))
@@ -128,7 +128,7 @@ def group_norm(
       ValueError: Shapes that do not fit, an unknown scale, an ``axis_name`` that has
         no effect.
 
-    Reference: Shao et al., arXiv 2402.03300, section 4.1.2.
+    Reference: Shao et al., arXiv 2402.03300.
     """
     if scale not in ("group", "batch", "none"):
         raise ValueError(f'scale is {scale!r}; expected "group", "batch" or "none"')
@@ -168,7 +168,7 @@ def leave_one_out(
     Returns:
       Float32, of the shape of ``rewards``; gradients are stopped.
 
-    Reference: Ahmadian et al., arXiv 2402.14740, eq. 8.
+    Reference: Ahmadian et al., arXiv 2402.14740.
     """
     groups = _Groups(rewards, group_ids, num_groups, mask)
     n = groups.count
@@ -259,7 +259,7 @@ def informative(
       num_groups: Their number, static.
       mask: As in `group_center`.
 
-    Reference: Yu et al., DAPO, arXiv 2503.14476, section 3.2.
+    Reference: Yu et al., DAPO, arXiv 2503.14476.
     """
     groups = _Groups(rewards, group_ids, num_groups, mask)
     return (groups.differ() & groups.mask).astype(jnp.float32)

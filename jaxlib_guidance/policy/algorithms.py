@@ -137,7 +137,7 @@ def dr_grpo(
     Raises:
       ValueError: Shapes that do not fit.
 
-    Reference: Liu et al., arXiv 2503.20783, section 3.2.
+    Reference: Liu et al., arXiv 2503.20783.
     """
     advantage = _by_sequence(group_center, rewards, logp, group_ids, num_groups)
     return _clipped(
@@ -162,7 +162,7 @@ def dapo(
     """DAPO: a higher upper clip, mean over tokens, groups that teach nothing left out.
 
     The paper samples until the batch is full of groups that do teach; here they leave
-    the mean. `shaping.overlong_penalty` belongs into ``rewards`` and
+    the mean. `length.overlong_penalty` belongs into ``rewards`` and
     `corrections.truncation_mask` into ``mask``.
 
     Args:
@@ -273,7 +273,7 @@ def rloo(
     Raises:
       ValueError: Shapes that do not fit.
 
-    Reference: Ahmadian et al., arXiv 2402.14740, eq. 8.
+    Reference: Ahmadian et al., arXiv 2402.14740.
     """
     advantage = _by_sequence(leave_one_out, rewards, logp, group_ids, num_groups)
     return _clipped(

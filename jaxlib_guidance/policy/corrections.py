@@ -141,7 +141,7 @@ def truncation_mask(mask: Array, finished: Array) -> Array:
       mask: ``[..., T]``.
       finished: Whether each came to its end, ``[...]``.
 
-    Reference: DAPO's overlong filtering, arXiv 2503.14476, section 3.4.
+    Reference: DAPO's overlong filtering, arXiv 2503.14476.
     """
     require_shape("finished", finished, jnp.shape(mask)[:-1])
     whole = jnp.asarray(finished).astype(jnp.float32)[..., None]
@@ -179,7 +179,7 @@ def mixed_policy_weight(
       ValueError: Shapes that do not fit, an unknown shape, a ``logp_old`` that is
         missing or has no effect.
 
-    Reference: ThinkTuning, arXiv 2508.07616; LUFFY, arXiv 2504.14945, eq. 8.
+    Reference: ThinkTuning, arXiv 2508.07616; LUFFY, arXiv 2504.14945.
     """
     if shape not in ("none", "ratio", "shaped"):
         raise ValueError(f'shape is {shape!r}; expected "none", "ratio" or "shaped"')

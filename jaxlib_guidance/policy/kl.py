@@ -185,7 +185,7 @@ def score_kl(
       mask: ``[B, T]``.
       kind: As in `kl_loss`; k2 has the gradient of the paper's KL.
 
-    Reference: Kumar et al., arXiv 2409.12917, eqs. 3 and 4.
+    Reference: Kumar et al., arXiv 2409.12917.
     """
     require_shape("turns", turns, jnp.shape(logp))
     if jnp.ndim(beta) != 1:

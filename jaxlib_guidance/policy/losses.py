@@ -73,7 +73,7 @@ def ppo_clip(
     Raises:
       ValueError: Shapes that do not fit, bounds that contradict each other.
 
-    Reference: PPO, arXiv 1707.06347, eq. 7; dual clip, arXiv 1912.09729, eq. 5;
+    Reference: PPO, arXiv 1707.06347, eq. 7; dual clip, arXiv 1912.09729;
     ``delta`` INTELLECT-2, arXiv 2505.07291.
     """
     if dual_clip is not None and dual_clip <= 1:
@@ -180,7 +180,7 @@ def gmpo(
       clip_low: In logs; the paper's (e^-0.4, e^0.4).
       clip_high: In logs.
 
-    Reference: Zhao et al., arXiv 2507.20673, eq. 4; verl's ``geo_mean``.
+    Reference: Zhao et al., arXiv 2507.20673; verl's ``geo_mean``.
     """
     a = like_tokens(advantage, logp, mask)
     logs = log_ratio(logp, logp_old, mask)
@@ -229,7 +229,7 @@ def nft(
     Raises:
       ValueError: Shapes that do not fit, an unknown weight, no floor.
 
-    Reference: Chen et al., arXiv 2505.18116, eq. 9 and section 4; ``dp_actor.py``.
+    Reference: Chen et al., arXiv 2505.18116; its ``dp_actor.py``.
     """
     if weight not in ("one", "dr_grpo", "grpo"):
         raise ValueError(f'weight is {weight!r}; expected "one", "dr_grpo" or "grpo"')

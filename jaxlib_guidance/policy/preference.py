@@ -7,14 +7,13 @@ with ``reduce.aggregate(loss, pair_mask)``, which also hides what is NaN in drop
 pairs, values and gradients, if the log-probabilities were hidden before.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.reduce import (
     divide,
-    hide,
     mask_like,
     masked_mean,
     masked_sum,
@@ -73,7 +72,7 @@ def dpo(
     Raises:
       ValueError: Shapes that do not fit, a noise outside [0, 0.5).
 
-    Reference: DPO, arXiv 2305.18290, eq. 7; robust DPO, arXiv 2403.00409, eq. 8;
+    Reference: DPO, arXiv 2305.18290, eq. 7; robust DPO, arXiv 2403.00409;
     conservative DPO, Mitchell (2023).
     """
     if not 0 <= noise < 0.5:
@@ -132,7 +131,7 @@ def exo(u_w: Array, u_l: Array, *, beta: float = 0.1, noise: float = 1e-3) -> Ar
     Raises:
       ValueError: Shapes that do not fit, a noise outside (0, 0.5).
 
-    Reference: Ji et al., arXiv 2402.00856, eq. 16; TRL's ``exo_pair``.
+    Reference: Ji et al., arXiv 2402.00856; TRL's ``exo_pair``.
     """
     if not 0 < noise < 0.5:
         raise ValueError(f"noise is {noise}; expected a rate in (0, 0.5)")
@@ -165,7 +164,7 @@ def sppo(u_w: Array, u_l: Array, *, beta: float = 0.1) -> Array:
       u_l: Likewise.
       beta: Each log-ratio wanted is ``+-1 / (2 beta)``.
 
-    Reference: Wu et al., arXiv 2405.00675, eq. 4.6, with win rates 1 and 0; TRL's
+    Reference: Wu et al., arXiv 2405.00675, with win rates 1 and 0; TRL's
     ``sppo_hard``.
     """
     u_w, u_l = _pair(u_w, u_l)
@@ -195,7 +194,7 @@ def apo(
     Raises:
       ValueError: Shapes that do not fit, an unknown anchor.
 
-    Reference: D'Oosterlinck et al., arXiv 2408.06266, eqs. 5 and 6.
+    Reference: D'Oosterlinck et al., arXiv 2408.06266.
     """
     if anchor not in ("zero", "down"):
         raise ValueError(f'anchor is {anchor!r}; expected "zero" or "down"')
@@ -214,7 +213,7 @@ def discopop(u_w: Array, u_l: Array, *, beta: float = 0.1, tau: float = 0.05) ->
       beta: Strength of the reference.
       tau: Width of the passage from the one to the other.
 
-    Reference: Lu et al., arXiv 2406.08414, section 4 ("log ratio modulated loss").
+    Reference: Lu et al., arXiv 2406.08414 ("log ratio modulated loss").
     """
     u_w, u_l = _pair(u_w, u_l)
     delta = beta * (u_w - u_l)
@@ -275,7 +274,7 @@ def cpo(logp_w: Array, logp_l: Array, *, beta: float = 0.1, nll: float = 1.0) ->
       beta: Scale.
       nll: Weight of the likelihood; TRL takes that per token, the paper's sums.
 
-    Reference: Xu et al., arXiv 2401.08417, eqs. 3 and 4.
+    Reference: Xu et al., arXiv 2401.08417.
     """
     logp_w, logp_l = _pair(logp_w, logp_l)
     return -log_sigmoid(beta * (logp_w - logp_l)) - nll * logp_w
@@ -340,62 +339,6 @@ def kto_reference(
     Returns:
       Scalar, gradients stopped.
 
-    Reference: Ethayarajh et al., arXiv 2402.01306, section 3.2.
+    Reference: Ethayarajh et al., arXiv 2402.01306.
     """
     return stop(jnp.maximum(masked_mean(u_mismatched, mask, axis_name=axis_name), 0))
-
-
-class Pairs(NamedTuple):
-    """Which two of a group to prefer one over the other.
-
-    Attributes:
-      chosen: Index in the group, int32 ``[...]``.
-      rejected: Likewise.
-      mask: 1 where the pair is to be used, float32 ``[...]``.
-    """
-
-    chosen: Array
-    rejected: Array
-    mask: Array
-
-
-def pair_from_scores(
-    scores: Array, mask: Array | None = None, *, margin: float = 0.0
-) -> Pairs:
-    """The best and the worst of each group, if they differ by more than a margin.
-
-    Anyprefer: scores of a judge. Self-rationalization: ``-|score - gold|``. RLHS:
-    `hindsight_score`. Agent-RLVR: rewards of the attempts with and without guidance.
-
-    Args:
-      scores: ``[..., G]``; of equal ones the first counts.
-      mask: 0 for answers that are not to be used, like ``scores``.
-      margin: Not negative. Equal scores are never a pair.
-
-    Raises:
-      ValueError: Shapes that do not fit, a negative margin.
-
-    Reference: Anyprefer, arXiv 2504.19276; Self-rationalization, arXiv 2410.04949.
-    """
-    if margin < 0:
-        raise ValueError(f"margin is {margin}; expected at least 0")
-    high, low = hide(scores, mask, -jnp.inf), hide(scores, mask, jnp.inf)
-    best, worst = jnp.argmax(high, -1), jnp.argmin(low, -1)
-    gap = jnp.max(high, -1) - jnp.min(low, -1)
-    use = jnp.where(margin > 0, gap >= margin, gap > 0).astype(jnp.float32)
-    return Pairs(best.astype(jnp.int32), worst.astype(jnp.int32), use)
-
-
-def hindsight_score(utility: Array, mask: Array | None = None) -> Array:
-    """Mean utility over simulated consequences: ``[..., K]`` to ``[...]``.
-
-    The judge sees what an answer led to, so an answer that only sounds good scores what
-    it is worth.
-
-    Args:
-      utility: Of each simulated outcome.
-      mask: Likewise.
-
-    Reference: RLHS, Liang et al., arXiv 2501.08617.
-    """
-    return masked_mean(utility, mask, -1)

@@ -244,7 +244,7 @@ def vtrace(
       c_max: Limit of the ratio in the trace.
       rho_max_pg: Limit of the ratio in the advantage.
 
-    Reference: Espeholt et al., arXiv 1802.01561, eq. 1 and section 4.2.
+    Reference: Espeholt et al., arXiv 1802.01561, eq. 1.
     """
     rewards, bootstrap, trace, values, after, rho = _sequence(
         rewards,
@@ -295,7 +295,7 @@ def retrace(
       gamma: Discount, scalar or ``[T]``.
       lam: ``lambda``, scalar.
 
-    Reference: Munos et al., arXiv 1606.02647, eq. 4.
+    Reference: Munos et al., arXiv 1606.02647.
     """
     rewards, bootstrap, trace, q, after, rho = _sequence(
         rewards,

@@ -37,7 +37,7 @@ def role_ema(
     Returns:
       The new baselines ``[R]`` and the advantages ``[B]``.
 
-    Reference: SPIRAL, Liu et al., arXiv 2506.24119, section 3; ``train_spiral.py``.
+    Reference: SPIRAL, Liu et al., arXiv 2506.24119; its ``train_spiral.py``.
     """
     rewards = jax.lax.stop_gradient(hide(rewards, None))
     require_shape("roles", roles, rewards.shape)
@@ -90,7 +90,7 @@ def prompt_norm(
     Raises:
       ValueError: Shapes that do not fit, a ``min_count`` beyond the memory.
 
-    Reference: DDPO, Black et al., arXiv 2305.13301, appendix; its
+    Reference: DDPO, Black et al., arXiv 2305.13301; its
     ``PerPromptStatTracker``.
     """
     size = stats.rewards.shape[1]
@@ -139,7 +139,7 @@ def adapt_kl_coef(
       horizon: Samples in which the coefficient may move by a fifth.
       samples: Samples since the last call.
 
-    Reference: Ziegler et al., arXiv 1909.08593, section 2.2.
+    Reference: Ziegler et al., arXiv 1909.08593.
     """
     error = jnp.clip(kl / target - 1, -0.2, 0.2)
     return coef * (1 + error * samples / horizon)

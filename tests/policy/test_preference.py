@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlib_guidance.policy.pairs import hindsight_score, pair_from_scores
 from jaxlib_guidance.policy.preference import (
     apo,
     bradley_terry,
@@ -14,14 +15,12 @@ from jaxlib_guidance.policy.preference import (
     discopop,
     dpo,
     exo,
-    hindsight_score,
     hinge,
     ipo,
     kto,
     kto_reference,
     nca,
     orpo,
-    pair_from_scores,
     sequence_logp,
     simpo,
     sppo,

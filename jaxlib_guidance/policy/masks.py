@@ -1,0 +1,171 @@
+"""Which tokens of a trajectory train: errors, hints and overthinking left out.
+
+Index arrays and masks of fixed length, so that they work under `jax.jit`.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from jaxlib_guidance.reduce import mask_like
+from jaxlib_guidance.types import Array, at_least_float32
+
+
+def step_mask(step_ids: Array, bad: Array, mask: Array | None = None) -> Array:
+    """0 on the tokens of bad steps, else the mask: their context trains nothing.
+
+    STeP: ``bad`` marks erroneous steps, and what reflects on and corrects them trains.
+    Agent-RLVR: it marks the hints that a guide put into the trajectory.
+
+    Args:
+      step_ids: Step of each token, integers ``[..., T]`` in ``[0, S)``.
+      bad: 0 or 1, ``[..., S]``.
+      mask: Like ``step_ids``.
+
+    Returns:
+      Float32 ``[..., T]``.
+
+    Reference: STeP, Chen et al., arXiv 2505.20023; Agent-RLVR, arXiv 2506.11425.
+    """
+    ids = jnp.asarray(step_ids)
+    if jnp.shape(bad)[:-1] != ids.shape[:-1] or jnp.ndim(bad) < 1:
+        raise ValueError(
+            f"bad has shape {jnp.shape(bad)}; expected {(*ids.shape[:-1], 'S')}"
+        )
+    wrong = jnp.take_along_axis(at_least_float32(bad), ids, -1)
+    return jnp.where(wrong == 0, mask_like(mask, ids), 0)
+
+
+class Splice(NamedTuple):
+    """A trajectory that goes wrong, notices, and goes right.
+
+    Attributes:
+      tokens: ``[L]``, 0 beyond the end.
+      mask: 1 where it trains.
+      valid: 1 up to the end.
+    """
+
+    tokens: Array
+    mask: Array
+    valid: Array
+
+
+def splice(
+    bad: Array,
+    thought: Array,
+    good: Array,
+    *,
+    error: Array | int,
+    prefix: Array | int,
+    thought_length: Array | int | None = None,
+    good_length: Array | int | None = None,
+    length: int,
+) -> Splice:
+    """The bad path up to its first error, a thought, the rest of the good path.
+
+    What the bad path says does not train; the thought and what follows do. If the error
+    comes right after the shared prefix, this is the good path with a thought in it.
+
+    Args:
+      bad: Tokens of the bad path, ``[A]``.
+      thought: Tokens of the revision, ``[R]``.
+      good: Tokens of the good path, ``[C]``.
+      error: Tokens of the bad path that are kept, from its start; not less than
+        ``prefix`` (what lies between is the error).
+      prefix: Tokens that the paths share.
+      thought_length: Tokens of ``thought`` that count; None for all.
+      good_length: Tokens of ``good`` that count; None for all.
+      length: ``L``, static. What does not fit is cut.
+
+    Returns:
+      See `Splice`. A ``good`` path with nothing beyond the prefix is no sample: its
+      ``mask`` and ``valid`` are 0.
+
+    Reference: Agent-R, Yuan et al., arXiv 2501.11425; its ``path_collection.py``.
+    """
+    for name, x in (("bad", bad), ("thought", thought), ("good", good)):
+        if jnp.ndim(x) != 1:
+            raise ValueError(f"{name} has shape {jnp.shape(x)}; expected one sequence")
+    bad, thought, good = jnp.asarray(bad), jnp.asarray(thought), jnp.asarray(good)
+    if thought_length is None:
+        thought_length = thought.size
+    if good_length is None:
+        good_length = good.size
+    at = jnp.arange(length)
+    first = jnp.asarray(error)
+    second = first + thought_length
+    rest = good_length - jnp.asarray(prefix)
+    tokens = jnp.where(
+        at < first,
+        bad[jnp.clip(at, 0, bad.size - 1)],
+        jnp.where(
+            at < second,
+            thought[jnp.clip(at - first, 0, thought.size - 1)],
+            good[jnp.clip(at - second + prefix, 0, good.size - 1)],
+        ),
+    )
+    valid = (at < second + rest) & (rest > 0)
+    return Splice(
+        jnp.where(valid, tokens, 0),
+        (valid & (at >= first)).astype(jnp.float32),
+        valid.astype(jnp.float32),
+    )
+
+
+def overthink_score(
+    first_correct: Array,
+    steps: Array,
+    markers: Array,
+    tokens: Array,
+    *,
+    weight: float = 0.1,
+) -> Array:
+    """``(1 - w)(1 - first / steps) + w markers / tokens``: how much comes after enough.
+
+    Args:
+      first_correct: Step of the first right solution, counted from 1; any shape.
+      steps: Number of steps.
+      markers: Tokens that mark reconsidering ("wait", "alternatively").
+      tokens: Number of tokens.
+      weight: ``w``.
+
+    Returns:
+      Float32 in [0, 1].
+
+    Reference: Self-Braking Tuning, Zhao et al., arXiv 2505.14604; its code.
+    """
+    efficiency = at_least_float32(first_correct) / at_least_float32(steps)
+    marked = at_least_float32(markers) / at_least_float32(tokens)
+    return (1 - weight) * (1 - efficiency) + weight * marked
+
+
+class Brake(NamedTuple):
+    """What to keep of a chain of steps, ``[S]``, and what of it trains."""
+
+    keep: Array
+    train: Array
+
+
+def brake_point(
+    scores: Array, mask: Array | None = None, *, tau: float = 0.2, margin: float = 0.05
+) -> Brake:
+    """Stops a chain of thought where it overthinks.
+
+    Steps before the first with score ``tau`` train. That one and those after it up to
+    ``tau + margin`` are kept as context and do not train; then the chain is cut.
+
+    Args:
+      scores: `overthink_score` up to each step, ``[..., S]``.
+      mask: Likewise.
+      tau: Where to brake.
+      margin: How long the overthinking is shown.
+
+    Reference: Self-Braking Tuning, Zhao et al., arXiv 2505.14604 (SBT-D).
+    """
+    known = mask_like(mask, scores) > 0
+    scores = at_least_float32(scores)
+    over = jnp.cumsum((scores >= tau) & known, -1) > 0
+    far = jnp.cumsum((scores > tau + margin) & known, -1) > 0
+    return Brake(
+        (known & ~far).astype(jnp.float32), (known & ~over).astype(jnp.float32)
+    )

@@ -1,0 +1,250 @@
+"""Statistics of behaviour: rates with intervals, balance, friction, self-knowledge.
+
+What the measurement papers report, as functions of the labels that their judges give.
+Means over nothing are 0 and say so in their weight or interval.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from jaxlib_guidance.reduce import (
+    divide,
+    hide,
+    mask_like,
+    masked_mean,
+    masked_sum,
+    require_shape,
+)
+from jaxlib_guidance.types import Array, at_least_float32
+
+
+class Rate(NamedTuple):
+    """A share and the interval that holds it."""
+
+    value: Array
+    low: Array
+    high: Array
+
+
+def rate(hits: Array, mask: Array | None = None, *, z: float = 1.96) -> Rate:
+    """Share of hits with Wilson's interval, over the last axis.
+
+    For rates of scheming or of deceptive follow-up answers, of backdoors noticed, of
+    correct self-reports.
+
+    Args:
+      hits: 0 or 1, ``[..., N]``.
+      mask: Likewise.
+      z: Normal quantile; 1.96 is 95 %.
+
+    Returns:
+      ``[...]`` each; without a trial 0 in [0, 1].
+
+    Reference: Wilson (1927). Used for arXiv 2412.04984 and 2501.11120.
+    """
+    n = jnp.sum(mask_like(mask, hits), -1)
+    p = divide(masked_sum(hits, mask, -1), n)
+    safe = jnp.maximum(n, 1)
+    middle = (p + z**2 / (2 * safe)) / (1 + z**2 / safe)
+    spread = jnp.sqrt(p * (1 - p) / safe + (z / (2 * safe)) ** 2)
+    half = z / (1 + z**2 / safe) * spread
+    low = jnp.where(n > 0, jnp.maximum(middle - half, 0), 0)
+    return Rate(p, low, jnp.where(n > 0, jnp.minimum(middle + half, 1), 1))
+
+
+def deception_rate(stated: Array, acted: Array, mask: Array | None = None) -> Rate:
+    """Share of runs that reason toward the user's end and answer against it.
+
+    Args:
+      stated: Whether the chain of thought agrees with the stated utility, ``[..., N]``.
+      acted: Whether the answer does.
+      mask: Likewise.
+
+    Reference: CoT Monitor+, arXiv 2505.18807 (deception tendency rate).
+    """
+    require_shape("acted", acted, jnp.shape(stated))
+    said, did = at_least_float32(stated) > 0, at_least_float32(acted) > 0
+    return rate(said & ~did, mask)
+
+
+def self_prediction_gap(
+    own: Array, cross: Array, own_mode: Array | float, cross_mode: Array | float
+) -> Array:
+    """``(own - own_mode) - (cross - cross_mode)``: what a model knows of itself alone.
+
+    Args:
+      own: Accuracy of a model that predicts its own behaviour.
+      cross: Of another model, trained on the first one's behaviour, that predicts it.
+      own_mode: Accuracy of always predicting the most common behaviour, on the
+        questions of ``own``.
+      cross_mode: On those of ``cross``.
+
+    Reference: Looking Inward, Binder et al., arXiv 2410.13787.
+    """
+    return (at_least_float32(own) - own_mode) - (at_least_float32(cross) - cross_mode)
+
+
+class Friction(NamedTuple):
+    """Feedback that was not taken up: what is missing, and where accuracy ended."""
+
+    gap: Array
+    plateau: Array
+
+
+def friction(accuracy: Array, target: Array | float) -> Friction:
+    """``target - accuracy`` of the last round of feedback.
+
+    Args:
+      accuracy: After each round, ``[..., R]``.
+      target: What it would be if all feedback were used, scalar or ``[...]``.
+
+    Reference: Feedback Friction, Jiang et al., arXiv 2506.11930; how the paper reads
+    the plateau off its ten rounds is unverified.
+    """
+    require_shape("target", target, (), jnp.shape(accuracy)[:-1])
+    last = at_least_float32(accuracy)[..., -1]
+    return Friction(target - last, last)
+
+
+def reject_seen(logits: Array, seen: Array) -> Array:
+    """``-inf`` on answers that were tried before and found wrong.
+
+    Args:
+      logits: Over answers, ``[..., K]``.
+      seen: 1 on those to reject, likewise. If that is all of them, none is.
+
+    Reference: Feedback Friction, arXiv 2506.11930 (rejection of earlier answers).
+    """
+    require_shape("seen", seen, jnp.shape(logits))
+    out = at_least_float32(seen) > 0
+    out &= ~jnp.all(out, -1, keepdims=True)
+    return jnp.where(out, -jnp.inf, at_least_float32(logits))
+
+
+def behaviour_rate(counts: Array, mask: Array | None = None) -> Array:
+    """Mean count a response of each behaviour, ``[N, K]`` to ``[K]``.
+
+    The four habits are verification, backtracking, subgoals and backward chaining; the
+    classifier is the caller's.
+
+    Args:
+      counts: ``[N, K]``.
+      mask: Of responses, ``[N]``.
+
+    Reference: Gandhi et al., arXiv 2503.01307.
+    """
+    counts = at_least_float32(counts)
+    if counts.ndim != 2:
+        raise ValueError(f"counts has shape {counts.shape}; expected [N, K]")
+    if mask is not None:
+        require_shape("mask", mask, counts.shape[:1])
+        mask = jnp.broadcast_to(at_least_float32(mask)[:, None], counts.shape)
+    return masked_mean(counts, mask, 0)
+
+
+def balance_score(correct: Array, selected: Array, *, wanted: int = 8) -> Array:
+    """``min(n' / n*, 1) n' / n``: enough different right answers, and little else.
+
+    Args:
+      correct: ``n'``, different right answers among those selected, any shape.
+      selected: ``n``, answers selected.
+      wanted: ``n*``.
+
+    Returns:
+      Float32 in [0, 1]; 0 where nothing was selected.
+
+    Reference: B-STaR, Zeng et al., arXiv 2412.17256; its ``determine_hyper.py``.
+    """
+    require_shape("selected", selected, jnp.shape(correct))
+    n, m = at_least_float32(correct), at_least_float32(selected)
+    return jnp.minimum(n / wanted, 1) * divide(n, m)
+
+
+def best_configuration(
+    correct: Array, selected: Array, *, wanted: int = 8
+) -> tuple[Array, Array]:
+    """The temperature and threshold, say, with the best mean `balance_score`.
+
+    The mean is over prompts of which anything was selected, as in the code: a threshold
+    that selects next to nothing is judged by that.
+
+    Args:
+      correct: ``[C, P]`` of each configuration and prompt.
+      selected: Likewise.
+      wanted: As in `balance_score`.
+
+    Returns:
+      Index of the configuration, int32, and the scores ``[C]``.
+
+    Reference: B-STaR, Zeng et al., arXiv 2412.17256.
+    """
+    scores = masked_mean(
+        balance_score(correct, selected, wanted=wanted), jnp.asarray(selected) > 0, -1
+    )
+    return jnp.argmax(scores, -1).astype(jnp.int32), scores
+
+
+def pass_at_k(samples: Array, correct: Array, k: int) -> Array:
+    """``1 - C(n - c, k) / C(n, k)``: chance that one of ``k`` of the samples is right.
+
+    Args:
+      samples: ``n``, at least ``k``; any shape.
+      correct: ``c``, likewise.
+      k: Static.
+
+    Returns:
+      Float32; unbiased for fresh samples.
+
+    Reference: Chen et al., arXiv 2107.03374, eq. 1.
+    """
+    n, c = at_least_float32(samples), at_least_float32(correct)
+    i = jnp.arange(k, dtype=jnp.float32)
+    miss = (n - c)[..., None] - i
+    return 1 - jnp.prod(jnp.maximum(miss, 0) / (n[..., None] - i), -1)
+
+
+class Verdicts(NamedTuple):
+    """How good a verifier is; 0 where a ratio has no cases."""
+
+    precision: Array
+    recall: Array
+    f1: Array
+
+
+def verdict_scores(
+    accepted: Array, correct: Array, mask: Array | None = None
+) -> Verdicts:
+    """Precision, recall and F1 of verdicts, over the last axis.
+
+    Of steps or outcomes for a judge of agents, of its own solutions for a policy.
+
+    Args:
+      accepted: 0 or 1, ``[..., N]``.
+      correct: Likewise.
+      mask: Likewise.
+    """
+    require_shape("correct", correct, jnp.shape(accepted))
+    yes, right = hide(accepted, mask), hide(correct, mask)
+    both = masked_sum(yes * right, mask, -1)
+    precision = divide(both, masked_sum(yes, mask, -1))
+    recall = divide(both, masked_sum(right, mask, -1))
+    return Verdicts(
+        precision, recall, divide(2 * precision * recall, precision + recall)
+    )
+
+
+def mastered(
+    success: Array, mask: Array | None = None, *, threshold: float = 0.5
+) -> Array:
+    """Number of goals that are reached in at least a share of their attempts.
+
+    Args:
+      success: 0 or 1, ``[N, K]`` attempts by goals.
+      mask: Likewise; a goal without an attempt is not mastered.
+      threshold: The share (the paper's is unverified).
+
+    Reference: LMA3, Colas et al., arXiv 2305.12487.
+    """
+    tried = jnp.sum(mask_like(mask, success), 0) > 0
+    return jnp.sum(tried & (masked_mean(success, mask, 0) >= threshold))

@@ -1,0 +1,64 @@
+"""Which answers of a group to prefer over which: pairs for a preference loss."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from jaxlib_guidance.reduce import hide, masked_mean
+from jaxlib_guidance.types import Array
+
+
+class Pairs(NamedTuple):
+    """Which two of a group to prefer one over the other.
+
+    Attributes:
+      chosen: Index in the group, int32 ``[...]``.
+      rejected: Likewise.
+      mask: 1 where the pair is to be used, float32 ``[...]``.
+    """
+
+    chosen: Array
+    rejected: Array
+    mask: Array
+
+
+def pair_from_scores(
+    scores: Array, mask: Array | None = None, *, margin: float = 0.0
+) -> Pairs:
+    """The best and the worst of each group, if they differ by more than a margin.
+
+    Anyprefer: scores of a judge. Self-rationalization: ``-|score - gold|``. RLHS:
+    `hindsight_score`. Agent-RLVR: rewards of the attempts with and without guidance.
+
+    Args:
+      scores: ``[..., G]``; of equal ones the first counts.
+      mask: 0 for answers that are not to be used, like ``scores``.
+      margin: Not negative. Equal scores are never a pair.
+
+    Raises:
+      ValueError: Shapes that do not fit, a negative margin.
+
+    Reference: Anyprefer, arXiv 2504.19276; Self-rationalization, arXiv 2410.04949.
+    """
+    if margin < 0:
+        raise ValueError(f"margin is {margin}; expected at least 0")
+    high, low = hide(scores, mask, -jnp.inf), hide(scores, mask, jnp.inf)
+    best, worst = jnp.argmax(high, -1), jnp.argmin(low, -1)
+    gap = jnp.max(high, -1) - jnp.min(low, -1)
+    use = jnp.where(margin > 0, gap >= margin, gap > 0).astype(jnp.float32)
+    return Pairs(best.astype(jnp.int32), worst.astype(jnp.int32), use)
+
+
+def hindsight_score(utility: Array, mask: Array | None = None) -> Array:
+    """Mean utility over simulated consequences: ``[..., K]`` to ``[...]``.
+
+    The judge sees what an answer led to, so an answer that only sounds good scores what
+    it is worth.
+
+    Args:
+      utility: Of each simulated outcome.
+      mask: Likewise.
+
+    Reference: RLHS, Liang et al., arXiv 2501.08617.
+    """
+    return masked_mean(utility, mask, -1)

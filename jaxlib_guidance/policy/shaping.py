@@ -1,0 +1,202 @@
+"""Rewards, shaped: by a reference, by turn, by a judge, by potentials and subgoals.
+
+Arrays of any leading shape in, float32 of the same shape out. Nothing here samples or
+scores text: correctness and judgements are arguments. For lengths see `length`.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.reduce import hide, mask_like, masked_mean, require_shape
+from jaxlib_guidance.types import Array, at_least_float32
+
+
+def par_sigmoid(
+    rewards: Array, reference: Array, mask: Array | None = None, *, k: float = 1.0
+) -> Array:
+    """``mean_m sigmoid(k (r - r_m))``: preference over what the reference would say.
+
+    Bounded, so a reward model cannot be hacked without limit, and steepest where the
+    answer is as good as the reference's.
+
+    Args:
+      rewards: Of a reward model, ``[...]``.
+      reference: Of answers of the reference policy to the same prompt, ``[..., M]``;
+        one is enough, the paper has up to 10.
+      mask: Like ``reference``. Without any the reward is 0.
+      k: Steepness.
+
+    Raises:
+      ValueError: Shapes that do not fit.
+
+    Reference: PAR, Fu et al., arXiv 2502.18770.
+    """
+    reference = hide(reference, mask)
+    require_shape("rewards", rewards, reference.shape[:-1])
+    gap = at_least_float32(rewards)[..., None] - reference
+    return masked_mean(jax.nn.sigmoid(k * gap), mask, -1)
+
+
+def score_rewards(
+    first: Array, second: Array, *, stage: Literal[1, 2], alpha: float = 10.0
+) -> Array:
+    """SCoRe's rewards of two attempts, the second made after seeing the first.
+
+    Stage 1 trains the second attempt alone: ``(0, r2)``, while `kl.score_kl` holds the
+    first. Stage 2: ``(r1, r2 + alpha (r2 - r1))``, so that repeating oneself pays less
+    than correcting oneself.
+
+    Args:
+      first: ``r1``, any shape.
+      second: ``r2``, likewise.
+      stage: 1 or 2.
+      alpha: Of the progress; the paper's is 10 (from memory, unverified).
+
+    Returns:
+      Likewise with a last axis of 2.
+
+    Raises:
+      ValueError: Shapes that do not fit, another stage.
+
+    Reference: Kumar et al., arXiv 2409.12917.
+    """
+    if stage not in (1, 2):
+        raise ValueError(f"stage is {stage}; expected 1 or 2")
+    require_shape("second", second, jnp.shape(first))
+    r1, r2 = at_least_float32(first), at_least_float32(second)
+    if stage == 1:
+        return jnp.stack([jnp.zeros_like(r1), r2], -1)
+    return jnp.stack([r1, r2 + alpha * (r2 - r1)], -1)
+
+
+def outcome_reward(
+    correct: Array,
+    parsed: Array,
+    *,
+    values: tuple[float, float, float] = (1.0, -0.5, -1.0),
+) -> Array:
+    """``values`` for an answer that is right, wrong, or cannot be parsed.
+
+    Args:
+      correct: 0 or 1, any shape.
+      parsed: Likewise.
+      values: RISE's.
+
+    Reference: RISE, Liu et al., arXiv 2505.13445; its code.
+    """
+    require_shape("parsed", parsed, jnp.shape(correct))
+    right, wrong, lost = (jnp.float32(v) for v in values)
+    of_parsed = jnp.where(jnp.asarray(correct).astype(bool), right, wrong)
+    return jnp.where(jnp.asarray(parsed).astype(bool), of_parsed, lost)
+
+
+def verification_reward(
+    predicted: Array,
+    true: Array,
+    parsed: Array,
+    *,
+    values: tuple[float, float, float] = (1.0, -0.5, -1.0),
+) -> Array:
+    """`outcome_reward` for judging one's own solution: right if the scores agree.
+
+    Args:
+      predicted: Score that the policy gives its solution, any shape.
+      true: The solution's `outcome_reward`.
+      parsed: Whether the judgement could be parsed.
+      values: As in `outcome_reward`.
+
+    Reference: RISE, Liu et al., arXiv 2505.13445.
+    """
+    require_shape("true", true, jnp.shape(predicted))
+    agree = at_least_float32(predicted) == at_least_float32(true)
+    return outcome_reward(agree, parsed, values=values)
+
+
+def rule_reward(scores: Array, gold: Array, mask: Array | None = None) -> Array:
+    """+1 if a judge's scores put the best answer strictly first, else -1.
+
+    With one answer: +1 if its score is the gold one. A tie for the first place is -1.
+
+    Args:
+      scores: The judge's, ``[..., n]``.
+      gold: Likewise; of equal ones the first is the best.
+      mask: Likewise, for fewer answers; none at all is -1.
+
+    Raises:
+      ValueError: Shapes that do not fit.
+
+    Reference: SPCT, Liu et al., arXiv 2504.02495.
+    """
+    require_shape("gold", gold, jnp.shape(scores))
+    known = mask_like(mask, scores) > 0
+    best = jnp.argmax(hide(gold, mask, -jnp.inf), -1)[..., None]
+    scores, gold = hide(scores, mask), hide(gold, mask)
+    own = jnp.take_along_axis(scores, best, -1)
+    other = known & (jnp.arange(scores.shape[-1]) != best)
+    first = jnp.all(jnp.where(other, own > scores, True), -1)
+    hit = jnp.any(known & (scores == gold), -1)
+    number = jnp.sum(known, -1)
+    good = jnp.where(number > 1, first, (number == 1) & hit)
+    return jnp.where(good, 1.0, -1.0)
+
+
+def blend(rewards: Array, weights: Array, active: Array | None = None) -> Array:
+    """``sum_k w_k R_k``: the effective reward of several, by state where weights are.
+
+    Args:
+      rewards: ``[..., K]``.
+      weights: ``[K]`` or ``[..., K]``.
+      active: 0 for rewards that do not apply, ``[..., K]``.
+
+    Reference: The Policy Cliff, arXiv 2507.20150 (effective reward).
+    """
+    shape = jnp.shape(rewards)
+    require_shape("weights", weights, shape[-1:], shape)
+    return jnp.sum(hide(rewards, active) * at_least_float32(weights), -1)
+
+
+def potential_shaping(
+    potential: Array, next_potential: Array, terminated: Array, *, gamma: float
+) -> Array:
+    """``gamma (1 - terminated) Phi(s') - Phi(s)``: shaping that moves no optimum.
+
+    Args:
+      potential: ``Phi`` of the state, any shape.
+      next_potential: Of the next one, before any reset.
+      terminated: Where the episode ends, and ``Phi`` is 0; not where it is cut.
+      gamma: The discount of the task.
+
+    Reference: Ng, Harada and Russell (1999), theorem 1.
+    """
+    for name, x in (("next_potential", next_potential), ("terminated", terminated)):
+        require_shape(name, x, jnp.shape(potential))
+    after = hide(next_potential, 1 - at_least_float32(terminated))
+    return gamma * after - at_least_float32(potential)
+
+
+def subgoal_bonus(
+    reached: Array, weight: Array | float = 1.0, *, once: bool = True
+) -> Array:
+    """``weight_i`` at the step that closes subgoal ``i``.
+
+    Args:
+      reached: Whether the transition closes it, ``[T, S]`` of one episode; `jax.vmap`
+        for a batch. A verifier's or a language model's labels.
+      weight: Scalar or ``[S]``.
+      once: Pay each subgoal the first time only. Without it, closing and undoing one
+        is a source of reward.
+
+    Returns:
+      Float32 ``[T]``.
+
+    Reference: CALM, Pignatelli et al., arXiv 2409.12798.
+    """
+    if jnp.ndim(reached) != 2:
+        raise ValueError(f"reached has shape {jnp.shape(reached)}; expected [T, S]")
+    require_shape("weight", weight, (), jnp.shape(reached)[1:])
+    hit = jnp.asarray(reached).astype(bool)
+    if once:
+        hit &= jnp.cumsum(hit, 0) == 1
+    return jnp.sum(jnp.where(hit, jnp.asarray(weight, jnp.float32), 0), -1)

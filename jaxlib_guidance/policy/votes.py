@@ -1,0 +1,152 @@
+"""Votes among a group's answers: labels without a verifier, and judges' scores.
+
+Answers are compared by integer ids (make them equal when the answers are), groups are
+the last axis. An id is only compared within its group.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from jaxlib_guidance.reduce import hide, mask_like, require_shape
+from jaxlib_guidance.types import Array, at_least_float32
+
+
+class Vote(NamedTuple):
+    """The answer that a group gave.
+
+    Attributes:
+      label: Its id, ``[...]``; meaningless where ``valid`` is 0.
+      index: The first sample that gave it.
+      weight: Of its supporters together.
+      valid: 1 if any sample was valid.
+    """
+
+    label: Array
+    index: Array
+    weight: Array
+    valid: Array
+
+
+def weighted_vote(
+    answers: Array, weights: Array | None = None, mask: Array | None = None
+) -> Vote:
+    """The answer with the greatest weight; of equal ones the one given first.
+
+    Args:
+      answers: Ids, integers ``[..., G]``.
+      weights: Of each sample, likewise, not negative; None for a majority vote.
+      mask: 0 for samples without an answer, likewise.
+
+    Raises:
+      ValueError: Shapes that do not fit.
+    """
+    answers = jnp.asarray(answers)
+    w = mask_like(mask, answers)
+    valid = w > 0
+    if weights is not None:
+        require_shape("weights", weights, answers.shape)
+        w = hide(weights, valid)
+    same = (answers[..., :, None] == answers[..., None, :]) & valid[..., None, :]
+    support = jnp.sum(jnp.where(same, w[..., None, :], 0), -1)
+    support = jnp.where(valid, support, -jnp.inf)
+    index = jnp.argmax(support, -1)
+
+    def at(x):
+        return jnp.take_along_axis(x, index[..., None], -1)[..., 0]
+
+    some = jnp.any(valid, -1)
+    return Vote(
+        at(answers),
+        index.astype(jnp.int32),
+        jnp.where(some, at(support), 0),
+        some.astype(jnp.float32),
+    )
+
+
+def self_verdict_vote(
+    answers: Array, accepted: Array, mask: Array | None = None
+) -> Vote:
+    """A majority vote among the answers that their author accepts, or among all.
+
+    Args:
+      answers: Ids, integers ``[..., G]``.
+      accepted: The policy's verdict on each of its answers, 0 or 1, likewise.
+      mask: 0 for samples without an answer, likewise.
+
+    Reference: Is PRM Necessary, arXiv 2505.11227 (Self-PRM).
+    """
+    require_shape("accepted", accepted, jnp.shape(answers))
+    known = mask_like(mask, answers)
+    kept = jnp.where(at_least_float32(accepted) > 0, known, 0)
+    some = jnp.any(kept > 0, -1, keepdims=True)
+    return weighted_vote(answers, mask=jnp.where(some, kept, known))
+
+
+def cross_view_reward(
+    answers_a: Array,
+    answers_b: Array,
+    mask_a: Array | None = None,
+    mask_b: Array | None = None,
+) -> tuple[Array, Array]:
+    """1 for answers that agree with the majority of the *other* phrasing of a question.
+
+    A policy that is unanimous about a wrong answer rewards itself under its own vote;
+    here both phrasings must mislead it alike.
+
+    Args:
+      answers_a: Ids of the answers to one phrasing, integers ``[..., G]``; ids are
+        comparable between the two.
+      answers_b: To the other, ``[..., H]``.
+      mask_a: 0 for samples without an answer, which match nothing.
+      mask_b: Likewise.
+
+    Returns:
+      Rewards of both, float32.
+
+    Reference: Co-Reward, Zhang et al., arXiv 2508.00410.
+    """
+    votes = weighted_vote(answers_a, mask=mask_a), weighted_vote(answers_b, mask=mask_b)
+
+    def agree(answers, mask, vote):
+        same = jnp.asarray(answers) == vote.label[..., None]
+        return hide(same, mask_like(mask, answers)) * vote.valid[..., None]
+
+    return agree(answers_a, mask_a, votes[1]), agree(answers_b, mask_b, votes[0])
+
+
+def naive_vote(scores: Array, mask: Array | None = None) -> Array:
+    """Sum of a judge's scores over its runs, ``[..., K, n]`` to ``[..., n]``.
+
+    Args:
+      scores: Of ``n`` answers in ``K`` runs.
+      mask: Of runs, ``[..., K]``.
+
+    Reference: SPCT, Liu et al., arXiv 2504.02495 (voting with generated rewards).
+    """
+    if mask is not None:
+        require_shape("mask", mask, jnp.shape(scores)[:-1])
+        mask = jnp.broadcast_to(at_least_float32(mask)[..., None], jnp.shape(scores))
+    return jnp.sum(hide(scores, mask), -2)
+
+
+def meta_vote(scores: Array, meta: Array, keep: int) -> Array:
+    """`naive_vote` of the ``keep`` runs that a meta judge trusts most.
+
+    Args:
+      scores: ``[..., K, n]``.
+      meta: Its score of each run, ``[..., K]``; of equal ones the earlier is kept.
+      keep: 1 to ``K``; the paper keeps half. All of them is `naive_vote`.
+
+    Raises:
+      ValueError: Shapes that do not fit, a ``keep`` outside 1 to ``K``.
+
+    Reference: SPCT, Liu et al., arXiv 2504.02495 (meta reward model).
+    """
+    runs = jnp.shape(scores)[:-1]
+    require_shape("meta", meta, runs)
+    if not 1 <= keep <= runs[-1]:
+        raise ValueError(f"keep is {keep}; expected 1 to {runs[-1]}")
+    order = jnp.argsort(-at_least_float32(meta), axis=-1, stable=True)
+    rank = jnp.argsort(order, axis=-1, stable=True)
+    return naive_vote(scores, rank < keep)
