@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -102,13 +103,22 @@ class MetricLog:
         if path.exists():
             kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
             write_text(path, "".join(f"{line}\n" for line in kept))
-        self._file = path.open("a")
+        self._path, self._file = path, path.open("a")
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Adds a line, on disk at once."""
         values = {name: float(value) for name, value in metrics.items()}
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{error.strerror}, the metrics of step {step} are not written. Mend "
+                "this and start again with the same arguments to go on from the last "
+                "checkpoint",
+                str(self._path),
+            ) from None
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
@@ -121,7 +131,9 @@ class MetricLog:
 
     def close(self) -> None:
         """Closes the files."""
-        self._file.close()
+        # What could not be written has been raised by `write`.
+        with suppress(OSError):
+            self._file.close()
         if self._writer is not None:
             self._writer.close()
 

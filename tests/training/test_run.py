@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import sys
 
@@ -48,6 +49,21 @@ def test_lines_that_will_be_repeated_are_dropped(tmp_path):
     log.write(4, {"loss": 0.5})
     log.close()
     assert steps(path) == [1, 2, 3, 4]
+
+
+def test_a_full_disk_says_what_to_do(tmp_path):
+    log = MetricLog(tmp_path / "metrics.jsonl")
+    log.write(1, {"loss": 1.0})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (40, before[1]))
+    try:
+        with pytest.raises(OSError, match=r"step 2 .* start again .*metrics.jsonl"):
+            log.write(2, {"loss": 0.5})
+        log.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    MetricLog(tmp_path / "metrics.jsonl", step=1).close()
+    assert steps(tmp_path / "metrics.jsonl") == [1]
 
 
 def test_tensorboard_is_asked_for_by_name(tmp_path, monkeypatch):
