@@ -104,14 +104,13 @@ def token_logp_and_entropy(
         raise ValueError(f"chunk is {chunk!r}; expected a positive integer")
     # Under shard_map a gradient must vary along the mesh axes that its array does, so
     # all arrays vary alike before the custom gradient; XLA drops the integer zeros.
-    arrays = (hidden, unembedding, tokens)
     zero = jnp.int32(0)
-    for array in arrays:
+    for array in (hidden, unembedding, tokens):
         zero += 0 * jnp.any(array != array).astype(jnp.int32)
     return _scored(
         hidden + zero.astype(hidden.dtype),
         unembedding + zero.astype(unembedding.dtype),
-        tokens + zero.astype(tokens.dtype),
+        tokens.astype(jnp.int32) + zero,
         min(chunk, unembedding.shape[0]),
         float(temperature),
     )
@@ -137,7 +136,7 @@ def _wide(hidden):
 def _is_own(tokens, start, part):
     """Where the slice that starts at ``start`` holds the token, bool ``[..., C]``."""
     place = jnp.arange(part.shape[0], dtype=jnp.int32) + start
-    return tokens.astype(jnp.int32)[..., None] == place
+    return tokens[..., None] == place
 
 
 def _over_vocabulary(step, carry, unembedding, chunk):

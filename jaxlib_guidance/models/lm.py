@@ -1,0 +1,269 @@
+"""A small decoder-only transformer: the policy of the language-model recipes.
+
+Pre-normalised blocks of grouped-query attention with rotary positions and a gated MLP,
+as in Llama and SmolLM2, in one scan over stacked parameters. `LM.read` serves training
+and decoding: with a cache it continues where the cache ends.
+"""
+
+from typing import Any, NamedTuple, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.types import Array, PyTree
+
+
+class Cache(NamedTuple):
+    """What a network has read: keys and values in slots, in the order of reading.
+
+    Attributes:
+      k: Keys ``[depth, B, M, kv_heads, D]``, rotated.
+      v: Values, like ``k``.
+      mask: ``bool [B, M]``, True where a slot holds a token, not padding.
+      length: Slots in use, int32 scalar.
+    """
+
+    k: Array
+    v: Array
+    mask: Array
+    length: Array
+
+
+class Block(nn.Module):
+    """``x + attention(norm(x))``, then ``x + mlp(norm(x))``.
+
+    Attributes:
+      heads: Query heads.
+      kv_heads: Key and value heads; each serves ``heads / kv_heads`` query heads.
+      head_width: Features of a head.
+      hidden: Hidden width of the MLP.
+      eps: Of the normalisations.
+      dtype: Type of the computation; residual stream, norms and softmax are float32.
+    """
+
+    heads: int
+    kv_heads: int
+    head_width: int
+    hidden: int
+    eps: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(
+        self, x: Array, turn: Array, mask: Array, cache: Any
+    ) -> tuple[Array, Any]:
+        """``(x, cache)``.
+
+        Args:
+          x: ``[B, T, C]``, float32.
+          turn: Rotary angles ``[B, T, D / 2]``.
+          mask: ``bool [B, T, M]``, which slot each token may attend to.
+          cache: This block's ``(k, v, start)``, or None where the T tokens are all.
+        """
+
+        def norm(name):
+            layer = nn.RMSNorm(self.eps, dtype=jnp.float32, name=name)
+            return layer(x).astype(self.dtype)
+
+        def dense(name, shape, a, axis=-1):
+            layer = nn.DenseGeneral(
+                shape, axis, use_bias=False, dtype=self.dtype, name=name
+            )
+            return layer(a)
+
+        h = norm("attn_norm")
+        q = _rotate(dense("q", (self.heads, self.head_width), h), turn)
+        k = _rotate(dense("k", (self.kv_heads, self.head_width), h), turn)
+        v = dense("v", (self.kv_heads, self.head_width), h)
+        if cache is not None:
+            held_k, held_v, start = cache
+            k = jax.lax.dynamic_update_slice_in_dim(held_k, k, start, 1)
+            v = jax.lax.dynamic_update_slice_in_dim(held_v, v, start, 1)
+        # The kernel mixes bfloat16 and float32, which strict promotion forbids.
+        with jax.numpy_dtype_promotion("standard"):
+            h = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
+        width = x.shape[-1]
+        x = x + dense("out", width, h, (-2, -1)).astype(jnp.float32)
+        h = norm("mlp_norm")
+        h = nn.silu(dense("gate", self.hidden, h)) * dense("up", self.hidden, h)
+        return x + dense("down", width, h).astype(jnp.float32), (k, v)
+
+
+def _rotate(a, turn):
+    """Turns feature pairs ``(i, i + D/2)`` of ``a [B, T, H, D]`` by their angles."""
+    cos, sin = jnp.cos(turn)[:, :, None], jnp.sin(turn)[:, :, None]
+    first, second = jnp.split(a.astype(jnp.float32), 2, -1)
+    turned = first * cos - second * sin, second * cos + first * sin
+    return jnp.concatenate(turned, -1).astype(a.dtype)
+
+
+class LM(nn.Module):
+    """Language model: ``tokens [B, T] -> logits [B, T, V]``.
+
+    Attributes:
+      vocabulary: Number of tokens ``V``.
+      width: Features of a token ``C``.
+      depth: Number of blocks.
+      heads: Query heads; divides the width.
+      kv_heads: Key and value heads; divides ``heads``.
+      hidden: Hidden width of the gated MLPs.
+      rope_base: Longest wavelength of the rotary positions over ``2 pi``.
+      eps: Of the normalisations.
+      tied: Whether the embedding is also the unembedding.
+      dtype: Type of the blocks' computation. Parameters, residual stream, norms,
+        softmax and logits are float32.
+      remat: Whether the backward pass recomputes each block.
+
+    Reference: Touvron et al., arXiv 2302.13971, section 2.2 (norms, SwiGLU, rotary
+    positions); Ainslie et al., arXiv 2305.13245 (grouped queries); Su et al., arXiv
+    2104.09864, equation 34 (rotation).
+    """
+
+    vocabulary: int
+    width: int
+    depth: int
+    heads: int
+    kv_heads: int
+    hidden: int
+    rope_base: float = 10_000.0
+    eps: float = 1e-5
+    tied: bool = True
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    def __call__(self, tokens: Array, mask: Array | None = None) -> Array:
+        """Logits ``[B, T, V]``, float32; arguments as in `read`."""
+        states, _ = self.read(tokens, mask)
+        params = self.variables["params"]
+        return logits(states, unembedding(params))
+
+    @nn.compact
+    def read(
+        self, tokens: Array, mask: Array | None = None, cache: Cache | None = None
+    ) -> tuple[Array, Cache | None]:
+        """Last hidden states of tokens, each of which sees those before it.
+
+        With `unembedding` these give log-probabilities by `token_logp`, without the
+        logits of a whole sequence.
+
+        Args:
+          tokens: Integers ``[B, T]``.
+          mask: ``bool [B, T]``, False on padding, on whichever side; None for none.
+          cache: What came before; see `empty_cache`. It must have T free slots.
+
+        Returns:
+          ``(states [B, T, C] of dtype, cache)``; states of padding mean nothing.
+
+        Raises:
+          ValueError: Heads that do not divide, or shapes that do not fit.
+          TypeError: Tokens that are not integers, or a mask that is not boolean.
+        """
+        mask = jnp.ones(tokens.shape, bool) if mask is None else mask
+        self._require(tokens, mask, cache)
+        table = self.param(
+            "embed", nn.initializers.normal(0.02), (self.vocabulary, self.width)
+        )
+        if not self.tied:
+            shape = (self.vocabulary, self.width)
+            self.param("unembed", nn.initializers.normal(0.02), shape)
+        # A token that does not exist is NaN, unless it is padding.
+        known = jnp.where(mask, tokens, 0)
+        x = jnp.take(table, known, axis=0).astype(jnp.float32)
+        if cache is None:
+            valid, start, seen = mask, jnp.int32(0), jnp.int32(0)
+        else:
+            start = cache.length
+            valid = jax.lax.dynamic_update_slice_in_dim(cache.mask, mask, start, 1)
+            seen = jnp.sum(cache.mask, 1, keepdims=True, dtype=jnp.int32)
+        place = seen + jnp.cumsum(mask, 1, dtype=jnp.int32) - 1
+        head_width = self.width // self.heads
+        rates = self.rope_base ** (
+            -jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width
+        )
+        turn = place.astype(jnp.float32)[..., None] * rates
+        slots, queries = jnp.arange(valid.shape[1]), jnp.arange(tokens.shape[1])
+        visible = valid[:, None] & (slots <= start + queries[:, None])
+        x, held = cast(Any, self._blocks(x, turn, visible, cache))
+        if cache is not None:
+            k, v = held
+            cache = Cache(k, v, valid, start + jnp.int32(tokens.shape[1]))
+        norm = nn.RMSNorm(self.eps, dtype=jnp.float32, name="norm")
+        return norm(x).astype(self.dtype), cache
+
+    def _blocks(self, x, turn, visible, cache):
+        sizes = (self.heads, self.kv_heads, self.width // self.heads, self.hidden)
+        block = Block(*sizes, self.eps, self.dtype, parent=None)
+
+        def init(key):
+            return block.init(key, x[:1, :1], turn[:1, :1], visible[:1, :1, :1], None)
+
+        if self.is_initializing():
+            keys = jax.random.split(self.make_rng("params"), self.depth)
+            stacked = self.param("blocks", lambda _: jax.vmap(init)(keys)["params"])
+        else:
+            # `param` would trace `init` again for every token that is decoded.
+            stacked = self.get_variable("params", "blocks")
+
+        def run(params, x, held):
+            return block.apply({"params": params}, x, turn, visible, held)
+
+        if self.remat:
+            run = jax.checkpoint(run)
+        if cache is None:
+            return jax.lax.scan(lambda x, p: (run(p, x, None)[0], None), x, stacked)
+
+        def step(x, inputs):
+            params, k, v = inputs
+            return run(params, x, (k, v, cache.length))
+
+        return jax.lax.scan(step, x, (stacked, cache.k, cache.v))
+
+    def _require(self, tokens, mask, cache):
+        if self.width % (2 * self.heads) or self.heads % self.kv_heads:
+            raise ValueError(
+                f"width={self.width} must be a multiple of 2 heads={self.heads}, and "
+                f"heads of kv_heads={self.kv_heads}"
+            )
+        if tokens.ndim != 2:
+            raise ValueError(f"tokens is {tokens.shape}; expected [B, T]")
+        if not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise TypeError(f"tokens is {tokens.dtype}; expected integers")
+        if mask.shape != tokens.shape:
+            raise ValueError(f"mask is {mask.shape}; expected {tokens.shape}")
+        if mask.dtype != jnp.bool_:
+            raise TypeError(f"mask is {mask.dtype}; expected bool")
+        if cache is not None and (
+            cache.mask.shape[0] != tokens.shape[0]
+            or cache.mask.shape[1] < tokens.shape[1]
+        ):
+            raise ValueError(
+                f"cache has (rows, slots) {cache.mask.shape}, too few for tokens "
+                f"{tokens.shape}"
+            )
+
+
+def empty_cache(lm: LM, batch: int, slots: int) -> Cache:
+    """A cache of a network that has read nothing and will read ``slots`` tokens."""
+    shape = (lm.depth, batch, slots, lm.kv_heads, lm.width // lm.heads)
+    k, v = (jnp.zeros(shape, lm.dtype) for _ in range(2))
+    return Cache(k, v, jnp.zeros((batch, slots), bool), jnp.int32(0))
+
+
+def unembedding(params: PyTree) -> Array:
+    """``[V, C]``: what hidden states are multiplied by; the embedding if tied."""
+    return params["unembed"] if "unembed" in params else params["embed"]
+
+
+def logits(states: Array, table: Array) -> Array:
+    """``states table^T [..., V]``: products in the type of states, sums in float32."""
+    table = table.astype(states.dtype)
+    return jnp.einsum(
+        "...c,vc->...v", states, table, preferred_element_type=jnp.float32
+    )
+
+
+def lm_tiny(vocabulary: int = 50, **options: Any) -> LM:
+    """A network of some 20,000 parameters, for tests and first steps."""
+    sizes: dict[str, Any] = {"width": 32, "depth": 2, "heads": 4, "kv_heads": 2}
+    return LM(vocabulary, **sizes | {"hidden": 64} | options)
