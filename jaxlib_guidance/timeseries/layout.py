@@ -1,0 +1,173 @@
+"""What of a window a network diffuses, and what it is told.
+
+`windows` knows values, lags and masks. A network has two inputs, the noisy ``x [B, L,
+C]`` and a condition ``[B, L, F]``, and a layout says what goes where: TSDiff diffuses
+the series and all lags; a layout that gives lags as conditions diffuses the series
+alone; TSDiff-Cond is told the observed context besides.
+"""
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+
+from jaxlib_guidance.timeseries.windows import make_windows, window_lengths
+from jaxlib_guidance.types import Array, expand
+
+VALUES = ("plain", "root")
+
+
+class Inputs(NamedTuple):
+    """A batch of windows as a network takes them.
+
+    Attributes:
+      x: ``[B, L, C]``: what is diffused, and for training its truth; 0 where unknown.
+      mask: ``[B, L, C]``, 1 where ``x`` is known.
+      cond: ``[B, L, F]``, or None where the network is told nothing.
+      scale: ``[B]`` (``[B, D]``): unit of the plain values.
+    """
+
+    x: Array
+    mask: Array
+    cond: Array | None
+    scale: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How windows become inputs; plain JSON as ``dataclasses.asdict``.
+
+    Attributes:
+      context: Steps that the scale is taken from.
+      horizon: Steps of forecast.
+      lags: Steps back; see `make_windows`.
+      view: The last steps of the context that the network sees; None for all.
+      joint: Number ``D`` of series in a window.
+      diffuse_lags: Whether lags are channels of ``x``, as published, or conditions,
+        with their masks.
+      told: Whether the network is told what is observed (TSDiff-Cond), or is guided
+        there.
+      covariates: Channels of what is known for the horizon too, such as `calendar`.
+      values: "plain" scaled values; or their "root", which evens out the spread of
+        counts, for series that are never negative.
+      centre, spread: Of the values, to standardise them; 0 and 1 leave them.
+    """
+
+    context: int
+    horizon: int
+    lags: tuple[int, ...] = ()
+    view: int | None = None
+    joint: int = 1
+    diffuse_lags: bool = False
+    told: bool = False
+    covariates: int = 0
+    values: Literal["plain", "root"] = "plain"
+    centre: float = 0.0
+    spread: float = 1.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "lags", tuple(self.lags))
+        window_lengths(self.context, self.horizon, self.lags)
+        if self.view is not None and not 0 <= self.view <= self.context:
+            raise ValueError(f"view is {self.view}; expected 0 to {self.context}")
+        if self.values not in VALUES:
+            raise ValueError(f"values is {self.values!r}; expected one of {VALUES}")
+        if not self.spread > 0:
+            raise ValueError(f"spread is {self.spread}; expected above 0")
+
+    @property
+    def length(self) -> int:
+        """Steps ``L`` that the network sees."""
+        seen = self.context if self.view is None else self.view
+        return seen + self.horizon
+
+    @property
+    def channels(self) -> int:
+        """``C``, the channels of ``x``; the first ``joint`` are the series."""
+        return self.joint * (1 + len(self.lags) * self.diffuse_lags)
+
+    @property
+    def features(self) -> int:
+        """``F``, the channels of the condition."""
+        lags = 0 if self.diffuse_lags else len(self.lags)
+        return 2 * self.joint * (lags + self.told) + self.covariates
+
+    def inputs(
+        self,
+        segments: Array,
+        observed: Array,
+        covariates: Array | None = None,
+        *,
+        truth: bool = False,
+    ) -> Inputs:
+        """The inputs of windows of which ``observed`` may be seen.
+
+        Args:
+          segments: From `cut_segments`, with this layout's context, horizon and lags.
+          observed: Which steps may be seen, ``[context + horizon]`` or with leading
+            ``B``: `forecast_mask`, or a mask with holes to fill.
+          covariates: ``[B, context + horizon, covariates]``, finite.
+          truth: Whether ``x`` and ``mask`` are the hidden values too, to train on them.
+            The condition and the scale never are.
+
+        Raises:
+          ValueError: Covariates where there should be none, or of another shape.
+        """
+        length = self.context + self.horizon
+        wanted = (len(segments), length, self.covariates)
+        given = None if covariates is None else covariates.shape
+        if given != (wanted if self.covariates else None):
+            raise ValueError(
+                f"covariates have shape {given}; expected "
+                f"{wanted if self.covariates else None}"
+            )
+        cut = {"context": self.context, "horizon": self.horizon, "lags": self.lags}
+        shown = make_windows(segments, **cut, observed=observed, default_scale=1.0)
+        visible = self._standardise(shown.x, shown.mask)
+        x, mask, now = visible, shown.mask, slice(self.joint)
+        if truth:
+            # In the unit of what is shown: the scale of a forecast knows no future.
+            whole = make_windows(segments, **cut, default_scale=1.0)
+            unit = jnp.reshape(whole.scale / shown.scale, (len(x), 1, -1))
+            times = whole.x.shape[-1] // unit.shape[-1]
+            x = self._standardise(whole.x * jnp.tile(unit, (1, 1, times)), whole.mask)
+            mask = whole.mask
+        told = []
+        if not self.diffuse_lags:
+            told += [visible[..., self.joint :], shown.mask[..., self.joint :]]
+            x, mask = x[..., now], mask[..., now]
+        if self.told:
+            told += [visible[..., now], shown.mask[..., now]]
+        if covariates is not None:
+            told.append(covariates.astype(x.dtype))
+        cond = jnp.concatenate(told, -1) if self.features else None
+        start = length - self.length
+        cond = None if cond is None else cond[:, start:]
+        return Inputs(x[:, start:], mask[:, start:], cond, shown.scale)
+
+    def standardise(self, values: Array, scale: Array) -> Array:
+        """Values of the series in its own unit as the network's: channel 0 of ``x``.
+
+        Args:
+          values: ``[B, ...]``, or ``[B, ..., D]`` of joint series.
+          scale: ``[B]`` (``[B, D]``).
+        """
+        return self._standardise(values / _beside(scale, values), 1.0)
+
+    def restore(self, x: Array, scale: Array) -> Array:
+        """The inverse of `standardise`; of "root" values the negative become 0."""
+        plain = x * self.spread + self.centre
+        if self.values == "root":
+            plain = jnp.square(jnp.maximum(plain, 0))
+        return plain * _beside(scale, x)
+
+    def _standardise(self, x, mask):
+        if self.values == "root":
+            x = jnp.sqrt(jnp.maximum(x, 0))
+        return (x - self.centre) / self.spread * mask
+
+
+def _beside(scale, like):
+    if scale.ndim == 1:
+        return expand(scale, like)
+    return scale.reshape(len(scale), *(1,) * (like.ndim - 2), -1)

@@ -1,0 +1,119 @@
+"""Layouts: what goes where, in which unit, and that no hidden value gets through."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlib_guidance.timeseries.layout import Layout
+from jaxlib_guidance.timeseries.windows import blackout_end, forecast_mask
+
+CUT = {"context": 6, "horizon": 3, "lags": (2, 5)}
+TOLD = Layout(**CUT, view=4, told=True, covariates=2, values="root", centre=0.7)
+DIFFUSED = Layout(**CUT, diffuse_lags=True)
+SEGMENTS = jnp.asarray(np.random.default_rng(0).uniform(1, 9, (2, 14)), jnp.float32)
+CLOCK = jnp.asarray(np.random.default_rng(1).normal(size=(2, 9, 2)), jnp.float32)
+MASK = forecast_mask(6, 3)
+
+
+def test_sizes():
+    assert (TOLD.length, TOLD.channels, TOLD.features) == (7, 1, 2 * 2 + 2 + 2)
+    assert (DIFFUSED.length, DIFFUSED.channels, DIFFUSED.features) == (9, 3, 0)
+    joint = dataclasses.replace(DIFFUSED, joint=2)
+    assert (joint.channels, joint.features) == (6, 0)
+    again = Layout(**dataclasses.asdict(TOLD))
+    assert again == TOLD
+
+
+def test_entries_by_hand():
+    inputs = TOLD.inputs(SEGMENTS, MASK, CLOCK, truth=True)
+    values = np.asarray(SEGMENTS)
+    scale = np.abs(values[:, 5:11]).mean(1)
+    root = np.sqrt(values / scale[:, None]) - 0.7
+    np.testing.assert_allclose(inputs.scale, scale, rtol=1e-6)
+    np.testing.assert_allclose(inputs.x[..., 0], root[:, 7:], rtol=1e-4, atol=1e-6)
+    assert (inputs.mask == 1).all()
+    short, long = inputs.cond[..., 0], inputs.cond[..., 1]
+    np.testing.assert_allclose(long, root[:, 2:9], rtol=1e-4, atol=1e-6)
+    # The last lag of 2 would be inside the horizon.
+    known = np.array([1, 1, 1, 1, 1, 1, 0])
+    np.testing.assert_allclose(short, root[:, 5:12] * known, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(inputs.cond[0, :, 2], known)
+    np.testing.assert_array_equal(inputs.cond[..., 3], 1)
+    seen = np.array([1, 1, 1, 1, 0, 0, 0])
+    told = root[:, 7:] * seen
+    np.testing.assert_allclose(inputs.cond[..., 4], told, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(inputs.cond[0, :, 5], seen)
+    np.testing.assert_array_equal(inputs.cond[..., 6:], CLOCK[:, 2:])
+
+
+@pytest.mark.parametrize("layout", [TOLD, DIFFUSED])
+@pytest.mark.parametrize("mask", [MASK, blackout_end(6, 3, 2)])
+def test_no_hidden_value_reaches_an_input(layout, mask):
+    clock = CLOCK if layout.covariates else None
+    hidden = np.concatenate([np.zeros(5, bool), ~np.asarray(mask)])
+    moved = jnp.where(hidden, 1e3 * SEGMENTS, SEGMENTS)
+    plain = layout.inputs(SEGMENTS, mask, clock)
+    for a, b in zip(plain, layout.inputs(moved, mask, clock), strict=True):
+        assert a is None or np.array_equal(a, b)
+    # With the truth to train on, the condition and the scale stay blind.
+    truth = layout.inputs(moved, mask, clock, truth=True)
+    np.testing.assert_array_equal(truth.scale, plain.scale)
+    if layout.features:
+        np.testing.assert_array_equal(truth.cond, plain.cond)
+    known = plain.mask > 0
+    np.testing.assert_allclose(truth.x[known], plain.x[known], rtol=1e-4, atol=1e-5)
+    assert (np.asarray(plain.x)[~known] == 0).all()
+    assert np.abs(truth.x[~known]).max() > 10
+
+
+@pytest.mark.parametrize("values", ["plain", "root"])
+def test_values_come_back(values):
+    layout = Layout(6, 3, values=values, centre=0.9, spread=0.4)
+    scale = jnp.array([2.0, 30.0])
+    y = SEGMENTS[:, None, 5:]
+    np.testing.assert_allclose(
+        layout.restore(layout.standardise(y, scale), scale), y, rtol=1e-5
+    )
+    joint = jnp.stack([y, 2 * y], -1)
+    scales = jnp.stack([scale, 3 * scale], -1)
+    back = layout.restore(layout.standardise(joint, scales), scales)
+    np.testing.assert_allclose(back, joint, rtol=1e-5)
+    inputs = layout.inputs(SEGMENTS[:, 5:], MASK)
+    plain = layout.standardise(SEGMENTS[:, 5:], inputs.scale)
+    np.testing.assert_allclose(inputs.x[:, :6, 0], plain[:, :6], rtol=1e-4, atol=1e-6)
+
+
+def test_joint_series_keep_their_own_scale():
+    layout = Layout(6, 3, lags=(2,), joint=2, diffuse_lags=True)
+    pair = jnp.stack([SEGMENTS[:, 3:], 50 * SEGMENTS[:, 3:]], -1)
+    inputs = layout.inputs(pair, MASK, truth=True)
+    assert inputs.x.shape == (2, 9, 4)
+    assert inputs.scale.shape == (2, 2)
+    np.testing.assert_allclose(inputs.x[..., 0], inputs.x[..., 1], rtol=1e-4)
+    np.testing.assert_allclose(inputs.x[..., 2], inputs.x[..., 3], rtol=1e-4)
+
+
+def test_all_missing_and_constant_series_stay_finite():
+    empty = SEGMENTS.at[0].set(jnp.nan).at[1].set(0.0)
+    for layout in (dataclasses.replace(TOLD, covariates=0), DIFFUSED):
+        inputs = layout.inputs(empty, MASK, truth=True)
+        for leaf in inputs:
+            assert leaf is None or np.isfinite(leaf).all()
+        assert (inputs.mask[0] == 0).all()
+
+
+def test_what_is_refused():
+    with pytest.raises(ValueError, match="view is 7; expected 0 to 6"):
+        Layout(6, 3, view=7)
+    with pytest.raises(ValueError, match="values is 'log'; expected one of"):
+        Layout(6, 3, values="log")
+    with pytest.raises(ValueError, match="spread is 0"):
+        Layout(6, 3, spread=0.0)
+    with pytest.raises(ValueError, match="lags are"):
+        Layout(6, 3, lags=(0,))
+    with pytest.raises(ValueError, match=r"covariates have shape None; expected \(2"):
+        TOLD.inputs(SEGMENTS, MASK)
+    with pytest.raises(ValueError, match=r"\(2, 9, 2\); expected None"):
+        DIFFUSED.inputs(SEGMENTS, MASK, CLOCK)
