@@ -122,6 +122,10 @@ def metrics_are_whole(place: Path) -> bool:
     return json.dumps(found) == json.dumps(kept)
 
 
+def _is_array(leaf):
+    return isinstance(leaf, (jax.Array, np.ndarray))
+
+
 def restore(
     directory: Path,
     step: int,
@@ -165,6 +169,14 @@ def restore(
         # A handler and not a checkpointer: that one waits at the end for all
         # processes, also for those that failed.
         read = _read(place, "state", ocp.PyTreeCheckpointHandler(), args=args)
+        # Where the names are damaged Orbax leaves out, or leaves what was asked for.
+        held = jax.tree_util.tree_leaves_with_path(read)
+        whole = [jax.tree_util.keystr(path) for path, leaf in held if _is_array(leaf)]
+        if sorted(whole) != sorted(wanted):
+            raise CorruptCheckpointError(
+                f"checkpoint {place} cannot be read (it holds {len(whole)} of "
+                f"{len(wanted)} arrays)"
+            )
     except CorruptCheckpointError as error:
         problem = error
     if local and problem is not None:

@@ -150,6 +150,14 @@ def nothing_to_read(place):
     (place / "state" / "_METADATA").unlink()
 
 
+def another_name(place):
+    """Valid JSON of which one letter has changed."""
+    path = place / "state" / "_METADATA"
+    text = path.read_text()
+    assert text.count("params") > 1
+    path.write_text(text.replace("params", "parans"))
+
+
 def no_manifest(place):
     (place / "state" / "manifest.ocdbt").unlink()
 
@@ -175,6 +183,7 @@ def gone(place):
         forged,
         another_position,
         nothing_to_read,
+        another_name,
         no_manifest,
         all_files_empty,
         gone,
