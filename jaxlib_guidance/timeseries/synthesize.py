@@ -1,0 +1,88 @@
+"""Synthetic windows, and how well a forecaster does that was fitted to them."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxlib_guidance.sampling.ddim import ddpm
+from jaxlib_guidance.sampling.loop import Sampler, sample
+from jaxlib_guidance.timeseries.baselines import fit_ridge, scale_context
+from jaxlib_guidance.timeseries.layout import Layout
+from jaxlib_guidance.timeseries.metrics import wql
+from jaxlib_guidance.types import Array, Denoiser, PyTree
+
+
+def synthesize(
+    keys: Array,
+    denoiser: Denoiser,
+    process: Any,
+    layout: Layout,
+    cond: PyTree = None,
+    *,
+    grid: Any,
+    sampler: Sampler | None = None,
+) -> Array:
+    """Windows from the model alone, in the scaled space: their unit is 1.
+
+    Args:
+      keys: Typed keys ``[N]``.
+      denoiser: Of windows ``[N, L, C]``.
+      process: Its noise process.
+      layout: Of its inputs.
+      cond: Condition ``[N, L, F]`` if the layout has features. Zeros for lags and for
+        what is told are "unknown"; see `without_past`.
+      grid: Times.
+      sampler: The solver; None is ``ddpm()``.
+
+    Returns:
+      ``[N, L]``, or ``[N, L, D]`` of joint series.
+    """
+    sampler = ddpm() if sampler is None else sampler
+    shape = (layout.length, layout.channels)
+    x, _ = sample(keys, denoiser, process, sampler, grid, shape, cond)
+    x = x[..., : layout.joint]
+    one = jnp.ones((len(x), layout.joint)) if layout.joint > 1 else jnp.ones(len(x))
+    return layout.restore(x[..., 0] if layout.joint == 1 else x, one)
+
+
+def without_past(layout: Layout, cond: Array) -> Array:
+    """A condition of which only the covariates are left, ``[N, L, F]``."""
+    told = layout.features - layout.covariates
+    return jnp.where(jnp.arange(layout.features) < told, 0, cond)
+
+
+def linear_predictive_score(
+    windows: Array, context: Array, target: Array, alpha: float = 1.0
+) -> Array:
+    """Test loss of a ridge regression that was fitted to windows, real or synthetic.
+
+    The ridge maps a window's first steps to its last, as many as ``target`` has. Test
+    contexts are cut to what it takes, divided by their mean absolute value, and its
+    forecasts multiplied by that. The score is `wql` of a point forecast, so ND.
+
+    Args:
+      windows: ``[M, L]``, scaled and finite: not divided by anything here.
+      context: Real contexts ``[N, P]`` with ``P >= L - H``; NaN where missing.
+      target: Real targets ``[N, H]``; NaN where missing.
+      alpha: Penalty of the ridge.
+
+    Returns:
+      A number.
+
+    Raises:
+      ValueError: Windows that are no longer than the horizon, or longer than the test
+        contexts.
+
+    Reference: Kollovieh et al., arXiv 2307.11494, section 4.3; ridge and scaling are
+      those of the released code.
+    """
+    horizon = target.shape[1]
+    inputs = windows.shape[1] - horizon
+    if not 1 <= inputs <= context.shape[1]:
+        raise ValueError(
+            f"windows have {windows.shape[1]} steps; expected more than the horizon "
+            f"{horizon} and at most {context.shape[1] + horizon}"
+        )
+    ridge = fit_ridge(windows[:, :inputs], windows[:, inputs:], alpha)
+    x, scale = scale_context(context[:, -inputs:])
+    return wql((ridge(x) * scale[:, None])[:, None], target)
