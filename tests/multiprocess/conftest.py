@@ -21,20 +21,23 @@ def address():
 
 
 @contextmanager
-def spawned(commands, outputs, devices=1):
-    """Processes with ``devices`` each, killed at the latest on leaving."""
+def spawned(commands, outputs, devices=1, extra=None):
+    """Processes with ``devices`` each, killed at the latest on leaving.
+
+    ``extra(i)`` are variables of the environment of process ``i``.
+    """
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
     }
     children = []
     try:
-        for command, output in zip(commands, outputs, strict=True):
+        for i, (command, output) in enumerate(zip(commands, outputs, strict=True)):
             with output.open("w") as file:
                 child = subprocess.Popen(
                     [sys.executable, *map(str, command)],
                     cwd=ROOT,
-                    env=environment,
+                    env=environment | (extra(i) if extra else {}),
                     stdout=file,
                     stderr=subprocess.STDOUT,
                 )

@@ -1,6 +1,6 @@
 """A few train steps of train/images.py, as one of the processes of a run.
 
-    python tests/multiprocess/steps.py MESH COORDINATOR PROCESSES PROCESS
+    python tests/multiprocess/steps.py MESH [COORDINATOR PROCESSES PROCESS]
 
 Prints JSON: the losses, and a number made of all parameters, gathered.
 """
@@ -84,6 +84,7 @@ def run(images, kind):
 
 
 if __name__ == "__main__":
-    kind, coordinator, processes, process = sys.argv[1:]
-    start(Hosts(coordinator, int(processes), int(process)))
+    kind, *address = sys.argv[1:]
+    start(Hosts(address[0], *map(int, address[1:])) if address else Hosts())
+    print(f"process {jax.process_index()} of {jax.process_count()}")
     print(json.dumps(run(recipe(), kind)))

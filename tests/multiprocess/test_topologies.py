@@ -45,6 +45,29 @@ def test_split_over_two_processes_is_whole_on_eight_devices(runs, tmp_path):
 
 
 @pytest.mark.slow
+def test_under_slurm_processes_find_one_another(runs, tmp_path):
+    outputs, at = runs.said(tmp_path / "steps", 2), runs.address()
+
+    def variables(i):
+        return {
+            "JAX_COORDINATOR_PORT": at.split(":")[1],
+            "SLURM_JOB_ID": "1",
+            "SLURM_STEP_NODELIST": "localhost",
+            "SLURM_NTASKS": "2",
+            "SLURM_PROCID": str(i),
+            "SLURM_LOCALID": str(i),
+        }
+
+    commands = [["tests/multiprocess/steps.py", "data"]] * 2
+    with runs.spawned(commands, outputs, 2, variables) as children:
+        runs.finish(children, outputs)
+    for i, output in enumerate(outputs):
+        assert f"process {i} of 2" in output.read_text()
+    first, second = (json.loads(o.read_text().splitlines()[-1]) for o in outputs)
+    assert first == second
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "flags"), CURVES)
 def test_a_recipe_has_one_curve(runs, tmp_path, recipe, flags):
     want = runs.curve(recipe, flags, tmp_path / "one")
