@@ -8,7 +8,6 @@ look good by the samples that did not.
 from collections.abc import Sequence
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -65,7 +64,7 @@ def wql(
     """Weighted quantile loss, often reported as CRPS: `wql_of_quantiles` of samples.
 
     The defaults are GluonTS's ``mean_wQuantileLoss``. Numbers by other levels or by the
-    other rule cannot be compared with it, nor can `crps_ensemble`. The loss of a single
+    other rule cannot be compared with it, nor can `scoring.crps_ensemble`. The loss of a single
     sample is `nd`.
 
     Args:
@@ -78,7 +77,7 @@ def wql(
     Returns:
       A number.
     """
-    _require_samples(samples, target)
+    require_samples(samples, target)
     quantiles = sample_quantiles(samples, levels, rule=rule)
     return wql_of_quantiles(quantiles, target, levels=levels, mask=mask)
 
@@ -106,124 +105,15 @@ def wql_of_quantiles(
     Raises:
       ValueError: Shapes that do not agree.
     """
-    _require_samples(quantiles, target, "quantiles")
+    require_samples(quantiles, target, "quantiles")
     if quantiles.shape[1] != len(levels):
         raise ValueError(f"got {quantiles.shape[1]} quantiles for {len(levels)} levels")
     f, y = at_least_float32(quantiles), at_least_float32(target)[:, None]
     q = jnp.asarray(levels, f.dtype).reshape(1, -1, *(1,) * (f.ndim - 2))
     loss = 2 * jnp.abs((f - y) * ((y <= f).astype(f.dtype) - q))
-    counts = _counts(target, mask)
+    counts = counted(target, mask)
     total = jnp.sum(jnp.where(counts[:, None], loss, 0)) / len(levels)
     return total / _sum(jnp.abs(y[:, 0]), counts)
-
-
-def crps_ensemble(samples: Array, target: Array, *, fair: bool = False) -> Array:
-    """``E|X - y| - E|X - X'| / 2`` of each target, with X, X' uniform on the samples.
-
-    Args:
-      samples: ``[N, S, *E]``.
-      target: ``[N, *E]``.
-      fair: Let X and X' be different samples: unbiased for the forecast that the
-        samples were drawn from, so that ensembles of other sizes can be compared.
-
-    Returns:
-      ``[N, *E]`` in the target's unit; NaN where it is missing.
-
-    Raises:
-      ValueError: Shapes that do not agree; one sample and ``fair``.
-
-    Reference: Gneiting and Raftery, 2007, eq. 21; fair, Ferro, 2014.
-    """
-    _require_samples(samples, target)
-    size = samples.shape[1]
-    _require_fair(size, fair)
-    gap = at_least_float32(samples) - at_least_float32(target)[:, None]
-    ranked = jnp.sort(gap, axis=1)
-    # sum_ij |x_i - x_j| = 2 sum_i (2 i - S - 1) x_(i): no pairs.
-    weight = 2 * jnp.arange(1, size + 1, dtype=gap.dtype) - (size + 1)
-    weight = weight.reshape(1, -1, *(1,) * (gap.ndim - 2))
-    pairs = size * (size - 1 if fair else size)
-    spread = jnp.sum(weight * ranked, 1) / pairs if size > 1 else 0.0
-    return jnp.mean(jnp.abs(gap), 1) - spread
-
-
-def energy_score(
-    samples: Array, target: Array, *, fair: bool = False, mask: Array | None = None
-) -> Array:
-    """``E|X - y| - E|X - X'| / 2`` with the Euclidean norm over ``*E``.
-
-    The CRPS of whole paths, or of several series at once: it sees dependence, which the
-    CRPS of single steps does not.
-
-    Args:
-      samples: ``[N, S, *E]``.
-      target: ``[N, *E]``.
-      fair: Let X and X' be different samples.
-      mask: ``[N, *E]``; the norm leaves out what is 0 or False.
-
-    Returns:
-      ``[N]``.
-
-    Raises:
-      ValueError: Shapes that do not agree; one sample and ``fair``.
-
-    Reference: Gneiting and Raftery, 2007, eq. 22.
-    """
-    _require_samples(samples, target)
-    size = samples.shape[1]
-    _require_fair(size, fair)
-    x, y = _flat(samples, target, mask)
-
-    def from_all(_, member):
-        return None, jnp.sum(_norm(x - member[:, None]), 1)
-
-    # A scan over members: all pairs at once would be S times the samples.
-    _, sums = jax.lax.scan(from_all, None, jnp.moveaxis(x, 1, 0))
-    pairs = size * (size - 1 if fair else size)
-    spread = jnp.sum(sums, 0) / (2 * pairs) if size > 1 else 0.0
-    return jnp.mean(_norm(x - y[:, None]), 1) - spread
-
-
-def variogram_score(
-    samples: Array, target: Array, *, p: float = 0.5, mask: Array | None = None
-) -> Array:
-    """``sum_ij (|y_i - y_j|^p - E|X_i - X_j|^p)^2`` over pairs of entries of ``*E``.
-
-    More sensitive to wrong correlations than `energy_score`, blind to a shift of all.
-
-    Args:
-      samples: ``[N, S, *E]``.
-      target: ``[N, *E]``.
-      p: Order, above 0.
-      mask: ``[N, *E]``; pairs with an entry that is 0 or False do not count.
-
-    Returns:
-      ``[N]``; each pair counts twice, as (i, j) and (j, i).
-
-    Raises:
-      ValueError: Shapes that do not agree; an order that is not positive.
-
-    Reference: Scheuerer and Hamill, 2015, eq. 2, with weights 1.
-    """
-    _require_samples(samples, target)
-    if p <= 0:
-        raise ValueError(f"p is {p}; expected above 0")
-    x, y = _flat(samples, target, mask)
-
-    def variogram(path):
-        gap = jnp.abs(path[:, :, None] - path[:, None])
-        # Zero on the diagonal, where a power below 1 has no derivative.
-        return jnp.where(gap == 0, 0, jnp.where(gap == 0, 1, gap) ** p)
-
-    def add(total, member):
-        return total + variogram(member), None
-
-    own = variogram(y)
-    mean, _ = jax.lax.scan(add, jnp.zeros_like(own), jnp.moveaxis(x, 1, 0))
-    kept = _counts(target, mask).reshape(len(y), -1)
-    pairs = kept[:, :, None] & kept[:, None]
-    gaps = jnp.where(pairs, (own - mean / x.shape[1]) ** 2, 0)
-    return jnp.sum(gaps, (1, 2))
 
 
 def coverage(
@@ -240,7 +130,7 @@ def coverage(
     Raises:
       ValueError: Shapes that do not agree; a level outside (0, 1).
     """
-    _require_samples(samples, target)
+    require_samples(samples, target)
     if not 0 < level < 1:
         raise ValueError(f"level is {level}; expected between 0 and 1")
     ends = ((1 - level) / 2, (1 + level) / 2)
@@ -248,7 +138,7 @@ def coverage(
     y = at_least_float32(target)
     inside = ((low <= y) & (y <= high)).astype(y.dtype)
     inside = jnp.where(jnp.isnan(low + high), jnp.nan, inside)
-    counts = _counts(target, mask)
+    counts = counted(target, mask)
     return _sum(inside, counts) / jnp.sum(counts, dtype=y.dtype)
 
 
@@ -319,7 +209,8 @@ def mase(
     return jnp.sum(ratio) / jnp.sum(some, dtype=ratio.dtype)
 
 
-def _require_samples(samples, target, name="samples"):
+def require_samples(samples: Array, target: Array, name: str = "samples") -> None:
+    """Raises unless ``samples`` are ``[N, S, *E]`` for a target ``[N, *E]``."""
     if samples.ndim < 2 or (samples.shape[0], *samples.shape[2:]) != target.shape:
         raise ValueError(
             f"{name} have shape {samples.shape} and the target {target.shape}; "
@@ -327,13 +218,12 @@ def _require_samples(samples, target, name="samples"):
         )
 
 
-def _require_fair(size, fair):
-    if fair and size < 2:
-        raise ValueError("fair needs at least 2 samples; got 1")
+def counted(target: Array, mask: Array | None) -> Array:
+    """Which targets count: those that are known and that ``mask`` does not hide.
 
-
-def _counts(target, mask):
-    """Which targets count, bool."""
+    Raises:
+      ValueError: A mask of another shape.
+    """
     known = ~jnp.isnan(target)
     if mask is None:
         return known
@@ -353,19 +243,5 @@ def _point(forecast, target, mask):
             f"forecast has shape {forecast.shape} and the target {target.shape}; "
             "expected the same"
         )
-    counts = _counts(target, mask)
+    counts = counted(target, mask)
     return at_least_float32(forecast), at_least_float32(target), counts
-
-
-def _flat(samples, target, mask):
-    """``[N, S, D]`` and ``[N, D]``, 0 in both where the target does not count."""
-    counts = _counts(target, mask)
-    x = jnp.where(counts[:, None], at_least_float32(samples), 0)
-    y = jnp.where(counts, at_least_float32(target), 0)
-    return x.reshape(*x.shape[:2], -1), y.reshape(len(y), -1)
-
-
-def _norm(a):
-    """Euclidean over the last axis, with derivative 0 at 0."""
-    square = jnp.sum(a * a, -1)
-    return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
