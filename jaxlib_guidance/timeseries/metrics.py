@@ -64,8 +64,8 @@ def wql(
     """Weighted quantile loss, often reported as CRPS: `wql_of_quantiles` of samples.
 
     The defaults are GluonTS's ``mean_wQuantileLoss``. Numbers by other levels or by the
-    other rule cannot be compared with it, nor can `scoring.crps_ensemble`. The loss of a single
-    sample is `nd`.
+    other rule cannot be compared with it, nor can `scoring.crps_ensemble`. The loss of
+    a single sample is `nd`.
 
     Args:
       samples: ``[N, S, *E]``.
