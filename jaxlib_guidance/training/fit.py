@@ -121,11 +121,10 @@ def fit(
                 due = last or (log.look_every and done % log.look_every == 0)
                 line: dict[str, float] = {}
                 if look is not None and (due or (rank and save)):
-                    line |= look(done, state) or {}
+                    line = {k: float(v) for k, v in (look(done, state) or {}).items()}
                 ranks = None if rank is None else {rank: line.get(rank, worst)}
-                if write or save:
-                    recent = _settle(recent, done, saved)
                 if write:
+                    recent = _settle(recent, done, saved)
                     now = time.perf_counter()
                     means = {k: np.mean([m[k] for m in recent]) for k in recent[0]}
                     rate = (done - since) / (now - mark)
@@ -160,7 +159,7 @@ def _restore(saved: Checkpoints, state: PyTree) -> tuple[PyTree, list[Any]]:
     jax.tree.map(lambda leaf: leaf.delete(), state)
     restored = saved.restore_latest(like)
     assert restored is not None
-    return restored.state, restored.extra["recent"]
+    return restored.state, restored.extra.get("recent", [])
 
 
 def _settle(recent, done, saved):
