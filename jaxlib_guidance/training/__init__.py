@@ -3,8 +3,11 @@
 from jaxlib_guidance.training.checkpoint import (
     Checkpoints,
     CorruptCheckpointError,
+    FolderInUseError,
+    SaveError,
     export_weights,
     load_weights,
+    restore_weights,
 )
 from jaxlib_guidance.training.fit import Log, fit
 from jaxlib_guidance.training.launch import Hosts, Scale, start
@@ -22,8 +25,10 @@ from jaxlib_guidance.training.step import make_train_step
 __all__ = [
     "Checkpoints",
     "CorruptCheckpointError",
+    "FolderInUseError",
     "Hosts",
     "Log",
+    "SaveError",
     "Scale",
     "TrainState",
     "data_mesh",
@@ -36,6 +41,7 @@ __all__ = [
     "make_train_step",
     "pmapped",
     "replicate",
+    "restore_weights",
     "shard_batch",
     "start",
     "state_sharding",

@@ -105,16 +105,20 @@ class Checkpoints:
             )
             options = {"best_fn": score, "best_mode": mode}
         self._lock = self._take()
-        if metric is not None:
-            self._require_metrics()
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=manage.AnyPreservationPolicy(policies),
-                cleanup_tmp_directories=True,
-                **options,
-            ),
-        )
+        try:
+            if metric is not None:
+                self._require_metrics()
+            self._manager = ocp.CheckpointManager(
+                self.directory,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=manage.AnyPreservationPolicy(policies),
+                    cleanup_tmp_directories=True,
+                    **options,
+                ),
+            )
+        except BaseException:
+            self._release()
+            raise
 
     def _take(self) -> Lock | None:
         lock = problem = None
@@ -126,6 +130,10 @@ class Checkpoints:
                 problem = error
         agree(problem, FolderInUseError(f"{self.directory} is in use by another run"))
         return lock
+
+    def _release(self):
+        if self._lock is not None:
+            self._lock.release()
 
     def _require_metrics(self):
         """Sets steps aside whose metrics would fail or mislead the ranking."""
@@ -154,8 +162,7 @@ class Checkpoints:
         try:
             self._write(self._manager.close)
         finally:
-            if self._lock is not None:
-                self._lock.release()
+            self._release()
 
     def wait(self) -> None:
         """Waits until the last `save` is on disk.

@@ -281,6 +281,18 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
         assert saved.best() == 1
 
 
+def test_a_folder_that_could_not_be_opened_is_not_held(tmp_path, monkeypatch):
+    def fail(_):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr(Checkpoints, "_require_metrics", fail)
+    with pytest.raises(RuntimeError, match="no") as caught:
+        Checkpoints(tmp_path, metric="loss")
+    # The error, and with it the half-made object, is still around.
+    Checkpoints(tmp_path).close()
+    assert caught.value is not None
+
+
 def test_an_unfinished_write_is_not_a_checkpoint(copy):
     shutil.copytree(copy / "2", copy / "3.orbax-checkpoint-tmp")
     with Checkpoints(copy) as saved:
