@@ -23,6 +23,7 @@ from jaxlib_guidance.policy.advantages import (
     win_rate,
 )
 
+pytestmark = pytest.mark.usefixtures("one_program")
 GEN = np.random.default_rng(0)
 R = GEN.normal(size=(6, 4)).astype(np.float32)
 IDS = np.array([2, 0, 0, 2, 1, 2, 3, 0, 4, 4])  # Groups of 3, 1, 3, 1, 2.
@@ -53,8 +54,8 @@ def oracle(name, r):
 
 
 @pytest.mark.parametrize("name", GROUPED)
-def test_groups(name):
-    fn = GROUPED[name]
+def test_groups(name, one_program):
+    fn = one_program(GROUPED[name])
     expected = np.stack([oracle(name, r) for r in R])
     np.testing.assert_allclose(fn(R), expected, rtol=1e-4, atol=1e-5)
     got = np.asarray(fn(RAGGED, IDS, 6))  # One group is empty.
@@ -71,25 +72,26 @@ def test_groups(name):
 
 
 @pytest.mark.parametrize("name", GROUPED)
-def test_groups_that_teach_nothing(name):
+def test_groups_that_teach_nothing(name, one_program):
     """0.1 has no exact mean in float32: dividing by a tiny deviation would show it."""
-    assert not np.any(GROUPED[name](jnp.full((2, 3), 0.1)))
-    assert not np.any(GROUPED[name](jnp.full((2, 1), 0.7)))
-    assert not np.any(GROUPED[name](jnp.full(3, 0.1), np.array([0, 1, 1]), 2))
+    fn = one_program(GROUPED[name])
+    assert not np.any(fn(np.full((2, 3), 0.1)))
+    assert not np.any(fn(np.full((2, 1), 0.7)))
+    assert not np.any(fn(np.full(3, 0.1), np.array([0, 1, 1]), 2))
 
 
 @pytest.mark.parametrize("name", ["center", "norm", "population", "loo"])
-def test_a_sample_without_reward(name):
+def test_a_sample_without_reward(name, one_program):
     mask = np.ones(R.shape, bool)
     mask[0, 1] = mask[1, :3] = mask[2] = False
-    got = np.asarray(GROUPED[name](np.where(mask, R, np.nan), mask=mask))
+    got = np.asarray(one_program(GROUPED[name])(np.where(mask, R, np.nan), mask=mask))
     assert not np.any(got[~mask])
     for r, m, g in zip(R, mask, got, strict=True):
         np.testing.assert_allclose(g[m], oracle(name, r[m]), rtol=1e-4, atol=1e-5)
 
 
 def test_golden():
-    one = jnp.array([[1.0, 0, 0, 0]])
+    one = np.array([[1.0, 0, 0, 0]])
     # specs/policy_llm.md, sections 5.1 and 9.
     np.testing.assert_allclose(leave_one_out(one)[0], [1, -1 / 3, -1 / 3, -1 / 3])
     for ddof, expected in ((1, (1.5, -0.5)), (0, (3**0.5, -(3**-0.5)))):
@@ -119,7 +121,7 @@ def test_whiten():
     assert not np.any(got[~mask])
     scaled = np.asarray(whiten(R, mask, shift=False))[mask]
     np.testing.assert_allclose(scaled, x / x.std(), rtol=1e-4)
-    assert not np.any(whiten(jnp.full(7, 0.1)))
+    assert not np.any(whiten(np.full(7, 0.1)))
     assert not np.any(whiten(R, np.zeros(R.shape)))
 
 
@@ -132,20 +134,20 @@ def test_baselines():
     )
     greedy = GEN.normal(size=6).astype(np.float32)
     np.testing.assert_allclose(remax(R, greedy), R - greedy[:, None])
-    two = jnp.array([[0.0, 3, 1], [3, 3, 1]])
+    two = np.array([[0.0, 3, 1], [3, 3, 1]])
     np.testing.assert_allclose(best_of_group(two), [[0, 2, 0], [0, 0, 0]])
 
 
 def test_informative_groups():
-    r = jnp.array([[1.0, 1, 1], [0, 1, 0], [0, 0, 0]])
+    r = np.array([[1.0, 1, 1], [0, 1, 0], [0, 0, 0]])
     np.testing.assert_array_equal(informative(r), [[0] * 3, [1] * 3, [0] * 3])
     np.testing.assert_allclose(gpg(r), 3 * group_center(r), rtol=1e-6)
-    assert not np.any(gpg(jnp.ones((2, 3))))
+    assert not np.any(gpg(np.ones((2, 3))))
 
 
 def test_several_rewards():
     rewards = GEN.normal(size=(5, 4, 2)).astype(np.float32) * np.float32([1, 100])
-    weights = jnp.array([0.7, 0.3])
+    weights = np.array([0.7, 0.3])
     summed = multi_reward(rewards, weights)
     np.testing.assert_allclose(summed, group_norm(rewards @ weights), rtol=1e-4)
     apart = multi_reward(rewards, weights, order="norm_then_sum")
@@ -168,10 +170,10 @@ def test_several_rewards():
 
 def test_win_rate():
     """specs/policy_llm.md, section 3.33; specs/policy_control.md, section 3.7."""
-    rps = jnp.array([[0.5, 1, 0], [0, 0.5, 1], [1, 0, 0.5]])
+    rps = np.array([[0.5, 1, 0], [0, 0.5, 1], [1, 0, 0.5]])
     np.testing.assert_allclose(win_rate(rps), [0.5, 0.5, 0.5])
     assert not np.any(group_center(win_rate(rps)[None]))
-    condorcet = jnp.array([[np.nan, 1, 1], [0, np.nan, 1], [0, 0, np.nan]])
+    condorcet = np.array([[np.nan, 1, 1], [0, np.nan, 1], [0, 0, np.nan]])
     np.testing.assert_allclose(win_rate(condorcet), [1, 0.5, 0])
     p = GEN.uniform(size=(5, 5))
     p = np.triu(p, 1) + np.tril(1 - p.T, -1)
@@ -180,19 +182,19 @@ def test_win_rate():
     order = GEN.permutation(5)
     mixed = win_rate(jnp.asarray(p[np.ix_(order, order)], jnp.float32))
     np.testing.assert_allclose(mixed, got[order], rtol=1e-5)
-    alone = win_rate(rps, mask=jnp.array([[0.0, 0, 0], [0, 0, 1], [0, 1, 0]]))
+    alone = win_rate(rps, mask=np.array([[0.0, 0, 0], [0, 0, 1], [0, 1, 0]]))
     np.testing.assert_allclose(alone, [0.5, 1, 0])
 
 
 def test_win_rate_finds_the_minimax_winner():
     """Multiplicative weights on ``P p``; the average strategy is the equilibrium."""
-    rps = jnp.array([[0.5, 1, 0], [0, 0.5, 1], [1, 0, 0.5]])
+    rps = np.array([[0.5, 1, 0], [0, 0.5, 1], [1, 0, 0.5]])
 
     def step(p, _):
         grown = p * jnp.exp(0.05 * rps @ p)
         return grown / grown.sum(), p
 
-    _, path = jax.lax.scan(step, jnp.array([0.6, 0.3, 0.1]), length=20_000)
+    _, path = jax.lax.scan(step, np.array([0.6, 0.3, 0.1]), length=20_000)
     np.testing.assert_allclose(path.mean(0), 1 / 3, atol=0.01)
 
 
@@ -212,8 +214,8 @@ def test_gradients_stop():
         (lambda: group_center(jnp.float32(1)), "rewards is a scalar"),
         (lambda: opo(R, RAGGED), "lengths has shape"),
         (lambda: remax(R, R), "greedy has shape"),
-        (lambda: multi_reward(R, jnp.ones(3)), "weights has shape"),
-        (lambda: multi_reward(R, jnp.ones(4), order="max"), "order is 'max'"),
+        (lambda: multi_reward(R, np.ones(3)), "weights has shape"),
+        (lambda: multi_reward(R, np.ones(4), order="max"), "order is 'max'"),
         (lambda: win_rate(R), r"expected \[..., G, G\]"),
     ],
 )

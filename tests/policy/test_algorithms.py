@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 from jaxlib_guidance.policy.algorithms import dapo, dr_grpo, grpo, gspo, rloo
 from jaxlib_guidance.reduce import finalize, merge
 
+pytestmark = pytest.mark.usefixtures("one_program")
 GEN = np.random.default_rng(0)
 GROUPS, G, T = 8, 3, 6
 B = GROUPS * G
@@ -68,8 +69,9 @@ def by_hand(name):
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_against_the_formula(name):
-    out = ALGORITHMS[name](LOGP, OLD, REWARDS, MASK)
+def test_against_the_formula(name, one_program):
+    fn = one_program(ALGORITHMS[name])
+    out = fn(LOGP, OLD, REWARDS, MASK)
     loss, report = finalize(out)
     np.testing.assert_allclose(loss, by_hand(name), rtol=1e-4, atol=1e-6)
     assert ("kl" in report) == (name == "grpo")
@@ -77,7 +79,7 @@ def test_against_the_formula(name):
     order = GEN.permutation(B)
     ids = np.repeat(np.arange(GROUPS), G)[order]
     extra = {"logp_ref": REF[order]} if name == "grpo" else {}
-    again = ALGORITHMS[name](
+    again = fn(
         LOGP[order], OLD[order], REWARDS.ravel()[order], MASK[order],
         group_ids=ids, num_groups=GROUPS, **extra,
     )  # fmt: skip
@@ -85,7 +87,7 @@ def test_against_the_formula(name):
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
-def test_devices_and_micro_batches_equal_the_whole(name):
+def test_devices_and_micro_batches_equal_the_whole(name, one_program):
     """Whole groups on each device; some devices have nothing that teaches."""
     fn = ALGORITHMS[name]
     if name == "grpo":
@@ -107,6 +109,7 @@ def test_devices_and_micro_batches_equal_the_whole(name):
     split, slope_split = jax.jit(jax.value_and_grad(sharded))(LOGP)
     np.testing.assert_allclose(split, loss, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(slope_split, slope, rtol=1e-5, atol=1e-6)
+    fn = one_program(fn)
     halves = [fn(LOGP[s], OLD[s], REWARDS[r], MASK[s]) for s, r in (
         (slice(0, 6), slice(0, 2)), (slice(6, B), slice(2, GROUPS))
     )]  # fmt: skip
@@ -125,7 +128,7 @@ def test_gspo_with_the_gradient_of_tokens():
 def test_nothing_to_learn_is_zero(name):
     """Everything masked, equal rewards, one sample a group: 0 and gradient 0."""
     fn = grpo if name == "grpo" else ALGORITHMS[name]
-    value = jax.value_and_grad(lambda *a: finalize(fn(*a))[0])
+    value = jax.jit(jax.value_and_grad(lambda *a: finalize(fn(*a))[0]))
     for rewards, mask in (
         (REWARDS, np.zeros_like(MASK)),
         (np.full_like(REWARDS, 0.1), MASK),

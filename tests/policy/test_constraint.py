@@ -21,6 +21,7 @@ from jaxlib_guidance.policy.sensitivity import (
 )
 from jaxlib_guidance.policy.steering import steer, steering_direction
 
+pytestmark = pytest.mark.usefixtures("one_program")
 GEN = np.random.default_rng(0)
 
 
@@ -33,7 +34,7 @@ def test_multiplier():
         0.25
     )
     assert float(multiplier_step(0.3, 0.0, rate=1.0, margin=1.0)) == 0
-    got = lagrangian_reward(jnp.array([1.0, 0]), jnp.array([0.0, -2]), 0.5)
+    got = lagrangian_reward(np.array([1.0, 0]), np.array([0.0, -2]), 0.5)
     np.testing.assert_allclose(got, [1, -1])
 
 
@@ -53,7 +54,7 @@ def test_slack_of_the_linear_quadratic_game(gamma, p):
 def test_critics():
     """specs/policy_control.md, section 3.3: sizes of rewards do not matter."""
     a = GEN.normal(size=(3, 400)).astype(np.float32) * np.float32([[1], [50], [0.01]])
-    w = jnp.array([0.5, 0.3, 0.2])
+    w = np.array([0.5, 0.3, 0.2])
     got = aggregate_advantages(a, w)
     louder = aggregate_advantages(a * np.float32([[1000], [1], [7]]), w)
     np.testing.assert_allclose(louder, got, atol=2e-5)
@@ -61,9 +62,9 @@ def test_critics():
     ours = [np.corrcoef(got, x)[0, 1] for x in a]
     assert min(naive) < 0.2
     assert min(ours) > 0.2
-    alone = aggregate_advantages(a[:1], jnp.ones(1))
+    alone = aggregate_advantages(a[:1], np.ones(1))
     np.testing.assert_array_equal(alone, whiten(a[0]))
-    constant = aggregate_advantages(jnp.full((2, 5), 0.1), jnp.ones(2))
+    constant = aggregate_advantages(np.full((2, 5), 0.1), np.ones(2))
     np.testing.assert_array_equal(constant, 0)
 
 
@@ -74,8 +75,8 @@ def test_sensitivity():
         moved = total_variation(soft_policy(r1, alpha), soft_policy(r2, alpha))
         bound = jax.vmap(functools.partial(sensitivity_bound, alpha=alpha, gamma=0.0))
         assert bool((moved <= bound(r1, r2) + 1e-6).all())
-    tied = jnp.array([1.0, 1.0, 0.0])
-    nudge = jnp.array([0.01, -0.01, 0.0])
+    tied = np.array([1.0, 1.0, 0.0])
+    nudge = np.array([0.01, -0.01, 0.0])
     np.testing.assert_allclose(soft_policy(tied, 0.0), [0.5, 0.5, 0])
     cliff = total_variation(
         soft_policy(tied + nudge, 0.0), soft_policy(tied - nudge, 0.0)
@@ -87,7 +88,7 @@ def test_sensitivity():
 
 def test_steering():
     hidden = jnp.asarray(GEN.normal(size=(6, 3)), jnp.float32)
-    short, long = jnp.array([1, 1, 0, 0, 0, 0]), jnp.array([0, 0, 0, 1, 1, 1])
+    short, long = np.array([1, 1, 0, 0, 0, 0]), np.array([0, 0, 0, 1, 1, 1])
     v = steering_direction(hidden, short, long)
     np.testing.assert_allclose(v, hidden[:2].mean(0) - hidden[3:].mean(0), atol=1e-6)
     np.testing.assert_array_equal(steering_direction(hidden, short, 0 * long), 0)
@@ -99,12 +100,12 @@ def test_steering():
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: lagrangian_reward(jnp.ones(3), jnp.ones(2), 1.0), "safety has shape"),
-        (lambda: hinf_slack(jnp.ones(3), jnp.ones(3), eta=1.0), "cost has shape"),
-        (lambda: aggregate_advantages(jnp.ones((2, 3)), jnp.ones(3)), "weights has"),
-        (lambda: total_variation(jnp.ones(3), jnp.ones(2)), "q has shape"),
-        (lambda: steering_direction(jnp.ones(3), 1, 1), r"expected \[N, D\]"),
-        (lambda: steer(jnp.ones((2, 3)), jnp.ones(2), 1.0), "direction has shape"),
+        (lambda: lagrangian_reward(np.ones(3), np.ones(2), 1.0), "safety has shape"),
+        (lambda: hinf_slack(np.ones(3), np.ones(3), eta=1.0), "cost has shape"),
+        (lambda: aggregate_advantages(np.ones((2, 3)), np.ones(3)), "weights has"),
+        (lambda: total_variation(np.ones(3), np.ones(2)), "q has shape"),
+        (lambda: steering_direction(np.ones(3), 1, 1), r"expected \[N, D\]"),
+        (lambda: steer(np.ones((2, 3)), np.ones(2), 1.0), "direction has shape"),
     ],
 )
 def test_bad_arguments(call, match):

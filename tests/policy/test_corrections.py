@@ -14,9 +14,10 @@ from jaxlib_guidance.policy.corrections import (
     truncation_mask,
 )
 
-RATIO = jnp.array([[0.2, 1.0, 3.0, 6.0], [1.0, 1.0, 1.0, 1.0]])
-LOGP, ROLLOUT = jnp.log(RATIO) - 2, jnp.full((2, 4), -2.0)
-MASK = jnp.array([[1.0, 1, 1, 0], [1, 1, 0, 0]])
+pytestmark = pytest.mark.usefixtures("one_program")
+RATIO = np.array([[0.2, 1.0, 3.0, 6.0], [1.0, 1.0, 1.0, 1.0]])
+LOGP, ROLLOUT = jnp.log(RATIO) - 2, np.full((2, 4), -2.0)
+MASK = np.array([[1.0, 1, 1, 0], [1, 1, 0, 0]])
 
 
 @pytest.mark.parametrize(
@@ -41,21 +42,21 @@ def test_rollout_weight_of_sequences():
 
 def test_kept_mass_undoes_the_renormalisation_of_top_p():
     """The sampler keeps 0.8 of the mass; on policy the weights are 1 again."""
-    logp = jnp.log(jnp.array([[0.4, 0.24]]))
+    logp = jnp.log(np.array([[0.4, 0.24]]))
     reported = logp - jnp.log(0.8)
     np.testing.assert_allclose(rollout_weight(logp, reported), 0.8, rtol=1e-5)
-    kept = jnp.full((1, 2), jnp.log(0.8))
+    kept = np.full((1, 2), jnp.log(0.8))
     again = rollout_weight(logp, reported, kept_mass=kept)
     np.testing.assert_allclose(again, 1, rtol=1e-5)
 
 
 def test_off_policy_mask():
-    logp, rollout = jnp.full((3, 4), -2.0), jnp.full((3, 4), -1.0)
-    got = off_policy_mask(logp, rollout, jnp.array([1.0, -1.0, -1.0]), threshold=0.9)
+    logp, rollout = np.full((3, 4), -2.0), np.full((3, 4), -1.0)
+    got = off_policy_mask(logp, rollout, np.array([1.0, -1.0, -1.0]), threshold=0.9)
     np.testing.assert_array_equal(got, [[1] * 4, [0] * 4, [0] * 4])
-    near = off_policy_mask(logp, rollout, -jnp.ones(3), threshold=1.1)
+    near = off_policy_mask(logp, rollout, -np.ones(3), threshold=1.1)
     assert np.all(near)
-    same = off_policy_mask(logp, logp, -jnp.ones(3), threshold=0.0)
+    same = off_policy_mask(logp, logp, -np.ones(3), threshold=0.0)
     assert np.all(same)
 
 
@@ -71,12 +72,12 @@ def test_entropy_quantile_mask():
 
 
 def test_truncation_mask():
-    got = truncation_mask(MASK, jnp.array([True, False]))
+    got = truncation_mask(MASK, np.array([True, False]))
     np.testing.assert_array_equal(got, [[1, 1, 1, 0], [0] * 4])
 
 
 def test_mixed_policy_weight():
-    off = jnp.array([[0.0, 1, 1, 1], [0, 0, 0, 0]])
+    off = np.array([[0.0, 1, 1, 1], [0, 0, 0, 0]])
     p = np.exp(np.asarray(LOGP))
     shaped = mixed_policy_weight(LOGP, off, MASK, c=0.1)
     np.testing.assert_allclose(shaped[0, 1:3], p[0, 1:3] / (p[0, 1:3] + 0.1), rtol=1e-5)
@@ -93,12 +94,10 @@ def test_mixed_policy_weight():
 
 
 def test_effective_sample_size():
-    assert float(effective_sample_size(jnp.ones(7))) == 1
-    one = effective_sample_size(
-        jnp.array([0.0, 5, 0, jnp.nan]), jnp.array([1, 1, 1, 0])
-    )
+    assert float(effective_sample_size(np.ones(7))) == 1
+    one = effective_sample_size(np.array([0.0, 5, 0, jnp.nan]), np.array([1, 1, 1, 0]))
     np.testing.assert_allclose(one, 1 / 3, rtol=1e-6)
-    assert float(effective_sample_size(jnp.ones(3), jnp.zeros(3))) == 0
+    assert float(effective_sample_size(np.ones(3), np.zeros(3))) == 0
 
 
 def test_weights_are_constants():

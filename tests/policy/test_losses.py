@@ -22,12 +22,13 @@ from jaxlib_guidance.policy.losses import (
 from jaxlib_guidance.policy.ratio import log_ratio, ratio_stats
 from jaxlib_guidance.reduce import aggregate, finalize
 
+pytestmark = pytest.mark.usefixtures("one_program")
 GEN = np.random.default_rng(0)
 B, T = 4, 5
 LOGP = jnp.asarray(-GEN.uniform(0.1, 3, size=(B, T)), jnp.float32)
 OLD = LOGP + jnp.asarray(GEN.normal(size=(B, T)) * 0.3, jnp.float32)
 MASK = jnp.asarray(np.arange(T) < np.array([[5], [3], [1], [0]]), jnp.float32)
-A = jnp.array([1.0, -2.0, 0.5, 3.0])
+A = np.array([1.0, -2.0, 0.5, 3.0])
 
 
 def sequence_mean(loss):
@@ -44,7 +45,7 @@ LOSSES = {
     "cispo": lambda p, o, a: cispo(p, o, a, MASK),
     "sapo": lambda p, o, a: sapo(p, o, a, MASK),
     "gmpo": lambda p, o, a: gmpo(p, o, a, MASK),
-    "nft": lambda p, o, a: nft(p, o, a > 0, jnp.full(B, 0.25), MASK),
+    "nft": lambda p, o, a: nft(p, o, a > 0, np.full(B, 0.25), MASK),
     "nll": lambda p, o, a: nll(p, MASK, a),
     "focal": lambda p, o, a: focal_nll(p, MASK, gamma=3.0),
     "value": lambda p, o, a: value_clip(p, o, o + 1, MASK),
@@ -83,7 +84,7 @@ def test_sequence_ratio_on_policy_is_that_of_token_sums():
 
 def test_value_zero_is_not_gradient_zero():
     """Centred advantages on policy: TRL's issue 2995 is people who read this wrong."""
-    advantages = group_center(jnp.array([[1.0, 0.0, 0.5]])).ravel()
+    advantages = group_center(np.array([[1.0, 0.0, 0.5]])).ravel()
     logp = LOGP[:3]
 
     def value(p):
@@ -112,9 +113,9 @@ def test_value_zero_is_not_gradient_zero():
 )
 def test_branches_of_the_clip(a, rho, extra, loss, slope):
     def value(p):
-        return jnp.sum(ppo_clip(p, jnp.zeros(1), jnp.full(1, float(a)), **extra))
+        return jnp.sum(ppo_clip(p, np.zeros(1), np.full(1, float(a)), **extra))
 
-    got = jax.value_and_grad(value)(jnp.log(jnp.array([rho])))
+    got = jax.value_and_grad(value)(jnp.log(np.array([rho])))
     np.testing.assert_allclose(got[0], loss, rtol=1e-6)
     np.testing.assert_allclose(got[1], [slope], rtol=1e-6)
 
@@ -135,7 +136,7 @@ def test_levels_of_the_ratio():
     np.testing.assert_allclose(by_token(LOGP)[1], [1, 0, 0, 0, 0])
     by_seq = jax.grad(lambda p: log_ratio(p, OLD, MASK, level="seq")[1, 0])
     np.testing.assert_allclose(by_seq(LOGP)[1], [1 / 3, 1 / 3, 1 / 3, 0, 0], rtol=1e-6)
-    assert float(log_ratio(jnp.array([99.0]), jnp.array([0.0]))[0]) == 20
+    assert float(log_ratio(np.array([99.0]), np.array([0.0]))[0]) == 20
 
 
 def test_gspo_token_ties_with_gspo():
@@ -151,8 +152,8 @@ def test_gspo_token_ties_with_gspo():
 
 def test_cispo():
     """Clipped weights are constants: the gradient never dies and is bounded."""
-    rho, a = jnp.array([0.05, 0.5, 1.5, 8.0]), jnp.array([1.0, -1, 1, -1])
-    logp = jnp.array([-0.5, -1.0, -2.0, -1.0])
+    rho, a = np.array([0.05, 0.5, 1.5, 8.0]), np.array([1.0, -1, 1, -1])
+    logp = np.array([-0.5, -1.0, -2.0, -1.0])
     old = logp - jnp.log(rho)
     for bounds, low, high, weight in (
         ("absolute", 0.0, 5.0, [0.05, 0.5, 1.5, 5]),
@@ -178,8 +179,8 @@ def test_sapo_and_gmpo_by_hand():
 
 def test_nft_golden():
     """specs/policy_llm.md, section 3.36, with r = 1/4 on policy."""
-    zero, rate = jnp.zeros((2, 1)), jnp.full(2, 0.25)
-    correct = jnp.array([1.0, 0.0])
+    zero, rate = np.zeros((2, 1)), np.full(2, 0.25)
+    correct = np.array([1.0, 0.0])
     for weight, expected in (
         ("one", (-1, 1 / 3)),
         ("dr_grpo", (-0.75, 0.25)),
@@ -194,7 +195,7 @@ def test_nft_golden():
 def test_nft_ties_with_dr_grpo_and_grpo(right):
     """For any success rate, tokens' losses on policy have the same gradient."""
     correct = (jnp.arange(6) < right).astype(jnp.float32)
-    rate = jnp.full(6, right / 6)
+    rate = np.full(6, right / 6)
     logp = jnp.asarray(-GEN.uniform(0.1, 3, size=(6, T)), jnp.float32)
     for weight, advantage in (
         ("dr_grpo", group_center(correct[None])),
@@ -210,10 +211,10 @@ def test_nft_ties_with_dr_grpo_and_grpo(right):
 
 def test_nft_off_policy():
     """Floors keep the gradient; without wrong answers it is rejection sampling."""
-    rate = jnp.full(2, 0.5)
-    correct = jnp.array([1.0, 0.0])
-    old = jnp.log(jnp.array([[0.5], [0.1]]))
-    logp = jnp.log(jnp.array([[0.8], [0.19]]))  # 1 - r rho = 0.05, under the floor.
+    rate = np.full(2, 0.5)
+    correct = np.array([1.0, 0.0])
+    old = jnp.log(np.array([[0.5], [0.1]]))
+    logp = jnp.log(np.array([[0.8], [0.19]]))  # 1 - r rho = 0.05, under the floor.
     fn = functools.partial(nft, weight="one")
     loss, slope = jax.value_and_grad(lambda p: jnp.sum(fn(p, old, correct, rate)))(logp)
     np.testing.assert_allclose(loss, -np.log(1.6), rtol=1e-5)
@@ -225,18 +226,18 @@ def test_nft_off_policy():
 
 
 def test_value_clip():
-    v, old, target = jnp.array([1.0, 3.0, 0.0]), jnp.ones(3), jnp.array([0.0, 0.0, 2.0])
+    v, old, target = np.array([1.0, 3.0, 0.0]), np.ones(3), np.array([0.0, 0.0, 2.0])
     # Inside; outside and the clip is nearer, so the error stays; a step too far back.
     np.testing.assert_allclose(value_clip(v, old, target), [0.5, 4.5, 2.0])
-    far = value_clip(jnp.array([2.0]), jnp.array([0.0]), jnp.array([2.0]))
+    far = value_clip(np.array([2.0]), np.array([0.0]), np.array([2.0]))
     np.testing.assert_allclose(far, [0.5 * 1.8**2], rtol=1e-6)
-    plain = value_clip(jnp.array([2.0]), jnp.array([0.0]), jnp.array([2.0]), clip=None)
+    plain = value_clip(np.array([2.0]), np.array([0.0]), np.array([2.0]), clip=None)
     np.testing.assert_allclose(plain, [0.0])
 
 
 def test_supervised():
     np.testing.assert_allclose(nll(LOGP, MASK), -LOGP * MASK)
-    weight = jnp.array([1.0, 0.0, 2.0, 0.0])
+    weight = np.array([1.0, 0.0, 2.0, 0.0])
     np.testing.assert_allclose(nll(LOGP, MASK, weight), -LOGP * MASK * weight[:, None])
     # Filtered cloning with no success: weight 0, loss 0, gradient 0.
     none = MASK * 0
@@ -247,7 +248,7 @@ def test_supervised():
     np.testing.assert_allclose(
         focal_nll(LOGP, gamma=3.0), -((1 - p) ** 3) * np.log(p), rtol=1e-4
     )
-    sure = jax.value_and_grad(lambda x: jnp.sum(focal_nll(x, gamma=0.5)))(jnp.zeros(2))
+    sure = jax.value_and_grad(lambda x: jnp.sum(focal_nll(x, gamma=0.5)))(np.zeros(2))
     assert float(sure[0]) == 0
     assert np.isfinite(sure[1]).all()
 
@@ -280,13 +281,13 @@ def test_low_precision_is_widened(name):
 
 
 def test_statistics_of_the_ratio():
-    logp = jnp.log(jnp.array([[0.5, 1.5, 0.5, 1.5, 1.0]]))
-    a = jnp.array([[1.0, 1.0, -1.0, -1.0, 1.0]])
-    stats = ratio_stats(logp, jnp.zeros((1, 5)), a)
+    logp = jnp.log(np.array([[0.5, 1.5, 0.5, 1.5, 1.0]]))
+    a = np.array([[1.0, 1.0, -1.0, -1.0, 1.0]])
+    stats = ratio_stats(logp, np.zeros((1, 5)), a)
     np.testing.assert_array_equal(stats["clip_low"], [[0, 0, 1, 0, 0]])
     np.testing.assert_array_equal(stats["clip_high"], [[0, 1, 0, 0, 0]])
     # Where the clip acts the loss has no gradient, and nowhere else.
-    slope = jax.grad(lambda p: jnp.sum(ppo_clip(p, jnp.zeros((1, 5)), a)))(logp)
+    slope = jax.grad(lambda p: jnp.sum(ppo_clip(p, np.zeros((1, 5)), a)))(logp)
     np.testing.assert_array_equal(
         slope == 0, stats["clip_low"] + stats["clip_high"] > 0
     )

@@ -8,11 +8,13 @@ import pytest
 from jaxlib_guidance.policy.losses import nll
 from jaxlib_guidance.policy.masks import brake_point, overthink_score, splice, step_mask
 
+pytestmark = pytest.mark.usefixtures("one_program")
+
 
 def test_step_mask():
-    steps = jnp.array([[0, 0, 1, 1, 2, 2], [0, 1, 1, 2, 2, 2]])
-    bad = jnp.array([[0, 1, 0], [1, 0, 0]])
-    mask = jnp.array([[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]])
+    steps = np.array([[0, 0, 1, 1, 2, 2], [0, 1, 1, 2, 2, 2]])
+    bad = np.array([[0, 1, 0], [1, 0, 0]])
+    mask = np.array([[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]])
     got = step_mask(steps, bad, mask)
     np.testing.assert_array_equal(got, [[1, 1, 0, 0, 1, 0], [0, 1, 1, 1, 1, 1]])
     # Nothing bad: plain supervised training. Bad tokens: gradient exactly 0.
@@ -26,9 +28,9 @@ def test_step_mask():
     np.testing.assert_array_equal(jnp.any(slope != 0, -1), got > 0)
 
 
-BAD = jnp.array([1, 2, 30, 31, 32])
-GOOD = jnp.array([1, 2, 3, 4])
-THOUGHT = jnp.array([90, 91])
+BAD = np.array([1, 2, 30, 31, 32])
+GOOD = np.array([1, 2, 3, 4])
+THOUGHT = np.array([90, 91])
 
 
 def one(**extra):
@@ -55,18 +57,16 @@ def test_splice():
 
 def test_overthinking():
     """specs/policy_llm.md, section 3.11."""
-    got = overthink_score(
-        jnp.array([4.0, 10, 10]), 10.0, jnp.array([2.0, 0, 50]), 100.0
-    )
+    got = overthink_score(np.array([4.0, 10, 10]), 10.0, np.array([2.0, 0, 50]), 100.0)
     np.testing.assert_allclose(got, [0.542, 0, 0.05], atol=1e-6)
 
 
 def test_brake_point():
-    scores = jnp.array([0.0, 0.1, 0.2, 0.22, 0.24, 0.3, 0.1])
+    scores = np.array([0.0, 0.1, 0.2, 0.22, 0.24, 0.3, 0.1])
     got = brake_point(scores)
     np.testing.assert_array_equal(got.train, [1, 1, 0, 0, 0, 0, 0])
     np.testing.assert_array_equal(got.keep, [1, 1, 1, 1, 1, 0, 0])
-    mask = jnp.array([1, 1, 1, 1, 0, 0, 0])
+    mask = np.array([1, 1, 1, 1, 0, 0, 0])
     np.testing.assert_array_equal(brake_point(scores, mask).keep, mask)
     calm = brake_point(0 * scores)
     assert np.all(calm.keep)
@@ -75,6 +75,6 @@ def test_brake_point():
 
 def test_bad_arguments():
     with pytest.raises(ValueError, match="bad has shape"):
-        step_mask(jnp.zeros((2, 3), jnp.int32), jnp.zeros(3))
+        step_mask(np.zeros((2, 3), jnp.int32), np.zeros(3))
     with pytest.raises(ValueError, match="thought has shape"):
         splice(BAD, THOUGHT[None], GOOD, error=2, prefix=2, length=9)

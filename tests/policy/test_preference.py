@@ -27,6 +27,7 @@ from jaxlib_guidance.policy.preference import (
 )
 from jaxlib_guidance.reduce import aggregate, finalize
 
+pytestmark = pytest.mark.usefixtures("one_program")
 GEN = np.random.default_rng(0)
 U_W, U_L = (jnp.asarray(GEN.normal(size=6) * 3, jnp.float32) for _ in range(2))
 W, L = np.asarray(U_W, np.float64), np.asarray(U_L, np.float64)
@@ -61,17 +62,18 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("fn", FORMULAS, ids=range(len(FORMULAS)))
-def test_formulas(fn):
+@pytest.mark.parametrize("loss", FORMULAS, ids=range(len(FORMULAS)))
+def test_formulas(loss, one_program):
+    fn = one_program(loss)
     got = fn(U_W, U_L, beta=BETA)
-    np.testing.assert_allclose(got, FORMULAS[fn](W - L), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(got, FORMULAS[loss](W - L), rtol=1e-4, atol=1e-6)
     half = fn(U_W.astype(jnp.bfloat16), U_L.astype(jnp.bfloat16), beta=BETA)
     assert half.dtype == jnp.float32
 
 
 def test_points_that_define_them():
     """specs/policy_llm.md, section 2.5."""
-    zero = jnp.zeros(())
+    zero = np.zeros(())
     value, slope = jax.value_and_grad(lambda u: dpo(u, zero, beta=BETA))(zero)
     np.testing.assert_allclose(value, np.log(2), rtol=1e-6)
     np.testing.assert_allclose(slope, -BETA / 2, rtol=1e-6)
@@ -96,15 +98,15 @@ def test_noisy_labels():
 
 
 def test_kto():
-    u = jnp.array([1.0, 1.0, -2.0])
-    good = jnp.array([1.0, 0.0, 1.0])
+    u = np.array([1.0, 1.0, -2.0])
+    good = np.array([1.0, 0.0, 1.0])
     np.testing.assert_allclose(kto(u, good, u), 0.5)
     got = kto(u, good, jnp.float32(0.4), beta=0.5, weight_undesirable=1.3)
     expected = [1 - s(0.3), 1.3 * (1 - s(-0.3)), 1 - s(-1.2)]
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     slope = jax.grad(lambda u: jnp.sum(kto(u, good, jnp.float32(0.4))))(u)
     np.testing.assert_array_equal(np.sign(slope), [-1, 1, -1])
-    mask = jnp.array([1.0, 1.0, 0.0])
+    mask = np.array([1.0, 1.0, 0.0])
     np.testing.assert_allclose(kto_reference(u, mask), 1.0)
     assert float(kto_reference(-u, mask)) == 0
     assert not np.any(jax.grad(lambda u: kto_reference(u, mask))(u))
@@ -134,45 +136,45 @@ def test_bradley_terry():
 
 
 def test_sequence_logp():
-    logp = jnp.array([[-1.0, -2.0, jnp.nan], [jnp.nan] * 3])
-    mask = jnp.array([[1.0, 1, 0], [0, 0, 0]])
+    logp = np.array([[-1.0, -2.0, jnp.nan], [jnp.nan] * 3])
+    mask = np.array([[1.0, 1, 0], [0, 0, 0]])
     np.testing.assert_allclose(sequence_logp(logp, mask), [-3, 0])
     np.testing.assert_allclose(sequence_logp(logp, mask, mean=True), [-1.5, 0])
 
 
 def test_pairs():
-    scores = jnp.array([[1.0, 3, 2], [5, 5, 5], [0, 0.4, 0.1]])
+    scores = np.array([[1.0, 3, 2], [5, 5, 5], [0, 0.4, 0.1]])
     chosen, rejected, use = pair_from_scores(scores)
     np.testing.assert_array_equal(chosen, [1, 0, 1])
     np.testing.assert_array_equal(rejected, [0, 0, 0])
     np.testing.assert_array_equal(use, [1, 0, 1])
     np.testing.assert_array_equal(pair_from_scores(scores, margin=1.0).mask, [1, 0, 0])
     # A missing score is neither best nor worst; a group without scores is no pair.
-    known = jnp.array([[1.0, 0, 1], [1, 0, 0], [0, 0, 0]])
+    known = np.array([[1.0, 0, 1], [1, 0, 0], [0, 0, 0]])
     masked = pair_from_scores(jnp.where(known > 0, scores, jnp.nan), known)
     np.testing.assert_array_equal(masked.chosen[:1], [2])
     np.testing.assert_array_equal(masked.mask, [1, 0, 0])
     # Judges by their distance to gold (self-rationalization).
-    judged = pair_from_scores(-jnp.abs(jnp.array([2.0, 7, 4]) - 4.2))
+    judged = pair_from_scores(-jnp.abs(np.array([2.0, 7, 4]) - 4.2))
     assert (int(judged.chosen), int(judged.rejected)) == (2, 1)
     # All guided attempts fail: no pair, loss 0, finite gradient (Agent-RLVR).
-    none = pair_from_scores(jnp.zeros((2, 2))).mask
+    none = pair_from_scores(np.zeros((2, 2))).mask
 
     def value(u):
         return finalize(aggregate(dpo(u, 0 * u), none))[0]
 
-    loss, slope = jax.value_and_grad(value)(jnp.ones(2))
+    loss, slope = jax.value_and_grad(value)(np.ones(2))
     assert float(loss) == 0
     assert not np.any(slope)
 
 
 def test_hindsight():
     """Where outcomes do not change utility it is the immediate judgement."""
-    now = jnp.array([0.3, 0.9])
+    now = np.array([0.3, 0.9])
     later = jnp.broadcast_to(now[:, None], (2, 5))
     np.testing.assert_allclose(hindsight_score(later), now, rtol=1e-6)
     # What sounds good turns out badly: the pair is the other way round.
-    outcomes = jnp.array([[0.5, 0.6, 0.7], [0.9, 0.1, 0.0]])
+    outcomes = np.array([[0.5, 0.6, 0.7], [0.9, 0.1, 0.0]])
     assert int(pair_from_scores(now).chosen) == 1
     assert int(pair_from_scores(hindsight_score(outcomes)).chosen) == 0
 

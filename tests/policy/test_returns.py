@@ -14,6 +14,7 @@ from jaxlib_guidance.policy.returns import (
     vtrace,
 )
 
+pytestmark = pytest.mark.usefixtures("one_program")
 GEN = np.random.default_rng(0)
 T = 12
 NO = np.zeros(T, bool)
@@ -188,9 +189,9 @@ def test_masked_steps_are_skipped():
 
 def test_discount_by_step():
     """A discount that is 1 inside a sentence makes it one step."""
-    r, v = jnp.array([0.0, 0, 1, 2]), jnp.zeros(4)
+    r, v = np.array([0.0, 0, 1, 2]), np.zeros(4)
     no = np.zeros(4, bool)
-    gamma = jnp.array([1.0, 1, 0.5, 0.5])
+    gamma = np.array([1.0, 1, 0.5, 0.5])
     got = discounted_returns(r, v, no, no, gamma=gamma)
     np.testing.assert_allclose(got, [2, 2, 2, 2])
 

@@ -16,16 +16,17 @@ from jaxlib_guidance.policy.running import (
     role_ema,
 )
 
+pytestmark = pytest.mark.usefixtures("one_program")
 GEN = np.random.default_rng(0)
 
 
 def test_role_ema_golden():
     """specs/policy_llm.md, section 3.30."""
-    rewards = jnp.array([1.0, 1, -1, 1])
-    state, advantages = role_ema(init_role_ema(1), rewards, jnp.zeros(4, jnp.int32))
+    rewards = np.array([1.0, 1, -1, 1])
+    state, advantages = role_ema(init_role_ema(1), rewards, np.zeros(4, jnp.int32))
     np.testing.assert_allclose(advantages, [1, 0.95, -1.0975, 0.957375], rtol=1e-6)
     np.testing.assert_allclose(state, [0.0904938], rtol=1e-5)
-    _, constant = role_ema(init_role_ema(1), jnp.ones(9), jnp.zeros(9, jnp.int32))
+    _, constant = role_ema(init_role_ema(1), np.ones(9), np.zeros(9, jnp.int32))
     np.testing.assert_allclose(constant, 0.95 ** np.arange(9), rtol=1e-5)
 
 
@@ -55,7 +56,7 @@ def test_prompt_norm_against_deques():
             seen = np.array(memory[p] if len(memory[p]) >= 3 else rewards, np.float64)
             expected = (r - seen.mean()) / (seen.std() + 1e-6)
             np.testing.assert_allclose(a, expected, rtol=1e-4, atol=1e-5)
-    same = prompt_norm(init_prompt_stats(1), jnp.full(5, 0.1), jnp.zeros(5, jnp.int32))
+    same = prompt_norm(init_prompt_stats(1), np.full(5, 0.1), np.zeros(5, jnp.int32))
     assert not np.any(same[1])
 
 
@@ -68,6 +69,6 @@ def test_coefficients():
 
 def test_bad_arguments():
     with pytest.raises(ValueError, match="roles has shape"):
-        role_ema(init_role_ema(1), jnp.ones(3), jnp.zeros(2, jnp.int32))
+        role_ema(init_role_ema(1), np.ones(3), np.zeros(2, jnp.int32))
     with pytest.raises(ValueError, match="min_count is 16; expected 1 to the size, 8"):
-        prompt_norm(init_prompt_stats(1, 8), jnp.ones(2), jnp.zeros(2, jnp.int32))
+        prompt_norm(init_prompt_stats(1, 8), np.ones(2), np.zeros(2, jnp.int32))

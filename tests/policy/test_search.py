@@ -13,13 +13,15 @@ from jaxlib_guidance.policy.search import (
     uct_scores,
 )
 
+pytestmark = pytest.mark.usefixtures("one_program")
+
 
 def test_first_success():
-    success = jnp.array([[0, 1, 1], [0, 0, 0], [1, 0, 1]])
+    success = np.array([[0, 1, 1], [0, 0, 0], [1, 0, 1]])
     index, solved = first_success(success)
     np.testing.assert_array_equal(index, [1, 0, 0])
     np.testing.assert_array_equal(solved, [1, 0, 1])
-    _, tried = first_success(success, jnp.array([[1, 0, 0], [1, 1, 1], [1, 1, 1]]))
+    _, tried = first_success(success, np.array([[1, 0, 0], [1, 1, 1], [1, 1, 1]]))
     np.testing.assert_array_equal(tried, [0, 0, 1])
 
     def slope(logits, target, weight):
@@ -31,51 +33,52 @@ def test_first_success():
         return jax.grad(loss)(logits)
 
     # Toward what solved it; unsolved tasks and a single strategy teach nothing.
-    toward = slope(jnp.zeros((3, 3)), index, solved)
+    toward = slope(np.zeros((3, 3)), index, solved)
     assert float(toward[0, 1]) < 0
     assert not np.any(toward[1])
-    assert not np.any(slope(jnp.zeros((3, 1)), 0 * index, solved))
+    assert not np.any(slope(np.zeros((3, 1)), 0 * index, solved))
 
 
 def test_lookahead():
-    scores = jnp.array([[[1.0, 0, 0], [0.5, 0.5, 0.5]], [[1, 1, 1], [0, 0, 0]]])
+    scores = np.array([[[1.0, 0, 0], [0.5, 0.5, 0.5]], [[1, 1, 1], [0, 0, 0]]])
     choice, means = lookahead_select(scores)
     np.testing.assert_array_equal(choice, [1, 0])
     np.testing.assert_allclose(means[0], [1 / 3, 0.5], rtol=1e-6)
     greedy, _ = lookahead_select(scores[..., :1])
     np.testing.assert_array_equal(greedy, jnp.argmax(scores[..., 0], -1))
-    early = jnp.ones(scores.shape).at[1, 0].set(0)
+    early = np.ones(scores.shape)
+    early[1, 0] = 0
     assert int(lookahead_select(scores, early)[0][1]) == 1
 
 
 def test_quality_values():
     """specs/policy_llm.md, section 3.10."""
-    good = quality_values(jnp.ones(3), jnp.array([2, 1, 0]))
+    good = quality_values(np.ones(3), np.array([2, 1, 0]))
     np.testing.assert_allclose(good, [1 / 3, 2 / 3, 1], rtol=1e-6)
-    wrong = quality_values(jnp.array([0, 1, 0]), jnp.array([2, 1, 1]))
+    wrong = quality_values(np.array([0, 1, 0]), np.array([2, 1, 1]))
     np.testing.assert_allclose(wrong, [0, 0.5, 0.25], rtol=1e-6)
 
 
 def test_uct():
-    values, visits = jnp.array([0.5, 0.4, 0.1]), jnp.array([10, 1, 0])
-    got = uct_scores(values, visits, jnp.array(11))
+    values, visits = np.array([0.5, 0.4, 0.1]), np.array([10, 1, 0])
+    got = uct_scores(values, visits, np.array(11))
     expected = [
         0.5 + 0.7 * np.sqrt(2 * np.log(11) / 10),
         0.4 + 0.7 * np.sqrt(2 * np.log(11)),
         1.1,
     ]
     np.testing.assert_allclose(got, expected, rtol=1e-5)
-    greedy = uct_scores(values[:2], visits[:2], jnp.array(11), c=0.0)
+    greedy = uct_scores(values[:2], visits[:2], np.array(11), c=0.0)
     np.testing.assert_allclose(greedy, values[:2])
 
 
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: first_success(jnp.ones(3), jnp.ones(2)), "mask has shape"),
-        (lambda: quality_values(jnp.ones((2, 3)), jnp.ones((2, 3))), r"expected \[S\]"),
-        (lambda: quality_values(jnp.ones(3), jnp.ones(2)), "remaining has shape"),
-        (lambda: uct_scores(jnp.ones(3), jnp.ones(3), jnp.ones(3)), "parent_visits"),
+        (lambda: first_success(np.ones(3), np.ones(2)), "mask has shape"),
+        (lambda: quality_values(np.ones((2, 3)), np.ones((2, 3))), r"expected \[S\]"),
+        (lambda: quality_values(np.ones(3), np.ones(2)), "remaining has shape"),
+        (lambda: uct_scores(np.ones(3), np.ones(3), np.ones(3)), "parent_visits"),
     ],
 )
 def test_bad_arguments(call, match):

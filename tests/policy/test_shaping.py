@@ -24,31 +24,32 @@ from jaxlib_guidance.policy.shaping import (
     verification_reward,
 )
 
+pytestmark = pytest.mark.usefixtures("one_program")
 GEN = np.random.default_rng(0)
 
 
 def test_par_golden():
     """specs/policy_llm.md, section 3.21."""
-    refs = jnp.array([[0.0, 1, 2], [0, 1, 2]])
-    got = par_sigmoid(jnp.array([1.0, 3.0]), refs)
+    refs = np.array([[0.0, 1, 2], [0, 1, 2]])
+    got = par_sigmoid(np.array([1.0, 3.0]), refs)
     np.testing.assert_allclose(got, [0.5, 0.8548], atol=5e-5)
     # Shifts of both do not matter; bounded; steepest at the reference.
     np.testing.assert_allclose(
-        par_sigmoid(jnp.array([8.0, 10.0]), refs + 7), got, rtol=1e-5
+        par_sigmoid(np.array([8.0, 10.0]), refs + 7), got, rtol=1e-5
     )
-    wild = par_sigmoid(jnp.array([-1e4, 1e4]), refs)
+    wild = par_sigmoid(np.array([-1e4, 1e4]), refs)
     np.testing.assert_allclose(wild, [0, 1], atol=1e-6)
-    slope = jax.vmap(jax.grad(lambda r: par_sigmoid(r, jnp.zeros(1), k=2.0)))(
+    slope = jax.vmap(jax.grad(lambda r: par_sigmoid(r, np.zeros(1), k=2.0)))(
         jnp.linspace(-2, 2, 9)
     )
     assert int(jnp.argmax(slope)) == 4
-    one = par_sigmoid(jnp.zeros(2), refs * jnp.nan, jnp.zeros((2, 3)))
+    one = par_sigmoid(np.zeros(2), refs * jnp.nan, np.zeros((2, 3)))
     np.testing.assert_array_equal(one, [0, 0])
 
 
 def test_laser_step():
     """specs/policy_llm.md, section 3.37."""
-    c, n = jnp.array([1.0, 1, 0]), jnp.array([3000.0, 5000, 100])
+    c, n = np.array([1.0, 1, 0]), np.array([3000.0, 5000, 100])
     for kind, expected in (
         ("reward", [1.5, 1, 0]),
         ("penalty", [1, 0.5, 0]),
@@ -57,8 +58,8 @@ def test_laser_step():
         np.testing.assert_allclose(length_step(c, n, 4096, kind=kind), expected)
     np.testing.assert_array_equal(length_step(c, n, 4096, alpha=0.0), c)
     # LASER-DE: wrong, long, and not repeating itself.
-    wrong, long = jnp.zeros(3), jnp.array([5000.0, 5000, 100])
-    got = length_step(wrong, long, 4096, wrong=-0.5, explore=jnp.array([1, 0, 1]))
+    wrong, long = np.zeros(3), np.array([5000.0, 5000, 100])
+    got = length_step(wrong, long, 4096, wrong=-0.5, explore=np.array([1, 0, 1]))
     np.testing.assert_allclose(got, [0, -0.5, -0.5])
     # Targets by sample; a right answer is never worth less than a wrong one.
     right = GEN.integers(0, 2, size=50).astype(np.float32)
@@ -96,15 +97,15 @@ def test_laser_targets_against_a_loop():
 
 def test_lengths():
     np.testing.assert_allclose(
-        overlong_penalty(jnp.array([5.0, 12, 15, 20, 99]), 20, 10),
+        overlong_penalty(np.array([5.0, 12, 15, 20, 99]), 20, 10),
         [0, -0.2, -0.5, -1, -1],
         rtol=1e-6,
     )
-    r, n = jnp.array([1.0, 1, 1, 0]), jnp.array([0.0, 100, 1e12, 100])
+    r, n = np.array([1.0, 1, 1, 0]), np.array([0.0, 100, 1e12, 100])
     np.testing.assert_allclose(inverse_length(r, n, 50.0), [-49, 0.5, 1, -0.5])
     np.testing.assert_allclose(inverse_length(r, n, 0.0), r)
-    correct = jnp.array([[1.0, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]])
-    lengths = jnp.array([[10.0, 20, 30, 5], [7, 7, 1, 9], [1, 2, 3, 4]])
+    correct = np.array([[1.0, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]])
+    lengths = np.array([[10.0, 20, 30, 5], [7, 7, 1, 9], [1, 2, 3, 4]])
     got = shortest_correct(correct, lengths, weight=0.4)
     np.testing.assert_allclose(
         got, [[1, 0.8, 0.6, 0], [1, 1, 0, 0], [0] * 4], rtol=1e-6
@@ -113,7 +114,7 @@ def test_lengths():
 
 def test_score_rewards():
     """Four outcomes: specs/policy_llm.md, section 3.4."""
-    first, second = jnp.array([0.0, 0, 1, 1]), jnp.array([0.0, 1, 0, 1])
+    first, second = np.array([0.0, 0, 1, 1]), np.array([0.0, 1, 0, 1])
     two = score_rewards(first, second, stage=2, alpha=10.0)
     np.testing.assert_allclose(two[:, 1], [0, 11, -10, 1])
     np.testing.assert_allclose(two[:, 0], first)
@@ -124,22 +125,22 @@ def test_score_rewards():
 
 
 def test_rise_rewards():
-    correct, parsed = jnp.array([1.0, 0, 1, 0]), jnp.array([1.0, 1, 0, 0])
+    correct, parsed = np.array([1.0, 0, 1, 0]), np.array([1.0, 1, 0, 0])
     true = outcome_reward(correct, parsed)
     np.testing.assert_allclose(true, [1, -0.5, -1, -1])
     # A judge that always says what is most common gets the base rate.
-    scores = jnp.array([1.0] * 7 + [-0.5] * 3)
-    lazy = verification_reward(jnp.ones(10), scores, jnp.ones(10))
+    scores = np.array([1.0] * 7 + [-0.5] * 3)
+    lazy = verification_reward(np.ones(10), scores, np.ones(10))
     np.testing.assert_allclose(lazy.mean(), 0.7 - 0.5 * 0.3, rtol=1e-6)
-    perfect = verification_reward(scores, scores, jnp.ones(10))
+    perfect = verification_reward(scores, scores, np.ones(10))
     np.testing.assert_allclose(perfect, 1)
 
 
 def test_spct_rule():
     """specs/policy_llm.md, section 3.24."""
-    scores = jnp.array([[8.0, 8, 0], [5, 9, 7], [9, 5, 7], [4, 9, 0], [4, 0, 0]])
-    gold = jnp.array([[1.0, 2, 0], [0, 2, 1], [0, 2, 1], [4, 0, 0], [4, 0, 0]])
-    mask = jnp.array([[1, 1, 0], [1, 1, 1], [1, 1, 1], [1, 0, 0], [0, 0, 0]])
+    scores = np.array([[8.0, 8, 0], [5, 9, 7], [9, 5, 7], [4, 9, 0], [4, 0, 0]])
+    gold = np.array([[1.0, 2, 0], [0, 2, 1], [0, 2, 1], [4, 0, 0], [4, 0, 0]])
+    mask = np.array([[1, 1, 0], [1, 1, 1], [1, 1, 1], [1, 0, 0], [0, 0, 0]])
     got = rule_reward(scores, gold, mask)
     # A tie; best first; best not first; one answer that fits; no answer.
     np.testing.assert_array_equal(got, [-1, 1, -1, 1, -1])
@@ -181,35 +182,35 @@ def test_potential_shaping_moves_no_optimum():
 
 
 def test_subgoals():
-    reached = jnp.array([[0, 1], [1, 1], [1, 0], [0, 0]])
+    reached = np.array([[0, 1], [1, 1], [1, 0], [0, 0]])
     np.testing.assert_allclose(subgoal_bonus(reached), [1, 1, 0, 0])
     np.testing.assert_allclose(subgoal_bonus(reached, once=False), [1, 2, 1, 0])
-    weighted = subgoal_bonus(reached, jnp.array([0.5, 3.0]))
+    weighted = subgoal_bonus(reached, np.array([0.5, 3.0]))
     np.testing.assert_allclose(weighted, [3, 0.5, 0, 0])
 
 
 def test_blend():
-    r = jnp.array([[1.0, jnp.nan], [2.0, 3.0]])
-    got = blend(r, jnp.array([0.5, 2.0]), jnp.array([[1, 0], [1, 1]]))
+    r = np.array([[1.0, jnp.nan], [2.0, 3.0]])
+    got = blend(r, np.array([0.5, 2.0]), np.array([[1, 0], [1, 1]]))
     np.testing.assert_allclose(got, [0.5, 7])
 
 
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: par_sigmoid(jnp.ones(3), jnp.ones((2, 4))), "rewards has shape"),
-        (lambda: length_step(jnp.ones(3), jnp.ones(2), 4), "lengths has shape"),
-        (lambda: length_step(jnp.ones(3), jnp.ones(3), 4, kind="both"), "kind is"),
-        (lambda: length_step(jnp.ones(3), jnp.ones(3), jnp.ones(2)), "target has"),
-        (lambda: laser_targets(*[jnp.ones((2, 2))] * 3), "thresholds has shape"),
-        (lambda: overlong_penalty(jnp.ones(2), 10, 11), "cache is 11"),
-        (lambda: score_rewards(jnp.ones(2), jnp.ones(2), stage=3), "stage is 3"),
-        (lambda: score_rewards(jnp.ones(2), jnp.ones(3), stage=1), "second has shape"),
-        (lambda: rule_reward(jnp.ones(2), jnp.ones(3)), "gold has shape"),
-        (lambda: subgoal_bonus(jnp.ones(3)), r"expected \[T, S\]"),
-        (lambda: blend(jnp.ones((2, 3)), jnp.ones(2)), "weights has shape"),
+        (lambda: par_sigmoid(np.ones(3), np.ones((2, 4))), "rewards has shape"),
+        (lambda: length_step(np.ones(3), np.ones(2), 4), "lengths has shape"),
+        (lambda: length_step(np.ones(3), np.ones(3), 4, kind="both"), "kind is"),
+        (lambda: length_step(np.ones(3), np.ones(3), np.ones(2)), "target has"),
+        (lambda: laser_targets(*[np.ones((2, 2))] * 3), "thresholds has shape"),
+        (lambda: overlong_penalty(np.ones(2), 10, 11), "cache is 11"),
+        (lambda: score_rewards(np.ones(2), np.ones(2), stage=3), "stage is 3"),
+        (lambda: score_rewards(np.ones(2), np.ones(3), stage=1), "second has shape"),
+        (lambda: rule_reward(np.ones(2), np.ones(3)), "gold has shape"),
+        (lambda: subgoal_bonus(np.ones(3)), r"expected \[T, S\]"),
+        (lambda: blend(np.ones((2, 3)), np.ones(2)), "weights has shape"),
         (
-            lambda: potential_shaping(*[jnp.ones(2)] * 2, jnp.ones(3), gamma=1.0),
+            lambda: potential_shaping(*[np.ones(2)] * 2, np.ones(3), gamma=1.0),
             "terminated has shape",
         ),
     ],

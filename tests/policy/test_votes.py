@@ -14,6 +14,7 @@ from jaxlib_guidance.policy.votes import (
     weighted_vote,
 )
 
+pytestmark = pytest.mark.usefixtures("one_program")
 GEN = np.random.default_rng(0)
 ANSWERS = GEN.integers(0, 4, size=(20, 7))
 MASK = GEN.uniform(size=(20, 7)) < 0.7
@@ -32,8 +33,8 @@ def test_majority_against_counting():
 
 
 def test_weights():
-    answers, weights = jnp.array([5, 6, 5, 7]), jnp.array([1.0, 2.5, 1, jnp.nan])
-    got = weighted_vote(answers, weights, jnp.array([1, 1, 1, 0]))
+    answers, weights = np.array([5, 6, 5, 7]), np.array([1.0, 2.5, 1, jnp.nan])
+    got = weighted_vote(answers, weights, np.array([1, 1, 1, 0]))
     assert (int(got.label), int(got.index), float(got.weight)) == (6, 1, 2.5)
 
 
@@ -51,15 +52,15 @@ def test_self_verdict():
 
 def test_cross_views():
     """specs/policy_llm.md, section 3.2."""
-    a, b = jnp.full((1, 4), 7), jnp.full((1, 4), 8)
+    a, b = np.full((1, 4), 7), np.full((1, 4), 8)
     for reward in cross_view_reward(a, b):
         np.testing.assert_array_equal(reward, 0)
     same, _ = cross_view_reward(ANSWERS, ANSWERS)
     own = np.asarray(weighted_vote(ANSWERS).label)[:, None] == ANSWERS
     np.testing.assert_array_equal(same, own)
     # Missing answers match nothing, and a view without any rewards nobody.
-    mask = jnp.array([[1, 1, 0, 0]])
-    ra, rb = cross_view_reward(a, a, mask, jnp.zeros((1, 4)))
+    mask = np.array([[1, 1, 0, 0]])
+    ra, rb = cross_view_reward(a, a, mask, np.zeros((1, 4)))
     np.testing.assert_array_equal(ra, 0)
     np.testing.assert_array_equal(rb, 0)
     ra, _ = cross_view_reward(a, a, mask)
@@ -69,7 +70,7 @@ def test_cross_views():
 def test_judges_votes():
     scores = jnp.asarray(GEN.integers(1, 11, size=(3, 4, 5)), jnp.float32)
     np.testing.assert_allclose(naive_vote(scores), scores.sum(1))
-    meta = jnp.array([[0.1, 0.9, 0.5, 0.2]] * 3)
+    meta = np.array([[0.1, 0.9, 0.5, 0.2]] * 3)
     np.testing.assert_allclose(meta_vote(scores, meta, 4), naive_vote(scores))
     np.testing.assert_allclose(meta_vote(scores, meta, 2), scores[:, [1, 2]].sum(1))
     # Equal trust keeps the earlier runs.
@@ -82,9 +83,9 @@ def test_judges_votes():
         (lambda: weighted_vote(ANSWERS, np.ones(7)), "weights has shape"),
         (lambda: weighted_vote(ANSWERS, mask=MASK[0]), "mask has shape"),
         (lambda: self_verdict_vote(ANSWERS, MASK[0]), "accepted has shape"),
-        (lambda: naive_vote(jnp.ones((2, 3)), jnp.ones(3)), "mask has shape"),
-        (lambda: meta_vote(jnp.ones((2, 3)), jnp.ones(3), 1), "meta has shape"),
-        (lambda: meta_vote(jnp.ones((2, 3)), jnp.ones(2), 3), "keep is 3"),
+        (lambda: naive_vote(np.ones((2, 3)), np.ones(3)), "mask has shape"),
+        (lambda: meta_vote(np.ones((2, 3)), np.ones(3), 1), "meta has shape"),
+        (lambda: meta_vote(np.ones((2, 3)), np.ones(2), 3), "keep is 3"),
     ],
 )
 def test_bad_arguments(call, match):
