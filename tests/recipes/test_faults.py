@@ -1,5 +1,6 @@
 """benchmarks/faults.py: damage to checkpoints of a recipe's run, and more as `slow`."""
 
+import gc
 import importlib.util
 import json
 import re
@@ -22,6 +23,13 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "faults.py"
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning"
 )
+
+
+@pytest.fixture(autouse=True)
+def collect():
+    yield
+    # So that they are found here and not in a later test.
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
