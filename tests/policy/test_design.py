@@ -1,0 +1,108 @@
+"""Designed rewards on random tables, and derivatives with closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlib_guidance.policy.design import (
+    count_bonus,
+    explicable_step,
+    implicit_hypergradient,
+    informativeness,
+    self_design_step,
+)
+
+GEN = np.random.default_rng(0)
+pytestmark = pytest.mark.usefixtures("one_program")
+
+
+def test_advantages_are_the_most_informative_reward():
+    """R + gamma P V* - V* tells right from wrong at once: informativeness 0."""
+    p, r = GEN.dirichlet(np.ones(6), size=(6, 3)), GEN.normal(size=(6, 3))
+    q = np.zeros((6, 3))
+    for _ in range(2000):
+        q = r + 0.95 * p @ q.max(1)
+    v, policy = q.max(1), q.argmax(1)
+    gap = v - np.sort(q, 1)[:, -2]
+    designed = r + 0.95 * p @ v - v[:, None]
+    got = informativeness(designed, p, policy, gap, gamma=0.95)
+    np.testing.assert_allclose(got, 0, atol=1e-5)
+    # The task's own reward tells it later; concave in between; a loop agrees.
+    own = informativeness(r, p, policy, gap, gamma=0.95)
+    half = informativeness((r + designed) / 2, p, policy, gap, gamma=0.95)
+    assert float(own) < float(half) < 0
+    assert float(half) >= float(own) / 2 - 1e-6
+    total = []
+    for horizon in (1, 4, 8, 16, 32):
+        q = np.zeros((6, 3))
+        for _ in range(horizon):
+            q = r + 0.95 * p @ q[np.arange(6), policy]
+        for s in range(6):
+            lead = q[s, policy[s]] - np.delete(q[s], policy[s])
+            total.append(max(0, (gap[s] - lead).max()))
+    np.testing.assert_allclose(own, -np.mean(total), rtol=1e-4)
+
+
+def test_self_design():
+    """specs/policy_control.md, section 3.1."""
+    pi = np.array([0.2, 0.5, 0.3])
+    got = self_design_step(np.zeros((4, 3)), 2, 1, pi, 1.7, rate=1.0)
+    np.testing.assert_allclose(got[2], [-0.17, 0.425, -0.255], rtol=1e-5)
+    assert not np.any(np.delete(got, 2, 0))
+    np.testing.assert_allclose(count_bonus(np.array([0, 3, 99])), [1, 0.5, 0.1])
+
+
+def test_explicable_step():
+    pi, a = np.array([0.2, 0.5, 0.3]), np.array([0.0, -1.0, -2.0])
+    got = explicable_step(np.zeros((4, 3)), 1, pi, a, 0.7, rate=1.0)
+
+    def objective(r):
+        return 0.7 * jnp.sum(pi * (a - pi @ a) * (r - jnp.sum(pi * r)))
+
+    np.testing.assert_allclose(got[1], jax.grad(objective)(np.zeros(3)), atol=1e-6)
+    # The best action gains; a teacher indifferent between actions moves nothing.
+    assert int(np.argmax(got[1])) == 0
+    still = explicable_step(np.zeros((4, 3)), 1, pi, 0 * a, rate=1.0)
+    np.testing.assert_array_equal(still, 0)
+
+
+def test_hypergradient():
+    """specs/policy_control.md, section 3.2: theta* = phi / 1.5, and a 2 x 2 Hessian."""
+    got = implicit_hypergradient(
+        np.ones(1), lambda t, p: p - t, np.ones(1), np.ones(1), damping=0.5, terms=200
+    )
+    np.testing.assert_allclose(got, 2 / 3, rtol=1e-5)
+    h = np.array([[2.0, 0.3], [0.3, 1.0]], np.float32)
+    g = np.array([1.0, -2.0], np.float32)
+
+    def update(t, p):
+        return {"x": p["y"] - jnp.asarray(h) @ t["x"]}
+
+    for terms, error in ((5, 0.7), (20, 1e-2), (100, 1e-5)):
+        got = implicit_hypergradient(
+            {"x": g}, update, {"x": g}, {"y": g}, step=0.3, terms=terms
+        )
+        off = np.abs(got["y"] - np.linalg.solve(h, g)).max()
+        assert off < error
+    assert off < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (
+            lambda: informativeness(
+                np.ones((2, 3)), np.ones((2, 3, 3)), np.ones(2), np.ones(2), gamma=0.9
+            ),
+            "transitions has shape",
+        ),
+        (
+            lambda: self_design_step(np.ones((2, 3)), 0, 0, np.ones(2), 1.0),
+            "policy has shape",
+        ),
+    ],
+)
+def test_bad_arguments(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
