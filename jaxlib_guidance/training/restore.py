@@ -44,11 +44,14 @@ def brief(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}"
 
 
+def _checksum(contents):
+    return zlib.crc32(json.dumps(contents, sort_keys=True).encode())
+
+
 def seal(contents: dict[str, Any]) -> dict[str, Any]:
     """JSON with its format and its own checksum."""
-    contents = json.loads(json.dumps(contents))
-    text = json.dumps(contents, sort_keys=True)
-    return {"format": FORMAT, "crc32": zlib.crc32(text.encode()), **contents}
+    contents = json.loads(json.dumps({"format": FORMAT, **contents}))
+    return {**contents, "crc32": _checksum(contents)}
 
 
 def agree(problem: Exception | None, elsewhere: Exception) -> None:
@@ -97,8 +100,8 @@ def read_about(place: Path) -> dict[str, Any]:
         raise CorruptCheckpointError(
             f"checkpoint {place} was not written by jaxlib_guidance"
         )
-    contents = {k: v for k, v in about.items() if k not in ("format", "crc32")}
-    if seal(contents)["crc32"] != about["crc32"]:
+    contents = {name: value for name, value in about.items() if name != "crc32"}
+    if _checksum(contents) != about["crc32"]:
         raise CorruptCheckpointError(
             f"checkpoint {place}: its description has changed since it was saved"
         )

@@ -18,6 +18,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlib_guidance import rng
+from jaxlib_guidance.training import restore as reading
 from jaxlib_guidance.training.checkpoint import (
     Checkpoints,
     CorruptCheckpointError,
@@ -150,6 +151,11 @@ def nothing_to_read(place):
     (place / "state" / "_METADATA").unlink()
 
 
+def another_format(place):
+    path = place / "about" / "metadata"
+    path.write_text(path.read_text().replace("checkpoint.1", "checkpoint.3"))
+
+
 def another_name(place):
     """Valid JSON of which one letter has changed."""
     path = place / "state" / "_METADATA"
@@ -182,6 +188,7 @@ def gone(place):
         half_a_header,
         forged,
         another_position,
+        another_format,
         nothing_to_read,
         another_name,
         no_manifest,
@@ -235,6 +242,14 @@ def test_another_model_is_an_error_and_not_damage(copy):
             with pytest.raises(ValueError, match=message) as caught:
                 saved.restore_latest(like)
             assert not isinstance(caught.value, CorruptCheckpointError)
+        assert saved.steps() == [1, 2]
+
+
+def test_a_format_of_the_future_is_not_damage(copy, monkeypatch):
+    with Checkpoints(copy) as saved:
+        monkeypatch.setattr(reading, "FORMAT", "jaxlib_guidance.checkpoint.9")
+        with pytest.raises(ValueError, match=r"format .*\.1'; this version reads .*9'"):
+            saved.restore_latest(start())
         assert saved.steps() == [1, 2]
 
 
