@@ -392,9 +392,9 @@ def train(config: Config) -> dict[str, Any]:
         about["training"] = {k: v for k, v in settings.items() if k != "directory"}
         store = jnp.dtype(config.store)
         export_weights(folder / "ema.npz", ema, about, dtype=store)
-        print(f"weights in {folder / 'ema.npz'}, scores by {judge}:")
         for name, row in results.items():
             print(name, *(f"{k} {v:.3f}" for k, v in row.items()), sep="  ")
+        print(f"weights in {folder / 'ema.npz'}")
     return results
 
 

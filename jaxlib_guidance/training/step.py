@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.training.parallel import batch_sharding, replicated
+from jaxlib_guidance.training.parallel import AXIS, batch_sharding, replicated
 from jaxlib_guidance.training.state import TrainState, ema_decay_at, ema_update
 from jaxlib_guidance.types import Array, PyTree
 
@@ -67,16 +67,10 @@ def make_train_step(
         raise ValueError("sharding needs a mesh; got None")
 
     devices = 1 if mesh is None else mesh.size
-    out_shardings = None
-    if mesh is not None:
-        whole = replicated(mesh)
-        out_shardings = (whole if sharding is None else sharding, whole)
+    whole = None if mesh is None else replicated(mesh)
+    placed = whole if sharding is None else sharding
 
     def weighted_sum(params, batch, keys, weights):
-        if sharding is not None:
-            # Split parameters are gathered whole and the rows stay where they are: left
-            # to itself XLA moves activations where it reckons that to be cheaper.
-            params = jax.lax.with_sharding_constraint(params, replicated(mesh))
         each, metrics = loss(params, batch, keys)
         metrics = {"loss": each, **metrics}
         for name, value in metrics.items():
@@ -90,9 +84,7 @@ def make_train_step(
 
     differentiate = jax.grad(weighted_sum, has_aux=True)
 
-    def gradient(params, rows):
-        if accumulate == 1:
-            return differentiate(params, *rows)
+    def accumulated(params, rows):
         # Micro-batch j takes rows j, j + A, ...: each device keeps its own rows, where
         # consecutive blocks would send them across the mesh.
         parts = jax.tree.map(
@@ -110,6 +102,26 @@ def make_train_step(
         )
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
         return jax.lax.scan(add, zeros, parts)[0]
+
+    def gradient(params, rows):
+        if sharding is not None:
+            # Split parameters are gathered whole and the rows stay where they are: left
+            # to itself XLA moves activations where it reckons that to be cheaper.
+            params = jax.lax.with_sharding_constraint(params, whole)
+        if accumulate == 1:
+            return differentiate(params, *rows)
+        if mesh is None:
+            return accumulated(params, rows)
+        # Each device adds up its own micro-batches and the sum of them travels; in the
+        # global view every micro-batch's would.
+        each = jax.shard_map(
+            lambda *local: jax.tree.map(lambda leaf: leaf[None], accumulated(*local)),
+            mesh=mesh,
+            in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+            out_specs=PartitionSpec(AXIS),
+            check_vma=False,
+        )(params, rows)
+        return jax.tree.map(lambda leaf: jnp.sum(leaf, 0), each)
 
     def step(state: TrainState, batch: PyTree, weights: Array | None = None) -> Any:
         n = _rows(batch)
@@ -144,7 +156,7 @@ def make_train_step(
 
     return jax.jit(
         step,
-        out_shardings=out_shardings,
+        out_shardings=None if mesh is None else (placed, whole),
         donate_argnums=(0,) if donate else (),
     )
 

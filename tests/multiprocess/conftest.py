@@ -30,6 +30,10 @@ def spawned(commands, outputs, devices=1, extra=None):
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
     }
+    if len(commands) > 1:
+        # The first process alone would find its programs there, and gloo waits half a
+        # minute for the others and no longer.
+        environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     children = []
     try:
         for i, (command, output) in enumerate(zip(commands, outputs, strict=True)):

@@ -14,7 +14,7 @@ FLAGS = (
     "--optimiser.batch 16 --log.every 1 --log.save-every 10 --heartbeat 15 "
     "--evaluation.solver-steps 2 --evaluation.judge None"
 )
-STEPS = 400
+STEPS = 150
 ENDLESS = FLAGS.format(steps=STEPS)
 
 
