@@ -1,0 +1,499 @@
+"""Fine-tunes a diffusion model for a reward, by DDPO, Flow-GRPO or DiffusionNFT.
+
+    python train/ddpo.py                                  # bundled digits, minutes
+    python train/ddpo.py --method nft --targets 3 8
+    python train/ddpo.py --method flow_grpo --reward compressibility --kl 0.05
+    python train/ddpo.py --help
+
+Reward "class" is a classifier's log-probability that an unlabelled sample is one of the
+target digits. "compressibility" is the length of the image as a JPEG block codes it,
+which has no gradient. Neither is what one wants, so each comes with a reward that is
+held out: a judge that was trained apart says whether the digit is still the one that
+was asked for. How far the samples are from data and the sampler from the base model is
+measured as well; docs/finetuning.md shows what the three say of each other.
+
+A run lives in one folder and goes on where it was stopped; see train/images.py.
+"""
+
+import dataclasses
+import json
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from tyro.conf import OmitArgPrefixes
+
+import jaxlib_guidance as jg
+from jaxlib_guidance import rng
+from jaxlib_guidance.data.digits import load_digits
+from jaxlib_guidance.data.pictures import save_grid
+from jaxlib_guidance.diffusion.noise_levels import log_normal_t
+from jaxlib_guidance.finetuning.ddpo import ddpo, prediction_gap
+from jaxlib_guidance.finetuning.flow_grpo import flow_sde
+from jaxlib_guidance.finetuning.nft import nft_loss, old_decay, optimality
+from jaxlib_guidance.finetuning.rollout import rescore, rollout, step_kl
+from jaxlib_guidance.models.pretrained import (
+    ClassifierModel,
+    DiffusionModel,
+    from_config,
+    load_pretrained,
+)
+from jaxlib_guidance.models.weights import load_weights
+from jaxlib_guidance.policy.advantages import group_norm
+from jaxlib_guidance.reduce import masked_mean
+from jaxlib_guidance.testing.fidelity import judge_samples
+from jaxlib_guidance.training.checkpoint import export_weights
+from jaxlib_guidance.training.fit import Log, fit
+from jaxlib_guidance.training.launch import FREE, Hosts, Scale, start
+from jaxlib_guidance.training.parallel import (
+    data_mesh,
+    local_rows,
+    pmapped,
+    replicate,
+    shard_batch,
+    state_sharding,
+)
+from jaxlib_guidance.training.run import claim
+from jaxlib_guidance.training.state import TrainState, ema_update, init_state
+from jaxlib_guidance.training.step import make_train_step
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run of fine-tuning."""
+
+    directory: Path = Path("runs/ddpo")
+    method: Literal["ddpo", "flow_grpo", "nft"] = "ddpo"
+    reward: Literal["class", "compressibility"] = "class"
+    targets: tuple[int, ...] = (3, 8)
+    """Digits that reward "class" wants."""
+    weights: str = "digits"
+    """The base model: a name or a file, as `load_pretrained` takes it."""
+    rounds: int = 60
+    """Each draws samples, scores them and learns from them."""
+    batch: int = 64
+    """Samples of a round."""
+    solver_steps: int = 10
+    updates: int = 1
+    """Gradient steps on a round's samples."""
+    guidance: float = 0.0
+    """Classifier-free guidance weight of the policy, for rewards with labels."""
+    kl: float = 0.0
+    """Pull to the base model: of each step's divergence, or of NFT's velocities."""
+    clip: float = 0.2
+    """Of the ratio of a step's whole density; the field's 1e-4 is of its D-th root."""
+    learning_rate: float = 3e-4
+    ema: float = 0.9
+    """Decay of the average that is evaluated and kept."""
+    count: int = 250
+    """Samples of an evaluation."""
+    seed: int = 0
+    log: Log = Log(every=5, save_every=20, look_every=10)
+    scale: OmitArgPrefixes[Scale] = Scale()
+    hosts: OmitArgPrefixes[Hosts] = Hosts()
+
+
+class State(NamedTuple):
+    """A run between two rounds; ``old`` is NFT's slow copy, else empty."""
+
+    step: Array
+    train: TrainState
+    old: Any
+
+
+class Task(NamedTuple):
+    """What is wanted.
+
+    Attributes:
+      reward: ``(images, prompts) -> [B]``, higher is better.
+      prompt: ``ids [B] -> [B]``: the label that the network is told, or the null one.
+      wanted: ``(the judge's logits, prompts) -> [B]``, 1 where the held-out judge sees
+        what was asked for.
+      digits: Labels of the data that samples should be like.
+    """
+
+    reward: Any
+    prompt: Any
+    wanted: Any
+    digits: tuple[int, ...]
+
+
+# Luminance table of the JPEG standard (ITU-T T.81, annex K.1).
+QUANTA = """
+16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56
+14 17 22 29 51 87 80 62 18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92
+49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99
+"""
+
+
+def code_length(images: Array) -> Array:
+    """About how many bits JPEG spends on each 8x8 image ``[B, 8, 8, 1]``.
+
+    Quantised cosine coefficients: those that are not 0 cost their binary digits and a
+    code of four bits.
+    """
+    k = np.arange(8)
+    cosine = np.cos(np.pi * (2 * k + 1) * k[:, None] / 16) / 2
+    cosine[0] /= np.sqrt(2)
+    c = jnp.asarray(cosine, jnp.float32)
+    quanta = jnp.asarray(np.array(QUANTA.split(), np.float32).reshape(8, 8))
+    pixels = 127.5 * jnp.clip(images[..., 0], -1, 1)
+    levels = jnp.abs(jnp.round(jnp.einsum("ki,bij,lj->bkl", c, pixels, c) / quanta))
+    bits = jnp.floor(jnp.log2(jnp.maximum(levels, 1))) + 5
+    return jnp.sum(jnp.where(levels > 0, bits, 0), axis=(1, 2))
+
+
+def make_task(config: Config, model: DiffusionModel) -> Task:
+    """The rewards, the one to climb and the one that is held out."""
+    null = model.classes
+    if config.reward == "compressibility":
+        return Task(
+            reward=lambda images, prompts: -code_length(images),
+            prompt=lambda ids: jnp.asarray(ids % null, jnp.int32),
+            wanted=lambda logits, prompts: jnp.argmax(logits, -1) == prompts,
+            digits=tuple(range(null)),
+        )
+    if config.guidance:
+        raise ValueError(
+            f"guidance is {config.guidance} for reward 'class', whose samples have no "
+            "label that it could push to; expected 0"
+        )
+    scorer, params = load_pretrained("digits_classifier")
+    targets = jnp.asarray(config.targets)
+
+    def reward(images, prompts):
+        t = scorer.process.t_min
+        logs = jax.nn.log_softmax(scorer.logits(params, images, t))
+        return jax.nn.logsumexp(logs[:, targets], axis=-1)
+
+    return Task(
+        reward,
+        prompt=lambda ids: jnp.full(ids.shape, null, jnp.int32),
+        wanted=lambda logits, prompts: jnp.isin(jnp.argmax(logits, -1), targets),
+        digits=config.targets,
+    )
+
+
+class Method(NamedTuple):
+    """What a round does.
+
+    Attributes:
+      draw: ``(params, ids, prompts) -> rows``: samples as ``rows["x"]``, and what the
+        loss needs of how they were drawn.
+      prepare: ``(rows, old, base, number of the update) -> rows``: what the loss needs
+        of other networks.
+      loss: ``(params, rows, keys) -> (loss [B], metrics)``, as `make_train_step` wants.
+      evaluations: Network evaluations a sample and round: without and with a gradient.
+    """
+
+    draw: Any
+    prepare: Any
+    loss: Any
+    evaluations: tuple[int, int]
+
+
+def guided(config: Config, model: DiffusionModel) -> dict[str, Any]:
+    """The policy's guidance, for roll-outs and re-scoring alike."""
+    null = model.classes
+    chain = jg.chain(jg.cfg(config.guidance, null=null)) if config.guidance else None
+    return {"guidance": chain}
+
+
+def by_steps(config: Config, model: DiffusionModel) -> Method:
+    """DDPO and Flow-GRPO: every step of the sampler is an action."""
+    n, root = config.solver_steps, jax.random.key(config.seed + 1)
+    sampler, grid = {
+        "ddpo": (jg.ddim(1.0), model.grid(n)),
+        "flow_grpo": (flow_sde(0.7), model.grid(n, jg.flow_grid)),
+    }[config.method]
+    policy = (model.process, sampler, grid)
+    options = {**guided(config, model), "reduce": "sum"}
+    steps, net = n * (2 if config.guidance else 1), model.denoiser
+
+    def draw(params, ids, prompts):
+        keys = jg.sample_keys(root, ids)
+        path = rollout(keys, net(params), *policy, model.shape, prompts, **options)
+        return {"x": path.states[:, -1], "states": path.states, "logp": path.logp}
+
+    def score(params, rows, **more):
+        keys, prompts = jg.sample_keys(root, rows["id"]), rows["prompt"]
+        return rescore(
+            keys, net(params), *policy, rows["states"], prompts, **options, **more
+        )
+
+    def prepare(rows, old, base, number):
+        return {**rows, "base": score(base, rows).transition} if config.kl else rows
+
+    def loss(params, rows, keys):
+        path = score(params, rows, remat=config.scale.remat)
+        each = ddpo(
+            path.logp, rows["logp"], rows["advantage"], path.mask, clip=config.clip
+        )
+        if config.kl:
+            each += config.kl * step_kl(path.transition, rows["base"], "sum")
+        ratio = jnp.abs(jnp.expm1(path.logp - rows["logp"]))
+        return masked_mean(each, path.mask, 1), {"ratio": jnp.max(ratio, axis=1)}
+
+    extra = config.updates * steps if config.kl else 0
+    return Method(draw, prepare, loss, (steps + extra, config.updates * steps))
+
+
+def by_contrast(config: Config, model: DiffusionModel) -> Method:
+    """DiffusionNFT: samples of any solver, then regressions on their noised copies."""
+    n, root = config.solver_steps, jax.random.key(config.seed + 1)
+    process, net = model.process, model.denoiser
+
+    def draw(params, ids, prompts):
+        return {
+            "x": jg.sample(
+                jg.sample_keys(root, ids),
+                net(params),
+                process,
+                jg.dpmpp_2m(),
+                model.grid(n),
+                model.shape,
+                prompts,
+                **guided(config, model),
+            )[0]
+        }
+
+    def prepare(rows, old, base, number):
+        keys = rng.fold(jg.sample_keys(root, rows["id"]), rng.NOISING)
+        keys = rng.fold(keys, number)
+        t = log_normal_t(process, rng.uniform(rng.fold(keys, 0)), -0.6, 1.2)
+        x_t = jg.perturb(
+            process, rows["x"], rng.normal(rng.fold(keys, 1), model.shape), t
+        )
+        rows = {**rows, "x_t": x_t, "t": t, "old": net(old)(x_t, t, rows["prompt"]).x0}
+        if config.kl:
+            rows["base"] = net(base)(x_t, t, rows["prompt"]).x0
+        return rows
+
+    def loss(params, rows, keys):
+        x0 = net(params)(rows["x_t"], rows["t"], rows["prompt"]).x0
+        r = optimality(rows["advantage"])
+        each = nft_loss(x0, rows["old"], rows["x"], r)
+        if config.kl:
+            gap = prediction_gap(process, rows["t"], x0, rows["base"], "velocity")
+            each += config.kl * gap
+        return each, {}
+
+    steps = n * (2 if config.guidance else 1)
+    others = config.updates * (2 if config.kl else 1)
+    return Method(draw, prepare, loss, (steps + others, config.updates))
+
+
+def make_round(
+    method: Method, task: Task, update: Any, base: Any, config: Config, classes: int
+) -> Any:
+    """``(state, {"id": [B]}) -> (state, metrics)``: draw, score, learn."""
+    slow = config.method == "nft"
+
+    @jax.jit
+    def draw(params, ids):
+        prompts = task.prompt(ids)
+        rows = method.draw(params, ids, prompts)
+        reward = task.reward(rows["x"], prompts)
+        # Each label is a group of its own; without labels the batch is one.
+        advantage = group_norm(reward, prompts, classes + 1, ddof=0, eps=1e-4)
+        rows |= {"id": ids, "prompt": prompts, "advantage": advantage}
+        return rows, jnp.mean(reward)
+
+    prepare = jax.jit(method.prepare)
+
+    @partial(jax.jit, donate_argnums=0)
+    def follow(old, params, step):
+        return ema_update(old, params, old_decay(step + 1))
+
+    def take(state, batch):
+        behind = state.old if slow else state.train.params
+        rows, reward = draw(behind, batch["id"])
+        trained = state.train
+        for number in range(config.updates):
+            old = state.old if slow else None
+            ready = prepare(rows, old, base, number)
+            trained, metrics = update(trained, ready)
+        old = follow(state.old, trained.params, state.step) if slow else ()
+        return State(state.step + 1, trained, old), {**metrics, "sampled": reward}
+
+    return take
+
+
+def make_evaluation(config: Config, model: DiffusionModel, task: Task, base: Any, mesh):
+    """``params -> (figures, images)``: the same noise each time, an ODE, the judge.
+
+    "divergence" is that of the paths of ancestral sampling from those of the base
+    model, in nats a sample, whatever the policy was in training; of 64 samples.
+    """
+    judge, judge_params = load_pretrained("digits_judge")
+    assert isinstance(judge, ClassifierModel)
+    splits = [load_digits(split) for split in ("train", "test")]
+    images, labels = (np.concatenate(each) for each in zip(*splits, strict=True))
+    look = jax.jit(partial(judge, judge_params))
+    data = look(images[np.isin(labels, task.digits)])
+    ids = np.arange(config.count)
+    keys = jg.sample_keys(jax.random.key(config.seed + 2), config.count)
+    prompts = task.prompt(jnp.asarray(ids))
+    net, grid = model.denoiser, model.grid(config.solver_steps)
+    options = guided(config, model)
+
+    def draw(params, keys, prompts):
+        x, _ = jg.sample(
+            keys,
+            net(params),
+            model.process,
+            jg.dpmpp_2m(),
+            grid,
+            model.shape,
+            prompts,
+            **options,
+        )
+        return x, task.reward(x, prompts)
+
+    def stray(params, base, keys, prompts):
+        policy = (model.process, jg.ddim(1.0), grid)
+        path = rollout(keys, net(params), *policy, model.shape, prompts, **options)
+        there = rescore(keys, net(base), *policy, path.states, prompts, **options)
+        each = step_kl(path.transition, there.transition, "sum")
+        return jnp.sum(each, axis=1)
+
+    draws = pmapped(draw, mesh, (None, 0, 0), pad=True)
+    strays = pmapped(stray, mesh, (None, None, 0, 0), pad=True)
+
+    def evaluate(params):
+        ours, rows = replicate(mesh, (params, (keys, prompts)))
+        x, reward = map(np.asarray, replicate(mesh, draws(ours, *rows)))
+        few = jax.tree.map(lambda leaf: leaf[:64], rows)
+        away = np.asarray(replicate(mesh, strays(ours, base, *few)))
+        judged = look(x)
+        scores = judge_samples(judged, data)
+        figures = {
+            "reward": float(reward.mean()),
+            "held_out": float(np.mean(task.wanted(judged.logits, prompts))),
+            "divergence": float(away.mean()),
+            **{name: scores[name] for name in ("coverage", "frechet", "kernel")},
+        }
+        return figures, x
+
+    return evaluate
+
+
+def load_base(config: Config) -> tuple[DiffusionModel, Any, dict[str, Any]]:
+    """The model to start from, computed as ``scale`` says, and its configuration."""
+    path = Path(config.weights)
+    if not path.is_file():
+        load_pretrained(config.weights)  # Says which names there are.
+        path = (
+            resources.files("jaxlib_guidance.models") / f"assets/{config.weights}.npz"
+        )
+    with resources.as_file(path) as file:
+        params, about = load_weights(file)
+    network = {**about["network"], "dtype": config.scale.precision}
+    network["remat"] = config.scale.remat
+    model = from_config({**about, "network": network})
+    if not isinstance(model, DiffusionModel) or model.shape != (8, 8, 1):
+        raise ValueError(
+            f"weights is {config.weights!r}; expected a diffusion model of the 8x8 "
+            "digits, which the rewards and the judge know"
+        )
+    return model, jax.tree.map(jnp.asarray, params), about
+
+
+def train(config: Config) -> dict[str, dict[str, float]]:
+    """Runs, or goes on with, a run of fine-tuning.
+
+    Returns:
+      The figures of the base model and of the tuned one; empty if it was stopped.
+    """
+    settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    folder = claim(config.directory, settings, free=("directory", "log", *FREE))
+    model, start_at, about = load_base(config)
+    task = make_task(config, model)
+    tx = optax.adam(config.learning_rate, b2=0.99)
+    train_key = jax.random.key(config.seed)
+    slow = config.method == "nft"
+
+    def make_state():
+        state = init_state(start_at, tx, train_key)
+        old = jax.tree.map(jnp.array, start_at) if slow else ()
+        return State(jnp.zeros((), jnp.int32), state, old)
+
+    mesh = data_mesh()
+    sharding = state_sharding(mesh, make_state, config.scale.mesh)
+    state = jax.jit(make_state, out_shardings=sharding)()
+    base = replicate(mesh, start_at)
+    method = (by_contrast if slow else by_steps)(config, model)
+    update = make_train_step(
+        method.loss,
+        tx,
+        ema_decay=config.ema,
+        accumulate=config.scale.accumulate,
+        clip=1.0,
+        mesh=mesh,
+        sharding=sharding.train,
+    )
+    take = make_round(method, task, update, base, config, model.classes)
+    mine = local_rows(mesh, config.batch)
+
+    def batch_at(i):
+        ids = np.arange(i * config.batch, (i + 1) * config.batch, dtype=np.uint32)
+        return shard_batch(mesh, {"id": ids[mine]})
+
+    evaluate = make_evaluation(config, model, task, base, mesh)
+    chief = jax.process_index() == 0
+    plain, graded = method.evaluations
+
+    def look(done, state):
+        figures, images = evaluate(state.train.ema)
+        if chief:
+            name = "after" if done == config.rounds else f"{done:05d}"
+            save_grid(folder / "samples" / f"{name}.png", images[:100], 10, 4)
+        spent = done * config.batch
+        return {
+            **figures,
+            "evaluations": float(spent * plain),
+            "gradients": float(spent * graded),
+        }
+
+    before, images = evaluate(base)
+    if chief:
+        save_grid(folder / "samples" / "before.png", images[:100], 10, 4)
+        print(show("base", before), flush=True)
+    state, finished = fit(
+        take,
+        state,
+        batch_at,
+        steps=config.rounds,
+        folder=folder,
+        log=config.log,
+        look=look,
+    )
+    if not finished:
+        return {}
+    ema = jax.tree.map(np.asarray, replicate(mesh, state.train.ema))
+    after, _ = evaluate(ema)
+    if chief:
+        about["finetuning"] = {k: v for k, v in settings.items() if k != "directory"}
+        export_weights(folder / "ema.npz", ema, about)
+        print(show(config.method, after))
+        print(f"weights in {folder / 'ema.npz'}, pictures in {folder / 'samples'}")
+    return {"base": before, config.method: after}
+
+
+def show(name: str, figures: dict[str, float]) -> str:
+    """A line of figures."""
+    return "  ".join([f"{name:10}", *(f"{k} {v:.3f}" for k, v in figures.items())])
+
+
+if __name__ == "__main__":
+    config = tyro.cli(Config, description=__doc__)
+    start(config.hosts)
+    train(config)
