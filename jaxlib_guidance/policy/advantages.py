@@ -10,6 +10,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy.groups import Groups
 from jaxlib_guidance.reduce import (
     divide,
     hide,
@@ -21,54 +22,6 @@ from jaxlib_guidance.reduce import (
 from jaxlib_guidance.types import Array
 
 Scale = Literal["group", "batch", "none"]
-
-
-class _Groups:
-    """Sums over the group of each element, broadcast back to the elements."""
-
-    def __init__(self, rewards, group_ids, num_groups, mask):
-        if (group_ids is None) != (num_groups is None):
-            raise ValueError(
-                f"num_groups is {num_groups} and group_ids "
-                f"{'is None' if group_ids is None else 'an array'}; expected both or "
-                "neither"
-            )
-        if jnp.ndim(rewards) < 1:
-            raise ValueError("rewards is a scalar; expected [..., G], or [B] with ids")
-        if group_ids is not None:
-            if jnp.ndim(rewards) != 1:
-                raise ValueError(
-                    f"rewards has shape {jnp.shape(rewards)}; expected [B] with "
-                    "group_ids"
-                )
-            require_shape("group_ids", group_ids, jnp.shape(rewards))
-        self.ids, self.n = group_ids, num_groups
-        self.rewards = jax.lax.stop_gradient(hide(rewards, mask))
-        self.mask = mask_like(mask, self.rewards) > 0
-        self.count = self.sum(self.mask.astype(self.rewards.dtype))
-
-    def sum(self, x):
-        x = jnp.where(self.mask, x, 0)
-        if self.ids is None:
-            return jnp.broadcast_to(jnp.sum(x, -1, keepdims=True), x.shape)
-        return jax.ops.segment_sum(x, self.ids, self.n)[self.ids]
-
-    def max(self, x):
-        x = jnp.where(self.mask, x, -jnp.inf)
-        if self.ids is None:
-            return jnp.broadcast_to(jnp.max(x, -1, keepdims=True), x.shape)
-        return jax.ops.segment_max(x, self.ids, self.n)[self.ids]
-
-    def mean(self, x):
-        return divide(self.sum(x), self.count)
-
-    def differ(self):
-        """Whether the rewards of the group are not all equal."""
-        return self.max(self.rewards) > -self.max(-self.rewards)
-
-    def keep(self, advantage):
-        """Exactly 0 for what is masked and for groups of equal rewards."""
-        return jnp.where(self.mask & self.differ(), advantage, 0)
 
 
 def group_center(
@@ -92,7 +45,7 @@ def group_center(
 
     Reference: Liu et al., arXiv 2503.20783.
     """
-    groups = _Groups(rewards, group_ids, num_groups, mask)
+    groups = Groups(rewards, group_ids, num_groups, mask)
     return groups.keep(groups.rewards - groups.mean(groups.rewards))
 
 
@@ -134,7 +87,7 @@ def group_norm(
         raise ValueError(f'scale is {scale!r}; expected "group", "batch" or "none"')
     if axis_name is not None and scale != "batch":
         raise ValueError(f"axis_name has no effect with scale {scale!r}")
-    groups = _Groups(rewards, group_ids, num_groups, mask)
+    groups = Groups(rewards, group_ids, num_groups, mask)
     r = groups.rewards
     centred = r - groups.mean(r)
     if scale == "none":
@@ -170,75 +123,9 @@ def leave_one_out(
 
     Reference: Ahmadian et al., arXiv 2402.14740.
     """
-    groups = _Groups(rewards, group_ids, num_groups, mask)
+    groups = Groups(rewards, group_ids, num_groups, mask)
     n = groups.count
     return groups.keep(divide(n * groups.rewards - groups.sum(groups.rewards), n - 1))
-
-
-def remax(rewards: Array, greedy: Array) -> Array:
-    """``r - r(greedy answer)``.
-
-    Args:
-      rewards: ``[..., G]``.
-      greedy: Reward of the prompt's greedy answer, ``[...]``.
-
-    Reference: Li et al., arXiv 2310.10505.
-    """
-    rewards, greedy = hide(rewards, None), hide(greedy, None)
-    require_shape("greedy", greedy, rewards.shape[:-1])
-    return jax.lax.stop_gradient(rewards - greedy[..., None])
-
-
-def opo(
-    rewards: Array,
-    lengths: Array,
-    group_ids: Array | None = None,
-    num_groups: int | None = None,
-) -> Array:
-    """``r - sum(len r) / sum(len)`` in each group: a baseline weighted by length.
-
-    It is the baseline of least variance where tokens' gradients are uncorrelated and of
-    one size.
-
-    Args:
-      rewards: ``[..., G]``, or ``[B]`` with ``group_ids``.
-      lengths: Tokens of each sample, like ``rewards``; a sample of no tokens does not
-        count.
-      group_ids: ``[B]`` in ``[0, num_groups)``.
-      num_groups: Their number, static.
-
-    Reference: Hao et al., arXiv 2505.23585.
-    """
-    require_shape("lengths", lengths, jnp.shape(rewards))
-    groups = _Groups(rewards, group_ids, num_groups, None)
-    lengths = hide(lengths, None)
-    baseline = divide(groups.sum(lengths * groups.rewards), groups.sum(lengths))
-    return groups.keep(groups.rewards - baseline)
-
-
-def best_of_group(
-    rewards: Array,
-    group_ids: Array | None = None,
-    num_groups: int | None = None,
-) -> Array:
-    """``r_max - r_second`` for the best of a group, 0 for the others: for pass@k.
-
-    Of equally good ones none has an advantage. verl calls it "grpo_passk" (there
-    optionally divided by the group's standard deviation); unverified against the paper.
-
-    Args:
-      rewards: ``[..., G]``, or ``[B]`` with ``group_ids``.
-      group_ids: ``[B]`` in ``[0, num_groups)``.
-      num_groups: Their number, static.
-
-    Reference: verl, after arXiv 2503.19595.
-    """
-    groups = _Groups(rewards, group_ids, num_groups, None)
-    r = groups.rewards
-    best = r == groups.max(r)
-    lone = groups.sum(best.astype(r.dtype)) == 1
-    second = groups.max(jnp.where(best, -jnp.inf, r))
-    return groups.keep(jnp.where(best & lone, r - second, 0))
 
 
 def informative(
@@ -261,29 +148,8 @@ def informative(
 
     Reference: Yu et al., DAPO, arXiv 2503.14476.
     """
-    groups = _Groups(rewards, group_ids, num_groups, mask)
+    groups = Groups(rewards, group_ids, num_groups, mask)
     return (groups.differ() & groups.mask).astype(jnp.float32)
-
-
-def gpg(
-    rewards: Array,
-    group_ids: Array | None = None,
-    num_groups: int | None = None,
-) -> Array:
-    """`group_center` times samples over informative samples.
-
-    The factor undoes what groups of equal rewards do to the mean. verl counts rewards
-    that are not 0 instead; the factor is the paper's from memory (unverified).
-
-    Args:
-      rewards: ``[..., G]``, or ``[B]`` with ``group_ids``.
-      group_ids: ``[B]`` in ``[0, num_groups)``.
-      num_groups: Their number, static.
-
-    Reference: Chu et al., arXiv 2504.02546.
-    """
-    share = masked_mean(informative(rewards, group_ids, num_groups))
-    return divide(group_center(rewards, group_ids, num_groups), share)
 
 
 def multi_reward(

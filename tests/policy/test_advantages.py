@@ -10,18 +10,15 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 from jaxlib_guidance.policy.advantages import (
-    best_of_group,
-    gpg,
     group_center,
     group_norm,
     informative,
     leave_one_out,
     multi_reward,
-    opo,
-    remax,
     whiten,
     win_rate,
 )
+from jaxlib_guidance.policy.baselines import best_of_group, gpg, opo, remax
 
 pytestmark = pytest.mark.usefixtures("one_program")
 GEN = np.random.default_rng(0)
@@ -88,6 +85,12 @@ def test_a_sample_without_reward(name, one_program):
     assert not np.any(got[~mask])
     for r, m, g in zip(R, mask, got, strict=True):
         np.testing.assert_allclose(g[m], oracle(name, r[m]), rtol=1e-4, atol=1e-5)
+
+
+def test_a_reward_that_is_nan_is_not_hidden():
+    got = np.asarray(group_norm(np.where(R[2, 1] == R, np.nan, R)))
+    assert np.isnan(got[2]).all()
+    assert np.isfinite(np.delete(got, 2, 0)).all()
 
 
 def test_golden():

@@ -1,0 +1,96 @@
+"""More ways to say what a reward is compared with, beside those of `advantages`."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.policy.advantages import group_center, informative
+from jaxlib_guidance.policy.groups import Groups
+from jaxlib_guidance.reduce import divide, hide, masked_mean, require_shape
+from jaxlib_guidance.types import Array
+
+
+def remax(rewards: Array, greedy: Array) -> Array:
+    """``r - r(greedy answer)``.
+
+    Args:
+      rewards: ``[..., G]``.
+      greedy: Reward of the prompt's greedy answer, ``[...]``.
+
+    Reference: Li et al., arXiv 2310.10505.
+    """
+    rewards, greedy = hide(rewards, None), hide(greedy, None)
+    require_shape("greedy", greedy, rewards.shape[:-1])
+    return jax.lax.stop_gradient(rewards - greedy[..., None])
+
+
+def opo(
+    rewards: Array,
+    lengths: Array,
+    group_ids: Array | None = None,
+    num_groups: int | None = None,
+) -> Array:
+    """``r - sum(len r) / sum(len)`` in each group: a baseline weighted by length.
+
+    It is the baseline of least variance where tokens' gradients are uncorrelated and of
+    one size.
+
+    Args:
+      rewards: ``[..., G]``, or ``[B]`` with ``group_ids``.
+      lengths: Tokens of each sample, like ``rewards``; a sample of no tokens does not
+        count.
+      group_ids: ``[B]`` in ``[0, num_groups)``.
+      num_groups: Their number, static.
+
+    Reference: Hao et al., arXiv 2505.23585.
+    """
+    require_shape("lengths", lengths, jnp.shape(rewards))
+    groups = Groups(rewards, group_ids, num_groups)
+    lengths = hide(lengths, None)
+    baseline = divide(groups.sum(lengths * groups.rewards), groups.sum(lengths))
+    return groups.keep(groups.rewards - baseline)
+
+
+def best_of_group(
+    rewards: Array,
+    group_ids: Array | None = None,
+    num_groups: int | None = None,
+) -> Array:
+    """``r_max - r_second`` for the best of a group, 0 for the others: for pass@k.
+
+    Of equally good ones none has an advantage. verl calls it "grpo_passk" (there
+    optionally divided by the group's standard deviation); unverified against the paper.
+
+    Args:
+      rewards: ``[..., G]``, or ``[B]`` with ``group_ids``.
+      group_ids: ``[B]`` in ``[0, num_groups)``.
+      num_groups: Their number, static.
+
+    Reference: verl, after arXiv 2503.19595.
+    """
+    groups = Groups(rewards, group_ids, num_groups)
+    r = groups.rewards
+    best = r == groups.max(r)
+    lone = groups.sum(best.astype(r.dtype)) == 1
+    second = groups.max(jnp.where(best, -jnp.inf, r))
+    return groups.keep(jnp.where(best & lone, r - second, 0))
+
+
+def gpg(
+    rewards: Array,
+    group_ids: Array | None = None,
+    num_groups: int | None = None,
+) -> Array:
+    """`group_center` times samples over informative samples.
+
+    The factor undoes what groups of equal rewards do to the mean. verl counts rewards
+    that are not 0 instead; the factor is the paper's from memory (unverified).
+
+    Args:
+      rewards: ``[..., G]``, or ``[B]`` with ``group_ids``.
+      group_ids: ``[B]`` in ``[0, num_groups)``.
+      num_groups: Their number, static.
+
+    Reference: Chu et al., arXiv 2504.02546.
+    """
+    share = masked_mean(informative(rewards, group_ids, num_groups))
+    return divide(group_center(rewards, group_ids, num_groups), share)
