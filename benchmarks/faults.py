@@ -15,7 +15,6 @@ here are so short that many fit into the writing of one save.
 """
 
 import argparse
-import contextlib
 import ctypes
 import dataclasses
 import importlib.util
@@ -34,6 +33,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 import jax
@@ -116,7 +116,6 @@ def live(folder: Path) -> None:
     with folder.with_suffix(".log").open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    os.environ["TQDM_DISABLE"] = "1"
     train(folder)
 
 
@@ -287,7 +286,7 @@ def term(work: Path, whole: Undisturbed, count: int, seed: int) -> Tally:
 
 
 def full(work: Path, whole: Undisturbed, count: int, seed: int) -> Tally:
-    """A disk that fills up at a random moment, to a random rest; then there is room.
+    """A disk that fills up after a random step, to a random rest; then there is room.
 
     Needs root, for a file system in memory of a few MB.
     """
@@ -300,13 +299,17 @@ def full(work: Path, whole: Undisturbed, count: int, seed: int) -> Tally:
         return tally
     try:
         for i in range(count):
-            folder = disk / f"run{i}"
+            # A link, so that what the run says is not on the disk that fills up.
+            folder, there = work / f"run{i}", disk / f"run{i}"
+            there.mkdir()
+            folder.symlink_to(there)
             process = start(folder)
-            while process.is_alive() and not metrics(folder):
-                time.sleep(0.01)
-            time.sleep(draw.uniform(0, whole.seconds / 3))
+            at = draw.randrange(STEPS - INTERVAL)
+            while process.is_alive() and len(metrics(folder)) <= at:
+                time.sleep(0.005)
             rest = draw.randrange(0, 100_000)
-            with (disk / "filler").open("wb") as filler:
+            # The run may take the last of it at the same moment.
+            with suppress(OSError), (disk / "filler").open("wb") as filler:
                 filler.write(b"0" * max(0, shutil.disk_usage(disk).free - rest))
             code = end_of(process)
             tally.count += 1
@@ -319,7 +322,7 @@ def full(work: Path, whole: Undisturbed, count: int, seed: int) -> Tally:
                     tally.broken.append(f"unclear: {said(folder)[-300:]}")
             (disk / "filler").unlink()
             finish(folder, whole, tally, expected)
-            shutil.rmtree(folder)
+            shutil.rmtree(there)
     finally:
         libc.umount2(bytes(disk), 2)
     return tally
@@ -356,7 +359,7 @@ def state_of_recipe(folder: Path) -> PyTree:
         raise _Begun(state)
 
     try:
-        with contextlib.redirect_stdout(None):
+        with redirect_stdout(None):
             train(folder, stop)
     except _Begun as begun:
         return begun.args[0]
@@ -439,7 +442,6 @@ def damage(work: Path, whole: Undisturbed, count: int, seed: int) -> list[Tally]
             if step < 0:
                 tally.broken.append(f"{victim.name}: wrong values, not noticed")
                 continue
-            tally.resumed += 1
             tally.lose(STEPS - step)
             noticed = step < STEPS
             tally.notes["noticed" if noticed else "in bytes not needed"] += 1
@@ -514,7 +516,7 @@ def main():
     parser.add_argument("--count", type=int, help="repetitions")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ |= {"JAX_PLATFORMS": "cpu", "TQDM_DISABLE": "1"}
     # What Orbax thinks of damaged files fills pages.
     logging.disable(logging.CRITICAL)
     sys.unraisablehook = lambda _: None
