@@ -26,7 +26,10 @@ def compiled(fn, tree, fixed):
 
 
 def jitted(fn):
-    """``fn`` that compiles once for each choice of what is not an array."""
+    """``fn`` that compiles once for each choice of what is not an array.
+
+    It returns numpy arrays, so that what a test does with them compiles nothing.
+    """
 
     @functools.wraps(fn)
     def call(*args, **kwargs):
@@ -36,7 +39,10 @@ def jitted(fn):
             ... if array else leaf for leaf, array in zip(leaves, is_array, strict=True)
         )
         arrays = [leaf for leaf, array in zip(leaves, is_array, strict=True) if array]
-        return compiled(fn, tree, fixed)(*arrays)
+        out = compiled(fn, tree, fixed)(*arrays)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(out)):
+            return out
+        return jax.tree.map(np.asarray, out)
 
     return call
 

@@ -53,7 +53,8 @@ LOSSES = {
 
 
 def slopes(fn, logp=LOGP, old=OLD, a=A):
-    value, grad = jax.value_and_grad(lambda p: sequence_mean(fn(p, old, a)))(logp)
+    both = jax.jit(jax.value_and_grad(lambda p, o, a: sequence_mean(fn(p, o, a))))
+    value, grad = both(logp, old, a)
     return np.asarray(value), np.asarray(grad)
 
 
@@ -115,7 +116,7 @@ def test_branches_of_the_clip(a, rho, extra, loss, slope):
     def value(p):
         return jnp.sum(ppo_clip(p, np.zeros(1), np.full(1, float(a)), **extra))
 
-    got = jax.value_and_grad(value)(jnp.log(np.array([rho])))
+    got = jax.jit(jax.value_and_grad(value))(np.log(np.float32([rho])))
     np.testing.assert_allclose(got[0], loss, rtol=1e-6)
     np.testing.assert_allclose(got[1], [slope], rtol=1e-6)
 
@@ -187,7 +188,9 @@ def test_nft_golden():
         ("grpo", (-1.7321, 0.5774)),
     ):
         fn = functools.partial(nft, weight=weight)
-        slope = jax.grad(lambda p, fn=fn: jnp.sum(fn(p, zero, correct, rate)))(zero)
+        slope = jax.jit(jax.grad(lambda p, fn=fn: fn(p, zero, correct, rate).sum()))(
+            zero
+        )
         np.testing.assert_allclose(slope.ravel(), expected, rtol=1e-4)
 
 
@@ -202,7 +205,9 @@ def test_nft_ties_with_dr_grpo_and_grpo(right):
         ("grpo", group_norm(correct[None], ddof=0, eps=0.0)),
     ):
         fn = functools.partial(nft, weight=weight)
-        got = jax.grad(lambda p, fn=fn: jnp.sum(fn(p, logp, correct, rate)))(logp)
+        got = jax.jit(jax.grad(lambda p, fn=fn: jnp.sum(fn(p, logp, correct, rate))))(
+            logp
+        )
         expected = jax.grad(lambda p, a=advantage[0]: jnp.sum(ppo_clip(p, logp, a)))(
             logp
         )
