@@ -3,8 +3,8 @@
 ``u_w``, ``u_l`` are log-ratios of the chosen and the rejected answer to a reference,
 ``log pi(y) - log pi_ref(y)`` summed over tokens (`sequence_logp`). Losses of a margin
 take ``u_w`` and ``u_l``; those without a reference take log-probabilities. Aggregate
-with ``reduce.aggregate(loss, pair_mask)``, which also hides what is NaN in dropped
-pairs, values and gradients, if the log-probabilities were hidden before.
+with ``reduce.aggregate(loss, pair_mask)``; log-ratios of dropped pairs that may be NaN
+go through ``reduce.hide`` first, or their gradients are NaN too.
 """
 
 from typing import Literal
