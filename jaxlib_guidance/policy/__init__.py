@@ -1,1 +1,1 @@
-"""Policy gradients as functions of arrays: no model, no environment, no reduction."""
+"""Policy gradients as functions of arrays: no model, no environment, no trainer."""

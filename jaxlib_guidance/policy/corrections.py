@@ -44,7 +44,7 @@ def rollout_weight(
       mode: See above.
       low: Least ratio.
       high: Greatest ratio. There is no agreed value: verl's presets have 2 for tokens,
-        IcePop has 0.5 and 5, TRL 3.
+        IcePop has 0.5 and 5 (from memory), TRL 3.
       kept_mass: Log of the probability that top-k or top-p left, ``[..., T]``, of a
         sampler that renormalises over it: it is added to ``logp_rollout``.
 
