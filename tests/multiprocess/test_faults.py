@@ -60,14 +60,16 @@ def test_sigterm_to_one_saves_all_at_the_same_step(runs, whole, tmp_path, rank):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_kill_9_of_one_ends_the_other_and_costs_at_most_the_interval(
-    runs, whole, tmp_path, rank
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_one_lost_ends_the_other_and_costs_at_most_the_interval(
+    runs, whole, tmp_path, rank, fault
 ):
+    """Killed it hangs up, which is noticed at once; stopped it only falls silent."""
     folder = tmp_path / "run"
     outputs = runs.said(folder, 2)
     with runs.started("images", ENDLESS, folder, 2, 4) as children:
         wait_for(runs, folder, children, 25)
-        children[rank].kill()
+        children[rank].send_signal(fault)
         begun = time.monotonic()
         children[1 - rank].wait(120)
         waited = time.monotonic() - begun
@@ -75,7 +77,7 @@ def test_kill_9_of_one_ends_the_other_and_costs_at_most_the_interval(
     reached = max(runs.losses(folder))
     got = runs.curve("images", ENDLESS, folder, 2, 4)
     [at] = re.findall(r"resumed after step (\d+)", outputs[0].read_text())
-    print(f"rank {rank}: the other left after {waited:.1f} s; {reached - int(at)} lost")
+    print(f"{fault!r} to {rank}: the other left after {waited:.1f} s, {reached} - {at}")
     # Once to notice the silence, and as long again for the word to go round.
     assert waited < 2 * 15 + 10
     assert reached - 20 <= int(at) <= reached
