@@ -257,10 +257,11 @@ def unembedding(params: PyTree) -> Array:
 
 def logits(states: Array, table: Array) -> Array:
     """``states table^T [..., V]``: products in the type of states, sums in float32."""
+    # Rows of one matrix: XLA's CPU lacks some products of half precision otherwise.
+    rows = states.reshape(-1, states.shape[-1])
     table = table.astype(states.dtype)
-    return jnp.einsum(
-        "...c,vc->...v", states, table, preferred_element_type=jnp.float32
-    )
+    values = jnp.einsum("nc,vc->nv", rows, table, preferred_element_type=jnp.float32)
+    return values.reshape(*states.shape[:-1], -1)
 
 
 def lm_tiny(vocabulary: int = 50, **options: Any) -> LM:

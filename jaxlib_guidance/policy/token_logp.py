@@ -16,7 +16,7 @@ from jaxlib_guidance.types import Array
 
 
 class _Row(NamedTuple):
-    """What is known of each row of logits, all of hidden's leading shape.
+    """What is known of each row of logits, all ``[N]``.
 
     Attributes:
       top: Largest logit so far.
@@ -107,13 +107,17 @@ def token_logp_and_entropy(
     zero = jnp.int32(0)
     for array in (hidden, unembedding, tokens):
         zero += 0 * jnp.any(array != array).astype(jnp.int32)
-    return _scored(
-        hidden + zero.astype(hidden.dtype),
+    # Rows of one matrix: XLA's CPU lacks some products of half precision otherwise.
+    rows = hidden.reshape(-1, hidden.shape[-1])
+    scored = _scored(
+        rows + zero.astype(hidden.dtype),
         unembedding + zero.astype(unembedding.dtype),
-        tokens.astype(jnp.int32) + zero,
+        tokens.reshape(-1).astype(jnp.int32) + zero,
         min(chunk, unembedding.shape[0]),
         float(temperature),
     )
+    logp, entropy = (a.reshape(tokens.shape) for a in scored)
+    return logp, entropy
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -122,10 +126,10 @@ def _scored(hidden, unembedding, tokens, chunk, temperature):
 
 
 def _logits(hidden, part, temperature):
-    """``[..., C]`` of a slice ``[C, D]`` of the vocabulary, in float32 or wider."""
+    """``[N, C]`` of a slice ``[C, D]`` of the vocabulary, in float32 or wider."""
     part = part.astype(hidden.dtype)
     wide = _wide(hidden)
-    logits = jnp.einsum("...d,vd->...v", hidden, part, preferred_element_type=wide)
+    logits = jnp.einsum("nd,vd->nv", hidden, part, preferred_element_type=wide)
     return logits / temperature
 
 
@@ -134,9 +138,9 @@ def _wide(hidden):
 
 
 def _is_own(tokens, start, part):
-    """Where the slice that starts at ``start`` holds the token, bool ``[..., C]``."""
+    """Where the slice that starts at ``start`` holds the token, bool ``[N, C]``."""
     place = jnp.arange(part.shape[0], dtype=jnp.int32) + start
-    return tokens[..., None] == place
+    return tokens[:, None] == place
 
 
 def _over_vocabulary(step, carry, unembedding, chunk):
@@ -163,7 +167,7 @@ def _forward(hidden, unembedding, tokens, chunk, temperature):
     def step(row, part, start):
         logits = _logits(hidden, part, temperature)
         top = jnp.maximum(row.top, jnp.max(logits, -1))
-        exp = jnp.exp(logits - top[..., None])
+        exp = jnp.exp(logits - top[:, None])
         keep = jnp.exp(row.top - top)
         own = jnp.where(_is_own(tokens, start, part), logits, 0)
         return _Row(
@@ -186,24 +190,23 @@ def _forward(hidden, unembedding, tokens, chunk, temperature):
 
 def _backward(chunk, temperature, held, gradients):
     hidden, unembedding, tokens, normaliser, mean = held
-    of_logp, of_entropy = (gradient[..., None] for gradient in gradients)
+    of_logp, of_entropy = (gradient[:, None] for gradient in gradients)
 
     def step(carry, part, start):
         to_hidden, to_unembedding = carry
         logits = _logits(hidden, part, temperature)
-        p = jnp.exp(logits - normaliser[..., None])
+        p = jnp.exp(logits - normaliser[:, None])
         own = _is_own(tokens, start, part).astype(p.dtype)
-        slope = of_logp * (own - p) - of_entropy * p * (logits - mean[..., None])
+        slope = of_logp * (own - p) - of_entropy * p * (logits - mean[:, None])
         # Rounded as the dense gradient is: half precision keeps its fast products.
         slope = (slope / temperature).astype(hidden.dtype)
         to_hidden += jnp.einsum(
-            "...v,vd->...d",
+            "nv,vd->nd",
             slope,
             part.astype(hidden.dtype),
             preferred_element_type=p.dtype,
         )
-        flat = slope.reshape(-1, slope.shape[-1]), hidden.reshape(-1, hidden.shape[-1])
-        to_part = jnp.einsum("nv,nd->vd", *flat, preferred_element_type=p.dtype)
+        to_part = jnp.einsum("nv,nd->vd", slope, hidden, preferred_element_type=p.dtype)
         to_unembedding = jax.lax.dynamic_update_slice_in_dim(
             to_unembedding, to_part.astype(unembedding.dtype), start, 0
         )

@@ -360,9 +360,25 @@ def test_files_that_make_no_llama_are_refused(tmp_path, write_gguf):
     write(path, write_gguf, {k: v for k, v in tensors.items() if "blk.1" not in k})
     with pytest.raises(CorruptFileError, match=r"blk\.1\.attn_norm"):
         load_smollm2(path)
-    narrow = tensors | {"blk.0.attn_k.weight": np.zeros((3, 5), np.float32)}
-    with pytest.raises(CorruptFileError, match="do not make a Llama"):
-        load_smollm2(write(path, write_gguf, narrow))
+    for change in (
+        {"blk.0.attn_k.weight": np.zeros((3, 5), np.float32)},
+        {"blk.0.ffn_up.weight": np.zeros((HIDDEN + 1, WIDTH), np.float32)},
+        {"token_embd.weight": np.zeros((V + 1, WIDTH), np.float32)},
+        {"output_norm.weight": np.zeros(1, np.float32)},
+        {"rope_freqs.weight": np.zeros(4, np.float32)},
+    ):
+        with pytest.raises(CorruptFileError, match="do not make a Llama"):
+            load_smollm2(write(path, write_gguf, tensors | change))
+    for name, value in {
+        "llama.attention.head_count": np.array(0, np.uint32),
+        "llama.attention.head_count_kv": np.array(3, np.uint32),
+        "llama.block_count": np.array(2**31, np.uint32),
+        "llama.embedding_length": "wide",
+        "llama.rope.freq_base": "low",
+        "tokenizer.ggml.tokens": np.array(1, np.uint32),
+    }.items():
+        with pytest.raises(CorruptFileError, match="do not make a Llama"):
+            load_smollm2(write(path, write_gguf, tensors, **{name: value}))
     with pytest.raises(FileNotFoundError):
         load_smollm2(tmp_path / "none.gguf")
 
