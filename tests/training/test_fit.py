@@ -126,7 +126,7 @@ def test_a_stop_is_not_kept_up_by_a_look_and_is_not_the_best(tmp_path):
         return batch_at(i)
 
     log = Log(every=100, save_every=2)
-    look = lambda done, state: seen.append(done) or {"good": 1.0 * done}  # noqa: E731
+    look = lambda done, state: seen.append(done) or {"good": done - 10.0}  # noqa: E731
     options = {"log": log, "look": look, "rank": "good", "mode": "max"}
     run(tmp_path, 8, batch_at=asked, **options)
     assert seen == [2]
