@@ -2,12 +2,14 @@
 
 import functools
 import os
+import re
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxlib_guidance.models.files import CorruptFileError
 from jaxlib_guidance.models.generate import completion_logp, generate
@@ -213,6 +215,22 @@ def test_a_row_is_the_same_in_any_batch(sampler):
     np.testing.assert_array_equal(other.tokens, whole.tokens[order])
     same = sampler(keys, prompts[[0] * 4], mask[[0] * 4], WARM).tokens
     assert len(np.unique(same, axis=0)) > 1
+
+
+def test_a_sharded_batch_is_sampled_without_collectives(model, sampler):
+    keys = sample_keys(jax.random.key(0), 8)
+    prompts, mask = (np.repeat(a, 2, 0) for a in pad_rows(ROWS, length=6))
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    inputs = jax.device_put((keys, prompts, mask, np.repeat(WARM, 2)), rows)
+    compiled = sampler.lower(*inputs).compile()
+    names = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
+    assert not re.search(names, compiled.as_text())
+    out = compiled(*inputs)
+    assert out.tokens.sharding.is_equivalent_to(rows, 2)
+    halves = [sampler(*(a[half] for a in inputs)) for half in (slice(4), slice(4, 8))]
+    whole = np.concatenate([half.tokens for half in halves])
+    np.testing.assert_array_equal(out.tokens, whole)
 
 
 def test_a_sequence_ends_with_its_end_token_and_padding_follows(sampler):
