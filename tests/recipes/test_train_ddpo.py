@@ -2,8 +2,7 @@
 
 import importlib.util
 import json
-import os
-import signal
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from jaxlib_guidance.models.pretrained import from_config, load_pretrained
 from jaxlib_guidance.models.weights import export_weights, load_weights
 from jaxlib_guidance.training.fit import Log
 from jaxlib_guidance.training.parallel import data_mesh
-from jaxlib_guidance.training.run import MetricLog
 
 RECIPE = Path(__file__).parents[2] / "train" / "ddpo.py"
 
@@ -54,11 +52,11 @@ def weights(tmp_path_factory):
 def tiny(recipe, directory, weights, **changes):
     options = {
         "method": "nft",
-        "rounds": 3,
+        "rounds": 2,
         "batch": 16,
         "solver_steps": 3,
         "count": 16,
-        "log": Log(every=1, save_every=2),
+        "log": Log(every=1, save_every=1),
         **changes,
     }
     return recipe.Config(directory=directory, weights=weights, **options)
@@ -70,80 +68,56 @@ def lines(folder):
     return [{k: json.loads(line)[k] for k in wanted} for line in found]
 
 
-@pytest.fixture
-def cheap(recipe, monkeypatch):
-    """One device, and no evaluation: half of what there is to compile."""
-    monkeypatch.setattr(recipe, "data_mesh", lambda: data_mesh(jax.devices()[:1]))
-    images = np.zeros((1, 8, 8, 1))
-    monkeypatch.setattr(
-        recipe, "make_evaluation", lambda *_: lambda params: ({"reward": 0.0}, images)
-    )
-
-
-def test_stopped_and_resumed_it_ends_as_in_one_go(
-    recipe, weights, tmp_path, cheap, monkeypatch
-):
+def test_resumed_it_ends_as_in_one_go(recipe, weights, tmp_path, monkeypatch):
     """The old network of DiffusionNFT, which drew the samples, comes back too."""
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert recipe.train(tiny(recipe, whole, weights))
-    written = MetricLog.write
-
-    def asked_to_stop(self, step, metrics):
-        written(self, step, metrics)
-        if step == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(MetricLog, "write", asked_to_stop)
-    assert recipe.train(tiny(recipe, parts, weights)) == {}
-    monkeypatch.setattr(MetricLog, "write", written)
-    assert recipe.train(tiny(recipe, parts, weights))
-    assert lines(parts) == lines(whole)
-    assert len(lines(whole)) == 3
-    got, want = (load_weights(folder / "ema.npz")[0] for folder in (parts, whole))
+    # One device, and no evaluation: half of what there is to compile.
+    monkeypatch.setattr(recipe, "data_mesh", lambda: data_mesh(jax.devices()[:1]))
+    figures = {"reward": 0.0}, np.zeros((1, 8, 8, 1))
+    monkeypatch.setattr(recipe, "make_evaluation", lambda *_: lambda params: figures)
+    config = tiny(recipe, tmp_path, weights)
+    recipe.train(config)
+    want, lines_whole = load_weights(tmp_path / "ema.npz")[0], lines(tmp_path)
+    # As if it had been killed in its last round, after the log and before the state.
+    shutil.rmtree(tmp_path / "checkpoints" / "2")
+    (tmp_path / "ema.npz").unlink()
+    recipe.train(config)
+    got = load_weights(tmp_path / "ema.npz")[0]
     jax.tree.map(np.testing.assert_array_equal, got, want)
+    assert lines(tmp_path) == lines_whole
+    assert len(lines_whole) == 2
     base, _ = load_weights(weights)
     assert any(map(np.any, jax.tree.leaves(jax.tree.map(np.subtract, got, base))))
-    model, _ = load_pretrained(whole / "ema.npz")
+    model, _ = load_pretrained(tmp_path / "ema.npz")
     assert model.shape == (8, 8, 1)
-    names = sorted(path.name for path in (whole / "samples").iterdir())
+    names = sorted(path.name for path in (tmp_path / "samples").iterdir())
     assert names == ["after.png", "before.png"]
 
 
-def first_round(folder):
-    return json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
-
-
-def test_a_guided_policy_held_to_its_base_on_several_devices(recipe, weights, tmp_path):
+@pytest.mark.slow
+def test_a_guided_policy_held_to_its_base_on_two_devices(
+    recipe, weights, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(recipe, "data_mesh", lambda: data_mesh(jax.devices()[:2]))
     config = tiny(
         recipe,
         tmp_path,
         weights,
-        method="ddpo",
+        method="flow_grpo",
         reward="compressibility",
         rounds=1,
         guidance=0.5,
         kl=0.01,
     )
     rows = recipe.train(config)
-    assert all(np.isfinite(list(rows["ddpo"].values())))
+    tuned = rows["flow_grpo"]
+    assert all(np.isfinite(list(tuned.values())))
     assert abs(rows["base"]["divergence"]) < 1e-6
-    assert rows["ddpo"]["divergence"] > 0
-    first = first_round(tmp_path)
+    assert tuned["divergence"] > 0
+    first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
     # On policy all ratios are 1.
     assert first["ratio"] < 1e-4
     assert first["gradients"] == 16 * 3 * 2
     assert first["evaluations"] == 2 * first["gradients"]
-
-
-def test_a_second_update_on_the_same_samples_moves_their_ratios(
-    recipe, weights, tmp_path, cheap
-):
-    options = {"method": "flow_grpo", "updates": 2, "rounds": 1}
-    recipe.train(tiny(recipe, tmp_path, weights, **options))
-    first = first_round(tmp_path)
-    assert first["ratio"] > 1e-4
-    assert first["gradients"] == 2 * 16 * 3
-    assert first["evaluations"] == 16 * 3
 
 
 def test_code_length_is_that_of_the_quantised_cosines(recipe):
@@ -168,9 +142,9 @@ def test_class_reward_knows_digits(recipe):
     config = recipe.Config(targets=(3, 8))
     model, _, _ = recipe.load_base(config)
     task = recipe.make_task(config, model)
-    images, labels = load_digits("test")
+    images, labels = (each[:100] for each in load_digits("test"))
     prompts = task.prompt(jnp.arange(len(labels)))
-    reward = np.asarray(task.reward(jnp.asarray(images), prompts))
+    reward = np.asarray(jax.jit(task.reward)(images, prompts))
     wanted = np.isin(labels, (3, 8))
     assert np.mean((reward > np.log(0.5)) == wanted) > 0.95
     assert set(np.asarray(prompts)) == {10}
