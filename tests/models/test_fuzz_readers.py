@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.models.gguf import KINDS
+from jaxlib_guidance.models.ggml import KINDS
 from jaxlib_guidance.models.weights import export_weights
 
 SCRIPT = Path(__file__).parent / "fuzz_readers.py"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jaxlib_guidance.models.files import CorruptFileError
-from jaxlib_guidance.models.gguf import KINDS, load_gguf
+from jaxlib_guidance.models.ggml import KINDS
+from jaxlib_guidance.models.gguf import load_gguf
 
 CODES = {kind.name: code for code, kind in KINDS.items()}
 F32 = CODES["F32"]
