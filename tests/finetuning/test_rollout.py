@@ -153,17 +153,24 @@ def test_recomputing_changes_no_gradient():
     )
 
 
-def test_nothing_flows_through_a_roll_out():
+def test_states_are_constants():
+    """Those that a roll-out gives, and those that are scored."""
     args, options = arguments("ddim")
 
     def total(p):
-        first = rollout(KEYS, denoiser(p), *args, SHAPE, LABELS, **options)
-        again = rescore(KEYS, denoiser(p), *args, first.states, LABELS, **options)
-        return jnp.sum(first.logp), jnp.sum(again.logp)
+        net = denoiser(p)
+        first = rollout(KEYS, net, *args, SHAPE, LABELS, **options).states
+        moving = first * p["gain"] / PARAMS["gain"]
+        again, same = (
+            rescore(KEYS, net, *args, states, LABELS, **options).logp.sum()
+            for states in (first, moving)
+        )
+        return jnp.sum(first), again, same
 
-    quiet, loud = jax.jit(jax.jacrev(total))(PARAMS)
+    quiet, loud, same = jax.jit(jax.jacrev(total))(PARAMS)
     assert quiet["gain"] == 0
     assert abs(loud["gain"]) > 1e-3
+    np.testing.assert_allclose(same["gain"], loud["gain"], rtol=1e-5)
 
 
 def test_reductions_and_divergences():
