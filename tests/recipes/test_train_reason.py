@@ -1,0 +1,172 @@
+"""train/reason.py: what it asks, checks and learns; it goes on where it was stopped."""
+
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxlib_guidance import rng
+from jaxlib_guidance.models.weights import load_weights
+
+RECIPE = Path(__file__).parents[2] / "train" / "reason.py"
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    spec = importlib.util.spec_from_file_location("train_reason", RECIPE)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def tiny(recipe, **changes):
+    return recipe.Config(
+        **{
+            "sums": 12,
+            "updates": 4,
+            "prompts": 8,
+            "group": 4,
+            "model": recipe.Model(width=16, depth=1, heads=2, hidden=16),
+            "start": recipe.Start(steps=6, batch=16),
+            "log": recipe.Log(every=1, save_every=2, look_every=2),
+            **changes,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def setting(recipe):
+    lm, _, task = recipe.load(tiny(recipe))
+    key = jax.random.key(0)
+    params = lm.init(key, task.prompts[:1], task.prompt_mask[:1])["params"]
+    return lm, task, params
+
+
+def test_sums_are_all_there_and_the_test_is_held_out(setting):
+    _, task, _ = setting
+    letters = np.array(list("0123456789+=?."))
+    train, test = np.asarray(task.train), np.asarray(task.test)
+    assert sorted([*train, *test]) == list(range(144))
+    assert len(test) == 14
+    for prompt, seen, answer, known in zip(*map(np.asarray, task[:4]), strict=True):
+        asked = "".join(letters[prompt[seen]])
+        told = "".join(letters[answer[known]])
+        a, b = asked.rstrip("=").split("+")
+        assert told == str(int(a) + int(b))[::-1] + "."
+
+
+def test_an_attempt_is_right_if_it_is_the_answer_to_its_end(recipe, setting):
+    lm, task, params = setting
+    at = jnp.arange(20)
+    keys = rng.sample_keys(jax.random.key(1), 20)
+    run = jax.jit(
+        lambda task: recipe.attempt_twice(
+            lm, task._replace(eos=13), params, keys, at, 1.0
+        )
+    )
+    first, second = run(task)
+    # Taken for the answers, what was drawn is right; one token off, it is wrong.
+    answers = task.answers.at[:20].set(first["tokens"])
+    mask = task.answer_mask.at[:20].set(first["mask"])
+    answers = answers.at[3, 0].add(1)
+    again = run(task._replace(answers=answers, answer_mask=mask))[0]
+    np.testing.assert_array_equal(again["right"], np.arange(20) != 3)
+    width = task.prompts.shape[1]
+    np.testing.assert_array_equal(second["prompt"][:, :width], first["prompt"])
+    shown = second["prompt_mask"][:, width:-1]
+    np.testing.assert_array_equal(shown, first["mask"])
+    np.testing.assert_array_equal(second["prompt"][:, -1], 12)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "score",
+        pytest.param("grpo", marks=pytest.mark.slow),
+        pytest.param("rloo", marks=pytest.mark.slow),
+        pytest.param("nft", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("stage", [1, 2])
+def test_a_round_follows_what_was_right(recipe, setting, method, stage):
+    """With rewards that are all equal nothing moves; else what was right gains."""
+    lm, task, params = setting
+    config = tiny(recipe, method=method, prompts=40, kl=0.0)
+    algorithm = recipe.make_algorithm(config)
+    # Single digits as answers, so that a random network is sometimes right.
+    task = task._replace(
+        answers=jnp.full_like(task.answers, 13).at[:, 0].set(5),
+        answer_mask=jnp.zeros_like(task.answer_mask).at[:, 0].set(True),
+    )
+    held = []
+
+    def update(train, rows):
+        loss = recipe.make_loss(config, lm, algorithm)
+        total = lambda p: jnp.mean(loss(p, rows, None)[0])  # noqa: E731
+        held.append((rows, jax.jit(jax.grad(total))(train.params)))
+        return train, {}
+
+    take = recipe.make_round(config, lm, task, algorithm, update, params)
+    state = recipe.State(jnp.int32(0), SimpleNamespace(params=params))
+    ids = jnp.arange(160, dtype=jnp.uint32)
+    _, report = take(state, {"id": ids, "stage": jnp.full(160, stage)})
+    rows, gradient = held[0]
+    assert len(rows) == algorithm.turns
+    assert 0 < report[f"right{len(rows)}"] < 1
+    moved = jax.tree.map(lambda p, g: p - 0.05 * g, params, gradient)
+
+    def gain(row):
+        after = jnp.sum(recipe.score(lm, moved, row), axis=1)
+        return after - jnp.sum(row["old"], axis=1)
+
+    change, right = gain(rows[-1]), rows[-1]["right"]
+    mixed = np.asarray(right).reshape(-1, 4)
+    mixed = np.repeat((mixed.min(1) < mixed.max(1)), 4)
+    better = jnp.mean(change[mixed & (right == 1)])
+    assert better > jnp.mean(change[mixed & (right == 0)])
+    if method == "score" and stage == 1:
+        # The first stage pays for the second attempt alone.
+        np.testing.assert_array_equal(rows[0]["advantage"], 0)
+
+
+def test_resumes(recipe, tmp_path, monkeypatch):
+    config = tiny(recipe, directory=tmp_path / "whole")
+    result = recipe.train(config)
+    assert set(result) == {"before", "after"}
+
+    class CrashError(Exception):
+        pass
+
+    right = recipe.fit
+
+    def crash(step, state, batch_at, *, steps, **options):
+        def fails(i):
+            if steps == config.updates and i == 3:
+                raise CrashError
+            return batch_at(i)
+
+        return right(step, state, fails, steps=steps, **options)
+
+    again = replace(config, directory=tmp_path / "again")
+    with monkeypatch.context() as patch:
+        patch.setattr(recipe, "fit", crash)
+        with pytest.raises(CrashError):
+            recipe.train(again)
+    assert recipe.train(again) == result
+
+    def losses(name):
+        text = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["loss"] for line in text]
+
+    assert losses("whole") == losses("again")
+    weights = [load_weights(tmp_path / n / "ema.npz")[0] for n in ("whole", "again")]
+    jax.tree.map(np.testing.assert_array_equal, *weights)
