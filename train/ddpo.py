@@ -34,10 +34,17 @@ from jaxlib_guidance import rng
 from jaxlib_guidance.data.digits import load_digits
 from jaxlib_guidance.data.pictures import save_grid
 from jaxlib_guidance.diffusion.noise_levels import log_normal_t
-from jaxlib_guidance.finetuning.ddpo import ddpo, prediction_gap
-from jaxlib_guidance.finetuning.flow_grpo import flow_sde
-from jaxlib_guidance.finetuning.nft import nft_loss, old_decay, optimality
-from jaxlib_guidance.finetuning.rollout import rescore, rollout, step_kl
+from jaxlib_guidance.finetuning import (
+    ddpo,
+    flow_sde,
+    nft_loss,
+    old_decay,
+    optimality,
+    prediction_gap,
+    rescore,
+    rollout,
+    step_kl,
+)
 from jaxlib_guidance.models.pretrained import (
     ClassifierModel,
     DiffusionModel,
@@ -151,9 +158,34 @@ def code_length(images: Array) -> Array:
     return jnp.sum(jnp.where(levels > 0, bits, 0), axis=(1, 2))
 
 
+def classes(model: DiffusionModel) -> int:
+    """Number of labels, and the null label."""
+    assert model.classes is not None
+    return model.classes
+
+
+def require_effect(config: Config) -> None:
+    """Raises for options that would change nothing, and for digits that are none."""
+    labelled, steps = config.reward != "class", config.method != "nft"
+    free = {
+        "guidance": (labelled, "reward 'class', whose samples have no label"),
+        "targets": (not labelled, "reward 'compressibility', which wants all digits"),
+        "clip": (steps, "method 'nft', which has no ratios"),
+    }
+    defaults = Config()
+    for name, (used, by) in free.items():
+        value = getattr(config, name)
+        if not used and value != getattr(defaults, name):
+            raise ValueError(f"{name} is {value}, which has no effect on {by}")
+    if not config.targets or not set(config.targets) <= set(range(10)):
+        raise ValueError(f"targets is {config.targets}; expected digits from 0 to 9")
+    if config.updates < 1:
+        raise ValueError(f"updates is {config.updates}; expected at least 1")
+
+
 def make_task(config: Config, model: DiffusionModel) -> Task:
     """The rewards, the one to climb and the one that is held out."""
-    null = model.classes
+    null = classes(model)
     if config.reward == "compressibility":
         return Task(
             reward=lambda images, prompts: -code_length(images),
@@ -161,16 +193,12 @@ def make_task(config: Config, model: DiffusionModel) -> Task:
             wanted=lambda logits, prompts: jnp.argmax(logits, -1) == prompts,
             digits=tuple(range(null)),
         )
-    if config.guidance:
-        raise ValueError(
-            f"guidance is {config.guidance} for reward 'class', whose samples have no "
-            "label that it could push to; expected 0"
-        )
     scorer, params = load_pretrained("digits_classifier")
-    targets = jnp.asarray(config.targets)
+    assert isinstance(scorer, ClassifierModel)
+    assert scorer.process is not None
+    targets, t = jnp.asarray(config.targets), scorer.process.t_min
 
     def reward(images, prompts):
-        t = scorer.process.t_min
         logs = jax.nn.log_softmax(scorer.logits(params, images, t))
         return jax.nn.logsumexp(logs[:, targets], axis=-1)
 
@@ -200,11 +228,11 @@ class Method(NamedTuple):
     evaluations: tuple[int, int]
 
 
-def guided(config: Config, model: DiffusionModel) -> dict[str, Any]:
+def guided(config: Config, model: DiffusionModel) -> Any:
     """The policy's guidance, for roll-outs and re-scoring alike."""
-    null = model.classes
-    chain = jg.chain(jg.cfg(config.guidance, null=null)) if config.guidance else None
-    return {"guidance": chain}
+    if not config.guidance:
+        return None
+    return jg.chain(jg.cfg(config.guidance, null=classes(model)))
 
 
 def by_steps(config: Config, model: DiffusionModel) -> Method:
@@ -215,18 +243,18 @@ def by_steps(config: Config, model: DiffusionModel) -> Method:
         "flow_grpo": (flow_sde(0.7), model.grid(n, jg.flow_grid)),
     }[config.method]
     policy = (model.process, sampler, grid)
-    options = {**guided(config, model), "reduce": "sum"}
+    same: Any = {"guidance": guided(config, model), "reduce": "sum"}
     steps, net = n * (2 if config.guidance else 1), model.denoiser
 
     def draw(params, ids, prompts):
         keys = jg.sample_keys(root, ids)
-        path = rollout(keys, net(params), *policy, model.shape, prompts, **options)
+        path = rollout(keys, net(params), *policy, model.shape, prompts, **same)
         return {"x": path.states[:, -1], "states": path.states, "logp": path.logp}
 
     def score(params, rows, **more):
         keys, prompts = jg.sample_keys(root, rows["id"]), rows["prompt"]
         return rescore(
-            keys, net(params), *policy, rows["states"], prompts, **options, **more
+            keys, net(params), *policy, rows["states"], prompts, **same, **more
         )
 
     def prepare(rows, old, base, number):
@@ -261,7 +289,7 @@ def by_contrast(config: Config, model: DiffusionModel) -> Method:
                 model.grid(n),
                 model.shape,
                 prompts,
-                **guided(config, model),
+                guidance=guided(config, model),
             )[0]
         }
 
@@ -292,7 +320,7 @@ def by_contrast(config: Config, model: DiffusionModel) -> Method:
 
 
 def make_round(
-    method: Method, task: Task, update: Any, base: Any, config: Config, classes: int
+    method: Method, task: Task, update: Any, base: Any, config: Config, groups: int
 ) -> Any:
     """``(state, {"id": [B]}) -> (state, metrics)``: draw, score, learn."""
     slow = config.method == "nft"
@@ -303,7 +331,7 @@ def make_round(
         rows = method.draw(params, ids, prompts)
         reward = task.reward(rows["x"], prompts)
         # Each label is a group of its own; without labels the batch is one.
-        advantage = group_norm(reward, prompts, classes + 1, ddof=0, eps=1e-4)
+        advantage = group_norm(reward, prompts, groups, ddof=0, eps=1e-4)
         rows |= {"id": ids, "prompt": prompts, "advantage": advantage}
         return rows, jnp.mean(reward)
 
@@ -316,7 +344,7 @@ def make_round(
     def take(state, batch):
         behind = state.old if slow else state.train.params
         rows, reward = draw(behind, batch["id"])
-        trained = state.train
+        trained, metrics = state.train, {}
         for number in range(config.updates):
             old = state.old if slow else None
             ready = prepare(rows, old, base, number)
@@ -343,7 +371,7 @@ def make_evaluation(config: Config, model: DiffusionModel, task: Task, base: Any
     keys = jg.sample_keys(jax.random.key(config.seed + 2), config.count)
     prompts = task.prompt(jnp.asarray(ids))
     net, grid = model.denoiser, model.grid(config.solver_steps)
-    options = guided(config, model)
+    options: Any = {"guidance": guided(config, model)}
 
     def draw(params, keys, prompts):
         x, _ = jg.sample(
@@ -399,10 +427,11 @@ def load_base(config: Config) -> tuple[DiffusionModel, Any, dict[str, Any]]:
     network = {**about["network"], "dtype": config.scale.precision}
     network["remat"] = config.scale.remat
     model = from_config({**about, "network": network})
-    if not isinstance(model, DiffusionModel) or model.shape != (8, 8, 1):
+    expected = (8, 8, 1), 10
+    if (model.shape, model.classes) != expected or isinstance(model, ClassifierModel):
         raise ValueError(
             f"weights is {config.weights!r}; expected a diffusion model of the 8x8 "
-            "digits, which the rewards and the judge know"
+            "digits with labels, which the rewards and the judge know"
         )
     return model, jax.tree.map(jnp.asarray, params), about
 
@@ -413,6 +442,7 @@ def train(config: Config) -> dict[str, dict[str, float]]:
     Returns:
       The figures of the base model and of the tuned one; empty if it was stopped.
     """
+    require_effect(config)
     settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     folder = claim(config.directory, settings, free=("directory", "log", *FREE))
     model, start_at, about = load_base(config)
@@ -440,7 +470,7 @@ def train(config: Config) -> dict[str, dict[str, float]]:
         mesh=mesh,
         sharding=sharding.train,
     )
-    take = make_round(method, task, update, base, config, model.classes)
+    take = make_round(method, task, update, base, config, classes(model) + 1)
     mine = local_rows(mesh, config.batch)
 
     def batch_at(i):

@@ -150,10 +150,23 @@ def test_class_reward_knows_digits(recipe):
     assert set(np.asarray(prompts)) == {10}
 
 
-def test_what_has_no_effect_is_refused(recipe, tmp_path):
-    config = recipe.Config(directory=tmp_path, guidance=1.0)
-    with pytest.raises(ValueError, match="guidance is 1.0"):
-        recipe.train(config)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"guidance": 1.0}, "guidance is 1.0, which has no effect on reward 'class'"),
+        ({"method": "nft", "clip": 0.1}, "clip is 0.1, which has no effect"),
+        ({"reward": "compressibility", "targets": (1,)}, "which wants all digits"),
+        ({"targets": (3, 11)}, "expected digits from 0 to 9"),
+        ({"updates": 0}, "expected at least 1"),
+    ],
+)
+def test_what_has_no_effect_or_meaning_is_refused(recipe, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        recipe.train(recipe.Config(directory=tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_models_are_refused(recipe):
     with pytest.raises(FileNotFoundError, match="neither a file nor one of"):
         recipe.load_base(recipe.Config(weights="mnist"))
     with pytest.raises(ValueError, match="expected a diffusion model of the 8x8"):
