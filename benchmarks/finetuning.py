@@ -46,12 +46,12 @@ class Config:
 
 
 ROWS: dict[str, dict[str, Any]] = {
-    "ddpo": {"method": "ddpo"},
-    "flow_grpo": {"method": "flow_grpo"},
     "nft": {"method": "nft", "updates": 4},
-    "ddpo_kl": {"method": "ddpo", "kl": 3e-3},
+    "ddpo": {"method": "ddpo"},
     "ddpo_2": {"method": "ddpo", "updates": 2},
+    "flow_grpo": {"method": "flow_grpo"},
     "nft_kl": {"method": "nft", "updates": 4, "kl": 0.05},
+    "ddpo_kl": {"method": "ddpo", "kl": 3e-3},
     "bits": {"method": "nft", "updates": 4, "reward": "compressibility"},
 }
 COLUMNS = ("reward", "held_out", "coverage", "frechet", "divergence")

@@ -14,9 +14,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.sampling.loop import Sampler, initial_state, sample
 from jaxlib_guidance.transition import Transition, kl, log_prob
-from jaxlib_guidance.types import Array, Denoiser, PyTree
+from jaxlib_guidance.types import Array, Denoiser, PyTree, at_least_float32
 
 Reduction = Literal["mean", "sum"]
 
@@ -140,7 +141,7 @@ def rescore(
             f"states has shape {jnp.shape(states)}; expected [B, {steps + 1}, *S] for "
             f"a grid of {steps} steps"
         )
-    states = jax.lax.stop_gradient(states)
+    states = jax.lax.stop_gradient(at_least_float32(states))
 
     def step(denoise, x, memory, guide, interval):
         x = jax.lax.dynamic_index_in_dim(states, interval.index, 1, keepdims=False)
@@ -194,7 +195,11 @@ def step_kl(p: Transition, q: Transition, reduce: Reduction = "mean") -> Array:
 
     Returns:
       ``[B, K]``.
+
+    Raises:
+      ValueError: Transitions of other states.
     """
+    require_shape("q.mean", q.mean, p.mean.shape)
     some = (p.std > 0) & (q.std > 0)
     p, q = (Transition(each.mean, jnp.where(some, each.std, 1)) for each in (p, q))
     total = jax.vmap(kl, 1, 1)(p, q)

@@ -153,6 +153,20 @@ def test_recomputing_changes_no_gradient():
     )
 
 
+def test_states_may_be_stored_in_half():
+    args, _ = arguments("ddim")
+
+    @jax.jit
+    def run():
+        path = rollout(KEYS, denoiser(PARAMS), *args, SHAPE, LABELS)
+        half = path.states.astype(jnp.bfloat16)
+        return path, rescore(KEYS, denoiser(PARAMS), *args, half, LABELS)
+
+    path, again = run()
+    assert again.logp.dtype == jnp.float32
+    np.testing.assert_allclose(again.logp, path.logp, atol=0.3)
+
+
 def test_states_are_constants():
     """Those that a roll-out gives, and those that are scored."""
     args, options = arguments("ddim")
@@ -226,5 +240,8 @@ def test_bad_input_is_named():
         rollout(KEYS, denoiser(PARAMS), *args, SHAPE, reduce="max")
     with pytest.raises(ValueError, match=r"expected \[B, 6, \*S\]"):
         rescore(KEYS, denoiser(PARAMS), *args, jnp.zeros((4, 5, *SHAPE)))
+    law = Transition(jnp.zeros((4, 5, *SHAPE)), jnp.ones((4, 5)))
+    with pytest.raises(ValueError, match="q.mean has shape"):
+        step_kl(law, jax.tree.map(lambda leaf: leaf[:1], law))
     with pytest.raises(TypeError, match="expected a Sampler"):
         rollout(KEYS, denoiser(PARAMS), PROCESS, ddim, GRID, SHAPE)
