@@ -234,7 +234,7 @@ def forecast(
       ValueError: Inputs of another layout, such as a horizon that the network was not
         trained for; guidance of a network that is told.
     """
-    known = concrete(jnp.asarray(scale))
+    known = concrete(scale)
     if layout.told and (known is None or known.any()):
         raise ValueError(
             "scale must be 0: this network is told what is observed, not guided there"

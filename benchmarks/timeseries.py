@@ -1,0 +1,127 @@
+"""Forecasts, gaps, refinement and synthesis on real series, beside baselines.
+
+    python benchmarks/timeseries.py table --told runs/pedestrians_told/ema.npz
+
+Prints the tables of docs/timeseries.md. Weights are of train/timeseries.py, --told's
+with --model.told and --guided's, by default of the default run, without. Guidance
+scales are the ones stored with them, found on validation windows; neither training nor
+search saw the test windows.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlib_guidance.timeseries.metrics import coverage, wql
+from jaxlib_guidance.timeseries.positions import rolling_positions
+from jaxlib_guidance.timeseries.refine import base_paths
+from jaxlib_guidance.timeseries.synthesize import linear_predictive_score
+
+sys.path.append(str(Path(__file__).parents[1] / "sample"))
+import forecast as recipe
+
+BASES = {
+    "naive": "seasonal naive, a day",
+    "week": "seasonal naive, a week",
+    "ridge": "ridge",
+    "bootstrap": "ridge and bootstrap",
+    "weeks": "quantiles of four weeks",
+}
+
+
+def table(guided: Path, told: Path | None, samples: int, parts: list[str]) -> None:
+    setup = recipe.set_up(guided)
+    layout = setup.forecaster.layout
+    rolls = setup.forecaster.about["training"]["data"]["rolls"]
+    values = np.asarray(setup.reader.values)
+    rows, starts = rolling_positions(values, **setup.data, rolls=rolls)
+    whole = np.asarray(setup.reader.whole(rows, starts))
+    context, truth = whole[:, : -layout.horizon], whole[:, -layout.horizon :]
+    key = jax.random.key(0)
+    models = [("TSDiff", setup)]
+    if told is not None:
+        models.append(("TSDiff-Cond", recipe.set_up(told)))
+
+    def runs():
+        for name, model in models:
+            for energy in model.forecaster.guidance:
+                short = {"quantile": "-Q", "square": "-MS", "unguided": ", unguided"}
+                yield name + short.get(energy, ""), model, energy
+
+    def predict(model, energy, how="none"):
+        observed = recipe.hide(model, how, len(rows), jax.random.fold_in(key, 1))
+        inputs = model.reader.inputs(rows, starts, observed)
+        chosen = recipe.guidance_of(model.forecaster, energy, None)
+        paths = recipe.draw_paths(model, key, inputs, samples, chosen)
+        return jnp.asarray(paths[..., -layout.horizon :])
+
+    def line(name, *numbers):
+        print(f"| {name} | " + " | ".join(numbers) + " |", flush=True)
+
+    if "forecast" in parts:
+        print("\n| forecast | wQL | coverage of 80 % |\n|---|---|---|")
+        for name, title in BASES.items():
+            base = recipe.base_forecast(setup, name, rows, starts, samples)
+            base = base[:, None] if base.ndim == 2 else base
+            inside = f"{coverage(base, truth):.2f}" if base.shape[1] > 1 else "-"
+            line(title, f"{wql(base, truth):.4f}", inside)
+        for name, model, energy in runs():
+            began = time.perf_counter()
+            drawn = predict(model, energy)
+            took = time.perf_counter() - began
+            how = recipe.guidance_of(model.forecaster, energy, None)
+            inside = f"{coverage(drawn, truth):.2f}"
+            line(
+                f"{name} (s={how.scale:g}, {how.steps} steps, {took:.0f} s)",
+                f"{wql(drawn, truth):.4f}",
+                inside,
+            )
+    if "missing" in parts:
+        hidden = ("random", "begin", "end")
+        print("\n| half of the context hidden | RM | BM-B | BM-E |\n|---|---|---|---|")
+        for name, model, energy in runs():
+            if energy in ("quantile", "told"):
+                scores = [wql(predict(model, energy, how), truth) for how in hidden]
+                line(name, *(f"{score:.4f}" for score in scores))
+    if "refine" in parts:
+        inputs = setup.reader.inputs(rows, starts)
+        print(
+            "\n| refined | base | LMC-MS | LMC-Q | ML-MS | ML-Q |\n|---|" + "---|" * 5
+        )
+        for name in ("naive", "ridge", "bootstrap"):
+            base = recipe.base_forecast(setup, name, rows, starts, samples)
+            scores = [wql(base_paths(base, samples), truth)]
+            for noise in (0.1, 0.0):
+                for energy in ("square", "quantile"):
+                    drawn = recipe.refine_forecast(
+                        setup, base, inputs, samples, energy, noise=noise
+                    )
+                    scores.append(wql(jnp.asarray(drawn), truth))
+            line(BASES[name], *(f"{score:.4f}" for score in scores))
+    if "synthetic" in parts:
+        real = np.asarray(setup.reader.whole(*setup.training_windows(4000)))
+        real = real[np.isfinite(real).all(1)]
+        unit = np.abs(real[:, : layout.context]).mean(1, keepdims=True)
+        real = (real / unit)[:, -layout.length :]
+        made = recipe.invent(setup, 4000, key)
+        print("\n| linear predictive score | wQL |\n|---|---|")
+        for name, windows in (("real windows", real), ("synthetic windows", made)):
+            score = linear_predictive_score(jnp.asarray(windows), context, truth)
+            line(name, f"{score:.4f}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", choices=("table",))
+    parser.add_argument("--guided", type=Path, default="runs/pedestrians/ema.npz")
+    parser.add_argument("--told", type=Path)
+    parser.add_argument("--samples", type=int, default=32)
+    names = ("forecast", "missing", "refine", "synthetic")
+    parser.add_argument("--parts", nargs="+", choices=names, default=names)
+    options = parser.parse_args()
+    table(options.guided, options.told, options.samples, options.parts)
