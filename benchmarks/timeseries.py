@@ -89,7 +89,7 @@ def table(guided: Path, told: Path | None, samples: int, parts: list[str]) -> No
                 scores = [wql(predict(model, energy, how), truth) for how in hidden]
                 line(name, *(f"{score:.4f}" for score in scores))
     if "refine" in parts:
-        inputs = setup.reader.inputs(rows, starts)
+        inputs, t = setup.reader.inputs(rows, starts), recipe.find_time(setup)
         print(
             "\n| refined | base | LMC-MS | LMC-Q | ML-MS | ML-Q |\n|---|" + "---|" * 5
         )
@@ -99,7 +99,7 @@ def table(guided: Path, told: Path | None, samples: int, parts: list[str]) -> No
             for noise in (0.1, 0.0):
                 for energy in ("square", "quantile"):
                     drawn = recipe.refine_forecast(
-                        setup, base, inputs, samples, energy, noise=noise
+                        setup, base, inputs, samples, energy, t, noise=noise
                     )
                     scores.append(wql(jnp.asarray(drawn), truth))
             line(BASES[name], *(f"{score:.4f}" for score in scores))

@@ -208,9 +208,15 @@ def find_time(setup: Setup, count: int = 256) -> jax.Array:
 
 
 def refine_forecast(
-    setup: Setup, base: Any, inputs: Any, samples: int, energy: str, **options: Any
+    setup: Setup,
+    base: Any,
+    inputs: Any,
+    samples: int,
+    energy: str,
+    t: Any,
+    **options: Any,
 ) -> np.ndarray:
-    """A base forecast after refinement, ``[N, S, H]``."""
+    """A base forecast after refinement at noise level ``t``, ``[N, S, H]``."""
     forecaster = setup.forecaster
     layout, process = forecaster.layout, forecaster.model.process
     paths = base_paths(base, samples)
@@ -224,7 +230,7 @@ def refine_forecast(
         denoiser = forecaster.model.denoiser(params)
         return refine(keys, denoiser, process, start, cond, t=t, **options)
 
-    apply = partial(run, setup.params, find_time(setup))
+    apply = partial(run, setup.params, t)
     end = in_batches(apply, samples * setup.batch, keys, start, cond)
     end = end[:, -layout.horizon :, 0].reshape(paths.shape)
     return np.asarray(layout.restore(jnp.asarray(end), inputs.scale))
@@ -344,7 +350,11 @@ def run(config: Config) -> dict[str, Any]:
     future = truth[:, -layout.horizon :]
     if config.task == "refine":
         base = base_forecast(setup, config.base, rows, starts, config.samples)
-        options = {"noise": config.noise, "step_size": config.step_size}
+        options = {
+            "t": find_time(setup),
+            "noise": config.noise,
+            "step_size": config.step_size,
+        }
         drawn = refine_forecast(
             setup, base, inputs, config.samples, config.energy, **options
         )
