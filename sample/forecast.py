@@ -347,7 +347,7 @@ def run(config: Config) -> dict[str, Any]:
     observed = hide(setup, how, len(rows), jax.random.fold_in(key, 1))
     inputs = setup.reader.inputs(rows, starts, observed)
     truth = np.asarray(setup.reader.whole(rows, starts))[:, -layout.length :]
-    future = truth[:, -layout.horizon :]
+    future = jnp.asarray(truth[:, -layout.horizon :])
     if config.task == "refine":
         base = base_forecast(setup, config.base, rows, starts, config.samples)
         options = {

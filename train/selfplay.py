@@ -15,6 +15,7 @@ A run lives in one folder and goes on where it was stopped; see train/images.py.
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -105,6 +106,11 @@ class Player(nn.Module):
         return out.astype(jnp.float32)
 
 
+def boldness(player: Player, params: Any) -> Array:
+    """Probability of the bold action in each information set, ``[12]``."""
+    return jax.nn.sigmoid(jnp.asarray(player.apply(params)))
+
+
 def make_loss(player: Player, bonus: float) -> Any:
     """``(params, games, keys [B]) -> (loss [B], metrics)``."""
 
@@ -130,7 +136,7 @@ def make_update(config: Config, player: Player, update: Any) -> Any:
     @jax.jit
     def collect(params, baseline, ids):
         keys = rng.sample_keys(root, ids)
-        games = kuhn.play(keys, jax.nn.sigmoid(player.apply(params)))
+        games = kuhn.play(keys, boldness(player, params))
         won = games.payoff
         if config.baseline != "none":
             seat = np.arange(2) if config.baseline == "role" else np.zeros(2, np.int32)
@@ -185,7 +191,7 @@ def train(config: Config) -> dict[str, float]:
         sharding=sharding.train,
     )
     mine = local_rows(mesh, config.games)
-    judge = jax.jit(lambda params: jax.nn.sigmoid(player.apply(params)))
+    judge = jax.jit(partial(boldness, player))
 
     def batch_at(i):
         ids = np.arange(i * config.games, (i + 1) * config.games, dtype=np.uint32)

@@ -153,7 +153,7 @@ class VPDiscrete:
         return jnp.interp(jax.nn.softplus(-logsnr), -self.log_alpha_bar, knots)
 
 
-def vp_discrete(betas: Array) -> VPDiscrete:
+def vp_discrete(betas: Array | np.ndarray) -> VPDiscrete:
     """The process of a table of betas ``[T]``, each in (0, 1).
 
     ``alpha_bar_i = prod_{j<=i} (1 - beta_j)``. DDPM, arXiv 2006.11239, eq. 4.

@@ -125,8 +125,10 @@ class ClassifierModel:
         x = jnp.zeros((1, *self.shape))
         return jax.jit(self.module.init)(key, x, level)["params"]
 
-    def __call__(self, params: PyTree, x: Array, t: Array | None = None) -> Classified:
-        """Logits and features of ``x [B, *S]``, at noise level ``t [B]`` if noisy."""
+    def __call__(
+        self, params: PyTree, x: Array, t: Array | float | None = None
+    ) -> Classified:
+        """Logits and features of ``x [B, *S]``, at noise level ``t`` if noisy."""
         apply: Any = self.module.apply
         if self.process is None:
             return apply({"params": params}, x)
@@ -135,7 +137,7 @@ class ClassifierModel:
         inputs = expand(scale.c_in, x) * x
         return apply({"params": params}, inputs, scale.c_noise)
 
-    def logits(self, params: PyTree, x: Array, t: Array | None = None) -> Array:
+    def logits(self, params: PyTree, x: Array, t: Array | float | None = None) -> Array:
         """``[B, classes]``, in the form that `classifier_guidance` takes."""
         return self(params, x, t).logits
 

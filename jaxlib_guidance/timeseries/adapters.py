@@ -80,7 +80,7 @@ def from_gluonts(forecasts: Iterable[Any], count: int = 100) -> np.ndarray:
             raise ValueError(f"a forecast has keys {forecast.forecast_keys}")
         levels = sorted(rows)
         table = np.stack([rows[level] for level in levels])[None]
-        return np.asarray(quantiles_to_samples(table, levels, count))[0]
+        return np.asarray(quantiles_to_samples(jnp.asarray(table), levels, count))[0]
 
     each = [samples(forecast) for forecast in forecasts]
     shapes = sorted({row.shape for row in each})
@@ -129,4 +129,4 @@ def from_statsforecast(
     table = np.stack(each).astype(np.float32)
     if len(levels) == 1:
         return table
-    return np.asarray(quantiles_to_samples(table, levels, count))
+    return np.asarray(quantiles_to_samples(jnp.asarray(table), levels, count))

@@ -141,7 +141,7 @@ class WindowReader:
     values: Array
     clock: Array | None = None
 
-    def cut(self, rows: Any, starts: Any) -> dict[str, Array]:
+    def cut(self, rows: Any, starts: Any) -> dict[str, Any]:
         """``layout.inputs``' arguments "segments" and "covariates" of windows."""
         layout = self.layout
         cut = {"context": layout.context, "horizon": layout.horizon}
