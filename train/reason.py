@@ -470,9 +470,8 @@ def learn_examples(
     tx = optax.adam(rate, b2=0.99)
 
     def make_state():
-        params: Any = lm.init(init_key, task.prompts[:1], task.prompt_mask[:1])[
-            "params"
-        ]
+        made: Any = lm.init(init_key, task.prompts[:1], task.prompt_mask[:1])
+        params = made["params"]
         # Of the size of what blocks add, or single samples' gradients are all noise.
         params["embed"] *= 50.0
         return init_state(params, tx, train_key)

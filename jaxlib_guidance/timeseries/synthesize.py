@@ -1,5 +1,6 @@
-"""Synthetic windows, and how well a forecaster does that was fitted to them."""
+"""Synthetic windows, and how well forecasters do that were fitted to them."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -51,30 +52,34 @@ def without_past(layout: Layout, cond: Array) -> Array:
     return jnp.where(jnp.arange(layout.features) < told, 0, cond)
 
 
-def linear_predictive_score(
-    windows: Array, context: Array, target: Array, alpha: float = 1.0
+def downstream_score(
+    windows: Array,
+    context: Array,
+    target: Array,
+    fit: Callable[[Array, Array], Callable[[Array], Array]],
 ) -> Array:
-    """Test loss of a ridge regression that was fitted to windows, real or synthetic.
+    """Test loss of a forecaster that was fitted to windows, real or synthetic.
 
-    The ridge maps a window's first steps to its last, as many as ``target`` has. Test
-    contexts are cut to what it takes, divided by their mean absolute value, and its
-    forecasts multiplied by that. The score is `wql` of a point forecast, so ND.
+    The forecaster maps a window's first steps to its last, as many as ``target`` has.
+    Test contexts are cut to what it takes and divided by their mean absolute value, and
+    its forecasts multiplied by that. The score is `wql`.
 
     Args:
       windows: ``[M, L]``, scaled and finite: not divided by anything here.
       context: Real contexts ``[N, P]`` with ``P >= L - H``; NaN where missing.
       target: Real targets ``[N, H]``; NaN where missing.
-      alpha: Penalty of the ridge.
+      fit: ``(x [M, L - H], y [M, H])`` to a forecaster, which maps ``x [N, L - H]`` to
+        samples ``[N, S, H]``.
 
     Returns:
       A number.
 
     Raises:
       ValueError: Windows that are no longer than the horizon, or longer than the test
-        contexts.
+        contexts; a forecaster whose samples have another shape.
 
-    Reference: Kollovieh et al., arXiv 2307.11494, section 4.3; ridge and scaling are
-      those of the released code.
+    Reference: Kollovieh et al., arXiv 2307.11494, section 4.3; the scaling is that of
+      the released code.
     """
     horizon = target.shape[1]
     inputs = windows.shape[1] - horizon
@@ -83,6 +88,27 @@ def linear_predictive_score(
             f"windows have {windows.shape[1]} steps; expected more than the horizon "
             f"{horizon} and at most {context.shape[1] + horizon}"
         )
-    ridge = fit_ridge(windows[:, :inputs], windows[:, inputs:], alpha)
+    forecaster = fit(windows[:, :inputs], windows[:, inputs:])
     x, scale = scale_context(context[:, -inputs:])
-    return wql((ridge(x) * scale[:, None])[:, None], target)
+    samples = forecaster(x)
+    if samples.ndim != 3 or samples.shape[::2] != target.shape:
+        raise ValueError(
+            f"fit's forecaster gave {samples.shape}; expected [{len(x)}, S, {horizon}]"
+        )
+    return wql(samples * scale[:, None, None], target)
+
+
+def linear_predictive_score(
+    windows: Array, context: Array, target: Array, alpha: float = 1.0
+) -> Array:
+    """`downstream_score` of a ridge regression with penalty ``alpha``.
+
+    A point forecast, so the score is also its ND. The ridge is that of the released
+    code; see `downstream_score` for the rest.
+    """
+
+    def fit(x, y):
+        ridge = fit_ridge(x, y, alpha)
+        return lambda x: ridge(x)[:, None]
+
+    return downstream_score(windows, context, target, fit)

@@ -14,6 +14,7 @@ from jaxlib_guidance.testing.gaussian_process import (
 )
 from jaxlib_guidance.timeseries.layout import Layout
 from jaxlib_guidance.timeseries.synthesize import (
+    downstream_score,
     linear_predictive_score,
     synthesize,
     without_past,
@@ -76,3 +77,31 @@ def test_what_is_refused():
         linear_predictive_score(jnp.ones((3, 8)), jnp.ones((2, 9)), jnp.ones((2, 8)))
     with pytest.raises(ValueError, match="at most 17"):
         linear_predictive_score(jnp.ones((3, 18)), jnp.ones((2, 9)), jnp.ones((2, 8)))
+    windows, context, target = jnp.ones((3, 12)), jnp.ones((2, 9)), jnp.ones((2, 8))
+    with pytest.raises(ValueError, match=r"gave \(2, 4\); expected \[2, S, 8\]"):
+        downstream_score(windows, context, target, lambda x, y: lambda x: x)
+
+
+def test_any_forecaster_can_be_judged_by_what_it_learns_downstream():
+    # One that knows the answer, in the unit of the scaled context.
+    windows, context = jnp.asarray(draw(3, 50)), 5 * draw(4, 20)
+    target = context[:, -HORIZON:]
+    ask = context[:, :-HORIZON]
+    scale = np.abs(ask[:, -10:]).mean(1)[:, None, None]
+
+    def fit(x, y):
+        assert x.shape == (50, 10)
+        assert y.shape == (50, HORIZON)
+        np.testing.assert_array_equal(np.concatenate([x, y], 1), windows[:, -18:])
+        return lambda x: jnp.asarray(target[:, None] / scale + jnp.zeros((1, 5, 1)))
+
+    short = windows[:, -18:]
+    score = downstream_score(short, jnp.asarray(ask), jnp.asarray(target), fit)
+    assert float(score) < 1e-6
+
+    def naive(x, y):
+        return lambda x: x[:, None, -HORIZON:]
+
+    score = downstream_score(short, jnp.asarray(ask), jnp.asarray(target), naive)
+    want = np.abs(ask[:, -HORIZON:] - target).sum() / np.abs(target).sum()
+    np.testing.assert_allclose(score, want, rtol=1e-5)
