@@ -3,7 +3,7 @@
     python benchmarks/timeseries.py table --told runs/pedestrians_told/ema.npz
 
 Prints the tables of docs/timeseries.md. Weights are of train/timeseries.py, --told's
-with --model.told and --guided's, by default of the default run, without. Guidance
+with --model.told and --guided's, by default those in the package, without. Guidance
 scales are the ones stored with them, found on validation windows; neither training nor
 search saw the test windows.
 """
@@ -39,7 +39,7 @@ BASES = {
 }
 
 
-def table(guided: Path, told: Path | None, samples: int, parts: list[str]) -> None:
+def table(guided: str, told: Path | None, samples: int, parts: list[str]) -> None:
     setup = recipe.set_up(guided)
     layout = setup.forecaster.layout
     rolls = setup.forecaster.about["training"]["data"]["rolls"]
@@ -162,7 +162,7 @@ def fit_quantile_network(x, y, width=128, steps=2000, batch=128):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("task", choices=("table",))
-    parser.add_argument("--guided", type=Path, default="runs/pedestrians/ema.npz")
+    parser.add_argument("--guided", default="pedestrians")
     parser.add_argument("--told", type=Path)
     parser.add_argument("--samples", type=int, default=32)
     names = ("forecast", "missing", "refine", "synthetic")

@@ -1,9 +1,10 @@
 """Forecasts, fills, refines or invents series with a model of train/timeseries.py.
 
+    python sample/forecast.py                          # the model in the package
+    python sample/forecast.py --task impute --hide random
+    python sample/forecast.py --task refine --base ridge
+    python sample/forecast.py --task synthesize
     python sample/forecast.py --weights runs/pedestrians/ema.npz
-    python sample/forecast.py --weights ... --task impute --hide random
-    python sample/forecast.py --weights ... --task refine --base ridge
-    python sample/forecast.py --weights ... --task synthesize
 
 Each writes a picture, and the numbers beside it as ``.npz``: paths ``[N, S, L]`` in the
 unit of the series. The guidance is what the search on validation windows found, with
@@ -64,7 +65,8 @@ from jaxlib_guidance.timeseries.windows import (
 class Config:
     """What to draw."""
 
-    weights: Path = Path("runs/pedestrians/ema.npz")
+    weights: str = "pedestrians"
+    """A file of train/timeseries.py, or the name of a model in the package."""
     task: Literal["forecast", "impute", "refine", "synthesize"] = "forecast"
     source: str | None = None
     """Series, as `load_series` takes them; None is what the model was trained on."""
@@ -119,7 +121,7 @@ class Setup:
         return training_batch(1, 0, count, positions)
 
 
-def set_up(weights: Path, source: str | None = None) -> Setup:
+def set_up(weights: str | Path, source: str | None = None) -> Setup:
     """Reads weights and series; by default those that the model was trained on."""
     forecaster, params = load_forecaster(weights)
     series = load_series(source or forecaster.about["training"]["data"]["source"])

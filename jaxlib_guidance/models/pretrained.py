@@ -190,6 +190,20 @@ def pretrained_names() -> tuple[str, ...]:
     return tuple(sorted(name.stem for name in names if name.suffix == ".npz"))
 
 
+def read_pretrained(name: str | os.PathLike) -> tuple[PyTree, dict[str, Any]]:
+    """Parameters and configuration, by name or from a file; see `load_pretrained`."""
+    path = Path(name)
+    if path.is_file():
+        return load_weights(path)
+    if str(name) not in pretrained_names():
+        raise FileNotFoundError(
+            f"{str(name)!r} is neither a file nor one of {pretrained_names()}"
+        )
+    folder = resources.files("jaxlib_guidance.models") / "assets"
+    with resources.as_file(folder / f"{name}.npz") as path:
+        return load_weights(path)
+
+
 def load_pretrained(
     name: str | os.PathLike,
 ) -> tuple[DiffusionModel | ClassifierModel, PyTree]:
@@ -200,21 +214,13 @@ def load_pretrained(
         "digits_weak", a smaller one trained for less, for autoguidance;
         "digits_classifier", of noisy digits, for classifier guidance;
         "digits_judge", of clean digits, which no guidance should use: it is there to
-        judge samples by. Or the path of a file.
+        judge samples by; "pedestrians", of hourly counts, which
+        `timeseries.forecaster.load_forecaster` takes with its layout and guidance. Or
+        the path of a file.
 
     Raises:
       FileNotFoundError: Neither a name nor a file.
       CorruptFileError: A damaged or foreign file.
     """
-    path = Path(name)
-    if not path.is_file():
-        if str(name) not in pretrained_names():
-            raise FileNotFoundError(
-                f"{str(name)!r} is neither a file nor one of {pretrained_names()}"
-            )
-        folder = resources.files("jaxlib_guidance.models") / "assets"
-        with resources.as_file(folder / f"{name}.npz") as path:
-            params, config = load_weights(path)
-    else:
-        params, config = load_weights(path)
+    params, config = read_pretrained(name)
     return from_config(config), jax.tree.map(jnp.asarray, params)

@@ -15,8 +15,11 @@ import numpy as np
 
 from jaxlib_guidance.data.series import Series
 from jaxlib_guidance.diffusion.process import VPDiscrete
-from jaxlib_guidance.models.pretrained import DiffusionModel, from_config
-from jaxlib_guidance.models.weights import load_weights
+from jaxlib_guidance.models.pretrained import (
+    DiffusionModel,
+    from_config,
+    read_pretrained,
+)
 from jaxlib_guidance.sampling.ddim import ddim, ddpm
 from jaxlib_guidance.timeseries.energies import Energy
 from jaxlib_guidance.timeseries.forecast import Form, forecast
@@ -109,11 +112,15 @@ class Forecaster:
 def load_forecaster(path: str | os.PathLike) -> tuple[Forecaster, PyTree]:
     """A forecaster and its parameters, from what train/timeseries.py wrote.
 
+    Args:
+      path: A file, or "pedestrians", of Auckland's hourly counts, which comes with the
+        package.
+
     Raises:
       FileNotFoundError: No such file.
       ValueError: A file of another kind.
     """
-    params, about = load_weights(path)
+    params, about = read_pretrained(path)
     if "layout" not in about:
         raise ValueError(f"{path} has no layout: it is not of train/timeseries.py")
     model = from_config(about)

@@ -19,7 +19,13 @@ from jaxlib_guidance.models.pretrained import (
     pretrained_names,
 )
 
-NAMES = ("digits", "digits_classifier", "digits_judge", "digits_weak")
+NAMES = (
+    "digits",
+    "digits_classifier",
+    "digits_judge",
+    "digits_weak",
+    "pedestrians",
+)
 CONFIG = {
     "network": {"kind": "dit", "width": 16, "depth": 1, "heads": 2, "classes": 3},
     "process": {"kind": "cosine", "shift": 0.5},

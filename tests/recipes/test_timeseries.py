@@ -69,7 +69,7 @@ def test_weights_know_their_layout_and_guidance(weights):
 def test_every_task_writes_a_picture_and_its_numbers(task, weights, tmp_path):
     out = tmp_path / f"{task}.png"
     config = sample.Config(
-        weights=weights, task=task, series=(1,), samples=3, ahead=False, out=out
+        weights=str(weights), task=task, series=(1,), samples=3, ahead=False, out=out
     )
     sample.main(config)
     with Image.open(out) as picture:
@@ -82,7 +82,7 @@ def test_every_task_writes_a_picture_and_its_numbers(task, weights, tmp_path):
 
 def test_what_is_refused(weights):
     with pytest.raises(ValueError, match=r"series \[5\]; expected 0, ..., 1"):
-        sample.run(sample.Config(weights=weights, series=(5,)))
+        sample.run(sample.Config(weights=str(weights), series=(5,)))
     forecaster, _ = load_forecaster(weights)
     with pytest.raises(ValueError, match="no guidance 'told' is stored"):
         sample.guidance_of(forecaster, "told", None)
