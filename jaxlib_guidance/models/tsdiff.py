@@ -5,22 +5,50 @@ features, lags that are known, or the observed context and its mask, are the cha
 ``cond [B, L, F]``.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlib_guidance.attention.control import Edit
-from jaxlib_guidance.models.embed import sinusoidal
 from jaxlib_guidance.models.s4 import S4D, layer_spectrum
 from jaxlib_guidance.types import Array, PyTree, require_known
+
+
+def step_embedding(step: Array, width: int) -> Array:
+    """``[sin(step f), cos(step f)]`` with ``f_i = 1e4^(-i / (n - 1))``.
+
+    Of the ``n = width / 2`` rates the last is 1e-4 itself, which
+    `models.embed.sinusoidal` stops short of.
+
+    Args:
+      step: Any shape.
+      width: Even number of features, at least 4.
+
+    Returns:
+      Float32 ``[*step.shape, width]``.
+
+    Raises:
+      ValueError: Another width.
+
+    Reference: DiffWave, arXiv 2009.09761, section 3.1, which TSDiff's code follows.
+    """
+    if width % 2 or width < 4:
+        raise ValueError(f"embedding is {width}; expected an even number from 4")
+    half = width // 2
+    rates = np.exp(-math.log(1e4) * np.arange(half) / (half - 1))
+    angle = jnp.asarray(step, jnp.float32)[..., None] * rates.astype(np.float32)
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1)
 
 
 class GatedBlock(nn.Module):
     """``z = h + e``; ``z += W GELU(S4D(LN(z)))``; ``h + W_a g``, ``W_b g`` are out.
 
-    With ``g = tanh(z) sigmoid(z)``; the condition is added to ``z`` before the gate.
+    With ``g = tanh(z) sigmoid(z)`` and ``GELU(u) = u Phi(u)``, not its approximation by
+    tanh; the condition is added to ``z`` before the gate.
 
     Attributes:
       state, poles, rule: See `S4D`.
@@ -49,7 +77,7 @@ class GatedBlock(nn.Module):
         z = h + dense("step", e)[:, None]
         u = nn.LayerNorm(dtype=jnp.float32, name="norm")(z)
         u = S4D(self.state, self.poles, self.rule, name="s4")(u)
-        z = z + dense("mix", nn.gelu(u))
+        z = z + dense("mix", nn.gelu(u, approximate=False))
         if cond is not None:
             z = z + dense("condition", cond)
         g = jnp.tanh(z) * nn.sigmoid(z)
@@ -65,8 +93,9 @@ class TSDiff(nn.Module):
       state: Conjugate pairs of each state space; see `S4D`.
       features: Channels ``F`` of the condition, or 0 for none.
       embedding: Features of the sinusoidal step embedding.
-      time_scale: Multiplies ``c_noise``: 100 turns times in [0, 1] into the step
-        numbers of the paper's table; 1000 suits EDM's ``log(sigma) / 4``.
+      time_scale, time_offset: What is embedded is ``c_noise * time_scale +
+        time_offset``: 100 and -1 turn the times ``(i + 1) / 100`` of a table of betas
+        into its steps ``i``; 1000 and 0 suit EDM's ``log(sigma) / 4``.
       skip: Whether the input is added to the output.
       poles: Initial state matrices; see `initial_poles`.
       rule: How they are discretised; see `discretise`.
@@ -84,6 +113,7 @@ class TSDiff(nn.Module):
     features: int = 0
     embedding: int = 128
     time_scale: float = 100.0
+    time_offset: float = 0.0
     skip: bool = False
     poles: str = "lin"
     rule: str = "zoh"
@@ -142,7 +172,8 @@ class TSDiff(nn.Module):
             return layer(x).astype(jnp.float32)
 
         c_noise = jnp.broadcast_to(c_noise, x.shape[:1])
-        e = sinusoidal(c_noise * self.time_scale, self.embedding)
+        step = c_noise * self.time_scale + self.time_offset
+        e = step_embedding(step, self.embedding)
         e = nn.silu(dense("time_out", nn.silu(dense("time_in", e))))
         h = nn.relu(dense("input", x))
         block, total, maps = GatedBlock, jnp.zeros_like(h), {}
@@ -193,7 +224,13 @@ def tsdiff_paper(length: int, channels: int = 1, features: int = 0) -> dict[str,
       features: ``F``, channels of the condition.
     """
     return {
-        "network": {"kind": "tsdiff", "features": features},
+        "network": {
+            "kind": "tsdiff",
+            "features": features,
+            # The network is told the step of the table, 0, ..., 99.
+            "time_scale": 100.0,
+            "time_offset": -1.0,
+        },
         "process": {"kind": "ddpm", "steps": 100, "first": 1e-4, "last": 0.1},
         "parametrize": {"predicts": "eps"},
         "shape": [length, channels],

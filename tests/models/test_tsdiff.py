@@ -1,6 +1,7 @@
 """TSDiff's network: its equations, its condition, and kernels made once."""
 
 import dataclasses
+import math
 from functools import partial
 
 import jax
@@ -10,14 +11,29 @@ import pytest
 
 from jaxlib_guidance.models.pretrained import DiffusionModel, from_config
 from jaxlib_guidance.models.s4 import S4D
-from jaxlib_guidance.models.tsdiff import TSDiff, tsdiff_cpu, tsdiff_paper
+from jaxlib_guidance.models.tsdiff import (
+    TSDiff,
+    step_embedding,
+    tsdiff_cpu,
+    tsdiff_paper,
+)
 from jaxlib_guidance.sampling.ddim import ddim
 from jaxlib_guidance.sampling.loop import sample
 from jaxlib_guidance.testing.nets import randomise
 
-MODULE = TSDiff(width=6, blocks=2, state=4, features=3, embedding=8, skip=True)
+MODULE = TSDiff(
+    width=6,
+    blocks=2,
+    state=4,
+    features=3,
+    embedding=8,
+    time_offset=-1.0,
+    skip=True,
+)
 X = jax.random.normal(jax.random.key(1), (2, 10, 4))
 COND = jax.random.normal(jax.random.key(2), (2, 10, 3))
+# Of steps 2 and 70 of a table of 100: step i is time (i + 1) / 100.
+STEPS = np.array([2, 70])
 TIMES = jnp.array([0.03, 0.71])
 
 
@@ -28,8 +44,12 @@ def params():
     return randomise(jax.random.key(3), start)
 
 
-def by_hand(params, x, t, cond):
-    """The block equations of the paper's appendix, in plain numpy where they can be."""
+def by_hand(params, x, steps, cond):
+    """The equations of spec 1.2 in numpy, with PyTorch's GELU; all but the S4D layer.
+
+    Read from the released code: sines before cosines, rates down to 1e-4 itself, and
+    the Gaussian error function.
+    """
 
     def dense(p, a):
         return a @ np.asarray(p["kernel"]) + np.asarray(p["bias"])
@@ -37,9 +57,11 @@ def by_hand(params, x, t, cond):
     def silu(a):
         return a / (1 + np.exp(-a))
 
-    rates = np.exp(-np.log(10_000) * np.arange(4) / 4)
-    angle = (100 * np.asarray(t))[:, None] * rates
-    e = np.concatenate([np.cos(angle), np.sin(angle)], -1)
+    def gelu(a):
+        return a * (1 + np.vectorize(math.erf)(a / math.sqrt(2))) / 2
+
+    angle = steps[:, None] * np.array([1, 10 ** (-4 / 3), 10 ** (-8 / 3), 1e-4])
+    e = np.concatenate([np.sin(angle), np.cos(angle)], -1)
     e = silu(dense(params["time_out"], silu(dense(params["time_in"], e))))
     h = np.maximum(dense(params["input"], np.asarray(x)), 0)
     total = 0
@@ -50,7 +72,7 @@ def by_hand(params, x, t, cond):
         u = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
         u = u * np.asarray(p["norm"]["scale"]) + np.asarray(p["norm"]["bias"])
         u = S4D(state=4).apply({"params": p["s4"]}, jnp.asarray(u, jnp.float32))
-        z = z + dense(p["mix"], np.asarray(jax.nn.gelu(u)))
+        z = z + dense(p["mix"], gelu(np.asarray(u, np.float64)))
         z = z + dense(p["condition"], np.asarray(cond))
         g = np.tanh(z) / (1 + np.exp(-z))
         h, total = h + dense(p["residual"], g), total + dense(p["skip"], g)
@@ -65,8 +87,28 @@ def apply():
 
 def test_the_network_is_its_equations(params, apply):
     out, taps = apply({"params": params}, X, TIMES, COND)
-    np.testing.assert_allclose(out, by_hand(params, X, TIMES, COND), atol=2e-5)
+    np.testing.assert_allclose(out, by_hand(params, X, STEPS, COND), atol=2e-5)
     assert taps["block1"].shape == (2, 10, 6)
+
+
+def test_the_step_is_embedded_at_the_published_rates():
+    # f_i = exp(-i ln(1e4) / 63) for i = 0, ..., 63.
+    rates = [math.exp(-i * math.log(1e4) / 63) for i in range(64)]
+    for step in (0, 1, 99):
+        want = [math.sin(step * f) for f in rates] + [math.cos(step * f) for f in rates]
+        np.testing.assert_allclose(
+            step_embedding(jnp.array(step), 128), want, atol=1e-5
+        )
+    for width in (2, 5):
+        with pytest.raises(ValueError, match=f"embedding is {width}; expected an even"):
+            step_embedding(TIMES, width)
+
+
+def test_the_published_network_is_told_steps_from_0_to_99():
+    module = from_config(tsdiff_paper(24)).module
+    times = (np.arange(100) + 1) / 100
+    told = times * module.time_scale + module.time_offset
+    np.testing.assert_allclose(told, np.arange(100), atol=1e-9)
 
 
 def test_kernels_made_before_and_rematerialisation_change_nothing(params, apply):
