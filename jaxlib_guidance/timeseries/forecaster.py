@@ -142,14 +142,17 @@ class WindowReader:
       layout: Of the model.
       values: ``[S, T]``, NaN where missing.
       clock: Covariates ``[S, T + horizon, F]``, or None.
+      usual: ``[S, T + 1]``, from `usual_scale`, for windows whose context and lags are
+        all zero or missing; or None.
     """
 
     layout: Layout
     values: Array
     clock: Array | None = None
+    usual: Array | None = None
 
     def cut(self, rows: Any, starts: Any) -> dict[str, Any]:
-        """``layout.inputs``' arguments "segments" and "covariates" of windows."""
+        """``layout.inputs``' arguments "segments", "covariates", "scale" of windows."""
         layout = self.layout
         cut = {"context": layout.context, "horizon": layout.horizon}
         batch = {
@@ -157,6 +160,10 @@ class WindowReader:
         }
         if self.clock is not None:
             batch["covariates"] = cut_segments(self.clock, rows, starts, **cut)
+        if self.usual is not None:
+            # The column of a window's start is what was known before it.
+            starts = jnp.clip(jnp.asarray(starts), 0, self.usual.shape[1] - 1)
+            batch["scale"] = self.usual[jnp.asarray(rows), starts]
         return batch
 
     def inputs(self, rows: Any, starts: Any, observed: Any = None) -> Inputs:
@@ -174,6 +181,25 @@ class WindowReader:
         return cut_segments(self.values, rows, starts, **cut, lags=lags)
 
 
+def usual_scale(values: Array | np.ndarray) -> np.ndarray:
+    """The mean absolute value of each series before each column, 0 where unknown.
+
+    Args:
+      values: ``[S, T]`` (or ``[S, T, D]``), NaN where missing.
+
+    Returns:
+      float32 ``[S, T + 1]`` (or ``[S, T + 1, D]``): entry ``i`` is that of ``values[:,
+      :i]``, so no window's scale knows what comes after its start.
+    """
+    size = np.abs(np.asarray(values, np.float64))
+    known = ~np.isnan(size)
+    total = np.cumsum(np.where(known, size, 0), 1)
+    mean = total / np.maximum(np.cumsum(known, 1), 1)
+    return np.pad(mean, ((0, 0), (1, 0), *[(0, 0)] * (mean.ndim - 2))).astype(
+        np.float32
+    )
+
+
 def read_windows(series: Series, layout: Layout) -> WindowReader:
     """The windows of a set of series, with its calendar if the layout has covariates.
 
@@ -184,7 +210,8 @@ def read_windows(series: Series, layout: Layout) -> WindowReader:
     if layout.covariates:
         steps = series.values.shape[1] + layout.horizon
         clock = jnp.asarray(calendar(series.start, series.freq, steps))
-    return WindowReader(layout, jnp.asarray(series.values), clock)
+    usual = jnp.asarray(usual_scale(series.values))
+    return WindowReader(layout, jnp.asarray(series.values), clock, usual)
 
 
 def in_batches(function: Callable[..., Any], size: int, *rows: PyTree) -> np.ndarray:

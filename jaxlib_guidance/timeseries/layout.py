@@ -11,8 +11,12 @@ from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
-from jaxlib_guidance.timeseries.windows import make_windows, window_lengths
-from jaxlib_guidance.types import Array, expand
+from jaxlib_guidance.timeseries.windows import (
+    make_windows,
+    mean_absolute_scale,
+    window_lengths,
+)
+from jaxlib_guidance.types import Array, at_least_float32, expand
 
 VALUES = ("plain", "root")
 
@@ -97,16 +101,25 @@ class Layout:
         segments: Array,
         observed: Array,
         covariates: Array | None = None,
+        scale: Array | None = None,
         *,
         truth: bool = False,
     ) -> Inputs:
         """The inputs of windows of which ``observed`` may be seen.
+
+        The unit of a window is the mean absolute value of what is seen of its context.
+        A context of nothing but zeros or unknown steps takes that of the lags' history
+        before it, then ``scale``. A window that these leave without a unit keeps that
+        of the series (``scale`` 1). To train on, all of it counts as unknown: its mask
+        is 0, for what is hidden may have any size beside the zeros that are seen.
 
         Args:
           segments: From `cut_segments`, with this layout's context, horizon and lags.
           observed: Which steps may be seen, ``[context + horizon]`` or with leading
             ``B``: `forecast_mask`, or a mask with holes to fill.
           covariates: ``[B, context + horizon, covariates]``, finite.
+          scale: The usual size of each series ``[B]`` (``[B, D]``), 0 where unknown;
+            see `WindowReader`. It must not know the horizon.
           truth: Whether ``x`` and ``mask`` are the hidden values too, to train on them.
             The condition and the scale never are.
 
@@ -122,16 +135,19 @@ class Layout:
                 f"{wanted if self.covariates else None}"
             )
         cut = {"context": self.context, "horizon": self.horizon, "lags": self.lags}
-        shown = make_windows(segments, **cut, observed=observed, default_scale=1.0)
+        usual = self._usual_scale(segments, scale)
+        default = jnp.where(usual > 0, usual, 1)
+        shown = make_windows(segments, **cut, observed=observed, default_scale=default)
         visible = self._standardise(shown.x, shown.mask)
         x, mask, now = visible, shown.mask, slice(self.joint)
         if truth:
             # In the unit of what is shown: the scale of a forecast knows no future.
-            whole = make_windows(segments, **cut, default_scale=1.0)
-            unit = jnp.reshape(whole.scale / shown.scale, (len(x), 1, -1))
-            times = whole.x.shape[-1] // unit.shape[-1]
-            x = self._standardise(whole.x * jnp.tile(unit, (1, 1, times)), whole.mask)
-            mask = whole.mask
+            whole = make_windows(segments, **cut, scale=shown.scale)
+            seen = jnp.any(shown.x[:, : self.context, now] != 0, 1)
+            sized = seen | jnp.reshape(usual > 0, seen.shape)
+            groups = whole.x.shape[-1] // self.joint
+            mask = whole.mask * jnp.tile(sized, groups)[:, None].astype(x.dtype)
+            x = self._standardise(whole.x, mask)
         told = []
         if not self.diffuse_lags:
             told += [visible[..., self.joint :], shown.mask[..., self.joint :]]
@@ -160,6 +176,22 @@ class Layout:
         if self.values == "root":
             plain = jnp.square(jnp.maximum(plain, 0))
         return plain * _beside(scale, x)
+
+    def _usual_scale(self, segments, given):
+        """The mean absolute value before the context, else what is given, else 0."""
+        past, _ = window_lengths(self.context, self.horizon, self.lags)
+        before = at_least_float32(segments[:, :past])
+        known = ~jnp.isnan(before)
+        before = jnp.where(known, before, 0)
+        any_size = jnp.any(before != 0, 1)
+        given = jnp.zeros_like(any_size, before.dtype) if given is None else given
+        given = jnp.asarray(given)
+        if given.shape != any_size.shape:
+            raise ValueError(
+                f"scale has shape {given.shape}; expected {any_size.shape}"
+            )
+        scale = mean_absolute_scale(before, known, given)
+        return jnp.where(any_size | (given > 0), scale, 0)
 
     def _standardise(self, x, mask):
         if self.values == "root":

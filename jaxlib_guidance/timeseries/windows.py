@@ -92,7 +92,8 @@ def make_windows(
     horizon: int,
     lags: Sequence[int] = (),
     observed: Array | None = None,
-    default_scale: float | None = None,
+    default_scale: Array | float | None = None,
+    scale: Array | None = None,
 ) -> Windows:
     """Hides, scales and lays out lags.
 
@@ -105,12 +106,14 @@ def make_windows(
         ``[B, L, D]``), such as `forecast_mask`; the rest becomes unknown, also where it
         comes back as a lag. None shows all, for training.
       default_scale: Of `mean_absolute_scale`.
+      scale: What to divide by, ``[B]`` (or ``[B, D]``); None takes
+        `mean_absolute_scale` of what is seen of the context.
 
     Returns:
       `Windows`.
 
     Raises:
-      ValueError: Wrong shapes.
+      ValueError: Wrong shapes; a default that the scale leaves without effect.
     """
     past, length = window_lengths(context, horizon, lags)
     if segments.ndim not in (2, 3) or segments.shape[1] != past + length:
@@ -123,8 +126,14 @@ def make_windows(
     if observed is not None:
         seen = seen.at[:, past:].min(_window_mask(observed, seen[:, past:]))
     values = jnp.where(seen, segments, 0)
-    now = slice(past, past + context)
-    scale = mean_absolute_scale(values[:, now], seen[:, now], default_scale)
+    if scale is None:
+        now = slice(past, past + context)
+        scale = mean_absolute_scale(values[:, now], seen[:, now], default_scale)
+    elif default_scale is not None:
+        raise ValueError("default_scale would have no effect beside a scale")
+    else:
+        scale = at_least_float32(jnp.asarray(scale))
+        _require_rows(scale, values, "scale")
     values = values / scale[:, None]
 
     def channels(a):
@@ -135,28 +144,35 @@ def make_windows(
 
 
 def mean_absolute_scale(
-    values: Array, observed: Array, default: float | None = None
+    values: Array, observed: Array, default: Array | float | None = None
 ) -> Array:
     """``sum(|y| m) / max(sum(m), 1)`` over the context, at least 1e-10.
 
     Args:
       values: ``[B, context]`` (or ``[B, context, D]``), finite.
       observed: The same shape, bool or 0 and 1.
-      default: Scale of a row that is nothing but zeros or unknown. None takes the mean
-        over the whole batch, as GluonTS and the released code do; with a number, a
-        row's scale does not depend on its batch.
+      default: Scale of a row that is nothing but zeros or unknown, one or one for each
+        row. None takes the mean over the whole batch, as GluonTS and the released code
+        do; otherwise a row's scale does not depend on its batch.
 
     Returns:
-      ``[B]`` (or ``[B, D]``).
+      ``[B]`` (or ``[B, D]``), in float32 at least: a sum of half-precision values
+      would overflow.
+
+    Raises:
+      ValueError: A default of another shape.
 
     Reference: Kollovieh et al., arXiv 2307.11494, the released code's scaler.
     """
+    values = at_least_float32(values)
     m = observed.astype(values.dtype)
     total, count = jnp.sum(jnp.abs(values) * m, 1), jnp.sum(m, 1)
     if default is None:
         fallback = jnp.sum(total, 0) / jnp.maximum(jnp.sum(count, 0), 1)
     else:
         fallback = jnp.asarray(default, values.dtype)
+        if fallback.ndim:
+            _require_rows(fallback, values, "default")
     scale = jnp.where(total > 0, total / jnp.maximum(count, 1), fallback)
     return jnp.maximum(scale, SMALLEST_SCALE)
 
@@ -244,6 +260,13 @@ def _window_mask(observed, seen):
     if observed.ndim < seen.ndim:
         observed = observed[..., None]
     return jnp.broadcast_to(observed, seen.shape)
+
+
+def _require_rows(scale, values, name):
+    """Raises unless there is one scale for each series of each row of ``values``."""
+    wanted = (values.shape[0], *values.shape[2:])
+    if scale.shape != wanted:
+        raise ValueError(f"{name} has shape {scale.shape}; expected {wanted}")
 
 
 def _require_count(count, context):

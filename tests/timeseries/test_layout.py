@@ -95,13 +95,70 @@ def test_joint_series_keep_their_own_scale():
     np.testing.assert_allclose(inputs.x[..., 2], inputs.x[..., 3], rtol=1e-4)
 
 
-def test_all_missing_and_constant_series_stay_finite():
-    empty = SEGMENTS.at[0].set(jnp.nan).at[1].set(0.0)
-    for layout in (dataclasses.replace(TOLD, covariates=0), DIFFUSED):
-        inputs = layout.inputs(empty, MASK, truth=True)
-        for leaf in inputs:
-            assert leaf is None or np.isfinite(leaf).all()
-        assert (inputs.mask[0] == 0).all()
+LAGS, CONTEXT, NEW = slice(0, 5), slice(5, 11), slice(11, 14)
+
+
+def quiet(context, lags=4000.0, new=5000.0):
+    """Two windows: one whose context says nothing, and one as any other."""
+    odd = SEGMENTS[0].at[LAGS].set(lags).at[CONTEXT].set(context).at[NEW].set(new)
+    return jnp.stack([odd, SEGMENTS[1]])
+
+
+LAYOUTS = [Layout(**CUT), dataclasses.replace(TOLD, covariates=0), DIFFUSED]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("context", [0.0, jnp.nan])
+def test_a_context_that_says_nothing_takes_the_unit_of_its_lags(layout, context):
+    inputs = layout.inputs(quiet(context), MASK, truth=True)
+    np.testing.assert_allclose(inputs.scale[0], 4000)
+    one = layout.standardise(jnp.array([5000.0]), jnp.array([4000.0]))[0]
+    np.testing.assert_allclose(inputs.x[0, -3:, 0], one, rtol=1e-5)
+    assert np.abs(inputs.x).max() < 10
+    assert inputs.cond is None or np.abs(inputs.cond).max() < 10
+    np.testing.assert_array_equal(inputs.mask[0, -3:, 0], 1)
+    # The other window, and what the first may see, are none the wiser.
+    plain = layout.inputs(SEGMENTS, MASK, truth=True)
+    for a, b in zip(inputs, plain, strict=True):
+        assert a is None or np.array_equal(a[1], b[1])
+    hidden = layout.inputs(quiet(context, new=9.0), MASK)
+    np.testing.assert_array_equal(hidden.scale, inputs.scale)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("nothing", [0.0, jnp.nan])
+def test_then_that_of_the_series_and_then_no_weight_to_train_on(layout, nothing):
+    segments = quiet(nothing, lags=nothing)
+    usual = jnp.array([2500.0, 7.0])
+    inputs = layout.inputs(segments, MASK, scale=usual, truth=True)
+    np.testing.assert_allclose(inputs.scale, [2500, SEGMENTS[1, CONTEXT].mean()])
+    two = layout.standardise(jnp.array([5000.0]), jnp.array([2500.0]))[0]
+    np.testing.assert_allclose(inputs.x[0, -3:, 0], two, rtol=1e-5)
+    np.testing.assert_array_equal(inputs.mask[0, -3:, 0], 1)
+    for scale in (None, jnp.array([0.0, 7.0])):
+        inputs = layout.inputs(segments, MASK, scale=scale, truth=True)
+        np.testing.assert_array_equal(inputs.x[0], 0)
+        np.testing.assert_array_equal(inputs.mask[0], 0)
+        np.testing.assert_array_equal(inputs.mask[1, -3:, 0], 1)
+        assert inputs.cond is None or np.abs(inputs.cond[0]).max() < 10
+        # Zeros that were seen are known in any unit.
+        seen = layout.inputs(segments, MASK, scale=scale)
+        np.testing.assert_array_equal(seen.mask[0, :-3, 0], 1.0 if nothing == 0 else 0)
+
+
+def test_joint_series_fall_back_each_for_itself():
+    layout = Layout(**CUT, joint=2)
+    pair = jnp.stack([quiet(0.0), jnp.full_like(SEGMENTS, 3.0)], -1)
+    inputs = layout.inputs(pair, MASK, truth=True)
+    np.testing.assert_allclose(inputs.scale[0], [4000, 3])
+    none = jnp.stack([quiet(0.0, lags=0.0), jnp.full_like(SEGMENTS, 3.0)], -1)
+    inputs = layout.inputs(none, MASK, truth=True)
+    np.testing.assert_array_equal(inputs.mask[0, ..., 0], 0)
+    np.testing.assert_array_equal(inputs.mask[0, ..., 1], 1)
+    given = layout.inputs(none, MASK, scale=jnp.full((2, 2), 50.0), truth=True)
+    np.testing.assert_allclose(given.scale[0], [50, 3])
+    with pytest.raises(ValueError, match=r"scale has shape \(2,\); expected \(2, 2\)"):
+        layout.inputs(none, MASK, scale=jnp.ones(2))
 
 
 def test_what_is_refused():

@@ -170,6 +170,10 @@ def test_scale_of_rows_that_say_nothing():
     # Over the batch: (3 + 5 + 0) / (2 + 3).
     np.testing.assert_allclose(mean_absolute_scale(y, m), [4, 1.6, 1.6])
     np.testing.assert_allclose(mean_absolute_scale(y, m, 0.5), [4, 0.5, 0.5])
+    each = jnp.asarray([9.0, 0.5, 3.0])
+    np.testing.assert_allclose(mean_absolute_scale(y, m, each), [4, 0.5, 3])
+    with pytest.raises(ValueError, match=r"default has shape \(2,\); expected \(3,\)"):
+        mean_absolute_scale(y, m, each[:2])
     zero = mean_absolute_scale(y[1:2], m[1:2])
     np.testing.assert_allclose(zero, 1e-10)
     flat = series()
@@ -178,6 +182,24 @@ def test_scale_of_rows_that_say_nothing():
     np.testing.assert_allclose(got.x[0], 1, rtol=1e-6)
     np.testing.assert_array_equal(got.x[1], 0)
     np.testing.assert_array_equal(got.mask[1], 0)
+
+
+def test_half_precision_sums_do_not_overflow():
+    # 400 values of 336 add up to more than float16 holds.
+    y = jnp.full((1, 400), 336, jnp.float16)
+    scale = mean_absolute_scale(y, jnp.ones_like(y, bool))
+    assert scale.dtype == jnp.float32
+    np.testing.assert_array_equal(scale, 336)
+
+
+def test_a_scale_may_be_given():
+    segments = jnp.asarray(series(2, LENGTH + PAST))
+    got = make_windows(segments, **SIZES, scale=jnp.array([2.0, 4.0]))
+    np.testing.assert_allclose(got.x[:, :, 0], segments[:, PAST:] / got.scale[:, None])
+    with pytest.raises(ValueError, match="default_scale would have no effect"):
+        make_windows(segments, **SIZES, scale=got.scale, default_scale=1.0)
+    with pytest.raises(ValueError, match=r"scale has shape \(1,\); expected \(2,\)"):
+        make_windows(segments, **SIZES, scale=got.scale[:1])
 
 
 @pytest.mark.parametrize(("context", "count"), [(336, 168), (312, 156), (360, 180)])
