@@ -97,7 +97,7 @@ def _stamp(text):
 
 def _last_of_each(rows, count):
     """The longest of each series, if the rows are rolls of ``count`` series."""
-    if len(rows) % count or len(rows) == count:
+    if not count or len(rows) % count or len(rows) == count:
         return rows
     longest = rows[-count:]
     for i, (values, start, _) in enumerate(rows):

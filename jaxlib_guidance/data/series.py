@@ -62,7 +62,9 @@ def finish_series(
         raise ValueError(f"names have the name {twice[0]!r} twice")
     each = [np.asanyarray(row) for row in each]
     for name, row in zip(names, each, strict=True):
-        if row.ndim != 1 or row.dtype.kind not in "fiub":
+        # JAX's bfloat16 is no kind of float to numpy.
+        number = row.dtype.kind in "fiub" or row.dtype.name == "bfloat16"
+        if row.ndim != 1 or not number:
             raise TypeError(
                 f"series {name!r} is {row.dtype}{list(row.shape)}; expected numbers [T]"
             )

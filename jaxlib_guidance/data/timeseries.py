@@ -31,7 +31,8 @@ def load_series(
         as GluonTS and Monash write them (`data.json_series`); an array ``[S, T]`` or a
         list of arrays ``[T_s]`` that end together; or a pandas data frame.
       freq: Spacing. With a data frame it may be left out: it is then the smallest
-        spacing between stamps. With a packaged set or a JSON folder it is known.
+        spacing between stamps, unless it is an exception. With a packaged set or a JSON
+        folder it is known.
       start: Of an array: the stamp of its first column, one or one for each series.
       names: Of an array's series.
       long: Of a data frame in long form: its columns of names, stamps and values, such
@@ -43,7 +44,7 @@ def load_series(
       TypeError: Values that are no numbers; a source of another kind.
       ValueError: An unknown name; an argument that the source has no use for; values
         that are infinite, or a series all missing; stamps that repeat or lie off the
-        grid.
+        grid, or whose smallest spacing is an exception; rows without a name.
       ModuleNotFoundError: The package of a packaged set is not installed.
     """
     given = {
@@ -137,6 +138,9 @@ def _rows_of(frame, long):
                 f"long names {absent}, but the columns are {list(frame.columns)}"
             )
         name, stamp, value = long
+        nameless = int(frame[name].isna().sum())
+        if nameless:
+            raise ValueError(f"{nameless} rows have no name in the column {name!r}")
         groups = [(key, of[stamp], of[value]) for key, of in frame.groupby(name)]
     table = []
     for name, clock, row in groups:
@@ -161,6 +165,21 @@ def _spacing(clocks):
     seconds = int(gaps.min().astype(int))
     if seconds >= 28 * 86_400:
         raise ValueError("the stamps are months or more apart; pass freq, such as 'MS'")
+    # One odd stamp would make nearly all columns of a fine grid missing.
+    every = np.unique(np.concatenate(clocks))
+    columns = int((every[-1] - every[0]).astype(int)) // seconds + 1
+    each, times = np.unique(gaps.astype(int), return_counts=True)
+    usual = int(each[times.argmax()])
+    if usual > seconds and 2 * len(every) < columns:
+        raise ValueError(
+            f"the smallest spacing of the stamps is {_written(seconds)}, but the usual "
+            f"one is {_written(usual)}; pass freq, or mend the odd stamps"
+        )
+    return _written(seconds)
+
+
+def _written(seconds):
+    """A number of seconds as pandas writes a spacing."""
     sizes = {86_400: "D", 3_600: "h", 60: "min", 1: "s"}
     size = next(size for size in sizes if seconds % size == 0)
     return f"{seconds // size}{sizes[size]}" if seconds > size else sizes[size]

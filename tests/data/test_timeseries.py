@@ -34,6 +34,16 @@ def test_an_array_is_taken_as_it_is():
     assert np.isnat(bare.start).all()
 
 
+def test_half_precision_arrays_are_numbers():
+    jnp = pytest.importorskip("jax.numpy")
+    for dtype in (jnp.bfloat16, jnp.float16):
+        values = jnp.asarray([[0.5, jnp.nan, 3.0]], dtype)
+        for source in (values, list(values)):
+            series = load_series(source)
+            assert series.values.dtype == np.float32
+            np.testing.assert_array_equal(series.values, [[0.5, np.nan, 3]])
+
+
 def test_masked_values_are_missing():
     masked = np.ma.masked_equal([[1, 2, 3]], 2)
     np.testing.assert_array_equal(load_series(masked).values, [[1, np.nan, 3]])
@@ -149,6 +159,35 @@ def test_a_long_frame_keeps_each_series_on_the_clock_of_all():
 
 
 @needs("pandas")
+def test_an_odd_stamp_makes_no_finer_grid():
+    import pandas as pd
+
+    when = np.append(hours("2024-01-01", 3), np.datetime64("2024-01-01T02:01"))
+    frame = pd.DataFrame({"a": [1.0, 2, 3, 4]}, index=when.astype("M8[s]"))
+    with pytest.raises(
+        ValueError, match="smallest spacing of the stamps is min, but th"
+    ):
+        load_series(frame)
+    with pytest.raises(ValueError, match="1 stamps off the grid of 'h'"):
+        load_series(frame, freq="h")
+    # On request it is one; and nights without rows are no odd stamps.
+    assert load_series(frame, freq="min").values.shape == (1, 122)
+    days = [hours(f"2024-01-0{day}T09", 4) for day in (1, 2, 3)]
+    frame = pd.DataFrame({"a": np.arange(12.0)}, index=np.concatenate(days))
+    assert load_series(frame).freq == "h"
+
+
+@needs("pandas")
+def test_a_row_without_a_name_is_not_dropped():
+    import pandas as pd
+
+    when = hours("2024-01-01", 4)
+    frame = pd.DataFrame({"who": ["a", "a", None, "b"], "when": when, "y": 1.0})
+    with pytest.raises(ValueError, match="1 rows have no name in the column 'who'"):
+        load_series(frame, long=("who", "when", "y"))
+
+
+@needs("pandas")
 @pytest.mark.parametrize(
     ("change", "keywords", "error", "message"),
     [
@@ -207,6 +246,11 @@ def test_json_lines_of_gluonts(folder):
     test = load_series(str(folder), split="test")
     assert test.values.shape == (2, 6), "the longest roll of each series"
     np.testing.assert_array_equal(test.values[:, 5], [5, 11])
+
+
+def test_a_test_split_without_a_training_split_is_kept(folder):
+    (folder / "train" / "data.json").unlink()
+    assert load_series(folder, split="test").values.shape == (4, 6)
 
 
 def test_rows_that_are_no_rolls_are_all_kept(folder):
