@@ -134,7 +134,14 @@ def spectrum(kernels: Array) -> Array:
 
     Returns:
       Complex ``[H, L + 1]``.
+
+    Raises:
+      ValueError: Kernels of another shape.
     """
+    if kernels.ndim != 3 or len(kernels) not in (1, 2):
+        raise ValueError(
+            f"kernels have shape {kernels.shape}; expected [2, H, L] or [1, H, L]"
+        )
     causal = kernels[0]
     future = kernels[1, :, ::-1] if len(kernels) == 2 else jnp.zeros_like(causal)
     return jnp.fft.rfft(jnp.concatenate([causal, future], -1))
@@ -151,8 +158,9 @@ def convolve(u: Array, spectrum: Array) -> Array:
       ``[B, L, H]``.
 
     Raises:
-      ValueError: A spectrum of another length.
+      ValueError: An input that is no batch of sequences; a spectrum of another length.
     """
+    _require_sequences(u)
     length = u.shape[1]
     if spectrum.shape != (u.shape[2], length + 1):
         raise ValueError(
@@ -175,6 +183,11 @@ def layer_spectrum(
     return spectrum(impulse_response(sampled, c, length))
 
 
+def _require_sequences(u):
+    if u.ndim != 3:
+        raise ValueError(f"u has shape {u.shape}; expected [B, L, H]")
+
+
 class S4D(nn.Module):
     """A diagonal state-space layer over ``[B, L, H]``, in both directions.
 
@@ -188,6 +201,10 @@ class S4D(nn.Module):
       rule: See `discretise`.
       bidirectional: Whether an output sees the future.
       dt_min, dt_max: Ends of the initial step sizes, log-uniform.
+
+    Raises:
+      ValueError: When called: an input that is not ``[B, L, H]``; step sizes out of
+        order or not above 0.
     """
 
     state: int = 64
@@ -200,6 +217,12 @@ class S4D(nn.Module):
     @nn.compact
     def __call__(self, u: Array) -> Array:
         """``[B, L, H] -> [B, L, H]``, in ``u``'s type; computed in float32 at least."""
+        _require_sequences(u)
+        if not 0 < self.dt_min <= self.dt_max:
+            raise ValueError(
+                f"dt_min and dt_max are {self.dt_min} and {self.dt_max}; expected "
+                "0 < dt_min <= dt_max"
+            )
         width, length = u.shape[-1], u.shape[1]
         params = self._params(width)
         if self.has_variable("kernels", "spectrum"):

@@ -112,6 +112,17 @@ def test_what_is_refused():
         discretise(jnp.ones((1, 1), jnp.complex64), jnp.zeros(1), "euler")
     with pytest.raises(ValueError, match=r"spectrum has shape \(3, 9\)"):
         convolve(jnp.zeros((1, 9, 3)), jnp.zeros((3, 9), jnp.complex64))
+    with pytest.raises(ValueError, match=r"u has shape \(9, 3\); expected \[B, L, H\]"):
+        convolve(jnp.zeros((9, 3)), jnp.zeros((3, 10), jnp.complex64))
+    for ways in (0, 3):
+        with pytest.raises(ValueError, match=rf"kernels have shape \({ways}, 3, 9\)"):
+            spectrum(jnp.zeros((ways, 3, 9)))
+    key, u = jax.random.key(0), jnp.zeros((1, 9, 3))
+    with pytest.raises(ValueError, match=r"u has shape \(9, 3\)"):
+        S4D(state=STATE).init(key, u[0])
+    for low, high in ((0.1, 0.01), (0.0, 0.1)):
+        with pytest.raises(ValueError, match=f"dt_min and dt_max are {low} and {high}"):
+            S4D(state=STATE, dt_min=low, dt_max=high).init(key, u)
 
 
 @pytest.fixture(scope="module")
