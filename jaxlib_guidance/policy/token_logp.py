@@ -55,7 +55,8 @@ def token_logp(
         log-probabilities need the sampler's own.
 
     Returns:
-      Float32 ``[...]``.
+      Float32 ``[...]``. A row whose result is masked has gradient exactly 0, also one
+      of NaN or infinity.
 
     Raises:
       TypeError: Arrays of a wrong kind, or a temperature that is not a plain number.
@@ -191,6 +192,9 @@ def _forward(hidden, unembedding, tokens, chunk, temperature):
 def _backward(chunk, temperature, held, gradients):
     hidden, unembedding, tokens, normaliser, mean = held
     of_logp, of_entropy = (gradient[:, None] for gradient in gradients)
+    # A row that nothing asks about may be NaN, and 0 times NaN is not 0.
+    live = (of_logp != 0) | (of_entropy != 0)
+    hidden = jnp.where(live, hidden, 0)
 
     def step(carry, part, start):
         to_hidden, to_unembedding = carry
@@ -198,6 +202,7 @@ def _backward(chunk, temperature, held, gradients):
         p = jnp.exp(logits - normaliser[:, None])
         own = _is_own(tokens, start, part).astype(p.dtype)
         slope = of_logp * (own - p) - of_entropy * p * (logits - mean[:, None])
+        slope = jnp.where(live, slope, 0)
         # Rounded as the dense gradient is: half precision keeps its fast products.
         slope = (slope / temperature).astype(hidden.dtype)
         to_hidden += jnp.einsum(

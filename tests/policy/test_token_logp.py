@@ -208,20 +208,25 @@ def test_no_array_of_tokens_by_vocabulary_is_made():
 def test_tokens_outside_the_vocabulary_are_nan_and_what_is_masked_has_no_gradient():
     hidden, unembedding, tokens = inputs()
     tokens = tokens.at[0, 0].set(-100).at[0, 1].set(V)
-    hidden = hidden.at[0, 2].set(jnp.nan)
-    mask = jnp.ones((B, T), bool).at[0, :3].set(False)
+    dirty = hidden.at[0, 2].set(jnp.nan).at[0, 3].set(jnp.inf)
+    mask = jnp.ones((B, T), bool).at[0, :4].set(False)
 
     def loss(hidden, unembedding):
         logp = token_logp(hidden, unembedding, tokens, chunk=10)
         return jnp.sum(jnp.where(mask, logp, 0)), logp
 
-    (to_hidden, to_unembedding), logp = jax.grad(loss, (0, 1), has_aux=True)(
-        hidden.at[0, 2].set(0.0), unembedding
-    )
-    assert np.isnan(logp[0, :2]).all()
-    assert np.isfinite(logp[0, 2:]).all()
-    np.testing.assert_array_equal(to_hidden[0, :3], 0)
-    assert np.isfinite(to_unembedding).all()
+    both = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
+    (to_hidden, to_unembedding), logp = both(dirty, unembedding)
+    assert np.isnan(logp[0, :4]).all()
+    assert np.isfinite(logp[0, 4:]).all()
+    np.testing.assert_array_equal(to_hidden[0, :4], 0)
+    # The same as if all there were clean.
+    want, clean = both(hidden, unembedding)
+    assert np.isfinite(clean[0, 2:]).all()
+    assert_close((to_hidden, to_unembedding), want, 1e-6)
+    # What is not masked is not hidden.
+    spoiled = jax.grad(lambda w: jnp.sum(token_logp(dirty, w, tokens, chunk=10)))
+    assert np.isnan(spoiled(unembedding)).any()
 
 
 @pytest.mark.parametrize(
