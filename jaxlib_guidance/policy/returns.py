@@ -41,15 +41,18 @@ def _sequence(rewards, terminated, truncated, gamma, **others):
     for name, x in others.items():
         require_shape(name, x, shape)
         arrays.append(at_least_float32(x))
-    require_shape("terminated", terminated, shape)
-    require_shape("truncated", truncated, shape)
+    ends = _flags("terminated", terminated, rewards)
+    cuts = _flags("truncated", truncated, rewards)
     require_shape("gamma", gamma, (), shape)
-    ends = jnp.asarray(terminated).astype(bool)
-    cuts = jnp.asarray(truncated).astype(bool)
     gamma = jnp.broadcast_to(at_least_float32(gamma), shape)
     bootstrap = jnp.where(ends, 0, gamma)
     trace = jnp.where(ends | cuts, 0, gamma)
     return at_least_float32(rewards), bootstrap, trace, *arrays
+
+
+def _flags(name, flags, like):
+    require_shape(name, flags, jnp.shape(like))
+    return jnp.asarray(flags).astype(bool)
 
 
 def _accumulate(x, decay, last=0.0):
@@ -68,30 +71,48 @@ def _shift(x, last):
 
 
 def next_valid(
-    values: Array, mask: Array | None = None, *, last: Array | float = 0.0
+    values: Array,
+    mask: Array | None = None,
+    *,
+    terminated: Array | None = None,
+    truncated: Array | None = None,
+    last: Array | float = 0.0,
 ) -> Array:
-    """The value of the next step that counts: ``next_values`` of an unbroken sequence.
+    """The value of the next step that counts: ``next_values`` of a sequence of tokens.
 
-    For the tokens of one response, where no reset comes between, and masked tokens
-    (padding, a tool's output) are not states of the policy.
+    Masked tokens (padding, a tool's output) are not states of the policy, but an
+    episode may end on one: then nothing of the next episode is worth anything here.
 
     Args:
       values: ``[T]``.
       mask: ``[T]``, or None for all.
-      last: The value after the last step; 0 where the response is over.
+      terminated: ``[T]``; nothing follows. None for no such step.
+      truncated: ``[T]``; what follows is not in the buffer. None for no such step.
+      last: The value after the last step and after each that is truncated, scalar or
+        ``[T]``; 0 where the response is over.
 
     Returns:
       ``[T]``.
+
+    Raises:
+      ValueError: Shapes that do not fit.
     """
     values = hide(values, mask)
     counts = mask_like(mask, values) > 0
+    require_shape("last", last, (), values.shape)
+    last = jnp.broadcast_to(jnp.asarray(last, values.dtype), values.shape)
+    ends, cuts = (
+        jnp.zeros(values.shape, bool) if flags is None else _flags(name, flags, values)
+        for name, flags in (("terminated", terminated), ("truncated", truncated))
+    )
 
     def step(following, now):
-        value, counts = now
+        value, counts, ends, cuts, last = now
+        following = jnp.where(ends, 0, jnp.where(cuts, last, following))
         return jnp.where(counts, value, following), following
 
-    start = jnp.asarray(last, values.dtype)
-    return jax.lax.scan(step, start, (values, counts), reverse=True)[1]
+    steps = (values, counts, ends, cuts, last)
+    return jax.lax.scan(step, last[-1], steps, reverse=True)[1]
 
 
 def td_targets(
@@ -165,15 +186,17 @@ def gae(
       rewards: ``[T]``.
       values: ``V``, ``[T]``.
       next_values: ``V'``, values of the observations before any reset, ``[T]``. For the
-        tokens of a response, ``next_valid(values, mask)``.
+        tokens of a response, `next_valid` with the same mask and flags.
       terminated: ``[T]``; nothing follows.
       truncated: ``[T]``; what follows is not in the buffer.
       gamma: Discount, scalar or ``[T]``.
       lam: ``lambda``, scalar.
-      mask: ``[T]``, 1 on the steps that the policy took; None for all.
+      mask: ``[T]``, 1 on the steps that the policy took; None for all. An episode that
+        ends on a masked step ends.
       hole: What a masked step between others is. "skip" (verl): not a step, time stands
         still. "zero" (OpenRLHF): a step with reward and value 0, which discounts; pass
-        ``next_values`` of the values times the mask.
+        ``next_values`` of the values times the mask. They are read where the step or
+        the one after it counts, and elsewhere may be NaN.
 
     Returns:
       Advantages and targets, 0 where masked.
@@ -202,8 +225,13 @@ def gae(
     if hole == "skip":
         delta = rewards + bootstrap * hide(after, mask) - values
         delta = jnp.where(counts, delta, 0)
-        running = _accumulate(delta, jnp.where(counts, trace * lam, 1))
+        done = _flags("terminated", terminated, rewards)
+        done = done | _flags("truncated", truncated, rewards)
+        still = jnp.where(done, 0, 1).astype(trace.dtype)
+        running = _accumulate(delta, jnp.where(counts, trace * lam, still))
     else:
+        # A step before one that counts has that one's value, also if it is masked.
+        after = jnp.where(counts | _shift(counts, False), after, 0)
         running = _accumulate(rewards + bootstrap * after - values, trace * lam)
     advantage = jnp.where(counts, running, 0)
     return Estimate(advantage, advantage + values)

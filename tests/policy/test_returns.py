@@ -115,11 +115,10 @@ def test_case_a():
     np.testing.assert_allclose(off.advantage, on.advantage, rtol=1e-6)
     np.testing.assert_allclose(off.target, on.target, rtol=1e-6)
     whole = gae(four, values, values, end, end, gamma=0.9, lam=1.0)
-    np.testing.assert_allclose(
-        vtrace(four, values, values, end, end, four, gamma=0.9).advantage[1:],
-        whole.advantage[1:],
-        rtol=1e-6,
-    )
+    same = vtrace(four, values, values, end, end, four, gamma=0.9)
+    golden = [3.26705, 2.5745, 1.805, 0.95]
+    np.testing.assert_allclose(same.advantage, golden, rtol=1e-5)
+    np.testing.assert_allclose(whole.advantage, golden, rtol=1e-5)
 
 
 def test_case_b():
@@ -187,6 +186,67 @@ def test_masked_steps_are_skipped():
     np.testing.assert_allclose(both[0].advantage, both[1].advantage, rtol=1e-5)
 
 
+@pytest.mark.parametrize("hole", ["skip", "zero"])
+@pytest.mark.parametrize("flag", ["terminated", "truncated"])
+def test_an_episode_that_ends_on_a_masked_step_ends(flag, hole):
+    """On a tool's output, say: nothing crosses into the next episode."""
+    one, zero, mask = np.ones(3), np.zeros(3), np.array([1, 0, 1])
+    flags = {"terminated": zero, "truncated": zero, flag: np.array([0, 1, 0])}
+    got = gae(one, zero, zero, **flags, gamma=1.0, lam=1.0, mask=mask, hole=hole)
+    np.testing.assert_allclose(got.advantage, [1, 0, 1])
+
+
+def test_next_valid_stops_at_the_end_of_an_episode():
+    """GAE of a buffer of two responses is that of each of them by itself."""
+    values, mask = np.arange(1.0, 7), np.array([1, 0, 0, 1, 0, 1])
+    at = np.arange(6) == 2
+    np.testing.assert_allclose(next_valid(values, mask), [4, 4, 4, 6, 6, 0])
+    np.testing.assert_allclose(
+        next_valid(values, mask, terminated=at), [0, 0, 0, 6, 6, 0]
+    )
+    last = np.where(at, 7.0, 9.0)
+    cut = next_valid(values, mask, truncated=at, last=last)
+    np.testing.assert_allclose(cut, [7, 7, 7, 6, 6, 9])
+    known = next_valid(values, mask, truncated=at, last=7.0)
+    np.testing.assert_allclose(known, [7, 7, 7, 6, 6, 7])
+    rewards = GEN.normal(size=6)
+    for flag, after in (("terminated", 0.0), ("truncated", 7.0)):
+        flags = {"terminated": 0 * at, "truncated": 0 * at, flag: at}
+        following = next_valid(values, mask, **flags, last=last)
+        options = {"gamma": GAMMA, "lam": LAM}
+        whole = gae(rewards, values, following, **flags, **options, mask=mask)
+        for part, end in ((slice(0, 3), after), (slice(3, 6), 9.0)):
+            n = NO[:3]
+            r, v, m = rewards[part], values[part], mask[part]
+            alone = gae(r, v, next_valid(v, m, last=end), n, n, **options, mask=m)
+            np.testing.assert_allclose(
+                whole.advantage[part], alone.advantage, rtol=1e-5
+            )
+
+
+@pytest.mark.parametrize("hole", ["skip", "zero"])
+def test_padding_may_be_nan(hole):
+    """Also its next value; the first padding step's own is the hole's, which is 0."""
+    bad = np.array([0, 0, np.nan, np.nan])
+    mask, no = np.array([1, 1, 0, 0]), NO[:4]
+    ones = np.where(mask, 1.0, np.nan)
+    got = gae(ones, bad, bad, no, no, gamma=1.0, lam=1.0, mask=mask, hole=hole)
+    np.testing.assert_array_equal(got.advantage, [2, 1, 0, 0])
+    np.testing.assert_array_equal(got.target, [2, 1, 0, 0])
+
+
+def test_zeros_are_what_openrlhf_has():
+    """Its loop: values and rewards times the mask, and no thought of holes."""
+    mask = np.array([1, 0, 0, 1, 1, 0, 1, 0])
+    r, v = GEN.normal(size=(2, 8)) * mask
+    after, tail, expected = np.append(v[1:], 0.0), 0.0, np.zeros(8)
+    for t in reversed(range(8)):
+        tail = r[t] + GAMMA * after[t] - v[t] + GAMMA * LAM * tail
+        expected[t] = tail
+    got = gae(r, v, after, NO[:8], NO[:8], gamma=GAMMA, lam=LAM, mask=mask, hole="zero")
+    np.testing.assert_allclose(got.advantage, expected * mask, rtol=1e-4, atol=1e-6)
+
+
 def test_discount_by_step():
     """A discount that is 1 inside a sentence makes it one step."""
     r, v = np.array([0.0, 0, 1, 2]), np.zeros(4)
@@ -210,6 +270,19 @@ def test_bad_arguments(change, match):
     good = {k: v for k, v in BATCH[0].items() if k != "rho"}
     with pytest.raises(ValueError, match=match):
         gae(**good | {"gamma": 0.9, "lam": 0.9} | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"last": np.zeros(2)}, "last has shape"),
+        ({"terminated": np.zeros(2)}, "terminated has shape"),
+        ({"truncated": np.zeros(2)}, "truncated has shape"),
+    ],
+)
+def test_bad_arguments_of_next_valid(change, match):
+    with pytest.raises(ValueError, match=match):
+        next_valid(np.zeros(3), **change)
 
 
 def test_low_precision_is_widened():
