@@ -28,6 +28,8 @@ def opo(
     lengths: Array,
     group_ids: Array | None = None,
     num_groups: int | None = None,
+    *,
+    mask: Array | None = None,
 ) -> Array:
     """``r - sum(len r) / sum(len)`` in each group: a baseline weighted by length.
 
@@ -40,12 +42,13 @@ def opo(
         count.
       group_ids: ``[B]`` in ``[0, num_groups)``.
       num_groups: Their number, static.
+      mask: As in `advantages.group_center`.
 
     Reference: Hao et al., arXiv 2505.23585.
     """
     require_shape("lengths", lengths, jnp.shape(rewards))
-    groups = Groups(rewards, group_ids, num_groups)
-    lengths = hide(lengths, None)
+    groups = Groups(rewards, group_ids, num_groups, mask)
+    lengths = hide(lengths, mask)
     baseline = divide(groups.sum(lengths * groups.rewards), groups.sum(lengths))
     return groups.keep(groups.rewards - baseline)
 
@@ -54,6 +57,8 @@ def best_of_group(
     rewards: Array,
     group_ids: Array | None = None,
     num_groups: int | None = None,
+    *,
+    mask: Array | None = None,
 ) -> Array:
     """``r_max - r_second`` for the best of a group, 0 for the others: for pass@k.
 
@@ -64,10 +69,11 @@ def best_of_group(
       rewards: ``[..., G]``, or ``[B]`` with ``group_ids``.
       group_ids: ``[B]`` in ``[0, num_groups)``.
       num_groups: Their number, static.
+      mask: As in `advantages.group_center`.
 
     Reference: verl, after arXiv 2503.19595.
     """
-    groups = Groups(rewards, group_ids, num_groups)
+    groups = Groups(rewards, group_ids, num_groups, mask)
     r = groups.rewards
     best = r == groups.max(r)
     lone = groups.sum(best.astype(r.dtype)) == 1
@@ -79,6 +85,9 @@ def gpg(
     rewards: Array,
     group_ids: Array | None = None,
     num_groups: int | None = None,
+    *,
+    mask: Array | None = None,
+    axis_name: str | None = None,
 ) -> Array:
     """`group_center` times samples over informative samples.
 
@@ -89,8 +98,11 @@ def gpg(
       rewards: ``[..., G]``, or ``[B]`` with ``group_ids``.
       group_ids: ``[B]`` in ``[0, num_groups)``.
       num_groups: Their number, static.
+      mask: As in `advantages.group_center`.
+      axis_name: Mapped axis over which the batch is split, each group on one device.
 
     Reference: Chu et al., arXiv 2504.02546.
     """
-    share = masked_mean(informative(rewards, group_ids, num_groups))
-    return divide(group_center(rewards, group_ids, num_groups), share)
+    useful = informative(rewards, group_ids, num_groups, mask=mask)
+    share = masked_mean(useful, mask, axis_name=axis_name)
+    return divide(group_center(rewards, group_ids, num_groups, mask=mask), share)

@@ -2,9 +2,43 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlib_guidance.reduce import divide, hide, mask_like, require_shape
-from jaxlib_guidance.types import Array
+from jaxlib_guidance.types import Array, concrete
+
+
+def in_range(
+    name: str, ids: Array, n: int, mask: Array | None = None
+) -> tuple[Array, Array]:
+    """Ids with ``n`` for those outside ``[0, n)``, and whether each is inside.
+
+    ``n`` is out of range for a gather that fills and a scatter that drops; a negative
+    one would count from the end.
+
+    Args:
+      name: What to call the ids in the error.
+      ids: Integers.
+      n: How many there are.
+      mask: Like ``ids``; what is masked may have any id.
+
+    Raises:
+      TypeError: No integers.
+      ValueError: An id out of range that is not masked, where both are known.
+    """
+    known = concrete(ids), None if mask is None else concrete(mask)
+    if known[0] is not None and (mask is None or known[1] is not None):
+        used = known[0] if known[1] is None else known[0][known[1] > 0]
+        wrong = used[(used < 0) | (used >= n)]
+        if wrong.size:
+            raise ValueError(
+                f"{name} has {np.unique(wrong)}; expected ids of 0 to {n - 1}"
+            )
+    ids = jnp.asarray(ids)
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(f"{name} is {ids.dtype}; expected integers")
+    inside = (ids >= 0) & (ids < n)
+    return jnp.where(inside, ids.astype(jnp.int32), n), inside
 
 
 class Groups:
@@ -14,10 +48,11 @@ class Groups:
       rewards: ``[..., G]``, a group an axis, or ``[B]`` with ``group_ids``.
       group_ids: ``[B]`` in ``[0, num_groups)``.
       num_groups: Their number, static.
-      mask: Like ``rewards``; what is masked is in no group.
+      mask: Like ``rewards``; what is masked is in no group, whatever its id.
 
     Raises:
-      ValueError: Shapes that do not fit, one of ids and number without the other.
+      ValueError: Shapes that do not fit, one of ids and number without the other, ids
+        out of range. While they are traced, what has such an id gets NaN.
     """
 
     def __init__(
@@ -42,9 +77,12 @@ class Groups:
                     "group_ids"
                 )
             require_shape("group_ids", group_ids, jnp.shape(rewards))
-        self.ids, self.n = group_ids, num_groups
+        self.n = num_groups
         self.rewards = jax.lax.stop_gradient(hide(rewards, mask))
         self.mask = mask_like(mask, self.rewards) > 0
+        self.ids = self.known = None
+        if group_ids is not None and num_groups is not None:
+            self.ids, self.known = in_range("group_ids", group_ids, num_groups, mask)
         self.count = self.sum(self.mask.astype(self.rewards.dtype))
 
     def sum(self, x: Array) -> Array:
@@ -52,14 +90,17 @@ class Groups:
         x = jnp.where(self.mask, x, 0)
         if self.ids is None:
             return jnp.broadcast_to(jnp.sum(x, -1, keepdims=True), x.shape)
-        return jax.ops.segment_sum(x, self.ids, self.n)[self.ids]
+        return self._of_each(jax.ops.segment_sum(x, self.ids, self.n))
 
     def max(self, x: Array) -> Array:
         """Of the group of each element."""
         x = jnp.where(self.mask, x, -jnp.inf)
         if self.ids is None:
             return jnp.broadcast_to(jnp.max(x, -1, keepdims=True), x.shape)
-        return jax.ops.segment_max(x, self.ids, self.n)[self.ids]
+        return self._of_each(jax.ops.segment_max(x, self.ids, self.n))
+
+    def _of_each(self, groups: Array) -> Array:
+        return groups.at[self.ids].get(mode="fill", fill_value=jnp.nan)
 
     def mean(self, x: Array) -> Array:
         """Of the group of each element; 0 for a group without any."""
@@ -71,4 +112,7 @@ class Groups:
 
     def keep(self, advantage: Array) -> Array:
         """Exactly 0 for what is masked and for groups of equal rewards."""
-        return jnp.where(self.mask & self.differ(), advantage, 0)
+        kept = jnp.where(self.mask & self.differ(), advantage, 0)
+        if self.known is None:
+            return kept
+        return jnp.where(self.mask & ~self.known, jnp.nan, kept)

@@ -77,7 +77,7 @@ def test_groups_that_teach_nothing(name, one_program):
     assert not np.any(fn(np.full(3, 0.1), np.array([0, 1, 1]), 2))
 
 
-@pytest.mark.parametrize("name", ["center", "norm", "population", "loo"])
+@pytest.mark.parametrize("name", GROUPED)
 def test_a_sample_without_reward(name, one_program):
     mask = np.ones(R.shape, bool)
     mask[0, 1] = mask[1, :3] = mask[2] = False
@@ -104,16 +104,26 @@ def test_golden():
 
 
 def test_scale_of_the_batch_on_eight_devices():
-    expected = (R - R.mean(1, keepdims=True)) / (R.std(ddof=1) + 1e-6)
+    r = GEN.normal(size=(8, 4)).astype(np.float32)
+    expected = (r - r.mean(1, keepdims=True)) / (r.std(ddof=1) + 1e-6)
     fn = functools.partial(group_norm, scale="batch")
-    np.testing.assert_allclose(fn(R), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(group_norm(R, scale="none"), group_center(R))
-    mesh = Mesh(np.array(jax.devices()[:2]), ("data",), axis_types=(AxisType.Auto,))
-    specs = {"mesh": mesh, "in_specs": P("data"), "out_specs": P("data")}
-    split = jax.shard_map(functools.partial(fn, axis_name="data"), **specs)(R)
+    np.testing.assert_allclose(fn(r), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(group_norm(r, scale="none"), group_center(r))
+    split = on_eight_devices(fn)(r)
     np.testing.assert_allclose(split, expected, rtol=1e-4, atol=1e-5)
-    split = jax.shard_map(functools.partial(whiten, axis_name="data"), **specs)(R)
-    np.testing.assert_allclose(split, (R - R.mean()) / R.std(), rtol=1e-4, atol=1e-5)
+    split = on_eight_devices(whiten)(r)
+    np.testing.assert_allclose(split, (r - r.mean()) / r.std(), rtol=1e-4, atol=1e-5)
+
+
+def on_eight_devices(fn, args=1):
+    devices = jax.devices()
+    assert len(devices) == 8
+    return jax.shard_map(
+        functools.partial(fn, axis_name="data"),
+        mesh=Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,)),
+        in_specs=(P("data"),) * args,
+        out_specs=P("data"),
+    )
 
 
 def test_whiten():
@@ -146,6 +156,62 @@ def test_informative_groups():
     np.testing.assert_array_equal(informative(r), [[0] * 3, [1] * 3, [0] * 3])
     np.testing.assert_allclose(gpg(r), 3 * group_center(r), rtol=1e-6)
     assert not np.any(gpg(np.ones((2, 3))))
+
+
+def test_share_of_informative_groups_on_eight_devices():
+    """Some devices have no group that teaches, and one has only padding."""
+    r = GEN.integers(0, 2, size=(8, 2)).astype(np.float32)
+    r[:4] = [[1, 1], [0, 1], [0, 0], [1, 0]]
+    mask = np.ones(r.shape, bool)
+    mask[5] = False
+    whole = gpg(r, mask=mask)
+    assert np.abs(whole).max() > 0.5
+    split = on_eight_devices(
+        lambda r, m, axis_name: gpg(r, mask=m, axis_name=axis_name), 2
+    )
+    np.testing.assert_allclose(split(r, mask), whole, rtol=1e-6)
+
+
+def test_padding_moves_no_baseline():
+    """Rows of padding, whose rewards may be NaN, change nothing for the others."""
+    lengths = GEN.integers(1, 9, size=R.shape).astype(np.float32)
+    pad = np.full((1, 4), np.nan, np.float32)
+    mask = np.concatenate([np.ones(R.shape), np.zeros((1, 4))])
+    more, longer = np.concatenate([R, pad]), np.concatenate([lengths, pad])
+    for got, want in (
+        (opo(more, longer, mask=mask), opo(R, lengths)),
+        (best_of_group(more, mask=mask), best_of_group(R)),
+        (gpg(more, mask=mask), gpg(R)),
+    ):
+        np.testing.assert_allclose(got[:6], want, rtol=1e-6)
+        assert not np.any(got[6:])
+    # A sample without a reward in the middle of a group.
+    known = np.array([[1, 0, 1]])
+    r, n = np.array([[1.0, np.nan, 4]]), np.array([[1.0, np.nan, 2]])
+    np.testing.assert_allclose(opo(r, n, mask=known), [[-2, 0, 1]])
+    np.testing.assert_allclose(best_of_group(r, mask=known), [[0, 0, 3]])
+    np.testing.assert_allclose(gpg(r, mask=known), [[-1.5, 0, 1.5]])
+
+
+@pytest.mark.parametrize("name", GROUPED)
+def test_ids_out_of_range(name):
+    """Where they are known it is an error, where they are traced NaN."""
+    fn = GROUPED[name]
+    r, ids = np.array([1.0, 2, 3, 7, 9]), np.array([1, 1, 2, 2, -1])
+    with pytest.raises(ValueError, match=r"group_ids has \[-1  2\]; expected ids of 0"):
+        fn(r, ids, 2)
+    got = np.asarray(jax.jit(lambda i: fn(r, i, 2))(ids))
+    assert np.isnan(got[2:]).all()
+    np.testing.assert_allclose(got[:2], fn(r[:2], ids[:2], 2), rtol=1e-6)
+    # What is masked may have any id.
+    mask = np.array([1, 1, 0, 0, 0])
+    got = fn(r, ids, 2, mask=mask)
+    np.testing.assert_allclose(
+        got, np.asarray(jax.jit(fn, static_argnums=2)(r, ids, 2, mask=mask))
+    )
+    assert not np.any(got[2:])
+    with pytest.raises(TypeError, match="group_ids is float32; expected integers"):
+        fn(r, np.float32([0, 1, 1, 1, 0]), 2)
 
 
 def test_several_rewards():

@@ -1,12 +1,16 @@
 """Baselines with memory against their loops."""
 
+import functools
 from collections import deque
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, Mesh
+from jax.sharding import PartitionSpec as P
 
+from jaxlib_guidance.policy import running
 from jaxlib_guidance.policy.running import (
     adapt_entropy_coef,
     adapt_kl_coef,
@@ -58,6 +62,65 @@ def test_prompt_norm_against_deques():
             np.testing.assert_allclose(a, expected, rtol=1e-4, atol=1e-5)
     same = prompt_norm(init_prompt_stats(1), np.full(5, 0.1), np.zeros(5, jnp.int32))
     assert not np.any(same[1])
+
+
+def test_what_is_masked_moves_no_memory():
+    """Padding, whose rewards may be NaN and whose roles anything."""
+    rewards, mask = np.array([1.0, np.nan, 3, np.nan]), np.array([1, 0, 1, 0])
+    roles, at = np.array([0, 0, 1, -7]), np.array([0, 2])
+    for fn, state in (
+        (running.role_ema, init_role_ema(2) + 0.5),
+        (functools.partial(running.prompt_norm, min_count=2), init_prompt_stats(2, 3)),
+    ):
+        want, gains = fn(state, rewards[at], roles[at])
+        for call in (fn, jax.jit(fn)):
+            got, padded = call(state, rewards, roles, mask=mask)
+            jax.tree.map(np.testing.assert_array_equal, got, want)
+            np.testing.assert_allclose(padded[at], gains, rtol=1e-6)
+            assert not np.any(np.delete(padded, at))
+
+
+def test_ids_out_of_range():
+    rewards, ids = np.array([1.0, 2, 3]), np.array([0, 2, -1])
+    for fn, state, match in (
+        (running.role_ema, init_role_ema(2), r"roles has \[-1  2\]; expected"),
+        (running.prompt_norm, init_prompt_stats(2), r"prompts has \[-1  2\]; expected"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            fn(state, rewards, ids)
+        # While they are traced: NaN, and no memory is touched, not the last one either.
+        got, gains = jax.jit(fn)(state, rewards, ids)
+        assert np.isnan(gains[1:]).all()
+        assert np.isfinite(gains[0])
+        want = fn(state, rewards[:1], ids[:1])[0]
+        jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
+def test_prompt_norm_on_eight_devices():
+    """Devices that see parts of the batch remember all of it, and compare with it."""
+    mesh = Mesh(np.array(jax.devices()), ("data",), axis_types=(AxisType.Auto,))
+    fn = functools.partial(running.prompt_norm, min_count=3)
+
+    def part(stats, rewards, prompts, mask):
+        return fn(stats, rewards, prompts, mask=mask, axis_name="data")
+
+    split = jax.jit(
+        jax.shard_map(
+            part,
+            mesh=mesh,
+            in_specs=(P(), P("data"), P("data"), P("data")),
+            out_specs=(P(), P("data")),
+            check_vma=False,
+        )
+    )
+    mine = theirs = init_prompt_stats(5, 4)
+    for _ in range(3):
+        rewards = GEN.normal(size=16).astype(np.float32)
+        prompts, mask = GEN.integers(0, 5, size=16), GEN.uniform(size=16) < 0.8
+        mine, got = split(mine, rewards, prompts, mask)
+        theirs, want = prompt_norm(theirs, rewards, prompts, mask=mask, min_count=3)
+        jax.tree.map(np.testing.assert_array_equal, mine, theirs)
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
 def test_coefficients():
