@@ -6,7 +6,7 @@ from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.types import Array, at_least_float32
 
 
-def lagrangian_reward(task: Array, safety: Array, multiplier: Array) -> Array:
+def lagrangian_reward(task: Array, safety: Array, multiplier: float | Array) -> Array:
     """``R_task + lambda R_safety``.
 
     Args:
@@ -15,14 +15,22 @@ def lagrangian_reward(task: Array, safety: Array, multiplier: Array) -> Array:
         reads the chain of thought.
       multiplier: Scalar, not negative.
 
+    Raises:
+      ValueError: Shapes that do not fit.
+
     Reference: CoT Monitor+, arXiv 2505.18807, eqs. 2 to 4.
     """
     require_shape("safety", safety, jnp.shape(task))
+    require_shape("multiplier", multiplier, ())
     return at_least_float32(task) + multiplier * at_least_float32(safety)
 
 
 def multiplier_step(
-    multiplier: Array, slack: Array, *, rate: float, margin: float = 0.0
+    multiplier: float | Array,
+    slack: float | Array,
+    *,
+    rate: float | Array,
+    margin: float | Array = 0.0,
 ) -> Array:
     """``max(0, lambda - rate (slack + margin))``: holds ``E slack`` above ``-margin``.
 
@@ -35,8 +43,13 @@ def multiplier_step(
       rate: Step.
       margin: Violation allowed.
 
+    Raises:
+      ValueError: A multiplier or slack that is not one number.
+
     Reference: CoT Monitor+, arXiv 2505.18807.
     """
+    require_shape("multiplier", multiplier, ())
+    require_shape("slack", slack, ())
     return jnp.maximum(multiplier - rate * (slack + margin), 0)
 
 
@@ -57,5 +70,6 @@ def hinf_slack(cost: Array, disturbance: Array, *, eta: float | Array) -> Array:
     Reference: Long et al., arXiv 2404.14405.
     """
     require_shape("cost", cost, jnp.shape(disturbance)[:-1])
+    require_shape("eta", eta, ())
     effort = jnp.sum(jnp.square(at_least_float32(disturbance)), -1)
     return eta * effort - at_least_float32(cost)

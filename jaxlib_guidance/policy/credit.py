@@ -11,9 +11,17 @@ from jaxlib_guidance.reduce import divide, hide, mask_like, masked_sum, require_
 from jaxlib_guidance.types import Array, at_least_float32
 
 
+def _require_sequence(name, x):
+    if jnp.ndim(x) != 1:
+        raise ValueError(
+            f"{name} has shape {jnp.shape(x)}; expected [S], one sequence: use "
+            "jax.vmap for a batch"
+        )
+
+
 def progress_redistribution(
     progress: Array,
-    reward: Array,
+    reward: float | Array,
     grounded: Array | None = None,
     mask: Array | None = None,
     *,
@@ -37,8 +45,13 @@ def progress_redistribution(
     Returns:
       Float32 ``[S]``, 0 where masked.
 
+    Raises:
+      ValueError: Shapes that do not fit.
+
     Reference: SPA-RL, Wang et al., arXiv 2505.20732.
     """
+    _require_sequence("progress", progress)
+    require_shape("reward", reward, ())
     c, m = hide(progress, mask), mask_like(mask, progress)
     if rescale:
         total = masked_sum(c, mask)
@@ -65,7 +78,7 @@ def progress_loss(progress: Array, reward: Array, mask: Array | None = None) -> 
 
 def utterance_attribution(
     attribution: Array,
-    score: Array,
+    score: float | Array,
     mask: Array | None = None,
     *,
     kind: Literal["scaled", "normalized", "discounted"] = "scaled",
@@ -99,6 +112,8 @@ def utterance_attribution(
         raise ValueError(
             f'kind is {kind!r}; expected "scaled", "normalized" or "discounted"'
         )
+    _require_sequence("attribution", attribution)
+    require_shape("score", score, ())
     a, m = hide(attribution, mask), mask_like(mask, attribution)
     match kind:
         case "scaled":

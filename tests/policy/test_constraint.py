@@ -101,7 +101,11 @@ def test_steering():
     ("call", "match"),
     [
         (lambda: lagrangian_reward(np.ones(3), np.ones(2), 1.0), "safety has shape"),
+        (lambda: lagrangian_reward(np.ones(3), np.ones(3), np.ones(3)), "multiplier"),
+        (lambda: multiplier_step(0.3, np.ones(3), rate=0.1), "slack has shape"),
+        (lambda: multiplier_step(np.ones(3), 0.1, rate=0.1), "multiplier has shape"),
         (lambda: hinf_slack(np.ones(3), np.ones(3), eta=1.0), "cost has shape"),
+        (lambda: hinf_slack(np.ones(3), np.ones((3, 3)), eta=np.ones(3)), "eta has"),
         (lambda: aggregate_advantages(np.ones((2, 3)), np.ones(3)), "weights has"),
         (lambda: total_variation(np.ones(3), np.ones(2)), "q has shape"),
         (lambda: steering_direction(np.ones(3), 1, 1), r"expected \[N, D\]"),
