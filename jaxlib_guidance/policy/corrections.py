@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.policy.ratio import Level, like_tokens, log_ratio
 from jaxlib_guidance.reduce import divide, hide, mask_like, masked_sum, require_shape
-from jaxlib_guidance.types import Array
+from jaxlib_guidance.types import Array, concrete
 
 stop = jax.lax.stop_gradient
 
@@ -23,8 +23,8 @@ def rollout_weight(
     *,
     level: Level = "token",
     mode: Literal["truncate", "mask", "reject"] = "truncate",
-    low: float = 0.0,
-    high: float = 2.0,
+    low: float | Array = 0.0,
+    high: float | Array = 2.0,
     kept_mass: Array | None = None,
 ) -> Array:
     """Importance weight ``pi / pi_rollout`` of a sampler that is not quite the policy.
@@ -56,7 +56,8 @@ def rollout_weight(
     """
     if mode not in ("truncate", "mask", "reject"):
         raise ValueError(f'mode is {mode!r}; expected "truncate", "mask" or "reject"')
-    if not low < high:
+    least, most = concrete(low), concrete(high)
+    if least is not None and most is not None and not least < most:
         raise ValueError(f"low is {low}, high is {high}; expected low < high")
     if kept_mass is not None:
         require_shape("kept_mass", kept_mass, jnp.shape(logp))
@@ -106,7 +107,7 @@ def entropy_quantile_mask(
     entropy: Array,
     mask: Array | None = None,
     *,
-    top: float = 0.2,
+    top: float | Array = 0.2,
 ) -> Array:
     """1 for the share ``top`` of tokens with the highest entropy: the forks.
 
@@ -126,7 +127,8 @@ def entropy_quantile_mask(
 
     Reference: Wang et al., arXiv 2506.01939; TRL's ``top_entropy_quantile``.
     """
-    if not 0 < top <= 1:
+    known = concrete(top)
+    if known is not None and not 0 < known <= 1:
         raise ValueError(f"top is {top}; expected a share in (0, 1]")
     entropy = stop(hide(entropy, mask))
     known = mask_like(mask, entropy) > 0
@@ -155,14 +157,23 @@ def mixed_policy_weight(
     *,
     shape: Literal["none", "ratio", "shaped"] = "shaped",
     logp_old: Array | None = None,
-    c: float = 0.1,
+    c: float | Array = 0.1,
 ) -> Array:
     """Weights of tokens that a teacher wrote into the policy's own roll-out.
 
-    The policy's tokens have weight 1. A teacher's have 1 ("none"), the ratio to
-    ``logp_old`` ("ratio"), or ``p / (p + c)`` ("shaped", LUFFY's, which does not fade
-    for tokens that the policy finds unlikely as fast as ``p`` does). ThinkTuning's own
-    weight depends on the advantage; its form was not found (unverified).
+    They multiply `losses.reinforce`, and so are what stands before the gradient of
+    ``logp``; the policy's tokens, of weight 1, may have another loss::
+
+        weight = mixed_policy_weight(logp, teacher, mask)
+        taught = weight * reinforce(logp, advantage, mask)
+        own = ppo_clip(logp, logp_old, advantage, mask)
+        loss = jnp.where(teacher > 0, taught, own)
+
+    A teacher's tokens have 1 ("none"), ``rho = p / p_old``, the gradient of ``rho A``
+    ("ratio"), or ``c p / (p + c)^2``, that of ``A p / (p + c)`` ("shaped", LUFFY's). It
+    is greatest at ``p = c``: a token that the policy finds unlikely fades ``1 / c``
+    times slower than with ``p``, and one that it is sure of hardly moves. ThinkTuning's
+    own weight depends on the advantage; its form was not found (unverified).
 
     Args:
       logp: ``[..., T]``.
@@ -179,7 +190,8 @@ def mixed_policy_weight(
       ValueError: Shapes that do not fit, an unknown shape, a ``logp_old`` that is
         missing or has no effect.
 
-    Reference: ThinkTuning, arXiv 2508.07616; LUFFY, arXiv 2504.14945.
+    Reference: ThinkTuning, arXiv 2508.07616; LUFFY, arXiv 2504.14945, and its
+    ``compute_token_on_off_policy_loss``, where ``c`` is 0.1.
     """
     if shape not in ("none", "ratio", "shaped"):
         raise ValueError(f'shape is {shape!r}; expected "none", "ratio" or "shaped"')
@@ -190,7 +202,7 @@ def mixed_policy_weight(
         weight = jnp.exp(log_ratio(logp, logp_old, mask))
     else:
         p = jnp.exp(hide(logp, mask))
-        weight = p / (p + c) if shape == "shaped" else jnp.ones_like(p)
+        weight = c * p / jnp.square(p + c) if shape == "shaped" else jnp.ones_like(p)
     return stop(hide(jnp.where(teacher, weight, 1), mask))
 
 

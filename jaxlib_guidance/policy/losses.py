@@ -10,6 +10,9 @@ the sum to `reduce.aggregate`::
 
     loss = ppo_clip(logp, logp_old, advantage, mask) + 0.04 * kl_loss(logp, ref, mask)
     out = aggregate(loss, mask, "seq_mean_token_mean")
+
+Numbers such as ``clip_high`` may be arrays of no axes: `jax.vmap` over them is a sweep.
+A bound is checked where it is known, not while it is traced.
 """
 
 from typing import Literal
@@ -19,7 +22,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.policy.ratio import Level, like_tokens, log_ratio
 from jaxlib_guidance.reduce import divide, hide, mask_like, masked_sum, require_shape
-from jaxlib_guidance.types import Array
+from jaxlib_guidance.types import Array, concrete
 
 stop = jax.lax.stop_gradient
 
@@ -46,10 +49,10 @@ def ppo_clip(
     advantage: Array,
     mask: Array | None = None,
     *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-    dual_clip: float | None = None,
-    delta: float | None = None,
+    clip_low: float | Array = 0.2,
+    clip_high: float | Array = 0.2,
+    dual_clip: float | Array | None = None,
+    delta: float | Array | None = None,
     level: Level = "token",
     limit: float = 20.0,
 ) -> Array:
@@ -76,12 +79,16 @@ def ppo_clip(
     Reference: PPO, arXiv 1707.06347, eq. 7; dual clip, arXiv 1912.09729;
     ``delta`` INTELLECT-2, arXiv 2505.07291.
     """
-    if dual_clip is not None and dual_clip <= 1:
-        raise ValueError(f"dual_clip is {dual_clip}; expected more than 1")
-    if delta is not None and delta <= 1 + clip_high:
-        raise ValueError(
-            f"delta is {delta}; expected more than 1 + clip_high = {1 + clip_high}"
-        )
+    if dual_clip is not None:
+        known = concrete(dual_clip)
+        if known is not None and known <= 1:
+            raise ValueError(f"dual_clip is {dual_clip}; expected more than 1")
+    if delta is not None:
+        known, most = concrete(delta), concrete(clip_high)
+        if known is not None and most is not None and known <= 1 + most:
+            raise ValueError(
+                f"delta is {delta}; expected more than 1 + clip_high = {1 + most}"
+            )
     a = like_tokens(advantage, logp, mask)
     rho = jnp.exp(log_ratio(logp, logp_old, mask, level=level, limit=limit))
     free = rho if delta is None else jnp.minimum(rho, delta)
@@ -97,8 +104,8 @@ def cispo(
     advantage: Array,
     mask: Array | None = None,
     *,
-    low: float = 0.0,
-    high: float = 5.0,
+    low: float | Array = 0.0,
+    high: float | Array = 5.0,
     bounds: Literal["absolute", "around_one"] = "absolute",
 ) -> Array:
     """``-sg(clip(rho)) A logp``: REINFORCE whose weights are clipped, not its gradient.
@@ -122,7 +129,8 @@ def cispo(
     if bounds not in ("absolute", "around_one"):
         raise ValueError(f'bounds is {bounds!r}; expected "absolute" or "around_one"')
     least, most = (low, high) if bounds == "absolute" else (1 - low, 1 + high)
-    if not least < most:
+    bottom, top = concrete(least), concrete(most)
+    if bottom is not None and top is not None and not bottom < top:
         raise ValueError(f"{bounds} bounds {low}, {high} leave no weight")
     weight = jnp.clip(jnp.exp(log_ratio(logp, logp_old, mask)), least, most)
     return reinforce(logp, advantage, mask) * stop(weight)
@@ -201,9 +209,9 @@ def nft(
     mask: Array | None = None,
     *,
     weight: Literal["one", "dr_grpo", "grpo"] = "dr_grpo",
-    negative: float = 1.0,
-    floor_pos: float = 0.0,
-    floor_neg: float = 1.0,
+    negative: float | Array = 1.0,
+    floor_pos: float | Array = 0.0,
+    floor_neg: float | Array = 1.0,
     level: Level = "token",
 ) -> Array:
     """Negative-aware fine-tuning: likelihood for right answers, and for wrong ones too.
@@ -233,7 +241,8 @@ def nft(
     """
     if weight not in ("one", "dr_grpo", "grpo"):
         raise ValueError(f'weight is {weight!r}; expected "one", "dr_grpo" or "grpo"')
-    if floor_neg <= 0:
+    known = concrete(floor_neg)
+    if known is not None and known <= 0:
         raise ValueError(f"floor_neg is {floor_neg}; expected more than 0")
     shape = jnp.shape(logp)[:-1]
     require_shape("correct", correct, shape)
@@ -305,7 +314,9 @@ def nll(logp: Array, mask: Array | None = None, weight: Array | None = None) -> 
     return -like_tokens(w, logp, mask, "weight") * hide(logp, mask)
 
 
-def focal_nll(logp: Array, mask: Array | None = None, *, gamma: float = 0.0) -> Array:
+def focal_nll(
+    logp: Array, mask: Array | None = None, *, gamma: float | Array = 0.0
+) -> Array:
     """``-(1 - p)^gamma log p``: certain answers count less.
 
     The listening loss of social deduction: ``logp`` of who the impostor is, where the
@@ -319,10 +330,12 @@ def focal_nll(logp: Array, mask: Array | None = None, *, gamma: float = 0.0) -> 
     Reference: Sarkar et al., arXiv 2502.06060; focal loss, arXiv 1708.02002, eq. 4.
     """
     logp = hide(logp, mask)
-    if gamma == 0:
+    known = concrete(gamma)
+    if known is not None and known == 0:
         return -logp
     # A power of 0 may have no derivative; who is certain loses nothing.
     miss = -jnp.expm1(logp)
     sure = miss <= 0
-    factor = jnp.where(sure, 0, jnp.where(sure, 1, miss) ** gamma)
+    power = jnp.where(sure, 1, miss) ** gamma
+    factor = jnp.where(sure & (jnp.asarray(gamma) != 0), 0, power)
     return -factor * logp

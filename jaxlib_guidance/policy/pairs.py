@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from jaxlib_guidance.reduce import hide, masked_mean
-from jaxlib_guidance.types import Array
+from jaxlib_guidance.types import Array, concrete
 
 
 class Pairs(NamedTuple):
@@ -23,7 +23,7 @@ class Pairs(NamedTuple):
 
 
 def pair_from_scores(
-    scores: Array, mask: Array | None = None, *, margin: float = 0.0
+    scores: Array, mask: Array | None = None, *, margin: float | Array = 0.0
 ) -> Pairs:
     """The best and the worst of each group, if they differ by more than a margin.
 
@@ -40,7 +40,8 @@ def pair_from_scores(
 
     Reference: Anyprefer, arXiv 2504.19276; Self-rationalization, arXiv 2410.04949.
     """
-    if margin < 0:
+    known = concrete(margin)
+    if known is not None and known < 0:
         raise ValueError(f"margin is {margin}; expected at least 0")
     high, low = hide(scores, mask, -jnp.inf), hide(scores, mask, jnp.inf)
     best, worst = jnp.argmax(high, -1), jnp.argmin(low, -1)

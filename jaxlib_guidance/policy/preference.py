@@ -19,7 +19,7 @@ from jaxlib_guidance.reduce import (
     masked_sum,
     require_shape,
 )
-from jaxlib_guidance.types import Array, at_least_float32
+from jaxlib_guidance.types import Array, at_least_float32, concrete
 
 log_sigmoid = jax.nn.log_sigmoid
 stop = jax.lax.stop_gradient
@@ -51,8 +51,8 @@ def dpo(
     u_w: Array,
     u_l: Array,
     *,
-    beta: float = 0.1,
-    noise: float = 0.0,
+    beta: float | Array = 0.1,
+    noise: float | Array = 0.0,
     correct: bool = True,
 ) -> Array:
     """``-log sigmoid(beta Delta)`` with ``Delta = u_w - u_l``.
@@ -75,7 +75,8 @@ def dpo(
     Reference: DPO, arXiv 2305.18290, eq. 7; robust DPO, arXiv 2403.00409;
     conservative DPO, Mitchell (2023).
     """
-    if not 0 <= noise < 0.5:
+    known = concrete(noise)
+    if known is not None and not 0 <= known < 0.5:
         raise ValueError(f"noise is {noise}; expected a rate in [0, 0.5)")
     u_w, u_l = _pair(u_w, u_l)
     delta = beta * (u_w - u_l)
@@ -116,7 +117,13 @@ def hinge(u_w: Array, u_l: Array, *, beta: float = 0.1) -> Array:
     return jax.nn.relu(1 - beta * (u_w - u_l))
 
 
-def exo(u_w: Array, u_l: Array, *, beta: float = 0.1, noise: float = 1e-3) -> Array:
+def exo(
+    u_w: Array,
+    u_l: Array,
+    *,
+    beta: float | Array = 0.1,
+    noise: float | Array = 1e-3,
+) -> Array:
     """KL from ``(sigmoid(beta Delta), sigmoid(-beta Delta))`` to smoothed labels.
 
     ``p log(p / (1 - e)) + (1 - p) log((1 - p) / e)`` with ``p = sigmoid(beta Delta)``:
@@ -133,7 +140,8 @@ def exo(u_w: Array, u_l: Array, *, beta: float = 0.1, noise: float = 1e-3) -> Ar
 
     Reference: Ji et al., arXiv 2402.00856; TRL's ``exo_pair``.
     """
-    if not 0 < noise < 0.5:
+    known = concrete(noise)
+    if known is not None and not 0 < known < 0.5:
         raise ValueError(f"noise is {noise}; expected a rate in (0, 0.5)")
     u_w, u_l = _pair(u_w, u_l)
     delta = beta * (u_w - u_l)
@@ -211,14 +219,16 @@ def discopop(u_w: Array, u_l: Array, *, beta: float = 0.1, tau: float = 0.05) ->
       u_w: ``[B]``.
       u_l: Likewise.
       beta: Strength of the reference.
-      tau: Width of the passage from the one to the other.
+      tau: Width of the passage from the one to the other, less than 1: beyond it the
+        loss of a wrong pair grows exponentially.
 
     Reference: Lu et al., arXiv 2406.08414 ("log ratio modulated loss").
     """
     u_w, u_l = _pair(u_w, u_l)
     delta = beta * (u_w - u_l)
-    m = jax.nn.sigmoid(delta / tau)
-    return (1 - m) * -log_sigmoid(delta) + m * jnp.exp(-delta)
+    # As one exponential: m underflows where exp(-delta) overflows.
+    modulated = jnp.exp(log_sigmoid(delta / tau) - delta)
+    return jax.nn.sigmoid(-delta / tau) * -log_sigmoid(delta) + modulated
 
 
 def simpo(
@@ -291,17 +301,21 @@ def bradley_terry(
       margin: By how much the one should be better, scalar or ``[B]``.
       center: Holds the rewards near 0, which the first term does not.
 
+    Raises:
+      ValueError: Shapes that do not fit.
+
     Reference: Bradley and Terry (1952); margin Llama 2, arXiv 2307.09288, eq. 2; centre
     arXiv 2312.09244.
     """
     r_w, r_l = _pair(r_w, r_l)
+    require_shape("margin", margin, (), r_w.shape)
     return -log_sigmoid(r_w - r_l - margin) + center * jnp.square(r_w + r_l)
 
 
 def kto(
     u: Array,
     desirable: Array,
-    z: Array,
+    z: float | Array,
     *,
     beta: float = 0.1,
     weight_desirable: float = 1.0,
@@ -312,14 +326,18 @@ def kto(
     Args:
       u: Log-ratio of each answer to the reference, ``[B]``.
       desirable: 0 or 1, ``[B]``.
-      z: The reference point, from `kto_reference`; a constant.
+      z: The reference point, from `kto_reference`: scalar, or ``[B]``; a constant.
       beta: Strength of the reference.
       weight_desirable: Weight of desirable answers.
       weight_undesirable: Of the others.
 
+    Raises:
+      ValueError: Shapes that do not fit.
+
     Reference: Ethayarajh et al., arXiv 2402.01306, eq. 8.
     """
     require_shape("desirable", desirable, jnp.shape(u))
+    require_shape("z", z, (), jnp.shape(u))
     u, good = at_least_float32(u), jnp.asarray(desirable).astype(bool)
     sign = jnp.where(good, 1.0, -1.0)
     weight = jnp.where(good, weight_desirable, weight_undesirable)

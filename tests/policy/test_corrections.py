@@ -13,6 +13,7 @@ from jaxlib_guidance.policy.corrections import (
     rollout_weight,
     truncation_mask,
 )
+from jaxlib_guidance.policy.losses import reinforce
 
 pytestmark = pytest.mark.usefixtures("one_program")
 RATIO = np.array([[0.2, 1.0, 3.0, 6.0], [1.0, 1.0, 1.0, 1.0]])
@@ -78,9 +79,6 @@ def test_truncation_mask():
 
 def test_mixed_policy_weight():
     off = np.array([[0.0, 1, 1, 1], [0, 0, 0, 0]])
-    p = np.exp(np.asarray(LOGP))
-    shaped = mixed_policy_weight(LOGP, off, MASK, c=0.1)
-    np.testing.assert_allclose(shaped[0, 1:3], p[0, 1:3] / (p[0, 1:3] + 0.1), rtol=1e-5)
     ratio = mixed_policy_weight(LOGP, off, MASK, shape="ratio", logp_old=ROLLOUT)
     np.testing.assert_allclose(ratio[0, :3], [1, 1, 3], rtol=1e-5)
     # No teacher's token: every shape leaves the loss alone.
@@ -91,6 +89,31 @@ def test_mixed_policy_weight():
     ):
         got = mixed_policy_weight(LOGP, 0 * off, MASK, shape=shape, **extra)
         np.testing.assert_array_equal(got, MASK)
+
+
+@pytest.mark.parametrize(
+    ("shape", "objective"),
+    [
+        ("none", lambda logp, old: logp),
+        ("ratio", lambda logp, old: jnp.exp(logp - old)),
+        ("shaped", lambda logp, old: jnp.exp(logp) / (jnp.exp(logp) + 0.1)),
+    ],
+)
+def test_a_teacher_weight_makes_the_gradient_of_its_objective(shape, objective):
+    """``-A objective`` is what LUFFY's code differentiates on a teacher's tokens."""
+    p = np.array([[0.01, 0.1, 0.5, 0.9]], np.float32)
+    logp, old, a = np.log(p), np.log(p) - 0.3, np.array([-1.5])
+    extra = {"logp_old": old} if shape == "ratio" else {}
+
+    def taught(x):
+        weight = mixed_policy_weight(x, np.ones_like(p), shape=shape, **extra)
+        return jnp.sum(weight * reinforce(x, a))
+
+    want = jax.grad(lambda x: jnp.sum(1.5 * objective(x, old)))(logp)
+    np.testing.assert_allclose(jax.grad(taught)(logp), want, rtol=1e-5)
+    if shape == "shaped":
+        golden = 1.5 * np.array([[0.0826446, 0.25, 0.1388889, 0.09]])
+        np.testing.assert_allclose(want, golden, rtol=1e-5)
 
 
 def test_effective_sample_size():

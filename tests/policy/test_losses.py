@@ -8,6 +8,12 @@ import numpy as np
 import pytest
 
 from jaxlib_guidance.policy.advantages import group_center, group_norm
+from jaxlib_guidance.policy.corrections import (
+    entropy_quantile_mask,
+    mixed_policy_weight,
+    rollout_weight,
+)
+from jaxlib_guidance.policy.dpo_variants import aot, f_dpo, ld_dpo
 from jaxlib_guidance.policy.losses import (
     cispo,
     focal_nll,
@@ -19,6 +25,8 @@ from jaxlib_guidance.policy.losses import (
     sapo,
     value_clip,
 )
+from jaxlib_guidance.policy.pairs import pair_from_scores
+from jaxlib_guidance.policy.preference import dpo, exo
 from jaxlib_guidance.policy.ratio import log_ratio, ratio_stats
 from jaxlib_guidance.reduce import aggregate, finalize
 
@@ -62,15 +70,11 @@ ON_POLICY = slopes(LOSSES["reinforce"], old=LOGP)[1]
 
 
 @pytest.mark.parametrize(
-    ("name", "factor"),
-    [
-        *((name, 1) for name in ("ppo", "dual", "gspo", "gspo_token", "cispo")),
-        *((name, 1) for name in ("sapo", "gmpo")),
-    ],
+    "name", ["ppo", "dual", "gspo", "gspo_token", "cispo", "sapo", "gmpo"]
 )
-def test_on_policy_all_have_the_gradient_of_reinforce(name, factor):
+def test_on_policy_all_have_the_gradient_of_reinforce(name):
     slope = slopes(LOSSES[name], old=LOGP)[1]
-    np.testing.assert_allclose(slope, factor * ON_POLICY, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(slope, ON_POLICY, rtol=1e-5, atol=1e-7)
 
 
 def test_sequence_ratio_on_policy_is_that_of_token_sums():
@@ -280,9 +284,69 @@ def test_what_is_masked_does_not_leak(name):
 
 @pytest.mark.parametrize("name", ["ppo", "gspo", "cispo", "gmpo", "nft"])
 def test_low_precision_is_widened(name):
-    loss = LOSSES[name](LOGP.astype(jnp.bfloat16), OLD.astype(jnp.bfloat16), A)
+    """The arithmetic is float32's: only what goes in is rounded."""
+    half = [x.astype(jnp.bfloat16) for x in (LOGP, OLD)]
+    loss = LOSSES[name](*half, A)
     assert loss.dtype == jnp.float32
-    assert loss.shape == LOGP.shape
+    want = LOSSES[name](*(x.astype(jnp.float32) for x in half), A)
+    np.testing.assert_allclose(loss, want, rtol=1e-6, atol=1e-7)
+    assert np.any(loss != LOSSES[name](LOGP, OLD, A))
+
+
+LIKE = np.ones(B), np.full(B, 0.25)
+SWEEPS = {
+    "ppo": (
+        lambda p, c: ppo_clip(
+            p, OLD, A, MASK, clip_high=c, dual_clip=1 + 4 * c, delta=1 + 2 * c
+        ),
+        [0.1, 0.5],
+    ),
+    "cispo": (lambda p, c: cispo(p, OLD, A, MASK, low=c, high=2 * c), [0.4, 0.9]),
+    "around": (
+        lambda p, c: cispo(p, OLD, A, MASK, low=c, high=2 * c, bounds="around_one"),
+        [0.1, 0.4],
+    ),
+    "nft": (lambda p, c: nft(p, OLD, 0 * A, LIKE[1], MASK, floor_neg=c), [0.1, 1.2]),
+    "focal": (lambda p, c: focal_nll(p, MASK, gamma=c), [0.0, 0.5, 2.0]),
+    "rollout": (
+        lambda p, c: rollout_weight(p, OLD, MASK, low=c, high=2 * c) * p,
+        [0.4, 0.7],
+    ),
+    "quantile": (lambda p, c: entropy_quantile_mask(-p, MASK, top=c) * p, [0.2, 0.7]),
+    "shaped": (lambda p, c: mixed_policy_weight(p, MASK, MASK, c=c) * p, [0.1, 0.3]),
+    "dpo": (lambda p, c: dpo(p[0], p[1], noise=c), [0.0, 0.2]),
+    "exo": (lambda p, c: exo(p[0], p[1], noise=c), [0.01, 0.2]),
+    "pairs": (lambda p, c: pair_from_scores(p, margin=c).mask * p[:, 0], [0.0, 2.5]),
+    "f_dpo": (
+        lambda p, c: f_dpo(p[0], p[1], divergence="alpha", alpha=c),
+        [0.0, 0.5, 1.0],
+    ),
+    "aot": (lambda p, c: aot(p[0], p[1], noise=c), [0.0, 0.2]),
+    "ld_dpo": (lambda p, c: ld_dpo(p, OLD, MASK, alpha=c), [0.0, 0.3, 1.0]),
+}
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_numbers_are_swept_by_vmap(name):
+    """One program for all configurations, with what each gives by itself."""
+    fn, configs = SWEEPS[name]
+
+    def both(p, c):
+        return jax.value_and_grad(lambda p: jnp.sum(fn(p, c) * weights))(p)
+
+    weights = jnp.arange(1.0, 1 + fn(LOGP, configs[-1]).size)
+    weights = weights.reshape(fn(LOGP, configs[-1]).shape)
+    swept = jax.jit(jax.vmap(both, (None, 0)))(LOGP, jnp.asarray(configs))
+    alone = [both(LOGP, c) for c in configs]
+    for got, want in zip(swept, zip(*alone, strict=True), strict=True):
+        np.testing.assert_allclose(got, jnp.stack(want), rtol=1e-5, atol=1e-6)
+    assert float(jnp.ptp(swept[0])) > 1e-3
+
+
+def test_a_donated_mask():
+    fn = jax.jit(lambda p, mask: ppo_clip(p, OLD, A, mask), donate_argnums=1)
+    want = ppo_clip(LOGP, OLD, A, MASK)
+    np.testing.assert_allclose(fn(LOGP, jnp.array(MASK, copy=True)), want, rtol=1e-6)
 
 
 def test_statistics_of_the_ratio():
