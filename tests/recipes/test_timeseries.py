@@ -1,10 +1,12 @@
 """train/timeseries.py and sample/forecast.py from end to end, on one's own series."""
 
+import dataclasses
 import importlib.util
 import json
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,42 +21,64 @@ def load(name, path):
     module = importlib.util.module_from_spec(spec)
     # Dataclasses look their module up by name.
     sys.modules[name] = module
+    # As of a script, beside which lie the files that it imports.
+    sys.path.append(str(ROOT / Path(path).parent))
     spec.loader.exec_module(module)
     return module
 
 
 train = load("train_timeseries", "train/timeseries.py")
+options = sys.modules["timeseries_options"]
 sample = load("sample_forecast", "sample/forecast.py")
 
 
+HOURS = np.arange(1200)
+DAILY = 1.5 + np.sin(2 * np.pi * HOURS / 24)
+
+
+def tiny(directory, source, preset="cpu", told=False, **data):
+    """A configuration that trains and searches in seconds."""
+    cut = {"context": 48, "horizon": 12, "lags": (24, 672), "rolls": 1}
+    return train.Config(
+        directory=directory,
+        data=options.Data(source=str(source), **(cut | data)),
+        model=options.Model(
+            preset,
+            view=24 if preset == "cpu" else None,
+            told=told,
+            width=4,
+            blocks=1,
+            state=2,
+        ),
+        optimiser=options.Optimiser(steps=2, batch=8),
+        search=options.Search(scales=(1.0,), steps=2, samples=3, batch=2),
+        log=options.Log(every=1, save_every=2),
+    )
+
+
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory):
+def source(tmp_path_factory):
     folder = tmp_path_factory.mktemp("series")
-    hours = np.arange(1200)
     rows = [
         {
             "start": "2024-01-01 00:00:00",
             "item_id": name,
-            "target": (level * (1.5 + np.sin(2 * np.pi * hours / 24))).tolist(),
+            "target": (level * DAILY).tolist(),
         }
         for name, level in (("small", 3.0), ("large", 400.0))
     ]
-    source = folder / "data.jsonl"
-    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "data.jsonl").write_text(lines)
     (folder / "metadata.json").write_text(json.dumps({"freq": "h"}))
-    config = train.Config(
-        directory=folder / "run",
-        data=train.Data(
-            source=str(folder), context=48, horizon=12, lags=(24, 672), rolls=1
-        ),
-        model=train.Model(width=4, blocks=1, state=2, view=24),
-        optimiser=train.Optimiser(steps=2, batch=8, warmup=1),
-        search=train.Search(scales=(1.0,), steps=2, samples=3, batch=2),
-        log=train.Log(every=1, save_every=2),
-    )
-    found = train.train(config)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def weights(source, tmp_path_factory):
+    run = tmp_path_factory.mktemp("run")
+    found = train.train(tiny(run, source))
     assert set(found) == {"unguided", "square", "quantile"}
-    return folder / "run" / "ema.npz"
+    return run / "ema.npz"
 
 
 def test_weights_know_their_layout_and_guidance(weights):
@@ -86,3 +110,102 @@ def test_what_is_refused(weights):
     forecaster, _ = load_forecaster(weights)
     with pytest.raises(ValueError, match="no guidance 'told' is stored"):
         sample.guidance_of(forecaster, "told", None)
+
+
+def test_presets_fill_what_is_not_given(tmp_path):
+    config = train.Config(model=options.Model("paper"))
+    paper = options.complete(config, "h")
+    assert paper.data.lags == tuple(24 * n for n in (1, 2, 3, 4, 5, 6, 7, 14, 21, 28))
+    assert paper.optimiser == options.Optimiser(128_000, 64, 1e-3, 0, 0.0, 0.5, 0.0)
+    assert (paper.search.form, paper.search.steps) == ("after", 100)
+    assert options.complete(config, "B").data.lags[:2] == (30, 60)
+    told = train.Config(model=options.Model("paper", told=True))
+    assert options.complete(told, "h").optimiser.steps == 12_800
+    own = train.Config(optimiser=options.Optimiser(steps=5))
+    cpu = options.complete(own, "")
+    assert cpu.optimiser == options.Optimiser(5, 64, 2e-3, 100, 0.01, 1.0, 0.999)
+    assert (cpu.model.view, cpu.data.lags[0]) == (72, 168)
+    with pytest.raises(ValueError, match="pass --data.lags"):
+        options.complete(config, "15min")
+    with pytest.raises(ValueError, match="view would have no effect"):
+        options.complete(train.Config(model=options.Model("paper", view=9)), "h")
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_the_published_preset_trains(told, source, tmp_path):
+    config = tiny(tmp_path, source, "paper", told, lags=(24,))
+    config = dataclasses.replace(
+        config, model=dataclasses.replace(config.model, init_skip=True)
+    )
+    found = train.train(config)
+    assert set(found) == ({"told"} if told else {"unguided", "square", "quantile"})
+    forecaster, _ = load_forecaster(tmp_path / "ema.npz")
+    layout = forecaster.layout
+    assert (layout.length, layout.channels) == (60, 1 if told else 2)
+    assert forecaster.model.module.skip
+    if not told:
+        assert forecaster.guidance["quantile"].form == "after"
+
+
+def test_sources_are_arrays_and_frames_too(tmp_path):
+    values = np.stack([DAILY, 2 * DAILY])
+    values[1, :500] = np.nan
+    np.save(tmp_path / "a.npy", values)
+    stamps = np.datetime64("2024-01-01T00", "h") + HOURS
+    wide = [
+        f"{t},{a},{'' if np.isnan(b) else b}"
+        for t, a, b in zip(stamps, *values, strict=True)
+    ]
+    (tmp_path / "a.csv").write_text("\n".join(["when,x,y", *wide]))
+    long = [
+        f"{name},{t},{value}"
+        for name, row in zip("xy", values, strict=True)
+        for t, value in zip(stamps, row, strict=True)
+    ]
+    (tmp_path / "b.csv").write_text("\n".join(["id,ds,y", *long]))
+    array = options.Data(str(tmp_path / "a.npy"), "h", start="2024-01-01")
+    for data in (
+        array,
+        options.Data(str(tmp_path / "a.csv")),
+        options.Data(str(tmp_path / "b.csv"), long=("id", "ds", "y")),
+    ):
+        series = options.read_series(data)
+        np.testing.assert_allclose(series.values, values, rtol=1e-6)
+        assert series.freq == "h"
+        assert (series.start == np.datetime64("2024-01-01")).all()
+    whole = options.read_series(dataclasses.replace(array, shortest=701))
+    assert whole.names == ("0",)
+    with pytest.raises(ValueError, match="no series of .* has 5000 steps"):
+        options.read_series(dataclasses.replace(array, shortest=5000))
+
+
+def test_series_without_spread_train_and_short_ones_are_named(tmp_path):
+    np.save(tmp_path / "flat.npy", np.ones((1, 1200)))
+    train.train(tiny(tmp_path / "flat", tmp_path / "flat.npy"))
+    assert load_forecaster(tmp_path / "flat" / "ema.npz")[0].layout.spread == 1.0
+    np.save(tmp_path / "short.npy", np.ones((1, 20)))
+    with pytest.raises(ValueError, match=r"series \['0'\] are too short"):
+        train.train(tiny(tmp_path / "short", tmp_path / "short.npy"))
+    np.save(tmp_path / "zero.npy", np.zeros((1, 1200)))
+    with pytest.raises(ValueError, match="all series are 0"):
+        train.train(tiny(tmp_path / "zero", tmp_path / "zero.npy"))
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(source, tmp_path, monkeypatch):
+    def run(name):
+        config = tiny(tmp_path / name, source)
+        more = dataclasses.replace(config.optimiser, steps=4)
+        search = options.Search(scales=())
+        return train.train(dataclasses.replace(config, optimiser=more, search=search))
+
+    run("whole")
+    fit = train.fit
+    monkeypatch.setattr(
+        train, "fit", lambda *args, **given: (fit(*args, **given | {"steps": 2})[0], 0)
+    )
+    assert run("parts") == {}
+    assert not (tmp_path / "parts" / "ema.npz").exists()
+    monkeypatch.setattr(train, "fit", fit)
+    run("parts")
+    each = [load_forecaster(tmp_path / n / "ema.npz")[1] for n in ("whole", "parts")]
+    jax.tree.map(np.testing.assert_array_equal, *each)
