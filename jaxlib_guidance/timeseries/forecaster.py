@@ -26,7 +26,7 @@ from jaxlib_guidance.timeseries.forecast import Form, forecast
 from jaxlib_guidance.timeseries.layout import Inputs, Layout
 from jaxlib_guidance.timeseries.positions import calendar
 from jaxlib_guidance.timeseries.windows import cut_segments, forecast_mask
-from jaxlib_guidance.types import Array, PyTree
+from jaxlib_guidance.types import Array, PyTree, concrete
 
 SAMPLERS = {"ddpm": ddpm, "ddim": ddim}
 
@@ -37,10 +37,13 @@ class Guidance:
 
     Attributes:
       energy: "quantile", "square" or a function; None is no guidance.
-      scale: Guidance scale.
+      scale: Guidance scale; 0 without an energy.
       form: See `observation` and `guided_after`.
       sampler: "ddpm" or "ddim".
       steps: Steps of the solver.
+
+    Raises:
+      ValueError: A scale without an energy, unless it is traced.
     """
 
     energy: str | Energy | None = None
@@ -48,6 +51,14 @@ class Guidance:
     form: Form = "posterior"
     sampler: Literal["ddpm", "ddim"] = "ddpm"
     steps: int = 20
+
+    def __post_init__(self):
+        known = concrete(self.scale)
+        if self.energy is None and known is not None and known.any():
+            raise ValueError(
+                f"scale is {self.scale!r}, but without an energy it would have no "
+                "effect; name one, or leave the scale at 0"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +99,9 @@ class Forecaster:
           inputs: Of ``N`` windows.
           samples: ``S``.
           guidance: How; its energy is None where the network is told.
+
+        Raises:
+          ValueError: See `forecast`; an unknown sampler.
         """
         if guidance.sampler not in SAMPLERS:
             raise ValueError(
@@ -104,13 +118,17 @@ class Forecaster:
             grid=self.grid(guidance.steps),
             energy="quantile" if energy is None else energy,
             scale=0.0 if energy is None else guidance.scale,
-            form=guidance.form,
+            # Without guidance a form is nothing, and "after" a wasted evaluation.
+            form="posterior" if energy is None else guidance.form,
             sampler=SAMPLERS[guidance.sampler](),
         )
 
 
 def load_forecaster(path: str | os.PathLike) -> tuple[Forecaster, PyTree]:
     """A forecaster and its parameters, from what train/timeseries.py wrote.
+
+    A model whose layout takes the square root of values (``layout.values`` is "root")
+    is of series that are never negative, and its inputs refuse others.
 
     Args:
       path: A file, or "pedestrians", of Auckland's hourly counts, which comes with the
@@ -204,8 +222,17 @@ def read_windows(series: Series, layout: Layout) -> WindowReader:
     """The windows of a set of series, with its calendar if the layout has covariates.
 
     Raises:
-      ValueError: A layout with a calendar, and series without stamps.
+      ValueError: A layout with a calendar, and series without stamps; a layout of
+        square roots, and a series with negative values.
     """
+    if layout.values == "root":
+        below = np.flatnonzero((series.values < 0).any(1))
+        if len(below):
+            raise ValueError(
+                f"series {[series.names[i] for i in below[:5]]} have negative values, "
+                "of which the layout's values='root' has no root; take a model of "
+                "'plain' values"
+            )
     clock = None
     if layout.covariates:
         steps = series.values.shape[1] + layout.horizon
@@ -224,8 +251,19 @@ def in_batches(function: Callable[..., Any], size: int, *rows: PyTree) -> np.nda
 
     Returns:
       The results for all ``N`` rows.
+
+    Raises:
+      ValueError: No rows, or arguments with different numbers of them; a size below 1.
     """
-    count = len(jax.tree.leaves(rows)[0])
+    counts = {len(leaf) for leaf in jax.tree.leaves(rows)}
+    if len(counts) != 1 or 0 in counts:
+        raise ValueError(
+            f"the arguments have {sorted(counts)} rows; expected the same number of all"
+            ", and at least 1"
+        )
+    if size < 1:
+        raise ValueError(f"size is {size}; expected at least 1")
+    (count,) = counts
     size, out = min(size, count), []
     for first in range(0, count, size):
         these = np.arange(first, first + size) % count

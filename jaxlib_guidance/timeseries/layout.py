@@ -10,13 +10,14 @@ import dataclasses
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlib_guidance.timeseries.windows import (
     make_windows,
     mean_absolute_scale,
     window_lengths,
 )
-from jaxlib_guidance.types import Array, at_least_float32, expand
+from jaxlib_guidance.types import Array, at_least_float32, concrete, expand
 
 VALUES = ("plain", "root")
 
@@ -55,6 +56,9 @@ class Layout:
       values: "plain" scaled values; or their "root", which evens out the spread of
         counts, for series that are never negative.
       centre, spread: Of the values, to standardise them; 0 and 1 leave them.
+
+    Raises:
+      TypeError, ValueError: A field that is not of these.
     """
 
     context: int
@@ -72,12 +76,17 @@ class Layout:
     def __post_init__(self):
         object.__setattr__(self, "lags", tuple(self.lags))
         window_lengths(self.context, self.horizon, self.lags)
-        if self.view is not None and not 0 <= self.view <= self.context:
+        _require_whole("view", self.context if self.view is None else self.view, 0)
+        if self.view is not None and self.view > self.context:
             raise ValueError(f"view is {self.view}; expected 0 to {self.context}")
+        _require_whole("joint", self.joint, 1)
+        _require_whole("covariates", self.covariates, 0)
         if self.values not in VALUES:
             raise ValueError(f"values is {self.values!r}; expected one of {VALUES}")
-        if not self.spread > 0:
-            raise ValueError(f"spread is {self.spread}; expected above 0")
+        if not 0 < self.spread < np.inf:
+            raise ValueError(f"spread is {self.spread}; expected above 0, and finite")
+        if not np.isfinite(self.centre):
+            raise ValueError(f"centre is {self.centre}; expected a finite number")
 
     @property
     def length(self) -> int:
@@ -114,7 +123,8 @@ class Layout:
         is 0, for what is hidden may have any size beside the zeros that are seen.
 
         Args:
-          segments: From `cut_segments`, with this layout's context, horizon and lags.
+          segments: From `cut_segments`, with this layout's context, horizon and lags;
+            ``[B, T]``, or ``[B, T, D]`` of joint series.
           observed: Which steps may be seen, ``[context + horizon]`` or with leading
             ``B``: `forecast_mask`, or a mask with holes to fill.
           covariates: ``[B, context + horizon, covariates]``, finite.
@@ -124,8 +134,17 @@ class Layout:
             The condition and the scale never are.
 
         Raises:
-          ValueError: Covariates where there should be none, or of another shape.
+          ValueError: Covariates where there should be none, or of another shape or not
+            finite; segments of another number of series; negative values for a layout
+            of square roots. Values are only looked at where they are not traced.
         """
+        joint = () if self.joint == 1 else (self.joint,)
+        if segments.ndim < 2 or segments.shape[2:] != joint:
+            raise ValueError(
+                f"segments have shape {segments.shape}; expected "
+                f"{'[B, T]' if self.joint == 1 else f'[B, T, {self.joint}]'} for a "
+                f"layout of {self.joint} series"
+            )
         length = self.context + self.horizon
         wanted = (len(segments), length, self.covariates)
         given = None if covariates is None else covariates.shape
@@ -134,15 +153,23 @@ class Layout:
                 f"covariates have shape {given}; expected "
                 f"{wanted if self.covariates else None}"
             )
+        values = None if covariates is None else concrete(covariates)
+        if values is not None and not np.isfinite(values.astype(np.float32)).all():
+            raise ValueError(
+                "covariates are not all finite; they must be known for the whole "
+                "window, its horizon too"
+            )
         cut = {"context": self.context, "horizon": self.horizon, "lags": self.lags}
         usual = self._usual_scale(segments, scale)
         default = jnp.where(usual > 0, usual, 1)
         shown = make_windows(segments, **cut, observed=observed, default_scale=default)
+        self._require_roots(shown.x)
         visible = self._standardise(shown.x, shown.mask)
         x, mask, now = visible, shown.mask, slice(self.joint)
         if truth:
             # In the unit of what is shown: the scale of a forecast knows no future.
             whole = make_windows(segments, **cut, scale=shown.scale)
+            self._require_roots(whole.x)
             seen = jnp.any(shown.x[:, : self.context, now] != 0, 1)
             sized = seen | jnp.reshape(usual > 0, seen.shape)
             groups = whole.x.shape[-1] // self.joint
@@ -163,6 +190,8 @@ class Layout:
 
     def standardise(self, values: Array, scale: Array) -> Array:
         """Values of the series in its own unit as the network's: channel 0 of ``x``.
+
+        For "root" values the negative, such as another model may forecast, become 0.
 
         Args:
           values: ``[B, ...]``, or ``[B, ..., D]`` of joint series.
@@ -193,10 +222,24 @@ class Layout:
         scale = mean_absolute_scale(before, known, given)
         return jnp.where(any_size | (given > 0), scale, 0)
 
+    def _require_roots(self, x):
+        x = concrete(x) if self.values == "root" else None
+        if x is not None and (x < 0).any():
+            raise ValueError(
+                f"{int((x < 0).any((1, 2)).sum())} windows have negative values, of "
+                "which values='root' has no root; take 'plain' values"
+            )
+
     def _standardise(self, x, mask):
         if self.values == "root":
             x = jnp.sqrt(jnp.maximum(x, 0))
         return (x - self.centre) / self.spread * mask
+
+
+def _require_whole(name, number, least):
+    whole = isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+    if not whole or number < least:
+        raise ValueError(f"{name} is {number!r}; expected a whole number from {least}")
 
 
 def _beside(scale, like):

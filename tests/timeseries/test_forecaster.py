@@ -3,9 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxlib_guidance.data.timeseries import load_series
-from jaxlib_guidance.timeseries.forecaster import read_windows, usual_scale
+from jaxlib_guidance.timeseries.forecaster import (
+    Guidance,
+    in_batches,
+    read_windows,
+    usual_scale,
+)
 from jaxlib_guidance.timeseries.layout import Layout
 
 LAYOUT = Layout(6, 3, lags=(4,))
@@ -34,3 +40,36 @@ def test_a_reader_knows_the_unit_of_a_series_that_fell_silent():
     values[0, 16:] = 1e6
     later = read_windows(load_series(values), LAYOUT)
     np.testing.assert_allclose(later.cut(rows, starts)["scale"], cut["scale"])
+
+
+def test_a_model_of_square_roots_refuses_series_with_negative_values():
+    values = np.ones((3, 40), np.float32)
+    values[1, 39] = -0.5
+    series = load_series(values, names=("a", "b", "c"))
+    with pytest.raises(ValueError, match=r"series \['b'\] have negative values"):
+        read_windows(series, Layout(6, 3, values="root"))
+    read_windows(series, LAYOUT)
+
+
+def test_guidance_without_an_energy_has_no_scale():
+    with pytest.raises(ValueError, match=r"scale is 8\.0, but without an energy it"):
+        Guidance(scale=8.0)
+    assert Guidance("square", 8.0).scale == 8.0
+    # Traced, it may be 0.
+    assert jax.jit(lambda s: Guidance(scale=s).scale)(0.0) == 0
+
+
+def test_rows_are_taken_in_batches():
+    rows, more = np.arange(7.0), {"a": np.ones((7, 2))}
+
+    def function(row, tree):
+        assert row.shape == (3,)
+        return jnp.asarray(row) + tree["a"].sum(1)
+
+    np.testing.assert_array_equal(in_batches(function, 3, rows, more), rows + 2)
+    with pytest.raises(ValueError, match=r"the arguments have \[0\] rows"):
+        in_batches(function, 3, rows[:0], {"a": np.ones((0, 2))})
+    with pytest.raises(ValueError, match=r"the arguments have \[6, 7\] rows"):
+        in_batches(function, 3, rows[1:], more)
+    with pytest.raises(ValueError, match="size is 0"):
+        in_batches(function, 0, rows, more)

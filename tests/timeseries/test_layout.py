@@ -168,9 +168,48 @@ def test_what_is_refused():
         Layout(6, 3, values="log")
     with pytest.raises(ValueError, match="spread is 0"):
         Layout(6, 3, spread=0.0)
+    for name, value in [
+        ("view", 6.0),
+        ("view", -1),
+        ("joint", 0),
+        ("joint", True),
+        ("covariates", -1),
+        ("covariates", 2.0),
+    ]:
+        with pytest.raises(ValueError, match=f"{name} is {value}; expected a whole"):
+            Layout(6, 3, **{name: value})
+    for name in ("centre", "spread"):
+        for value in (jnp.nan, jnp.inf):
+            with pytest.raises(ValueError, match=f"{name} is {value}; expected"):
+                Layout(6, 3, **{name: float(value)})
     with pytest.raises(ValueError, match="lags are"):
         Layout(6, 3, lags=(0,))
     with pytest.raises(ValueError, match=r"covariates have shape None; expected \(2"):
         TOLD.inputs(SEGMENTS, MASK)
     with pytest.raises(ValueError, match=r"\(2, 9, 2\); expected None"):
         DIFFUSED.inputs(SEGMENTS, MASK, CLOCK)
+    with pytest.raises(ValueError, match="covariates are not all finite"):
+        TOLD.inputs(SEGMENTS, MASK, CLOCK.at[1, 8, 0].set(jnp.nan))
+    pair = jnp.stack([SEGMENTS, SEGMENTS], -1)
+    with pytest.raises(ValueError, match=r"\(2, 14, 2\); expected \[B, T\] for a lay"):
+        DIFFUSED.inputs(pair, MASK)
+    joint = dataclasses.replace(DIFFUSED, joint=2)
+    with pytest.raises(ValueError, match=r"\(2, 14\); expected \[B, T, 2\] for a lay"):
+        joint.inputs(SEGMENTS, MASK)
+
+
+def test_square_roots_refuse_what_is_negative():
+    layout = Layout(**CUT, values="root")
+    # In the context, and as a lag.
+    for column in (6, 1):
+        below = SEGMENTS.at[1, column].set(-1)
+        with pytest.raises(
+            ValueError, match="1 windows have negative values, of which"
+        ):
+            layout.inputs(below, MASK)
+        dataclasses.replace(layout, values="plain").inputs(below, MASK)
+    # What is hidden is none of a forecast's business, but a truth to train on is.
+    hidden = SEGMENTS.at[1, 12].set(-1)
+    layout.inputs(hidden, MASK)
+    with pytest.raises(ValueError, match="1 windows have negative values"):
+        layout.inputs(hidden, MASK, truth=True)
