@@ -10,13 +10,14 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlib_guidance.timeseries.energies import spread_levels
 from jaxlib_guidance.types import Array, at_least_float32
 
 
 def quantiles_to_samples(
     quantiles: Array, levels: Sequence[float], count: int
 ) -> Array:
-    """``count`` samples of each step, at the levels ``(i + 1) / (count + 1)``, sorted.
+    """``count`` samples of each step, at the levels of `spread_levels`, sorted.
 
     Linear between the quantiles given and constant beyond them. Sample ``i`` has the
     level that refinement gives to path ``i``; taken together the samples of several
@@ -31,7 +32,8 @@ def quantiles_to_samples(
       ``[N, count, H]``.
 
     Raises:
-      ValueError: Levels that do not increase or do not fit the quantiles.
+      ValueError: Levels that do not increase or do not fit the quantiles; a count that
+        is no whole number from 1.
     """
     if quantiles.ndim != 3 or quantiles.shape[1] != len(levels):
         raise ValueError(
@@ -41,11 +43,12 @@ def quantiles_to_samples(
     if list(levels) != sorted(set(levels)) or not 0 <= levels[0] <= levels[-1] <= 1:
         raise ValueError(f"levels are {tuple(levels)}; expected to rise within [0, 1]")
     ranked = jnp.sort(at_least_float32(quantiles), axis=1)
-    at = (np.arange(count) + 1) / (count + 1)
+    at = spread_levels(count)
     right = np.clip(np.searchsorted(levels, at), 1, max(len(levels) - 1, 1))
     if len(levels) == 1:
         return jnp.repeat(ranked, count, axis=1)
-    low, high = np.take(levels, right - 1), np.take(levels, right)
+    ends = np.asarray(levels, at.dtype)
+    low, high = ends[right - 1], ends[right]
     share = jnp.asarray(np.clip((at - low) / (high - low), 0, 1), ranked.dtype)
     share = share[:, None]
     return ranked[:, right - 1] * (1 - share) + ranked[:, right] * share
@@ -108,7 +111,8 @@ def from_statsforecast(
       ``[len(names), count or 1, H]``.
 
     Raises:
-      ValueError: A model or a series that the frame has not; horizons that differ.
+      ValueError: A model or a series that the frame has not; stamps that a series has
+        twice; horizons that differ.
     """
     if model not in frame.columns:
         raise ValueError(f"model is {model!r}; the frame has {list(frame.columns)}")
@@ -123,6 +127,12 @@ def from_statsforecast(
     absent = [name for name in names if name not in groups]
     if absent:
         raise ValueError(f"the frame has no series {absent[:5]}")
+    again = [name for name in names if groups[name]["ds"].duplicated().any()]
+    if again:
+        raise ValueError(
+            f"series {again[:5]} have a stamp twice in the frame; expected one row for "
+            "each step, of one forecast"
+        )
     each = [groups[name][[columns[q] for q in levels]].to_numpy().T for name in names]
     if len({row.shape for row in each}) != 1:
         raise ValueError(f"horizons are {sorted({row.shape[1] for row in each})}")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlib_guidance.types import Array, per_sample
 
@@ -87,9 +88,26 @@ def find_energy(energy: str | Energy) -> Energy:
     return ENERGIES[energy]
 
 
-def spread_levels(samples: int) -> Array:
-    """``(i + 1) / (S + 1)`` for ``i = 0, ..., S - 1``: one level for each path."""
-    return (jnp.arange(samples, dtype=jnp.float32) + 1) / (samples + 1)
+def spread_levels(samples: int) -> np.ndarray:
+    """``(i + 1) / (S + 1)`` for ``i = 0, ..., S - 1``: one level for each path.
+
+    The published choice. How far paths at these levels end up from each other is set by
+    the scale, form and steps of the guidance as well, so these are chosen by a score of
+    the paths' quantiles.
+
+    Args:
+      samples: Number of paths ``S``.
+
+    Returns:
+      float32 ``[S]``, on the host: the same numbers inside and outside of jit.
+
+    Raises:
+      ValueError: No whole number from 1.
+    """
+    whole = isinstance(samples, (int, np.integer)) and not isinstance(samples, bool)
+    if not whole or samples < 1:
+        raise ValueError(f"samples is {samples!r}; expected a whole number from 1")
+    return ((np.arange(samples) + 1) / (samples + 1)).astype(np.float32)
 
 
 def _errors(x0, observed):

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlib_guidance import rng
 from jaxlib_guidance.guidance.base import Chain, chain
@@ -26,7 +27,15 @@ from jaxlib_guidance.timeseries.energies import (
 )
 from jaxlib_guidance.timeseries.layout import Inputs, Layout
 from jaxlib_guidance.transition import Transition, draw
-from jaxlib_guidance.types import Array, Context, Denoiser, PyTree, concrete, expand
+from jaxlib_guidance.types import (
+    Array,
+    Context,
+    Denoiser,
+    PyTree,
+    concrete,
+    expand,
+    per_sample,
+)
 
 Form = Literal["posterior", "estimate", "after"]
 FORMS = ("posterior", "estimate", "after")
@@ -40,8 +49,10 @@ def observation(
 ) -> Chain:
     """Observation self-guidance as guidance terms, to chain with others.
 
-    - form="posterior": a stochastic step's mean moves by ``-s std^2 grad E``, with
-      ``std`` that of ancestral sampling; so the last step is not guided. The paper's.
+    - form="posterior": the mean of a step of `ddpm` moves by ``-s std^2 grad E`` with
+      its own ``std``; so the last step is not guided. The paper's. Other solvers weigh
+      an estimate otherwise: theirs moves by less the less noise they draw, and `infill`
+      refuses those that draw none.
     - form="estimate": ``eps += s sigma grad E``, which at ``s = 1`` samples the data
       tilted by ``exp(-E)`` if ``E`` were exact for the noisy state, whatever the
       solver. The released code's form for DDIM.
@@ -56,13 +67,14 @@ def observation(
       form: One of these.
 
     Raises:
-      ValueError: Unknown energy or form.
+      ValueError: Unknown energy or form; a scale of another shape.
 
     Reference: Kollovieh et al., arXiv 2307.11494, eq. 7 and algorithm 1.
     """
     chosen = find_energy(energy)
     if form not in ("posterior", "estimate"):
         raise ValueError(f"form is {form!r}; expected 'posterior' or 'estimate'")
+    scale = _require_scale(scale, observed)
     term = energy_term(lambda known, x0, ctx: chosen(x0, known), scale, params=observed)
     return chain(term) if form == "estimate" else scheduled(term, _posterior_share)
 
@@ -99,13 +111,15 @@ def guided_after(
       scale: ``s``, scalar or ``[B]``.
 
     Raises:
-      ValueError: A solver that draws no noise, whose ``std`` would be 0 throughout.
+      ValueError: A solver that draws no noise, whose ``std`` would be 0 throughout; a
+        scale of another shape.
 
     Reference: the released code of arXiv 2307.11494.
     """
     chosen = find_energy(energy)
     if not sampler.stochastic:
         raise ValueError("guided_after needs a stochastic sampler, such as ddpm()")
+    scale = _require_scale(scale, observed)
 
     def step(denoise, x, memory, guide, interval):
         out = sampler.step(denoise, x, memory, guide, interval)
@@ -115,9 +129,8 @@ def guided_after(
             x0, _ = denoise(x, interval.t, out.guide)
             return jnp.sum(chosen(x0, observed))
 
-        move = expand(scale * jnp.square(out.transition.std), x) * jax.grad(total)(
-            x_next
-        )
+        variance = expand(jnp.square(out.transition.std), x)
+        move = per_sample(scale, x, "scale") * variance * jax.grad(total)(x_next)
         std = jnp.zeros_like(out.transition.std)
         return out._replace(transition=Transition(x_next - move, std))
 
@@ -127,6 +140,13 @@ def guided_after(
         stochastic=True,
         evaluations=sampler.evaluations + 1,
     )
+
+
+def _require_scale(scale, observed):
+    """The scale, once it is one number or one for each window."""
+    per_sample(scale, observed.y, "scale")
+    # A number that is 0 before tracing costs nothing: it must stay one.
+    return scale if np.ndim(scale) == 0 else jnp.asarray(scale, jnp.float32)
 
 
 def infill(
@@ -162,11 +182,19 @@ def infill(
       ``[B, L, C]``.
 
     Raises:
-      ValueError: Unknown energy or form; shapes that do not fit.
+      ValueError: Unknown energy or form; shapes that do not fit; "posterior" or "after"
+        guidance of a solver that draws no noise.
     """
     if form not in FORMS:
         raise ValueError(f"form is {form!r}; expected one of {FORMS}")
     sampler = ddpm() if sampler is None else sampler
+    known = concrete(scale)
+    guided = known is None or bool(np.any(known))
+    if form == "posterior" and guided and not sampler.stochastic:
+        raise ValueError(
+            "form 'posterior' moves by a step's variance and needs a stochastic "
+            "sampler, such as ddpm(); take form 'estimate' for one that draws no noise"
+        )
     guidance = None
     if form == "after":
         sampler = guided_after(sampler, observed, energy, scale)
@@ -188,9 +216,13 @@ def paths_of(inputs: Inputs, samples: int) -> tuple[Observed, PyTree]:
     Returns:
       What is observed and the condition, with batch ``N S``; the paths of a window are
       next to each other.
+
+    Raises:
+      ValueError: ``samples`` that is no whole number from 1.
     """
+    levels = spread_levels(samples)
     many = jax.tree.map(lambda leaf: jnp.repeat(leaf, samples, 0), inputs)
-    level = jnp.tile(spread_levels(samples), len(inputs.x))
+    level = jnp.tile(levels, len(inputs.x))
     return Observed(many.x, many.mask, level), many.cond
 
 
@@ -221,7 +253,7 @@ def forecast(
       samples: Paths ``S`` of each window.
       grid: Times.
       energy: See `infill`; so also the rest.
-      scale: Guidance scale.
+      scale: Guidance scale, scalar or one for each path ``[N S]``.
       form: Form of the guidance.
       sampler: The solver.
 
@@ -234,6 +266,7 @@ def forecast(
       ValueError: Inputs of another layout, such as a horizon that the network was not
         trained for; guidance of a network that is told.
     """
+    rng.require_keys(keys)
     known = concrete(scale)
     if layout.told and (known is None or known.any()):
         raise ValueError(
@@ -243,9 +276,9 @@ def forecast(
     if inputs.x.shape != wanted:
         raise ValueError(
             f"inputs have shape {inputs.x.shape}; expected {wanted} for {len(keys)} "
-            f"keys and the layout's context, horizon {layout.horizon} and lags"
+            f"keys and the layout's {layout.length} steps and {layout.channels} "
+            "channels"
         )
-    rng.require_keys(keys)
     observed, cond = paths_of(inputs, samples)
     own = jax.vmap(
         lambda key: jax.vmap(partial(jax.random.fold_in, key))(

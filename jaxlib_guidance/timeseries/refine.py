@@ -9,13 +9,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlib_guidance import rng
 from jaxlib_guidance.diffusion.process import coefficients, perturb
-from jaxlib_guidance.timeseries.energies import Energy, Observed, find_energy
+from jaxlib_guidance.timeseries.adapters import quantiles_to_samples
+from jaxlib_guidance.timeseries.energies import (
+    Energy,
+    Observed,
+    find_energy,
+    spread_levels,
+)
 from jaxlib_guidance.timeseries.layout import Inputs, Layout
 from jaxlib_guidance.transition import Transition, draw
-from jaxlib_guidance.types import Array, Denoiser, PyTree, at_least_float32
+from jaxlib_guidance.types import (
+    Array,
+    Denoiser,
+    PyTree,
+    at_least_float32,
+    concrete,
+)
 
 # Sub-streams of a step: the noise that is denoised, and the move's own.
 DENOISED, MOVED = 0, 1
@@ -118,7 +131,7 @@ def refine(
       process: Its noise process.
       start: The completed windows, from `completed`; its mask says where ``R`` counts:
         published are the observed entries for "square", and these and the forecast for
-        "quantile".
+        "quantile". Where it is 0 and ``y`` is not finite, the start is 0.
       cond: Condition, every leaf ``[B, ...]``.
       t: Noise level to denoise at; see `representative_time`.
       energy: ``R``: "quantile", "square" or a function ``(x0, observed) -> [B]``.
@@ -131,7 +144,8 @@ def refine(
       ``[B, L, C]``.
 
     Raises:
-      ValueError: Fewer than one step; unknown energy.
+      ValueError: Fewer than one step; unknown energy; a start that is not finite where
+        its mask is 1, unless it is traced.
 
     Reference: Kollovieh et al., arXiv 2307.11494, section 3.3, algorithm 2.
     """
@@ -153,37 +167,43 @@ def refine(
         return draw(law, rng.fold(own, MOVED)), None
 
     y = at_least_float32(start.y)
+    _require_finite("start.y", jnp.where(start.mask > 0, y, 0))
+    y = jnp.where((start.mask > 0) | jnp.isfinite(y), y, 0)
     return jax.lax.scan(move, y, jnp.arange(steps))[0]
 
 
 def base_paths(forecast: Array, samples: int) -> Array:
     """Another model's forecast as paths, one for each quantile level.
 
-    Samples are sorted step by step, so that path ``i`` suits level ``(i + 1) /
-    (S + 1)``; more or fewer than ``samples`` are brought to that number by their
-    quantiles. A point forecast is repeated.
+    Samples are sorted step by step, so that path ``i`` suits its level, ``(i + 1) /
+    (S + 1)``; more or fewer than ``samples`` are brought to that number by
+    `quantiles_to_samples`, which gives the sorted samples where the numbers agree. A
+    point forecast is repeated.
 
     Args:
-      forecast: Samples ``[N, S', H]`` or a point forecast ``[N, H]``.
+      forecast: Samples ``[N, S', H]`` or a point forecast ``[N, H]``; of ``D`` joint
+        series samples ``[N, S', H, D]``, of which a point forecast has one.
       samples: ``S``.
 
     Returns:
-      ``[N, S, H]``.
+      ``[N, S, H]`` (``[N, S, H, D]``).
 
     Raises:
-      ValueError: Another number of axes, or something not finite.
+      ValueError: Another number of axes; something that is not finite, unless it is
+        traced; ``samples`` that is no whole number from 1.
     """
     forecast = at_least_float32(jnp.asarray(forecast))
-    if forecast.ndim not in (2, 3):
+    if forecast.ndim not in (2, 3, 4):
         raise ValueError(
-            f"forecast has shape {forecast.shape}; expected [N, H] or [N, S, H]"
+            f"forecast has shape {forecast.shape}; expected [N, H], [N, S, H] or "
+            "[N, S, H, D]"
         )
-    if forecast.ndim == 2:
-        return jnp.repeat(forecast[:, None], samples, 1)
-    if forecast.shape[1] == samples:
-        return jnp.sort(forecast, axis=1)
-    levels = (jnp.arange(samples, dtype=forecast.dtype) + 0.5) / samples
-    return jnp.moveaxis(jnp.quantile(forecast, levels, axis=1), 0, 1)
+    _require_finite("forecast", forecast)
+    each = forecast[:, None] if forecast.ndim == 2 else forecast
+    flat = each.reshape(*each.shape[:2], -1)
+    levels = spread_levels(flat.shape[1])
+    paths = quantiles_to_samples(flat, levels.tolist(), samples)
+    return paths.reshape(len(each), samples, *each.shape[2:])
 
 
 def completed(inputs: Inputs, layout: Layout, paths: Array, *, whole: bool) -> Observed:
@@ -192,7 +212,8 @@ def completed(inputs: Inputs, layout: Layout, paths: Array, *, whole: bool) -> O
     Args:
       inputs: Of ``N`` windows, from ``layout.inputs``.
       layout: Of the model.
-      paths: ``[N, S, horizon]`` in the unit of the series, from `base_paths`.
+      paths: ``[N, S, horizon]`` in the unit of the series, from `base_paths`; ``[N, S,
+        horizon, D]`` of joint series.
       whole: Whether the forecast counts as observed too, as "quantile" wants.
 
     Returns:
@@ -200,21 +221,34 @@ def completed(inputs: Inputs, layout: Layout, paths: Array, *, whole: bool) -> O
       stay unknown.
 
     Raises:
-      ValueError: Paths of another shape; a layout of several joint series.
+      ValueError: Paths of another shape; or not finite, unless they are traced.
     """
-    if paths.ndim != 3 or paths.shape[::2] != (len(inputs.x), layout.horizon):
+    joint = () if layout.joint == 1 else (layout.joint,)
+    wanted = (len(inputs.x), layout.horizon, *joint)
+    if paths.ndim != 3 + len(joint) or (paths.shape[0], *paths.shape[2:]) != wanted:
+        sizes = ", ".join(map(str, wanted[1:]))
         raise ValueError(
-            f"paths have shape {paths.shape}; expected [{len(inputs.x)}, S, "
-            f"{layout.horizon}]"
+            f"paths have shape {paths.shape}; expected [{wanted[0]}, S, {sizes}]"
         )
-    if layout.joint != 1:
-        raise ValueError(f"layout has {layout.joint} joint series; expected 1")
-    samples = paths.shape[1]
+    _require_finite("paths", paths)
+    samples, now = paths.shape[1], slice(layout.joint)
     x = jnp.repeat(inputs.x, samples, 0)
     mask = jnp.repeat(inputs.mask, samples, 0)
-    future = layout.standardise(paths, inputs.scale).reshape(-1, layout.horizon)
-    x = x.at[:, -layout.horizon :, 0].set(future)
+    future = layout.standardise(paths, inputs.scale)
+    future = future.reshape(len(x), layout.horizon, layout.joint)
+    x = x.at[:, -layout.horizon :, now].set(future)
     if whole:
-        mask = mask.at[:, -layout.horizon :, 0].set(1)
-    level = (jnp.arange(samples, dtype=jnp.float32) + 1) / (samples + 1)
-    return Observed(x, mask, jnp.tile(level, len(inputs.x)))
+        mask = mask.at[:, -layout.horizon :, now].set(1)
+    return Observed(x, mask, jnp.tile(spread_levels(samples), len(inputs.x)))
+
+
+def _require_finite(name, values):
+    """Raises where ``values [N, ...]`` are known and not finite."""
+    known = concrete(values)
+    if known is not None and not np.isfinite(known).all():
+        bad = ~np.isfinite(known)
+        first = int(np.flatnonzero(bad.reshape(len(bad), -1).any(1))[0])
+        raise ValueError(
+            f"{name} has {int(bad.sum())} values that are not finite, the first in "
+            f"window {first}; fill them, or leave these windows out"
+        )

@@ -78,6 +78,10 @@ def test_statsforecast_frames():
         from_statsforecast(frame, "MSTL", ["a"])
     with pytest.raises(ValueError, match=r"no series \['c'\]"):
         from_statsforecast(frame, "ETS", ["a", "c"])
+    twice = pd.concat([frame, frame[:1]])
+    with pytest.raises(ValueError, match=r"series \['b'\] have a stamp twice"):
+        from_statsforecast(twice, "ETS", ["a", "b"])
+    assert from_statsforecast(twice, "Naive", ["a"]).shape == (1, 1, 2)
     with pytest.raises(ValueError, match=r"horizons are \[1, 2\]"):
         from_statsforecast(frame[:3], "ETS", ["a", "b"])
 

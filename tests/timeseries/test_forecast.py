@@ -112,8 +112,20 @@ def test_guided_forecasts_approach_the_closed_form(form, energy, scale, run, tru
     error = np.sqrt(np.mean((x.mean(0) - mean)[CONTEXT:] ** 2))
     assert error < 0.35 * free
     spread = x.std(0)[CONTEXT:] / np.sqrt(np.diag(cov)[CONTEXT:])
-    # Without guidance it is between 1.6 and 2.5.
+    # Without guidance it is between 1.6 and 2.5. The scale is a choice: with a larger
+    # one paths of a "square" energy draw together, and in the end they diverge.
     assert 0.8 < spread.min() < spread.max() < 1.25
+
+
+@pytest.mark.parametrize("form", ["posterior", "estimate", "after"])
+def test_a_path_is_as_high_as_its_level(form, run, truth):
+    x = np.asarray(run(observed(truth, 500), jnp.float32(8.0), "quantile", form))
+    # Ten paths at each of 50 levels, in five classes, where they were guided. In the
+    # horizon of this law, one whole season, a shift of all steps all but vanishes.
+    guided = x[:, :CONTEXT].mean(1)
+    classes = guided.reshape(10, 5, 10).mean((0, 2))
+    assert (np.diff(classes) > 0.05).all()
+    assert np.corrcoef(np.tile(spread_levels(50), 10), guided)[0, 1] > 0.8
 
 
 def test_any_mask_is_filled(run, truth):
@@ -171,6 +183,23 @@ def test_one_step_is_the_printed_formula(form, truth):
     std = 0 if form == "after" else np.sqrt(tilde)
     np.testing.assert_allclose(law.std[0], std, rtol=1e-3)
     assert end.shape == start.shape
+
+
+def test_a_scale_for_each_path_is_as_many_scales(truth):
+    keys, known = rng.sample_keys(jax.random.key(1), 2), observed(truth, 2)
+    grid = jnp.array([0.6, 0.5, 0.4])
+
+    @partial(jax.jit, static_argnames="form")
+    def fill(scale, form):
+        options = {"grid": grid, "energy": "square", "form": form, "scale": scale}
+        return infill(keys, DENOISER, PROCESS, known, **options)
+
+    for form in ("estimate", "after"):
+        each = fill(jnp.array([0.0, 2.0]), form)
+        np.testing.assert_allclose(each[0], fill(0.0, form)[0], atol=1e-5)
+        np.testing.assert_allclose(each[1], fill(2.0, form)[1], atol=1e-5)
+    # Unguided, any solver does.
+    infill(keys, DENOISER, PROCESS, known, grid=grid, scale=0.0, sampler=ddim())
 
 
 def test_the_posterior_form_leaves_the_last_step_alone(truth):
@@ -243,9 +272,21 @@ def test_what_is_refused(truth):
         observation(known, form="after")
     with pytest.raises(ValueError, match="needs a stochastic sampler"):
         fill(form="after", sampler=ddim())
+    with pytest.raises(ValueError, match="'posterior' moves by a step's variance"):
+        fill(form="posterior", sampler=ddim())
+    for form in ("posterior", "estimate", "after"):
+        for scale in ([1.0, 2.0, 3.0], jnp.ones((2, LENGTH, 1))):
+            with pytest.raises(ValueError, match=r"scale has shape .* \(\) or \(2,\)"):
+                fill(form=form, scale=scale)
     inputs = Inputs(known.y, known.mask, None, jnp.ones(2))
     draw = partial(forecast, keys, DENOISER, PROCESS, grid=GRID, samples=2)
     with pytest.raises(ValueError, match=r"inputs have shape \(2, 24, 1\); expected"):
         draw(Layout(CONTEXT, 12), inputs)
+    right = Layout(CONTEXT, HORIZON)
+    for samples in (0, -1, 2.0, True):
+        with pytest.raises(ValueError, match=f"samples is {samples}; expected a whole"):
+            draw(right, inputs, samples=samples)
+    with pytest.raises(ValueError, match=r"keys has shape \(\); expected \[B\]"):
+        forecast(keys[0], DENOISER, PROCESS, right, inputs, 2, grid=GRID)
     with pytest.raises(ValueError, match="scale must be 0: this network is told"):
         draw(Layout(CONTEXT, HORIZON, told=True), inputs)

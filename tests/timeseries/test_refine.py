@@ -141,10 +141,26 @@ def test_base_forecasts_become_paths():
     assert seven.shape == (2, 7, 3)
     assert (np.diff(seven, axis=1) >= 0).all()
     np.testing.assert_allclose(seven[:, 3], np.median(samples, 1), rtol=1e-5)
+    # Path i is the quantile at (i + 1) / (S + 1), of samples that are at theirs.
+    ranked = np.sort(samples, 1)
+    for i in range(7):
+        at = np.clip((i + 1) / 8 * 6 - 1, 0, 4)
+        low, share = int(at), at - int(at)
+        want = ranked[:, low] * (1 - share) + ranked[:, min(low + 1, 4)] * share
+        np.testing.assert_allclose(seven[:, i], want, rtol=1e-4, atol=1e-6)
     point = base_paths(samples[:, 0], 4)
     np.testing.assert_array_equal(point, np.repeat(samples[:, :1], 4, 1))
+    joint = base_paths(jnp.stack([samples, -samples], -1), 7)
+    np.testing.assert_array_equal(joint[..., 0], seven)
+    assert (np.diff(joint[..., 1], axis=1) >= 0).all()
     with pytest.raises(ValueError, match=r"forecast has shape \(3,\)"):
         base_paths(samples[0, 0], 4)
+    with pytest.raises(ValueError, match="samples is 0"):
+        base_paths(samples, 0)
+    for odd in (jnp.nan, jnp.inf):
+        for given in (samples[:, 0].at[1, 2].set(odd), samples.at[1, 4, 0].set(odd)):
+            with pytest.raises(ValueError, match="has 1 values .* first in window 1"):
+                base_paths(given, 5)
 
 
 def test_windows_are_completed_in_their_own_unit():
@@ -163,6 +179,42 @@ def test_windows_are_completed_in_their_own_unit():
     np.testing.assert_allclose(held.level, [0.25, 0.5, 0.75] * 2)
     with pytest.raises(ValueError, match=r"expected \[2, S, 8\]"):
         completed(inputs, layout, paths[..., 1:], whole=True)
+    with pytest.raises(ValueError, match="paths has 1 values .* first in window 1"):
+        completed(inputs, layout, paths.at[1, 0, 0].set(jnp.nan), whole=False)
+
+
+def test_joint_series_are_completed_each_in_its_own_unit():
+    layout = Layout(CONTEXT, HORIZON, lags=(3,), joint=2, diffuse_lags=True)
+    inputs = layout.inputs(
+        jnp.asarray(np.random.default_rng(0).uniform(1, 9, (3, 3 + LENGTH, 2)), "f"),
+        jnp.asarray(KNOWN),
+    )
+    paths = jnp.asarray(np.random.default_rng(1).uniform(1, 9, (3, 4, HORIZON, 2)), "f")
+    held = completed(inputs, layout, paths, whole=True)
+    assert held.y.shape == (12, LENGTH, 4)
+    want = paths / inputs.scale[:, None, None]
+    future = held.y[:, CONTEXT:, :2].reshape(want.shape)
+    np.testing.assert_allclose(future, want, rtol=1e-6)
+    np.testing.assert_array_equal(held.mask[..., :2], 1)
+    many = jnp.repeat(inputs.x, 4, 0)
+    np.testing.assert_array_equal(held.y[:, :CONTEXT], many[:, :CONTEXT])
+    np.testing.assert_array_equal(held.y[..., 2:], many[..., 2:])
+    free = completed(inputs, layout, paths, whole=False)
+    np.testing.assert_array_equal(free.mask, jnp.repeat(inputs.mask, 4, 0))
+    with pytest.raises(ValueError, match=r"expected \[3, S, 8, 2\]"):
+        completed(inputs, layout, paths[..., 0], whole=True)
+
+
+def test_what_is_unknown_of_a_start_is_not_read():
+    keys = rng.sample_keys(jax.random.key(0), 2)
+    start = begin(np.where(KNOWN, draw(0, 2), 0), KNOWN)
+    hidden = start._replace(y=jnp.where(start.mask > 0, start.y, jnp.nan))
+    end = run(keys, hidden, "square", steps=3)
+    np.testing.assert_array_equal(end, run(keys, start, "square", steps=3))
+    assert np.isfinite(end).all()
+    odd = start._replace(y=start.y.at[1, 0].set(jnp.nan))
+    with pytest.raises(ValueError, match=r"start\.y has 1 values .* first in window 1"):
+        refine(keys, DENOISER, PROCESS, odd, t=T)
 
 
 def test_what_is_refused():
