@@ -37,9 +37,10 @@ def log_prob(transition: Transition, x: Array) -> Array:
       x: ``[B, *S]``.
 
     Returns:
-      ``[B]``.
+      Float32 ``[B]``: a sum of many terms keeps no digit in half precision, so what is
+      narrower is widened first.
     """
-    mean, std = transition
+    (mean, std), x = _wide(transition), _widened(x)
     scale = expand(std, mean)
     safe = jnp.where(scale > 0, scale, 1)
     z = (x - mean) / safe
@@ -59,9 +60,21 @@ def kl(p: Transition, q: Transition) -> Array:
       q: Likewise.
 
     Returns:
-      ``[B]``.
+      Float32 ``[B]``, as in `log_prob`.
     """
+    p, q = _wide(p), _wide(q)
     s_p, s_q = expand(p.std, p.mean), expand(q.std, q.mean)
     r = s_p / s_q
     each = 0.5 * (r**2 - 1) - jnp.log(r) + (p.mean - q.mean) ** 2 / (2 * s_q**2)
     return jnp.sum(each, axis=tuple(range(1, each.ndim)))
+
+
+def _wide(transition):
+    return Transition(_widened(transition.mean), _widened(transition.std))
+
+
+def _widened(a):
+    """Half precision becomes float32; what is float32, wider or weak stays as it is."""
+    a = jnp.asarray(a)
+    half = jnp.issubdtype(a.dtype, jnp.floating) and a.dtype.itemsize < 4
+    return a.astype(jnp.float32) if half else a

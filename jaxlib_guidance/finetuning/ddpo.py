@@ -13,7 +13,7 @@ from jaxlib_guidance.diffusion.losses import prediction_weight
 from jaxlib_guidance.diffusion.predict import Prediction
 from jaxlib_guidance.policy.losses import ppo_clip, reinforce
 from jaxlib_guidance.policy.ratio import like_tokens, log_ratio
-from jaxlib_guidance.reduce import require_shape
+from jaxlib_guidance.reduce import hide, require_shape
 from jaxlib_guidance.types import Array, at_least_float32
 
 
@@ -85,8 +85,8 @@ def dpok(
     require_shape("gap", gap, jnp.shape(logp))
     rho = jnp.exp(log_ratio(logp, logp_old, mask))
     held = jnp.clip(rho, 1 - clip, 1 + clip)
-    pull = gap if mask is None else jnp.where(mask > 0, gap, 0)
-    return -weight * like_tokens(advantage, logp, mask) * held + beta * pull
+    reward = weight * like_tokens(advantage, logp, mask) * held
+    return beta * hide(gap, mask) - reward
 
 
 def prediction_gap(

@@ -175,7 +175,7 @@ def step_log_prob(
       reduce: As in `rollout`.
 
     Returns:
-      ``[B]``.
+      Float32 ``[B]``, also for a transition or a state in half precision.
     """
     std = jnp.broadcast_to(transition.std, x.shape[:1])
     some = std > 0

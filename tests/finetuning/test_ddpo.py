@@ -121,6 +121,10 @@ def test_dpok_is_ddpo_within_the_range_and_nothing_outside():
     assert outside[1][ADV < 0].all()
     pull = dpok(OLD, OLD, 0 * ADV, gap + 3, jnp.array([[1.0, 0, 1]] * 4), beta=0.5)
     np.testing.assert_array_equal(pull, [[1.5, 0, 1.5]] * 4)
+    # A gap in half precision, and NaN where it is masked.
+    mask = jnp.array([[1.0, 0, 1]] * 4)
+    half = jnp.array([[3.0, jnp.nan, 3]] * 4, jnp.bfloat16)
+    np.testing.assert_array_equal(dpok(OLD, OLD, 0 * ADV, half, mask, beta=0.5), pull)
 
 
 def test_the_gap_is_the_kl_up_to_a_factor_of_time():

@@ -232,6 +232,15 @@ def test_a_step_without_noise_counts_nothing():
     assert bool(slope[::2].all())
 
 
+def test_half_precision_has_float32_densities():
+    mean = jax.random.normal(jax.random.key(2), (2, 4096), jnp.bfloat16)
+    x, std = mean + jnp.bfloat16(0.25), jnp.full(2, 0.25, jnp.bfloat16)
+    exact = stats.norm.logpdf(*(np.asarray(a, float) for a in (x, mean)), 0.25).sum(1)
+    got = step_log_prob(Transition(mean, std), x, "sum")
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, exact, rtol=1e-5)
+
+
 def test_bad_input_is_named():
     args, _ = arguments("ddim")
     with pytest.raises(ValueError, match="draws no noise"):
