@@ -33,7 +33,9 @@ def flow_step(
       interval: The step.
       a: Level of noise, 0 is Euler's ODE step.
       noise: ``s = a sqrt(t / (1 - t))`` for "odds" (Flow-GRPO), with ``1 - t'`` in the
-        first step, where ``t`` is 1; ``s = a`` for "constant" (DanceGRPO).
+        first step if that is longer than ``1 - t``: at ``t = 1`` the noise would be
+        infinite, and nearly so where other processes begin; a grid that starts a step
+        or more inside has the formula. ``s = a`` for "constant" (DanceGRPO).
 
     Reference: Liu et al., Flow-GRPO, arXiv 2505.05470, eq. 9; Xue et al., DanceGRPO,
     arXiv 2505.07818.
@@ -41,9 +43,10 @@ def flow_step(
     alpha, sigma, alpha_next, sigma_next = interval[3:7]
     t = clock("flow", Level(alpha, sigma))
     t_next = clock("flow", Level(alpha_next, sigma_next))
-    left = 1 - jnp.where(interval.index == 0, t_next, t)
-    s = a * (jnp.sqrt(t / left) if noise == "odds" else jnp.ones_like(t))
     d = t_next - t
+    start = (interval.index == 0) & (1 - t < -d)
+    left = 1 - jnp.where(start, t_next, t)
+    s = a * (jnp.sqrt(t / left) if noise == "odds" else jnp.ones_like(t))
     scale, scale_next = alpha + sigma, alpha_next + sigma_next
     eps = (x - expand(alpha, x) * x0) / expand(sigma, x)
     drift = eps - x0 + expand(s**2 / (2 * t), x) * eps

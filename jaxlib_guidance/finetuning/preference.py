@@ -2,6 +2,7 @@
 
 import jax
 
+from jaxlib_guidance.policy.preference import dpo
 from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.types import Array, at_least_float32
 
@@ -16,9 +17,10 @@ def diffusion_dpo(
 ) -> Array:
     """``-log sigmoid(-(beta / 2) ((e_w - e_w^ref) - (e_l - e_l^ref)))``, for each pair.
 
-    DPO with ``-e / 2`` for a log-probability. Errors are those of `denoising_loss`, all
-    four at one time and with one noise for each pair; with ``weighting="eps"`` this is
-    the paper's loss, with "velocity" that of the Flow-GRPO code.
+    `policy.preference.dpo` with ``-e / 2`` for a log-probability. Errors are those of
+    `denoising_loss`, all four at one time and with one noise for each pair; with
+    ``weighting="eps"`` this is the paper's loss, with "velocity" that of the Flow-GRPO
+    code.
 
     Args:
       error_w: Error of the network that is trained on the preferred sample, ``[B]``.
@@ -38,6 +40,9 @@ def diffusion_dpo(
     """
     for name, value in (("error_l", error_l), ("ref_w", ref_w), ("ref_l", ref_l)):
         require_shape(name, value, error_w.shape)
-    gain_w = at_least_float32(error_w) - jax.lax.stop_gradient(at_least_float32(ref_w))
-    gain_l = at_least_float32(error_l) - jax.lax.stop_gradient(at_least_float32(ref_l))
-    return -jax.nn.log_sigmoid(-0.5 * beta * (gain_w - gain_l))
+    ref_w, ref_l = jax.lax.stop_gradient((ref_w, ref_l))
+
+    def log_ratio(error, ref):
+        return -0.5 * (at_least_float32(error) - at_least_float32(ref))
+
+    return dpo(log_ratio(error_w, ref_w), log_ratio(error_l, ref_l), beta=beta)

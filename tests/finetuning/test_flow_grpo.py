@@ -51,6 +51,23 @@ def test_at_pure_noise_it_looks_at_the_next_time():
     np.testing.assert_allclose(got.std, std, rtol=1e-5)
 
 
+def test_a_grid_that_starts_inside_has_the_formula_in_its_first_step():
+    """The authors' code replaces 1 - t at t = 1 only: 0.2711; 1 - t' has 0.2425."""
+    got = flow_step(X, X0, interval(0.6, 0.5, index=0), 0.7)
+    mean, std = printed(X, (X - X0) / 0.6, 0.6, 0.5, 0.7 * np.sqrt(0.6 / 0.4))
+    np.testing.assert_allclose(got.mean, mean, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got.std, std, rtol=1e-5)
+    np.testing.assert_allclose(got.std, 0.2711, atol=5e-5)
+
+
+@pytest.mark.parametrize("process", [VPCosine(), VE()], ids=type)
+def test_no_process_drowns_in_its_first_step(process):
+    """Where 1 - t is small but not 0: the noise of a step is at most ``a`` wide."""
+    step = interval(process.t_max, 0.9 * process.t_max, process, index=0)
+    got = flow_step(X, X0, step, 0.7)
+    assert float(got.std / (step.alpha_next + step.sigma_next)) < 0.7
+
+
 def test_the_two_kinds_of_noise_have_one_drift():
     """DanceGRPO with its constant at Flow-GRPO's level of this time."""
     step = interval(0.8, 0.7)
@@ -93,6 +110,11 @@ def test_kl_of_two_networks_in_closed_form():
     want = factor * np.sum(gap**2, -1)
     np.testing.assert_allclose(step_kl(p, q, "sum")[:, 0], want, rtol=1e-4)
     np.testing.assert_allclose(step_kl(p, q, "mean")[:, 0], want / 3, rtol=1e-4)
+    # specs/policy_llm.md, section 5.6: velocities 0.3 apart. The authors' code, which
+    # leaves dt out, has 0.00142.
+    laws = [flow_step(x, x0, step, 0.7) for x, x0 in ((X, X0), (X, X0 + 0.3 * t))]
+    p, q = (Transition(m[:, None], jnp.full((4, 1), std)) for m, std in laws)
+    np.testing.assert_allclose(step_kl(p, q), 0.01423, atol=5e-6)
 
 
 def variance_of_gaussian_data(n, a, data=4.0):
@@ -106,6 +128,22 @@ def variance_of_gaussian_data(n, a, data=4.0):
     return var
 
 
+@jax.jit
+def variance_by_steps(grid, a, data=4.0):
+    """The same by `flow_step`: what it makes of the state 1 is the step's gain."""
+
+    def step(var, at):
+        index, t, t_next = at
+        here = make_interval(FLOW, index, t, t_next, KEYS[:1])
+        gain = data * here.alpha / (data * here.alpha**2 + here.sigma**2)
+        one = jnp.ones((1, 1))
+        mean, std = flow_step(one, gain * one, here, a)
+        return mean[0, 0] ** 2 * var + std**2, None
+
+    steps = jnp.arange(grid.size - 1), grid[:-1], grid[1:]
+    return jax.lax.scan(step, jnp.float32(1), steps)[0]
+
+
 @pytest.mark.parametrize(
     ("n", "a", "want"),
     # Computed apart from this code, when the method was specified.
@@ -113,6 +151,9 @@ def variance_of_gaussian_data(n, a, data=4.0):
 )
 def test_golden_variances(n, a, want):
     np.testing.assert_allclose(variance_of_gaussian_data(n, a), want, atol=5e-5)
+    # 5000 steps add up their roundings in float32.
+    got = variance_by_steps(uniform_grid(FLOW, n), jnp.float32(a))
+    np.testing.assert_allclose(got, want, atol=1e-3 if n > 50 else 1e-4)
 
 
 def test_samples_have_that_variance():
