@@ -243,7 +243,8 @@ def finalize(
         ``check_vma``. Under a global-view `jax.jit` there is nothing to name.
 
     Returns:
-      The scalar loss and the reports by name. Where nothing counted, 0.
+      The scalar loss and the reports by name. Where nothing counted, a mean is 0 and a
+      `Peak` ``-inf``.
     """
 
     def total(x):

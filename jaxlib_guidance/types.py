@@ -179,7 +179,13 @@ def per_sample(a: Array | float, x: Array, name: str = "weight") -> Array:
 
 
 def at_least_float32(x: Array) -> Array:
-    """Promotes to float32 (float64 stays), so that contrasts keep their digits."""
+    """Promotes to float32 (float64 stays), so that contrasts keep their digits.
+
+    Raises:
+      TypeError: A list or a tuple, which jax takes for a tree of numbers.
+    """
+    if isinstance(x, list | tuple):
+        raise TypeError(f"got a {type(x).__name__}; expected an array or a number")
     wide = jnp.result_type(x) == jnp.float64
     return jnp.asarray(x, jnp.float64 if wide else jnp.float32)
 

@@ -141,12 +141,16 @@ def test_what_is_masked_does_not_leak(how):
 @pytest.mark.parametrize("how", HOW)
 def test_nothing_at_all_is_zero(how):
     def value(x):
-        out = aggregate(x, jnp.zeros_like(x), how, **HOW[how], aux={"x": x})
+        aux = {"x": x, "most": Peak(x)}
+        out = aggregate(x, jnp.zeros_like(x), how, **HOW[how], aux=aux)
         loss, report = finalize(out)
-        return loss + report["x"]
+        return loss + report["x"], report["most"]
 
-    got, slope = jax.jit(jax.value_and_grad(value))(np.full((2, 3), np.nan))
+    both = jax.jit(jax.value_and_grad(value, has_aux=True))
+    (got, most), slope = both(np.full((2, 3), np.nan))
     assert float(got) == 0
+    # A greatest value of nothing is not a number among others.
+    assert float(most) == -np.inf
     assert not np.any(slope)
 
 
@@ -187,6 +191,11 @@ def test_bfloat16_is_accumulated_in_float32():
 def test_bad_arguments(arguments, match):
     with pytest.raises(ValueError, match=match):
         aggregate(**{"loss": np.ones((2, 3), np.float32)} | arguments)
+
+
+def test_lists_are_refused_by_name():
+    with pytest.raises(TypeError, match="got a list; expected an array"):
+        masked_mean([1.0, 2.0])
 
 
 def test_merge_wants_the_same_reports():

@@ -27,6 +27,11 @@ from jaxlib_guidance.types import Array
 
 def _by_sequence(fn: Callable[..., Array], rewards, logp, group_ids, num_groups, **kw):
     """One number of each of the ``B`` sequences, from rewards by group."""
+    if group_ids is None and jnp.ndim(rewards) != 2:
+        raise ValueError(
+            f"rewards has shape {jnp.shape(rewards)}; expected [P, G], or [B] with "
+            "group_ids"
+        )
     flat = fn(rewards, group_ids, num_groups, **kw).reshape(-1)
     if jnp.ndim(logp) != 2 or flat.shape != jnp.shape(logp)[:1]:
         raise ValueError(
@@ -48,15 +53,18 @@ def _clipped(
     level: Level = "token",
     constant: float | None = None,
     logp_ref: Array | None = None,
-    beta: float = 0.0,
-    kl: Kind = "k3",
+    beta: float | None = None,
+    kl: Kind | None = None,
 ) -> LossOut:
     clip: dict[str, Any] = {"clip_low": clip_low, "clip_high": clip_high}
     loss = ppo_clip(logp, logp_old, advantage, mask, level=level, **clip)
     aux = ratio_stats(logp, logp_old, advantage, mask, level=level, **clip)
     if logp_ref is not None:
-        penalty = kl_loss(logp, logp_ref, mask, kind=kl)
+        penalty = kl_loss(logp, logp_ref, mask, kind="k3" if kl is None else kl)
+        beta = 0.04 if beta is None else beta
         loss, aux = loss + beta * penalty, aux | {"kl": penalty}
+    elif beta is not None or kl is not None:
+        raise ValueError(f"beta {beta} and kl {kl!r} have no effect without logp_ref")
     return aggregate(loss, mask, how, constant=constant, aux=aux)
 
 
@@ -67,9 +75,9 @@ def grpo(
     mask: Array | None = None,
     *,
     logp_ref: Array | None = None,
-    beta: float = 0.04,
+    beta: float | None = None,
     clip: float = 0.2,
-    kl: Kind = "k3",
+    kl: Kind | None = None,
     ddof: int = 1,
     eps: float = 1e-6,
     group_ids: Array | None = None,
@@ -83,9 +91,9 @@ def grpo(
       rewards: ``[P, G]``, or ``[B]`` with ``group_ids``.
       mask: ``[B, T]``.
       logp_ref: Of the reference; None for no KL penalty.
-      beta: Coefficient of the penalty.
+      beta: Coefficient of the penalty; None for the paper's 0.04.
       clip: On both sides of 1.
-      kl: The penalty's estimator; see `kl` for what each gradient is.
+      kl: The penalty's estimator, None for "k3"; see `kl` for what each gradient is.
       ddof: As in `group_norm`.
       eps: As in `group_norm`.
       group_ids: ``[B]``.
@@ -95,7 +103,7 @@ def grpo(
       The loss with `ratio_stats` and, where there is a reference, ``kl``.
 
     Raises:
-      ValueError: Shapes that do not fit.
+      ValueError: Shapes that do not fit, ``beta`` or ``kl`` without a reference.
 
     Reference: Shao et al., arXiv 2402.03300, eq. 3.
     """

@@ -86,10 +86,16 @@ def test_against_the_formula(name, one_program):
     np.testing.assert_allclose(finalize(again)[0], loss, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["dapo", "gspo"])
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_devices_and_micro_batches_equal_the_whole(name, one_program):
     """Whole groups on each device; some devices have nothing that teaches."""
-    fn = ALGORITHMS[name]
+    fn, more = ALGORITHMS[name], ()
+    if name == "grpo":
+
+        def fn(logp, old, rewards, mask, ref):
+            return grpo(logp, old, rewards, mask, logp_ref=ref)
+
+        more = (REF,)
     mesh = Mesh(np.array(jax.devices()[:8]), ("data",), axis_types=(AxisType.Auto,))
 
     def sharded(logp):
@@ -98,19 +104,20 @@ def test_devices_and_micro_batches_equal_the_whole(name, one_program):
             mesh=mesh,
             in_specs=P("data"),
             out_specs=P(),
-        )(logp, OLD, REWARDS, MASK)
+        )(logp, OLD, REWARDS, MASK, *more)
 
     def whole(logp):
-        return finalize(fn(logp, OLD, REWARDS, MASK))[0]
+        return finalize(fn(logp, OLD, REWARDS, MASK, *more))[0]
 
     loss, slope = jax.jit(jax.value_and_grad(whole))(LOGP)
     split, slope_split = jax.jit(jax.value_and_grad(sharded))(LOGP)
     np.testing.assert_allclose(split, loss, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(slope_split, slope, rtol=1e-5, atol=1e-6)
     fn = one_program(fn)
-    halves = [fn(LOGP[s], OLD[s], REWARDS[r], MASK[s]) for s, r in (
-        (slice(0, 6), slice(0, 2)), (slice(6, B), slice(2, GROUPS))
-    )]  # fmt: skip
+    halves = [
+        fn(LOGP[s], OLD[s], REWARDS[r], MASK[s], *(ref[s] for ref in more))
+        for s, r in ((slice(6), slice(2)), (slice(6, B), slice(2, GROUPS)))
+    ]
     np.testing.assert_allclose(finalize(merge(*halves))[0], loss, rtol=1e-5, atol=1e-6)
 
 
@@ -142,3 +149,10 @@ def test_bad_arguments():
         grpo(LOGP, OLD, REWARDS[:2], MASK)
     with pytest.raises(ValueError, match=r"expected \[P, G\] or \[B\], and \[B, T\]"):
         grpo(LOGP[0], OLD[0], REWARDS, MASK[0])
+    # The whole batch is not one group unless somebody says so.
+    for name, fn in ALGORITHMS.items():
+        with pytest.raises(ValueError, match=r"rewards has shape \(24,\); expected"):
+            (grpo if name == "grpo" else fn)(LOGP, OLD, REWARDS.ravel(), MASK)
+    for extra in ({"beta": 5.0}, {"kl": "k3"}):
+        with pytest.raises(ValueError, match="have no effect without logp_ref"):
+            grpo(LOGP, OLD, REWARDS, MASK, **extra)
