@@ -13,6 +13,12 @@ estimates of different things. On policy, with the expectation over tokens,
 
 and in the reward k1 has KL(pi, ref)'s. These are gradients for a given prefix; that the
 choice of a token changes the divergence of later ones only the reward can tell.
+
+The table holds only with token sums: "seq_mean_token_sum", "seq_mean_token_scale",
+"sum_over_const", and "token_mean" to order ``1 / B``. A mean over each sequence weighs
+a prefix by ``1 / |y|``, which the tokens after it decide: k1 then has the gradient of
+``E[1 / |y|]``, a pull on lengths that never looks at the reference, and k2 and k3 are
+tilted likewise.
 """
 
 from typing import Literal, get_args
@@ -205,7 +211,7 @@ def kl_categorical(
 
     Args:
       logits: ``[..., V]``; ``-inf`` forbids.
-      logits_ref: Likewise.
+      logits_ref: Likewise; a constant, as references are everywhere.
       mask: ``[...]``.
       direction: "reverse" KL(pi, ref), "forward" KL(ref, pi). The first's support must
         lie in the second's, else it is infinite.
@@ -220,7 +226,7 @@ def kl_categorical(
         raise ValueError(f'direction is {direction!r}; expected "reverse" or "forward"')
     require_shape("logits_ref", logits_ref, jnp.shape(logits))
     logp, legal = log_softmax(logits, mask)
-    ref, legal_ref = log_softmax(logits_ref, mask)
+    ref, legal_ref = log_softmax(jax.lax.stop_gradient(logits_ref), mask)
     if direction == "forward":
         logp, ref, legal, legal_ref = ref, logp, legal_ref, legal
     each = jnp.where(legal, jnp.exp(logp) * (logp - ref), 0)

@@ -13,6 +13,7 @@ from jaxlib_guidance.policy.kl import (
     kl_reward,
     score_kl,
 )
+from jaxlib_guidance.reduce import aggregate, finalize
 
 pytestmark = pytest.mark.usefixtures("one_program")
 THETA, REF = np.array([0.3, -0.2, 0.5]), np.array([0.0, 0.4, -0.1])
@@ -87,6 +88,85 @@ def test_off_policy_ratio_has_the_gradient_too():
     np.testing.assert_allclose(slope, GRAD_REVERSE, atol=1e-6)
 
 
+STOP, ALIKE, LONGEST = np.array([0.3, -0.4]), np.array([-0.8, 0.9]), 4
+
+
+def stopping(theta):
+    """A policy that stops or goes on, ``theta`` at first and later; its sequences.
+
+    Returns:
+      Log-probabilities ``[Y, T]`` of the tokens of all sequences up to ``LONGEST``, of
+      which the last never stops, and their mask.
+    """
+    first = jnp.arange(LONGEST) == 0
+    logit = jnp.where(first, theta[0], theta[1])
+    ends = jnp.arange(LONGEST) == jnp.arange(LONGEST + 1)[:, None]
+    logp = jax.nn.log_sigmoid(jnp.where(ends, logit, -logit))
+    return logp, jnp.arange(LONGEST) <= jnp.arange(LONGEST + 1)[:, None]
+
+
+def expected_over_sequences(loss_of, how):
+    """Gradient of a KL loss, exactly averaged over what the policy writes."""
+
+    def mean(theta):
+        logp, mask = stopping(theta)
+        ref, _ = stopping(ALIKE)
+        share = jnp.exp(jnp.sum(jnp.where(mask, logp, 0), 1))
+        each = loss_of(logp, ref, mask)
+
+        def row(loss, mask):
+            return finalize(aggregate(loss[None], mask[None], how))[0]
+
+        return jnp.sum(jax.lax.stop_gradient(share) * jax.vmap(row)(each, mask))
+
+    return jax.jit(jax.grad(mean))(STOP)
+
+
+def test_k1_with_a_mean_of_each_sequence_only_looks_at_lengths():
+    """specs/policy_llm.md, sections 5.6 and 9.4: it is the gradient of E[1 / |y|]."""
+
+    def k1(logp, ref, mask):
+        return kl_estimate(logp, ref, mask, kind="k1")
+
+    def inverse_length(theta):
+        logp, mask = stopping(theta)
+        share = jnp.exp(jnp.sum(jnp.where(mask, logp, 0), 1))
+        return jnp.sum(share / jnp.sum(mask, 1, dtype=jnp.float32))
+
+    got = expected_over_sequences(k1, "seq_mean_token_mean")
+    np.testing.assert_allclose(got, jax.grad(inverse_length)(STOP), rtol=1e-5)
+    assert np.all(np.abs(got) > 0.01)
+    sums = expected_over_sequences(k1, "seq_mean_token_sum")
+    np.testing.assert_allclose(sums, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "forward"), [("k2", False), ("k3", True)])
+def test_the_table_holds_with_token_sums_only(kind, forward):
+    """The divergence of each prefix, weighed by how often it comes about."""
+
+    def by_prefix(theta):
+        go = jax.nn.sigmoid(-STOP)
+        weight = jnp.array([1, *(go[0] * go[1] ** k for k in range(LONGEST - 1))])
+        place = jnp.minimum(jnp.arange(LONGEST), 1)
+        p, q = (
+            jnp.stack([jnp.zeros(2), jnp.asarray(x, jnp.float32)], 1)[place]
+            for x in (theta, ALIKE)
+        )
+        direction = "forward" if forward else "reverse"
+        return jnp.sum(weight * kl_categorical(p, q, direction=direction))
+
+    def loss(logp, ref, mask):
+        return kl_loss(logp, ref, mask, kind=kind)
+
+    exact = jax.grad(by_prefix)(STOP)
+    sums = expected_over_sequences(loss, "seq_mean_token_sum")
+    np.testing.assert_allclose(sums, exact, rtol=1e-4)
+    means = expected_over_sequences(loss, "seq_mean_token_mean")
+    # Not even the direction is the same.
+    cosine = means @ exact / np.linalg.norm(means) / np.linalg.norm(exact)
+    assert cosine < 0.99
+
+
 def test_the_divergence_itself():
     for direction, value, gradient in (
         ("reverse", REVERSE, GRAD_REVERSE),
@@ -97,6 +177,11 @@ def test_the_divergence_itself():
         )(THETA)
         np.testing.assert_allclose(got, value, rtol=1e-5)
         np.testing.assert_allclose(slope, gradient, atol=1e-6)
+        # The reference is a constant, as in all estimates of it.
+        slope = jax.grad(lambda r, d=direction: kl_categorical(THETA, r, direction=d))(
+            REF
+        )
+        assert not np.any(slope)
     p, q = np.array([0.0, 1.0, -jnp.inf]), np.array([0.0, 1.0, 2.0])
     assert np.isfinite(kl_categorical(p, q))
     assert np.isfinite(jax.grad(lambda p: kl_categorical(p, q))(p)).all()
