@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from jaxlib_guidance.reduce import mask_like
+from jaxlib_guidance.reduce import divide, mask_like
 from jaxlib_guidance.types import Array, at_least_float32
 
 
@@ -130,13 +130,13 @@ def overthink_score(
       weight: ``w``.
 
     Returns:
-      Float32 in [0, 1].
+      Float32 in [0, 1]; 0 for a chain without steps and tokens.
 
     Reference: Self-Braking Tuning, Zhao et al., arXiv 2505.14604; its code.
     """
-    efficiency = at_least_float32(first_correct) / at_least_float32(steps)
-    marked = at_least_float32(markers) / at_least_float32(tokens)
-    return (1 - weight) * (1 - efficiency) + weight * marked
+    first, steps = at_least_float32(first_correct), at_least_float32(steps)
+    marked = divide(at_least_float32(markers), at_least_float32(tokens))
+    return (1 - weight) * divide(steps - first, steps) + weight * marked
 
 
 class Brake(NamedTuple):

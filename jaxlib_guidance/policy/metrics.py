@@ -4,6 +4,7 @@ What the measurement papers report, as functions of the labels that their judges
 Means over nothing are 0 and say so in their weight or interval.
 """
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxlib_guidance.reduce import (
     masked_sum,
     require_shape,
 )
-from jaxlib_guidance.types import Array, at_least_float32
+from jaxlib_guidance.types import Array, at_least_float32, concrete
 
 
 class Rate(NamedTuple):
@@ -83,6 +84,56 @@ def self_prediction_gap(
     Reference: Looking Inward, Binder et al., arXiv 2410.13787.
     """
     return (at_least_float32(own) - own_mode) - (at_least_float32(cross) - cross_mode)
+
+
+def calibration_error(
+    predicted: Array, actual: Array, mask: Array | None = None, *, bins: int = 10
+) -> Array:
+    """Mean absolute deviation of a calibration curve from the diagonal.
+
+    Pairs are cut into bins of equal number by quantiles of ``actual``; it is the mean
+    over bins of ``|mean actual - mean predicted|``. The paper's pairs are each
+    question's three likeliest behaviours: the share of answers that show one, and the
+    share of self-predictions that name it.
+
+    Args:
+      predicted: Probabilities that a model gives its behaviours, ``[N]``; `jax.vmap`
+        for a batch.
+      actual: How often it shows them, likewise.
+      mask: Likewise.
+      bins: At most; equal quantiles are one edge, as in ``pandas.qcut`` with
+        ``duplicates="drop"``.
+
+    Returns:
+      Float32 in [0, 1], the paper's in percent; 0 for no pair.
+
+    Raises:
+      ValueError: Shapes that do not fit, ``bins`` below 1.
+
+    Reference: Looking Inward, Binder et al., arXiv 2410.13787; its
+    ``19_sep_calibration_main_fig.py``.
+    """
+    if jnp.ndim(actual) != 1:
+        raise ValueError(f"actual has shape {jnp.shape(actual)}; expected [N]")
+    require_shape("predicted", predicted, jnp.shape(actual))
+    if bins < 1:
+        raise ValueError(f"bins is {bins}; expected at least 1")
+    known = mask_like(mask, actual) > 0
+    predicted, actual = hide(predicted, mask), hide(actual, mask)
+    # Quantiles of what counts, which sorts first; their places in whole numbers.
+    last = jnp.maximum(jnp.sum(known) - 1, 0)
+    place = jnp.arange(bins + 1) * last
+    low, part = place // bins, (place % bins) / bins
+    rising = jnp.sort(jnp.where(known, actual, jnp.inf))
+    below, above = rising[low], rising[jnp.minimum(low + 1, last)]
+    edges = below + jnp.where(part > 0, (above - below) * part.astype(below.dtype), 0)
+    # Bins are open below, but for the first; its edge may be there several times.
+    own = jnp.sum(edges < actual[:, None], 1)
+    own = jnp.maximum(own, jnp.sum(edges <= edges[0]))
+    member = (own == jnp.arange(bins + 2)[:, None]) & known
+    gaps = jnp.where(member, actual - predicted, 0)
+    curve = divide(jnp.sum(gaps, 1), jnp.sum(member, 1, dtype=gaps.dtype))
+    return masked_mean(jnp.abs(curve), jnp.any(member, 1))
 
 
 class Friction(NamedTuple):
@@ -194,14 +245,54 @@ def pass_at_k(samples: Array, correct: Array, k: int) -> Array:
       k: Static.
 
     Returns:
-      Float32; unbiased for fresh samples.
+      Float32; unbiased for fresh samples. NaN where a traced ``n`` is below ``k``.
+
+    Raises:
+      ValueError: ``k`` below 1, fewer samples than ``k``.
 
     Reference: Chen et al., arXiv 2107.03374, eq. 1.
     """
+    if k < 1:
+        raise ValueError(f"k is {k}; expected at least 1")
+    known = concrete(samples)
+    if known is not None and (known < k).any():
+        raise ValueError(f"samples has {known.min()}; expected at least k = {k}")
     n, c = at_least_float32(samples), at_least_float32(correct)
     i = jnp.arange(k, dtype=jnp.float32)
     miss = (n - c)[..., None] - i
     return 1 - jnp.prod(jnp.maximum(miss, 0) / (n[..., None] - i), -1)
+
+
+def best_of_k(values: Array, scores: Array, k: int) -> Array:
+    """Mean value of the best by score of ``k`` of the samples, over all ways to draw.
+
+    ``sum_i C(i - 1, k - 1) / C(N, k) v_i`` with values in ascending order of score:
+    what `search.best_of_n` would get, without drawing. Rewards for scores and true
+    worth for values show how far a reward model can be trusted. With 0 or 1 for both it
+    is `pass_at_k`.
+
+    Args:
+      values: Worth of the samples, ``[..., N]``.
+      scores: By which the best is chosen, likewise; equal ones in order of index.
+      k: Static, 1 to ``N``.
+
+    Returns:
+      Float32 ``[...]``; unbiased for fresh samples.
+
+    Raises:
+      ValueError: Shapes that do not fit, ``k`` out of range.
+
+    Reference: Nakano et al., WebGPT, arXiv 2112.09332, appendix I (number unverified).
+    """
+    require_shape("scores", scores, jnp.shape(values))
+    n = jnp.shape(values)[-1]
+    if not 1 <= k <= n:
+        raise ValueError(f"k is {k}; expected 1 to the number of samples, {n}")
+    # Integers of any size in Python: binomials overflow float32 from n = 132 on.
+    chance = [math.comb(i, k - 1) / math.comb(n, k) for i in range(n)]
+    order = jnp.argsort(at_least_float32(scores), -1)
+    v = jnp.take_along_axis(at_least_float32(values), order, -1)
+    return jnp.sum(v * jnp.asarray(chance, v.dtype), -1)
 
 
 class Verdicts(NamedTuple):

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.reduce import mask_like, masked_mean, require_shape
+from jaxlib_guidance.reduce import hide, mask_like, masked_mean, require_shape
 from jaxlib_guidance.types import Array, at_least_float32
 
 
@@ -27,6 +27,23 @@ def first_success(success: Array, mask: Array | None = None) -> tuple[Array, Arr
         require_shape("mask", mask, jnp.shape(success))
     hit = (at_least_float32(success) * mask_like(mask, success)) > 0
     return jnp.argmax(hit, -1).astype(jnp.int32), jnp.any(hit, -1).astype(jnp.float32)
+
+
+def best_of_n(scores: Array, mask: Array | None = None) -> tuple[Array, Array]:
+    """The sample that a verifier or a reward model likes best.
+
+    Args:
+      scores: Of the samples of a prompt, ``[..., N]``.
+      mask: 0 for those that do not take part, whose scores may be NaN.
+
+    Returns:
+      Index int32 ``[...]`` (of equal ones the first) and its score, float32; index 0
+      and ``-inf`` where none takes part. `metrics.best_of_k` is what it is worth.
+
+    Reference: Stiennon et al., arXiv 2009.01325.
+    """
+    scores = hide(scores, mask, -jnp.inf)
+    return jnp.argmax(scores, -1).astype(jnp.int32), jnp.max(scores, -1)
 
 
 def lookahead_select(scores: Array, mask: Array | None = None) -> tuple[Array, Array]:
@@ -67,7 +84,9 @@ def quality_values(correct: Array, remaining: Array) -> Array:
     require_shape("remaining", remaining, jnp.shape(correct))
     if jnp.ndim(correct) != 1:
         raise ValueError(f"correct has shape {jnp.shape(correct)}; expected [S]")
-    sign = 2 * at_least_float32(correct) - 1
+    # A sign is exact in any type, so the steps left decide in which to count.
+    m = at_least_float32(remaining)
+    sign = (2 * at_least_float32(correct) - 1).astype(m.dtype)
 
     def step(v, now):
         s, m = now
@@ -75,7 +94,7 @@ def quality_values(correct: Array, remaining: Array) -> Array:
         return v, v
 
     start = jnp.zeros((), sign.dtype)
-    return jax.lax.scan(step, start, (sign, at_least_float32(remaining)))[1]
+    return jax.lax.scan(step, start, (sign, m))[1]
 
 
 def uct_scores(

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.reduce import hide, mask_like, masked_mean, require_shape
-from jaxlib_guidance.types import Array, at_least_float32
+from jaxlib_guidance.types import Array, at_least_float32, concrete
 
 
 def par_sigmoid(
@@ -37,6 +37,42 @@ def par_sigmoid(
     require_shape("rewards", rewards, reference.shape[:-1])
     gap = at_least_float32(rewards)[..., None] - reference
     return masked_mean(jax.nn.sigmoid(k * gap), mask, -1)
+
+
+def log_sigmoid_centered(
+    rewards: Array,
+    reference: Array,
+    mask: Array | None = None,
+    *,
+    quantile: float | Array = 0.85,
+) -> Array:
+    """``log sigmoid(r - q)`` with ``q`` a quantile of the reference's rewards.
+
+    ``q = mean + z std`` of a normal law through the rewards (ddof 0), so few are
+    enough. Not positive: answers better than most of the reference's gain little more.
+
+    Args:
+      rewards: Of a reward model, ``[...]``.
+      reference: Of answers of the reference policy to the same prompt, ``[..., M]``.
+      mask: Like ``reference``. Without any ``q`` is 0, as in PAR's code.
+      quantile: In (0, 1).
+
+    Raises:
+      ValueError: Shapes that do not fit, a quantile outside (0, 1).
+
+    Reference: Wang et al., arXiv 2402.00742; as in PAR's ``reward_shaper.py``.
+    """
+    known = concrete(quantile)
+    if known is not None and not ((known > 0) & (known < 1)).all():
+        raise ValueError(f"quantile is {known}; expected a number within (0, 1)")
+    reference = jax.lax.stop_gradient(hide(reference, mask))
+    require_shape("rewards", rewards, reference.shape[:-1])
+    require_shape("quantile", quantile, ())
+    mean = masked_mean(reference, mask, -1)
+    variance = masked_mean(jnp.square(reference - mean[..., None]), mask, -1)
+    z = jax.scipy.special.ndtri(jnp.asarray(quantile, reference.dtype))
+    q = mean + z * jnp.sqrt(variance)
+    return jax.nn.log_sigmoid(at_least_float32(rewards) - q)
 
 
 def score_rewards(

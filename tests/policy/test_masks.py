@@ -59,6 +59,11 @@ def test_overthinking():
     """specs/policy_llm.md, section 3.11."""
     got = overthink_score(np.array([4.0, 10, 10]), 10.0, np.array([2.0, 0, 50]), 100.0)
     np.testing.assert_allclose(got, [0.542, 0, 0.05], atol=1e-6)
+    # An empty chain has not thought too much.
+    zero = np.zeros(2, np.float32)
+    tokens = np.array([0, 100], np.float32)
+    got = overthink_score(zero, zero, np.array([0, 50], np.float32), tokens)
+    np.testing.assert_allclose(got, [0, 0.05], rtol=1e-6)
 
 
 def test_brake_point():

@@ -7,6 +7,7 @@ import pytest
 
 from jaxlib_guidance.policy.losses import nll
 from jaxlib_guidance.policy.search import (
+    best_of_n,
     first_success,
     lookahead_select,
     quality_values,
@@ -57,6 +58,21 @@ def test_quality_values():
     np.testing.assert_allclose(good, [1 / 3, 2 / 3, 1], rtol=1e-6)
     wrong = quality_values(np.array([0, 1, 0]), np.array([2, 1, 1]))
     np.testing.assert_allclose(wrong, [0, 0.5, 0.25], rtol=1e-6)
+
+
+def test_quality_values_of_mixed_precision():
+    with jax.enable_x64(True):
+        for of_correct, of_rest in (("f4", "f8"), ("f8", "f4"), ("i4", "f8")):
+            good = quality_values(np.ones(3, of_correct), np.array([2, 1, 0], of_rest))
+            np.testing.assert_allclose(good, [1 / 3, 2 / 3, 1], rtol=1e-6)
+
+
+def test_best_of_n():
+    scores = np.array([[1.0, 3, 2, 3], [np.nan, 0, -1, 9], [1, 2, 3, 4]])
+    mask = np.array([[1, 1, 1, 1], [0, 1, 1, 0], [0, 0, 0, 0]])
+    index, best = best_of_n(scores, mask)
+    np.testing.assert_array_equal(index, [1, 1, 0])
+    np.testing.assert_array_equal(best, [3, 0, -np.inf])
 
 
 def test_uct():

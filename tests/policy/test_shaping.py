@@ -15,6 +15,7 @@ from jaxlib_guidance.policy.length import (
 )
 from jaxlib_guidance.policy.shaping import (
     blend,
+    log_sigmoid_centered,
     outcome_reward,
     par_sigmoid,
     potential_shaping,
@@ -45,6 +46,25 @@ def test_par_golden():
     assert int(jnp.argmax(slope)) == 4
     one = par_sigmoid(np.zeros(2), refs * jnp.nan, np.zeros((2, 3)))
     np.testing.assert_array_equal(one, [0, 0])
+
+
+def test_log_sigmoid_centered_golden():
+    """PAR's ``reward_shaper.py``: at mean + 1.0364 std it is log 1/2."""
+    refs = np.array([[0.0, 1, 2], [0, 1, 2], [0, 1, 2]])
+    q = 1 + 1.0364333894937898 * np.sqrt(2 / 3)
+    got = log_sigmoid_centered(np.array([q, 0, 50], np.float32), refs)
+    np.testing.assert_allclose(
+        got, [np.log(0.5), -np.log1p(np.exp(q)), 0], rtol=1e-5, atol=1e-6
+    )
+    # The median is the mean; shifts of both do not matter; what is masked neither.
+    half = log_sigmoid_centered(np.array([8.0]), refs[:1] + 7, quantile=0.5)
+    np.testing.assert_allclose(half, np.log(0.5), rtol=1e-6)
+    hidden = np.array([[0, 1, 2, np.nan]])
+    mask = np.array([[1, 1, 1, 0]])
+    again = log_sigmoid_centered(np.array([0.0]), hidden, mask)
+    np.testing.assert_allclose(again, got[1:2], rtol=1e-6)
+    none = log_sigmoid_centered(np.array([1.0]), hidden, 0 * mask)
+    np.testing.assert_allclose(none, -np.log1p(np.exp(-1)), rtol=1e-6)
 
 
 def test_laser_step():
@@ -199,6 +219,11 @@ def test_blend():
     ("call", "match"),
     [
         (lambda: par_sigmoid(np.ones(3), np.ones((2, 4))), "rewards has shape"),
+        (lambda: log_sigmoid_centered(np.ones(3), np.ones((2, 4))), "rewards has"),
+        (
+            lambda: log_sigmoid_centered(np.ones(2), np.ones((2, 4)), quantile=1.0),
+            "quantile is 1.0",
+        ),
         (lambda: length_step(np.ones(3), np.ones(2), 4), "lengths has shape"),
         (lambda: length_step(np.ones(3), np.ones(3), 4, kind="both"), "kind is"),
         (lambda: length_step(np.ones(3), np.ones(3), np.ones(2)), "target has"),

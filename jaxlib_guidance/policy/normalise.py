@@ -1,0 +1,174 @@
+"""Rewards normalised by all rewards so far: what a bounded reward is compared with.
+
+Each of the three takes a batch into the statistics first and then shapes it by them, as
+PAR's code does, so the first batch is shaped by itself. They share one state, arrays
+that ride in a `jax.lax.scan` and go into a checkpoint::
+
+    stats = init_reward_stats()
+    stats, shaped = running_meanstd(stats, rewards)
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.reduce import divide, hide, mask_like, masked_mean
+from jaxlib_guidance.types import Array
+
+
+class RewardStats(NamedTuple):
+    """All rewards so far, however they were cut into batches; float32 scalars.
+
+    Attributes:
+      count: Their number, or the sum of their weights.
+      mean: Their mean.
+      spread: Sum of their squared deviations from it.
+      low: The least.
+      high: The greatest.
+    """
+
+    count: Array
+    mean: Array
+    spread: Array
+    low: Array
+    high: Array
+
+
+def init_reward_stats() -> RewardStats:
+    """Statistics of nothing."""
+    return RewardStats(*(jnp.float32(x) for x in (0, 0, 0, jnp.inf, -jnp.inf)))
+
+
+def update_reward_stats(
+    stats: RewardStats,
+    rewards: Array,
+    mask: Array | None = None,
+    *,
+    axis_name: str | None = None,
+) -> RewardStats:
+    """The statistics with a batch more; no sum of squares that would lose digits.
+
+    ``M <- M + M_b + (mean_b - mean)^2 n n_b / (n + n_b)`` for the squared deviations.
+
+    Args:
+      stats: From `init_reward_stats` or the last call.
+      rewards: Any shape. One NaN that is not masked stays for good.
+      mask: Likewise.
+      axis_name: Mapped axis over which the batch is split.
+
+    Returns:
+      The new statistics, gradients stopped.
+
+    Reference: Chan, Golub and LeVeque (1983).
+    """
+    kind = stats.mean.dtype
+    r = jax.lax.stop_gradient(hide(rewards, mask)).astype(kind)
+    weight = mask_like(mask, r).astype(kind)
+    count, mean = jnp.sum(weight), masked_mean(r, weight, axis_name=axis_name)
+    spread = jnp.sum(weight * jnp.square(r - mean))
+    low = jnp.min(jnp.where(weight > 0, r, jnp.inf), initial=jnp.inf)
+    high = jnp.max(jnp.where(weight > 0, r, -jnp.inf), initial=-jnp.inf)
+    if axis_name is not None:
+        count, spread = jax.lax.psum((count, spread), axis_name)
+        low, high = jax.lax.pmin(low, axis_name), jax.lax.pmax(high, axis_name)
+    share = divide(count, stats.count + count)
+    gap = mean - stats.mean
+    return RewardStats(
+        stats.count + count,
+        stats.mean + gap * share,
+        stats.spread + spread + jnp.square(gap) * stats.count * share,
+        jnp.minimum(stats.low, low),
+        jnp.maximum(stats.high, high),
+    )
+
+
+def running_minmax(
+    stats: RewardStats,
+    rewards: Array,
+    mask: Array | None = None,
+    *,
+    axis_name: str | None = None,
+) -> tuple[RewardStats, Array]:
+    """``(r - low) / (high - low)`` of all rewards so far, in [0, 1].
+
+    One outlier flattens all later rewards, which is why PAR compares with it.
+
+    Args:
+      stats: From `init_reward_stats` or the last call.
+      rewards: Any shape.
+      mask: Likewise.
+      axis_name: Mapped axis over which the batch is split.
+
+    Returns:
+      The new statistics and the shaped rewards: 0 where masked, and where all rewards
+      so far are equal.
+
+    Reference: Fu et al., arXiv 2502.18770; its ``reward_shaper.py``.
+    """
+    stats, r = _taken(stats, rewards, mask, axis_name)
+    return stats, hide(divide(r - stats.low, stats.high - stats.low), mask)
+
+
+def running_meanstd(
+    stats: RewardStats,
+    rewards: Array,
+    mask: Array | None = None,
+    *,
+    axis_name: str | None = None,
+) -> tuple[RewardStats, Array]:
+    """``(r - mean) / std`` of all rewards so far.
+
+    Args:
+      stats: From `init_reward_stats` or the last call.
+      rewards: Any shape.
+      mask: Likewise.
+      axis_name: Mapped axis over which the batch is split.
+
+    Returns:
+      The new statistics and the shaped rewards: 0 where masked, and where all rewards
+      so far are equal. The deviation is that of the population (ddof 0).
+
+    Reference: Fu et al., arXiv 2502.18770; its ``reward_shaper.py``.
+    """
+    stats, r = _taken(stats, rewards, mask, axis_name)
+    return stats, hide(divide(r - stats.mean, _std(stats)), mask)
+
+
+def running_clip(
+    stats: RewardStats,
+    rewards: Array,
+    mask: Array | None = None,
+    *,
+    width: float = 1.0,
+    axis_name: str | None = None,
+) -> tuple[RewardStats, Array]:
+    """``clip(r, mean - width std, mean + width std)`` of all rewards so far.
+
+    Args:
+      stats: From `init_reward_stats` or the last call.
+      rewards: Any shape.
+      mask: Likewise.
+      width: In standard deviations; PAR's is 1.
+      axis_name: Mapped axis over which the batch is split.
+
+    Returns:
+      The new statistics and the shaped rewards, 0 where masked.
+
+    Reference: Fu et al., arXiv 2502.18770; its ``reward_shaper.py``.
+    """
+    stats, r = _taken(stats, rewards, mask, axis_name)
+    reach = width * _std(stats)
+    return stats, hide(jnp.clip(r, stats.mean - reach, stats.mean + reach), mask)
+
+
+def _taken(stats, rewards, mask, axis_name):
+    """The batch enters the statistics; and as their type, with 0 where masked."""
+    r = jax.lax.stop_gradient(hide(rewards, mask)).astype(stats.mean.dtype)
+    return update_reward_stats(stats, rewards, mask, axis_name=axis_name), r
+
+
+def _std(stats):
+    """Exactly 0 for equal rewards, whose squared deviations are a rounding error."""
+    variance = divide(stats.spread, stats.count)
+    return jnp.where(stats.high > stats.low, jnp.sqrt(variance), 0)
