@@ -9,6 +9,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlib_guidance.policy.groups import Groups
 from jaxlib_guidance.reduce import (
@@ -19,7 +20,7 @@ from jaxlib_guidance.reduce import (
     masked_var,
     require_shape,
 )
-from jaxlib_guidance.types import Array
+from jaxlib_guidance.types import Array, concrete
 
 Scale = Literal["group", "batch", "none"]
 
@@ -249,21 +250,40 @@ def win_rate(preference: Array, *, mask: Array | None = None) -> Array:
 
     Args:
       preference: ``P``, ``[..., G, G]`` with ``P + P^T = 1`` off the diagonal, which is
-        not read.
+        not read. A judge whose verdict depends on the order is asked both ways:
+        ``(P + 1 - P^T) / 2``.
       mask: 0 for pairs without a verdict, like ``preference``.
 
     Returns:
       ``[..., G]``, 0.5 for a sample that met no other.
 
     Raises:
-      ValueError: Not square.
+      ValueError: Not square, or ``P + P^T`` is not 1 where both have a verdict; the
+        second is not seen while ``preference`` or ``mask`` is traced.
 
     Reference: Swamy et al., SPO, arXiv 2401.04056.
     """
     shape = jnp.shape(preference)
     if len(shape) < 2 or shape[-1] != shape[-2]:
         raise ValueError(f"preference has shape {shape}; expected [..., G, G]")
+    _require_antisymmetric(preference, mask)
     known = mask_like(mask, preference) * (1 - jnp.eye(shape[-1], dtype=jnp.float32))
     met = jnp.sum(known, -1)
     won = jnp.sum(hide(preference, known) * known, -1)
     return jnp.where(met > 0, divide(won, met), 0.5)
+
+
+def _require_antisymmetric(preference, mask):
+    p, known = concrete(preference), concrete(True if mask is None else mask)
+    if p is None or known is None:
+        return
+    both = np.broadcast_to(known > 0, p.shape) & ~np.eye(p.shape[-1], dtype=bool)
+    both = both & np.swapaxes(both, -1, -2)
+    p = p.astype(np.float64)
+    off = np.abs(p + np.swapaxes(p, -1, -2) - 1)
+    # Half precision and verdicts of two or three decimals add up to nearly 1.
+    if (off[both] > 0.02).any():
+        raise ValueError(
+            f"preference and its transpose add up to 1 but for {off[both].max():.3g}; "
+            "expected P + P^T = 1 off the diagonal"
+        )
