@@ -126,7 +126,7 @@ def completion_logp(
     prompt_mask: Array | None = None,
     mask: Array | None = None,
     *,
-    temperature: float = 1.0,
+    temperature: Array | float = 1.0,
     chunk: int = 4096,
 ) -> Array:
     """Log-probabilities of completions, from one pass; differentiable in ``params``.
@@ -141,12 +141,16 @@ def completion_logp(
       tokens: Completions ``[B, S]``.
       prompt_mask: ``bool [B, T]``, or None.
       mask: ``bool [B, S]``, or None.
-      temperature: Positive number, the sampler's; 1 for one that sampled at 0.
+      temperature: The sampler's, a scalar or ``[B]``; 0 is scored as 1, as there.
       chunk: See `token_logp`.
 
     Returns:
       Float32 ``[B, S]``; 0 where masked.
+
+    Raises:
+      ValueError: A temperature that is negative or of another shape.
     """
+    by_row = _require_temperature(temperature, tokens.shape[0])
     if prompt_mask is None:
         prompt_mask = jnp.ones(prompts.shape, bool)
     mask = jnp.ones(tokens.shape, bool) if mask is None else mask
@@ -157,9 +161,16 @@ def completion_logp(
     length = prompts.shape[1]
     first = _last(read[0][:, :length], prompt_mask)
     states = jnp.concatenate([first[:, None], read[0][:, length:-1]], 1)
-    logp = token_logp(
-        *(states, unembedding(params), tokens), chunk=chunk, temperature=temperature
-    )
+    table, number = unembedding(params), concrete(temperature)
+    if number is not None and number.ndim == 0:
+        number = float(number) or 1.0
+    else:
+        # Rows are divided before the product, in float32: the sampler's rounding of
+        # states and table to half precision comes first, so that ratios stay 1.
+        number, table = 1.0, table.astype(states.dtype).astype(jnp.float32)
+        by_row = jnp.where(by_row == 0, 1, by_row)[:, None, None]
+        states = states.astype(jnp.float32) / by_row
+    logp = token_logp(states, table, tokens, chunk=chunk, temperature=number)
     return jnp.where(mask, logp, 0)
 
 

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.types import Array, PyTree
+from jaxlib_guidance.types import Array, PyTree, concrete
 
 
 class Cache(NamedTuple):
@@ -153,7 +153,9 @@ class LM(nn.Module):
           cache: What came before; see `empty_cache`. It must have T free slots.
 
         Returns:
-          ``(states [B, T, C] of dtype, cache)``; states of padding mean nothing.
+          ``(states [B, T, C] of dtype, cache)``; states of padding mean nothing. Those
+          of a cache that is too full, where its length is traced, are NaN, and so are
+          all that follow.
 
         Raises:
           ValueError: Heads that do not divide, or shapes that do not fit.
@@ -188,6 +190,8 @@ class LM(nn.Module):
         if cache is not None:
             k, v = held
             cache = Cache(k, v, valid, start + jnp.int32(tokens.shape[1]))
+            # What no longer fits has overwritten what came before.
+            x = jnp.where(cache.length <= valid.shape[1], x, jnp.nan)
         norm = nn.RMSNorm(self.eps, dtype=jnp.float32, name="norm")
         return norm(x).astype(self.dtype), cache
 
@@ -233,13 +237,21 @@ class LM(nn.Module):
             raise ValueError(f"mask is {mask.shape}; expected {tokens.shape}")
         if mask.dtype != jnp.bool_:
             raise TypeError(f"mask is {mask.dtype}; expected bool")
-        if cache is not None and (
+        if cache is None:
+            return
+        if (
             cache.mask.shape[0] != tokens.shape[0]
             or cache.mask.shape[1] < tokens.shape[1]
         ):
             raise ValueError(
                 f"cache has (rows, slots) {cache.mask.shape}, too few for tokens "
                 f"{tokens.shape}"
+            )
+        used = concrete(cache.length)
+        if used is not None and used + tokens.shape[1] > cache.mask.shape[1]:
+            raise ValueError(
+                f"cache has {used} of {cache.mask.shape[1]} slots in use, too many for "
+                f"tokens {tokens.shape}"
             )
 
 

@@ -148,6 +148,21 @@ def test_reading_with_a_cache_is_reading_at_once(model):
     np.testing.assert_array_equal(cache.mask, [[True] * 9 + [False] * 3] * 4)
 
 
+def test_a_cache_that_overflows_is_refused_or_nan(model):
+    """4 slots, 3 tokens read: a fourth fits, and two more do not."""
+    lm, params = model
+    read = functools.partial(lm.apply, {"params": params}, method="read")
+    _, cache = jax.jit(read)(TOKENS[:, :3], None, empty_cache(lm, 4, 4))
+    with pytest.raises(ValueError, match="3 of 4 slots in use, too many for tokens"):
+        read(TOKENS[:, 3:5], None, cache)
+    fits, full = jax.jit(read)(TOKENS[:, 3:4], None, cache)
+    assert np.isfinite(fits).all()
+    over, lost = jax.jit(read)(TOKENS[:, 3:5], None, cache)
+    assert np.isnan(over).all()
+    for cache in (full, lost):
+        assert np.isnan(jax.jit(read)(TOKENS[:, :1], None, cache)[0]).all()
+
+
 def test_padding_on_either_side_changes_nothing_whatever_it_holds(model):
     lm, params = model
     score = jax.jit(lm.apply)
@@ -204,6 +219,40 @@ def test_log_probabilities_are_those_of_one_pass(model, sampler):
         np.testing.assert_array_equal(out.logp == 0, ~out.mask)
     np.testing.assert_array_equal(found["left"].tokens, found["right"].tokens)
     np.testing.assert_allclose(found["left"].logp, found["right"].logp, atol=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_temperatures_by_row_are_scored_by_row(model, dtype):
+    lm, params = model
+    lm = lm.clone(dtype=dtype)
+    heat = np.array([0.5, 0, 1, 2], np.float32)
+    prompts, mask = pad_rows(ROWS, length=6)
+
+    @jax.jit
+    def run(keys, heat):
+        out = generate(keys, lm, params, prompts, mask, steps=1, temperature=heat)
+        arrays = prompts, out.tokens, mask, out.mask
+
+        def score(params, heat):
+            return completion_logp(lm, params, *arrays, temperature=heat, chunk=17)
+
+        fixed = [score(params, one) for one in (0.5, 0.0, np.float32(1), 2)]
+        slopes = [
+            jax.grad(lambda p, h=h: score(p, h)[3, 0])(params)["embed"]
+            for h in (heat, 2.0)
+        ]
+        return out.logp, score(params, heat), fixed, slopes
+
+    # The attention kernel's gradient in half precision mixes types.
+    with jax.numpy_dtype_promotion("standard"):
+        logp, again, fixed, slopes = run(sample_keys(jax.random.key(4), 4), heat)
+    np.testing.assert_allclose(again, logp, atol=3e-5)
+    for i, one in enumerate(fixed):
+        np.testing.assert_allclose(one[i], again[i], atol=3e-5)
+    close = 1e-4 if dtype == jnp.float32 else 2e-2
+    np.testing.assert_allclose(*slopes, atol=close * np.abs(slopes[1]).max())
+    with pytest.raises(ValueError, match=r"temperature is \(3,\)"):
+        completion_logp(lm, params, prompts, prompts, temperature=heat[:3])
 
 
 def test_a_row_is_the_same_in_any_batch(sampler):
