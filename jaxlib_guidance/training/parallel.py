@@ -6,7 +6,7 @@ evaluation, where samples never meet, go through `pmapped`.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 import jax
@@ -142,9 +142,14 @@ def replicate(mesh: Mesh, tree: PyTree) -> PyTree:
     `jax.device_put` alone shares even when told not to. With several processes, leaves
     that are not global arrays must be the same on all.
     """
-    # One program: a gather for each leaf, all under way at once, is what stalls.
-    copy = jax.jit(partial(jax.tree.map, jnp.copy), out_shardings=replicated(mesh))
-    return copy(tree)
+    return _copier(mesh)(tree)
+
+
+@lru_cache(maxsize=8)
+def _copier(mesh):
+    # Kept, as jit compiles anew for every new function. One program: a gather for each
+    # leaf, all under way at once, is what stalls.
+    return jax.jit(partial(jax.tree.map, jnp.copy), out_shardings=replicated(mesh))
 
 
 def pmapped(
@@ -166,8 +171,9 @@ def pmapped(
     Args:
       fn: Function of arrays whose outputs lead with the batch.
       mesh: From `data_mesh`.
-      in_axes: For each argument the axis that is split, or None for a whole copy on
-        each device; one value, or a tuple of values or of prefix trees.
+      in_axes: For each argument the axis that is split, counted from the first, or
+        None for a whole copy on each device; one value, or a tuple of values or of
+        prefix trees.
       out_axes: Likewise for the outputs. None promises that all devices agree.
       pad: Whether to accept a batch that the devices cannot share equally, repeating
         its last row and cutting the surplus off the outputs. Only for axis 0.
@@ -177,7 +183,8 @@ def pmapped(
       The mapped, compiled function.
 
     Raises:
-      ValueError: At the call, rows that the devices cannot share equally.
+      ValueError: A negative axis; ``pad`` with another axis than 0; at the call, rows
+        that the devices cannot share equally.
     """
     absent = lambda axis: axis is None  # noqa: E731
 
@@ -190,6 +197,10 @@ def pmapped(
             is_leaf=absent,
         )
 
+    if any(a < 0 for a in jax.tree.leaves((in_axes, out_axes))):
+        raise ValueError(
+            f"in_axes is {in_axes} and out_axes {out_axes}; expected axes from 0 on"
+        )
     if pad and any(a for a in jax.tree.leaves((in_axes, out_axes))):
         raise ValueError(
             f"pad needs axis 0; got in_axes {in_axes}, out_axes {out_axes}"

@@ -1,6 +1,6 @@
 """What training carries from step to step."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,8 @@ class TrainState(NamedTuple):
     Attributes:
       step: Optimiser steps taken, int32 scalar.
       params: Parameters being trained.
-      ema: Their exponential moving average, which is what one samples with.
+      ema: Their exponential moving average, which is what one samples with; float32
+        where they are of half precision.
       opt_state: The optimiser's.
       key: Root of all training randomness, a typed key.
     """
@@ -42,11 +43,19 @@ def init_state(params: PyTree, tx: PyTree, key: Array) -> TrainState:
             f"key has dtype {key.dtype}; expected a key from jax.random.key"
         )
     # Copies, because the train step donates its input and a buffer can be given once.
-    copy = lambda tree: jax.tree.map(jnp.array, tree)  # noqa: E731
-    params = copy(params)
+    params = jax.tree.map(jnp.array, params)
+    # In bfloat16 an average of decay 0.999 would stand still: what is added to it is
+    # less than its last bit.
+    ema = jax.tree.map(lambda p: jnp.array(p, at_least_float32(p.dtype)), params)
     return TrainState(
-        jnp.zeros((), jnp.int32), params, copy(params), tx.init(params), jnp.array(key)
+        jnp.zeros((), jnp.int32), params, ema, tx.init(params), jnp.array(key)
     )
+
+
+def at_least_float32(dtype: Any) -> Any:
+    """float32 for floats of less, and any other type as it is."""
+    small = jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 4
+    return jnp.dtype(jnp.float32) if small else dtype
 
 
 def ema_decay_at(step: Array, decay: float, warmup: bool) -> Array:
@@ -68,7 +77,10 @@ def ema_decay_at(step: Array, decay: float, warmup: bool) -> Array:
 
 
 def ema_update(ema: PyTree, params: PyTree, decay: Array) -> PyTree:
-    """``decay ema + (1 - decay) params``; leaves that are not floats are copied."""
+    """``decay ema + (1 - decay) params``; leaves that are not floats are copied.
+
+    Computed in the types of ``ema``, which should be float32: see `init_state`.
+    """
 
     def mix(old, new):
         if not jnp.issubdtype(new.dtype, jnp.floating):

@@ -10,7 +10,12 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jaxlib_guidance import rng
 from jaxlib_guidance.training.parallel import AXIS, batch_sharding, replicated
-from jaxlib_guidance.training.state import TrainState, ema_decay_at, ema_update
+from jaxlib_guidance.training.state import (
+    TrainState,
+    at_least_float32,
+    ema_decay_at,
+    ema_update,
+)
 from jaxlib_guidance.types import Array, PyTree
 
 Loss = Callable[[PyTree, PyTree, Array], tuple[Array, dict[str, Array]]]
@@ -31,7 +36,8 @@ def make_train_step(
 ) -> Step:
     """Builds ``step(state, batch, weights=None) -> (state, metrics)``, compiled.
 
-    The objective is ``sum_i w_i loss_i / sum_i w_i`` over the *global* batch. It is
+    The objective is ``sum_i w_i loss_i / sum_i w_i`` over the *global* batch (and 0 if
+    the weights are). It is
     written once in the global view, so a mesh, micro-batches and padding rows change
     where it is computed and not what: row ``i`` has the key ``fold_in(fold_in(root, i),
     step)`` wherever it lands, and no gradient is averaged by hand.
@@ -95,12 +101,16 @@ def make_train_step(
         )
 
         def add(total, part):
-            return jax.tree.map(jnp.add, total, differentiate(params, *part)), None
+            found = differentiate(params, *part)
+            return jax.tree.map(lambda t, x: t + x.astype(t.dtype), total, found), None
 
         first = jax.eval_shape(
             differentiate, params, *jax.tree.map(lambda leaf: leaf[0], parts)
         )
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+        # Sums of half-precision gradients would round at every addition.
+        zeros = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, at_least_float32(leaf.dtype)), first
+        )
         return jax.lax.scan(add, zeros, parts)[0]
 
     def gradient(params, rows):
@@ -133,14 +143,17 @@ def make_train_step(
         weights = jnp.ones(n) if weights is None else jnp.asarray(weights, jnp.float32)
         if weights.shape != (n,):
             raise ValueError(f"weights has shape {weights.shape}; expected ({n},)")
+        # Before the sum, which of many rows would overflow in float16; and a batch of
+        # padding alone teaches nothing, instead of NaN.
+        total = jnp.sum(weights)
+        weights = weights / jnp.where(total == 0, 1.0, total)
         keys = rng.fold(rng.sample_keys(state.key, n), state.step)
         rows = (batch, keys, weights)
         if mesh is not None:
             rows = jax.lax.with_sharding_constraint(rows, batch_sharding(mesh))
-        grads, sums = gradient(state.params, rows)
-        total = jnp.sum(weights)
-        grads = jax.tree.map(lambda g: g / total.astype(g.dtype), grads)
-        metrics = {name: value / total for name, value in sums.items()}
+        grads, metrics = gradient(state.params, rows)
+        # The optimiser's state has the parameters' types, and would not with others.
+        grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
         norm = metrics["grad_norm"] = _norm(grads)
         if clip is not None:
             scale = jnp.minimum(1.0, clip / jnp.maximum(norm, 1e-12))

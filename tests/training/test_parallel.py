@@ -68,6 +68,22 @@ def test_rows_that_do_not_fit_are_padded_on_request_only(mesh):
         pmapped(jnp.add, mesh, (0,))(jnp.ones(8), jnp.ones(8))
 
 
+def test_negative_axes_are_refused(mesh):
+    x = jnp.ones((8, 16))
+    for axes in ((-1, 0), (0, -1), (((0, -2),), 0)):
+        with pytest.raises(ValueError, match="expected axes from 0 on"):
+            pmapped(lambda x: x, mesh, *axes)(x)
+
+
+def test_equal_copies_are_compiled_once(mesh, caplog):
+    tree = {"w": jnp.ones((3, 7)), "b": jnp.zeros(5)}
+    replicate(mesh, tree)
+    with jax.log_compiles(True), caplog.at_level("WARNING"):
+        for _ in range(3):
+            replicate(data_mesh(), tree)
+    assert "Compiling" not in caplog.text
+
+
 def test_a_device_may_reduce_over_the_axis_by_name(mesh):
     out = pmapped(lambda x: jax.lax.psum(x, "data"), mesh, 0, None)(jnp.ones(8))
     np.testing.assert_array_equal(out, [8.0])

@@ -156,6 +156,61 @@ def test_the_objective_is_the_weighted_mean():
     )
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_rows_without_weight_alone_teach_nothing(accumulate):
+    tx = optax.sgd(0.3)
+    step = make_train_step(loss, tx, accumulate=accumulate, donate=False)
+    before = start(tx)
+    after, metrics = step(before, batch_of(4), jnp.zeros(4))
+    jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
+    assert (metrics["loss"], metrics["grad_norm"]) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", ["data", "fsdp"])
+def test_weights_count_alike_on_a_mesh_in_micro_batches(kind):
+    tx, mesh, weights = optax.sgd(0.3), data_mesh(), jnp.arange(16) % 5
+    want = run(make_train_step(loss, tx), start(tx), batch_of(16), weights=weights)
+    sharding = state_sharding(mesh, lambda: start(tx), kind, smallest=1)
+    step = make_train_step(loss, tx, accumulate=2, mesh=mesh, sharding=sharding)
+    rows = shard_batch(mesh, batch_of(16))
+    got = run(step, jax.device_put(start(tx), sharding), rows, weights=weights)
+    assert_same(replicate(mesh, got), want)
+
+
+def linear(dtype, **options):
+    """A step on ``mean(w x)``, and its state at ``w = 0``, in a type."""
+    tx = optax.sgd(options.pop("rate", 0.0))
+    each = lambda params, batch, keys: (params["w"] * batch["x"], {})  # noqa: E731
+    state = init_state({"w": jnp.zeros((), dtype)}, tx, jax.random.key(0))
+    return make_train_step(each, tx, **options), state
+
+
+def test_many_rows_do_not_overflow_half_precision():
+    step, state = linear(jnp.float16)
+    _, metrics = step(state, {"x": jnp.full(1024, 100, jnp.float16)})
+    np.testing.assert_allclose(metrics["grad_norm"], 100, rtol=2e-3)
+
+
+def test_micro_batches_of_half_precision_are_summed_in_float32():
+    step, state = linear(jnp.bfloat16, accumulate=512)
+    # Summed in bfloat16, whose last bit is 1/256, this stops at a half.
+    _, metrics = step(state, {"x": jnp.ones(512, jnp.bfloat16)})
+    np.testing.assert_allclose(metrics["grad_norm"], 1, rtol=4e-3)
+
+
+def test_the_average_of_half_precision_parameters_does_not_stall():
+    step, state = linear(
+        jnp.bfloat16, rate=1.0, clip=1.0, ema_decay=0.999, ema_warmup=False
+    )
+    assert state.ema["w"].dtype == jnp.float32
+    state, _ = step(state, {"x": -jnp.ones(1, jnp.bfloat16)})
+    assert state.params["w"] == 1
+    assert state.params["w"].dtype == jnp.bfloat16
+    for _ in range(2000):
+        state, _ = step(state, {"x": jnp.zeros(1, jnp.bfloat16)})
+    np.testing.assert_allclose(state.ema["w"], 1 - 0.999**2001, rtol=1e-4)
+
+
 def test_noise_changes_from_step_to_step_and_row_to_row():
     tx = optax.sgd(0.0)
     step = make_train_step(
