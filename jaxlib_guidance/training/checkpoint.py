@@ -27,6 +27,7 @@ from jaxlib_guidance.training.restore import (
     brief,
     metrics_are_whole,
     newest_whole,
+    require_shared,
     restore,
     restore_weights,
     seal,
@@ -66,6 +67,7 @@ class Checkpoints:
     Raises:
       ValueError: ``keep`` below 1, an unknown mode, or the address of a bucket.
       FolderInUseError: Another run has the folder open.
+      OSError: There can be no such folder, or processes find different ones there.
     """
 
     def __init__(
@@ -123,13 +125,28 @@ class Checkpoints:
     def _take(self) -> Lock | None:
         lock = problem = None
         if jax.process_index() == 0:
-            self.directory.mkdir(parents=True, exist_ok=True)
             try:
+                self.directory.mkdir(parents=True, exist_ok=True)
                 lock = Lock(self.directory)
-            except FolderInUseError as error:
+            except (FolderInUseError, OSError) as error:
                 problem = error
         agree(problem, FolderInUseError(f"{self.directory} is in use by another run"))
+        try:
+            require_shared(self.directory / "lock")
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
         return lock
+
+    def _require_lock(self):
+        problem = None
+        try:
+            if self._lock is not None:
+                self._lock.check()
+        except FolderInUseError as error:
+            problem = error
+        agree(problem, FolderInUseError(f"{self.directory} has lost its lock"))
 
     def _release(self):
         if self._lock is not None:
@@ -229,6 +246,7 @@ class Checkpoints:
           ValueError: The ranking metric is missing or not finite, or ``step`` exists.
           TypeError: Leaves that are not jax arrays, or ``extra`` that is not JSON.
           SaveError: This checkpoint, or the one before, could not be written.
+          FolderInUseError: The lock was deleted, so that another run may have begun.
         """
         args = self._ocp.args
         ranked = None
@@ -248,6 +266,7 @@ class Checkpoints:
                     f"state{jax.tree_util.keystr(path)} is {type(leaf).__name__}; "
                     "expected a jax array (numbers and text go into extra)"
                 )
+        self._require_lock()
         leaves = describe(state, checksum=True)
         about = seal({"leaves": leaves, "extra": extra or {}, "metrics": ranked})
         items = args.Composite(

@@ -32,7 +32,18 @@ class Log:
     """Steps between checkpoints: the most that a crash can lose."""
     look_every: int = 0
     """Steps between looks at the state (pictures, validation); 0 only at the end."""
+    keep: int = 2
+    """How many of the newest checkpoints to keep; the best comes besides, where the
+    recipe ranks them."""
     tensorboard: bool = False
+
+    def __post_init__(self):
+        least = {"every": 1, "save_every": 1, "look_every": 0, "keep": 1}
+        for name, number in least.items():
+            if getattr(self, name) < number:
+                raise ValueError(
+                    f"log.{name} is {getattr(self, name)}; expected at least {number}"
+                )
 
 
 class Fitted(NamedTuple):
@@ -57,7 +68,8 @@ def fit(
     """Takes a state to ``steps``, from the last good checkpoint in ``folder`` if any.
 
     Every process of a run calls it; the first one writes logs. SIGTERM or Ctrl-C, on
-    whichever process, saves and returns, on all of them after the same step.
+    whichever process, saves and returns, on all of them after the same step; if that
+    is the last one, the next call returns after a step.
 
     Args:
       step: ``(state, batch) -> (state, metrics)``, such as `make_train_step` gives. Its
@@ -72,7 +84,8 @@ def fit(
       look: ``(steps taken, state) -> metrics or None``, called after every
         ``log.look_every`` steps and the last. Every process calls it.
       rank: One of the metrics that ``look`` returns: the best checkpoint by it is kept
-        besides the newest, and ``look`` is called before every save.
+        besides the newest, and ``look`` is called before every save. A value that is
+        not finite is the worst.
       mode: Whether a small ("min") or a large ("max") value of ``rank`` is good.
 
     Returns:
@@ -80,17 +93,25 @@ def fit(
 
     Raises:
       FloatingPointError: "loss" or "grad_norm" is not finite; nothing later is saved.
-      ValueError: ``rank`` without ``look``.
+      ValueError: ``rank`` without ``look``, or not among what it returns; a folder
+        that is past ``steps``.
     """
     if rank is not None and look is None:
         raise ValueError(f"rank is {rank!r} and look is None; expected both or neither")
     chief = jax.process_index() == 0
     with (
-        Checkpoints(folder / "checkpoints", metric=rank, mode=mode) as saved,
+        Checkpoints(
+            folder / "checkpoints", keep=log.keep, metric=rank, mode=mode
+        ) as saved,
         StopSignal() as stop,
     ):
         state, recent = _restore(saved, state)
         done = int(state.step)
+        if done > steps:
+            raise ValueError(
+                f"{folder} is at step {done}, and {steps} are wanted; expected another "
+                "folder, or no fewer steps than it has taken"
+            )
         if chief:
             print(
                 f"{jax.device_count()} device(s); "
@@ -122,7 +143,13 @@ def fit(
                 line: dict[str, float] = {}
                 if look is not None and (due or (rank and save)):
                     line = {k: float(v) for k, v in (look(done, state) or {}).items()}
-                ranks = None if rank is None else {rank: line.get(rank, worst)}
+                    if rank is not None and rank not in line:
+                        raise ValueError(
+                            f"rank is {rank!r} and look returned {sorted(line)}; "
+                            "expected one of these"
+                        )
+                value = worst if rank is None else line.get(rank, worst)
+                ranks = rank and {rank: value if np.isfinite(value) else worst}
                 if write:
                     recent = _settle(recent, done, saved)
                     now = time.perf_counter()
@@ -134,14 +161,16 @@ def fit(
                     lines.write(done, line)
                     shown = {k: line[k] for k in ("loss", rank) if k in line}
                     bar.set_postfix({k: f"{v:.4g}" for k, v in shown.items()})
-                leave = stop.reached(done)
+                leave = stop.reached()
                 if save or leave:
                     recent = _settle(recent, done, saved)
                     # A copy: it is written while the loop goes on.
                     extra = {"recent": list(recent)}
                     saved.save(done, state, metrics=ranks, extra=extra)
-        if leave and chief and done < steps:
-            print(f"stopped after step {done}; the same command goes on from there")
+        if leave and done < steps:
+            stop.obeyed = True
+            if chief:
+                print(f"stopped after step {done}; the same command goes on from there")
     return Fitted(state, done >= steps)
 
 
@@ -173,7 +202,8 @@ def _settle(recent, done, saved):
                 raise FloatingPointError(
                     f"{name} is {metrics[name]} at step {at}. The last good checkpoint "
                     f"in {saved.directory} is of step {good[-1] if good else 0}: go on "
-                    "from a copy of the folder with a lower learning rate, or find "
-                    "the batch with jax_debug_nans"
+                    "from a copy of the folder with a lower learning rate, in its "
+                    "config.json and on the command line, or find the batch with "
+                    "jax_debug_nans"
                 )
     return recent

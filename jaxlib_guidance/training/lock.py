@@ -33,7 +33,8 @@ class Lock:
     """
 
     def __init__(self, folder: Path):
-        self._file = (folder / "lock").open("a+")
+        self._path = folder / "lock"
+        self._file = self._path.open("a+")
         try:
             if fcntl is None:
                 raise OSError("no flock on this system")
@@ -61,6 +62,24 @@ class Lock:
                 f"since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
             )
             self._file.flush()
+            # Other hosts read it, to see whether their folder is this one.
+            os.fsync(self._file.fileno())
+
+    def check(self) -> None:
+        """Raises if the file is gone, and another run may hold a new one.
+
+        Raises:
+          FolderInUseError: It was deleted or replaced.
+        """
+        held = os.fstat(self._file.fileno())
+        with suppress(FileNotFoundError):
+            found = self._path.stat()
+            if (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino):
+                return
+        raise FolderInUseError(
+            f"{self._path} was deleted while this run held it, and another may write "
+            "there too. See that none does and start again with the same arguments"
+        )
 
     def release(self) -> None:
         """Lets go of the folder; the file stays, for another may hold it by then."""

@@ -7,9 +7,12 @@ cannot read is given up by all.
 import json
 import os
 import re
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Iterable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,6 +71,37 @@ def agree(problem: Exception | None, elsewhere: Exception) -> None:
         fine = bool(np.all(multihost_utils.process_allgather(np.array(fine))))
     if not fine:
         raise problem or elsewhere
+
+
+def require_shared(path: Path, tries: int = 10) -> None:
+    """Raises unless all processes find the same file there.
+
+    Orbax would wait for ten minutes before it says that some do not.
+
+    Args:
+      path: Of a file that one process has just written, on a disk of its own or not.
+      tries: Looks, a second apart: a network file system may show it late.
+
+    Raises:
+      FileNotFoundError: Some find none, or another.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    for _ in range(tries):
+        text = path.read_bytes() if path.exists() else None
+        seen = np.uint32(0 if text is None else zlib.crc32(text) | 1)
+        found = np.asarray(multihost_utils.process_allgather(seen)).ravel()
+        if found[0] and (found == found[0]).all():
+            return
+        time.sleep(1)
+    other = np.flatnonzero(found != found[0]).tolist()
+    raise FileNotFoundError(
+        f"{path.parent} is not a folder that all processes share: what process 0 wrote "
+        f"there, the processes {other} do not find. Expected a directory on a file "
+        "system that all hosts mount"
+    )
 
 
 def _read(place, part, handler, **how):
@@ -237,7 +271,8 @@ def restore_weights(
 
     Args:
       directory: Of a run, or of its checkpoints.
-      part: Field of the state, such as "ema" or "params".
+      part: Field of the state, such as "ema" or "params"; with dots where it is a field
+        of a field, such as "train.ema" in runs of train/ddpo.py.
       step: Which; None is the newest that is whole.
       like: As in `checkpoint.Checkpoints.restore`; None gives nested dicts of numpy
         arrays.
@@ -263,20 +298,28 @@ def restore_weights(
     if step is not None and step not in steps:
         raise ValueError(f"step {step} is not in {directory}; expected one of {steps}")
 
+    path = part.split(".")
+
     def partly(leaves, where):
         # A field of a tuple and a key of a dict are one to Orbax.
-        pattern = re.compile(rf"(\.{part}|\['{part}'\])(?=[.\[]|$)")
+        names = (rf"(\.{name}|\['{name}'\])" for name in map(re.escape, path))
+        pattern = re.compile(rf"{''.join(names)}(?=[.\[]|$)")
         saved = {
             pattern.sub("", name, count=1): about
             for name, about in leaves.items()
             if pattern.match(name)
         }
         if not saved:
-            raise ValueError(f"{where} has no part {part!r}")
+            raise ValueError(
+                f"{where} has no part {part!r}; expected one of {_parts(leaves)}"
+            )
         if like is not None:
             require_like(saved, like, where)
         target = _dicts_of(saved, part) if like is None else like
-        return {f"['{part}']{name}": v for name, v in saved.items()}, {part: target}
+        for name in reversed(path):
+            target = {name: target}
+        place = "".join(f"['{name}']" for name in path)
+        return {f"{place}{name}": v for name, v in saved.items()}, target
 
     restored, bad = newest_whole(
         steps if step is None else [step],
@@ -290,7 +333,13 @@ def restore_weights(
             f"{restored.step}, read instead",
             stacklevel=2,
         )
-    return restored._replace(state=restored.state[part])
+    return restored._replace(state=reduce(getitem, path, restored.state))
+
+
+def _parts(leaves):
+    """Names of a state's fields, and of the fields of these."""
+    found = [re.match(r"(\.\w+)+|\['[^']*'\]", name) for name in leaves]
+    return sorted({match[0].strip(".[']") for match in found if match})
 
 
 def _dicts_of(saved, part):

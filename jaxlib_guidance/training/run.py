@@ -5,12 +5,16 @@ import os
 import signal
 import threading
 from contextlib import suppress
+from operator import attrgetter
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
+
+from jaxlib_guidance.training.lock import FolderInUseError, Lock
+from jaxlib_guidance.training.restore import agree
 
 
 class OtherRunError(ValueError):
@@ -43,6 +47,9 @@ def claim(
 ) -> Path:
     """Makes a folder for a run, or comes back to it with the same configuration.
 
+    A folder without checkpoints or weights, which a run left that never began, may be
+    claimed for any. Every process of a run calls it.
+
     Args:
       directory: The folder.
       config: What the run is; anything JSON can hold. Stored as "config.json".
@@ -54,29 +61,73 @@ def claim(
 
     Raises:
       OtherRunError: The folder has a run with another configuration.
+      FolderInUseError: Or such a run is about to write its first checkpoint.
+      OSError: There can be no such folder.
     """
-    folder = Path(directory)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "config.json"
+    folder, problem = Path(directory), None
     config = json.loads(json.dumps(config))
-    if path.exists():
-        try:
-            held = json.loads(path.read_text())
-        except ValueError as error:
-            raise OtherRunError(f"{path} is not a configuration: {error}") from error
-        found = [
-            what
-            for where, what in _differences(held, config)
-            if not any(f"{where}.".startswith(f"{name}.") for name in free)
-        ]
-        if found:
-            raise OtherRunError(
-                f"{folder} holds a run with another configuration: {'; '.join(found)}. "
-                "Choose another directory, or delete this one to start again"
-            )
+    try:
+        _make(folder)
+        _require_same(folder, config, free)
+    except (OSError, OtherRunError, FolderInUseError) as error:
+        problem = error
+    # No process writes before all have read.
+    agree(problem, OtherRunError(f"{folder} is refused by another process"))
     if jax.process_index() == 0:
-        write_text(path, json.dumps(config, indent=2) + "\n")
+        write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     return folder
+
+
+def _make(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(
+            error.errno,
+            f"directory is {str(folder)!r}, where no folder can be ({error.strerror})",
+        ) from None
+
+
+def _require_same(folder, config, free):
+    path = folder / "config.json"
+    if not path.exists():
+        return
+    try:
+        held = json.loads(path.read_text())
+    except ValueError as error:
+        raise OtherRunError(f"{path} is not a configuration: {error}") from error
+    found = [
+        what
+        for where, what in _differences(held, config)
+        if not any(f"{where}.".startswith(f"{name}.") for name in free)
+    ]
+    saved = folder / "checkpoints"
+    begun = any(p.name.isdigit() for p in saved.glob("*")) or any(folder.glob("*.npz"))
+    if found and begun:
+        raise OtherRunError(
+            f"{folder} holds a run with another configuration: {'; '.join(found)}. "
+            "Choose another directory, or delete this one to start again"
+        )
+    # Only one may try, or processes of one run would find each other there.
+    if found and saved.is_dir() and jax.process_index() == 0:
+        Lock(saved).release()
+
+
+def require_effect(config: Any, options: dict[str, tuple[bool, str]]) -> None:
+    """Raises for options that were chosen and would change nothing.
+
+    Args:
+      config: A dataclass with a default for every field.
+      options: By name, with dots between those of parts: whether the option has an
+        effect, and on what it has none otherwise.
+
+    Raises:
+      ValueError: One that has none is not at its default.
+    """
+    for name, (used, by) in options.items():
+        value, default = (attrgetter(name)(each) for each in (config, type(config)()))
+        if not used and value != default:
+            raise ValueError(f"{name} is {value}, which has no effect on {by}")
 
 
 class MetricLog:
@@ -156,17 +207,29 @@ class StopSignal:
 
     A second signal does what it would have done without this. Outside the main thread,
     where Python takes no signals, it notes nothing.
+
+    A loop that leaves because of it sets ``obeyed``. One that ends by itself does not,
+    and then the next loop of the process is told.
     """
 
+    # Of the process: jax agrees on a step that is still to come, perhaps in another
+    # loop, and must not meet a number twice.
+    _steps = 0
+    _owed = False
+
     def __init__(self) -> None:
-        self.requested = False
+        self.requested = self.obeyed = self._due = False
         self._before: dict[int, Any] = {}
 
-    def reached(self, step: int) -> bool:
+    def reached(self) -> bool:
         """Whether to leave after this step; call it after each, on every process."""
+        StopSignal._steps += 1
         if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self.requested
+            number = StopSignal._steps
+            self._due |= multihost_utils.reached_preemption_sync_point(number)
+        else:
+            self._due |= self.requested
+        return self._due
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
@@ -187,8 +250,12 @@ class StopSignal:
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
                 self._before[number] = signal.signal(number, handler)
+        self._due, StopSignal._owed = StopSignal._owed, False
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: object, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        # With several processes jax still has what it has not yet agreed on.
+        asked = self._due or (self.requested and jax.process_count() == 1)
+        StopSignal._owed = asked and not self.obeyed and failure is None

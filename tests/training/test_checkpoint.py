@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlib_guidance import rng
@@ -27,6 +29,7 @@ from jaxlib_guidance.training.checkpoint import (
     restore_weights,
 )
 from jaxlib_guidance.training.parallel import data_mesh, replicate
+from jaxlib_guidance.training.restore import require_shared
 from jaxlib_guidance.training.state import init_state
 from jaxlib_guidance.training.step import make_train_step
 
@@ -370,6 +373,44 @@ def test_two_runs_do_not_write_to_one_folder(copy):
         assert first.steps() == [2, 3]
     with Checkpoints(copy) as again:
         assert again.restore_latest(start()).step == 3
+
+
+def test_a_run_without_its_lock_saves_no_more(copy):
+    with Checkpoints(copy) as first:
+        (copy / "lock").unlink()
+        with pytest.raises(FolderInUseError, match="was deleted"):
+            first.save(3, start())
+        assert first.steps() == [1, 2]
+
+
+def test_hosts_that_do_not_share_the_folder_are_told_at_once(tmp_path, monkeypatch):
+    path, others = tmp_path / "lock", []
+    path.write_text("process 1 on a")
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    gather = lambda mine: np.array([mine, mine, *(others or [mine])])  # noqa: E731
+    monkeypatch.setattr(multihost_utils, "process_allgather", gather)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    require_shared(path)
+    others.append(0)
+    with pytest.raises(FileNotFoundError, match=r"share.*processes \[2\] do not find"):
+        require_shared(path)
+
+
+def test_parts_of_parts_are_read_and_all_are_named(tmp_path):
+    class Round(NamedTuple):
+        step: Any
+        train: Any
+
+    state = Round(jnp.zeros((), jnp.int32), start())
+    with Checkpoints(tmp_path) as saved:
+        saved.save(1, state)
+    got = restore_weights(tmp_path, "train.ema").state
+    assert_bitwise(got, state.train.ema)
+    got = restore_weights(tmp_path, "train.params", like=state.train.params).state
+    assert_bitwise(got, state.train.params)
+    for part in ("ema", "trai.", "train.em.", "train.em"):
+        with pytest.raises(ValueError, match=r"expected one of .*'train\.ema', 'train"):
+            restore_weights(tmp_path, part)
 
 
 @pytest.fixture

@@ -93,7 +93,9 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
         return {"x": np.full(2, np.nan if i == 4 else 0.0, np.float32)}
 
     log = Log(every=100, save_every=2)
-    with pytest.raises(FloatingPointError, match=r"nan at step 5.*good.*of step 4"):
+    with pytest.raises(
+        FloatingPointError, match=r"nan at step 5.*good.*of step 4.*in its config"
+    ):
         run(tmp_path, log=log, batch_at=poisoned)
     with Checkpoints(tmp_path / "checkpoints") as saved:
         assert saved.steps() == [2, 4]
@@ -134,6 +136,55 @@ def test_a_stop_is_not_kept_up_by_a_look_and_is_not_the_best(tmp_path):
         assert saved.steps() == [2, 3]
         assert saved.best() == 2
     assert run(tmp_path, 8, **options).finished
+
+
+def test_a_value_that_is_not_finite_is_the_worst_and_loses_nothing(tmp_path):
+    log = Log(every=100, save_every=2)
+    options = {"log": log, "rank": "error"}
+    look = lambda done, state: {"error": 1.0 if done == 2 else np.nan}  # noqa: E731
+    assert run(tmp_path, 6, look=look, **options).finished
+    with Checkpoints(tmp_path / "checkpoints", metric="error") as saved:
+        assert saved.steps() == [2, 4, 6]
+        assert saved.best() == 2
+
+
+def test_a_rank_that_look_does_not_return_is_refused(tmp_path):
+    look = lambda done, state: {"error": 1.0, "crps": 2.0}  # noqa: E731
+    with pytest.raises(ValueError, match=r"'eror' and look returned \['crps', 'error'"):
+        run(tmp_path, look=look, rank="eror")
+
+
+def test_a_folder_that_is_past_its_end_is_refused(tmp_path):
+    run(tmp_path, 4)
+    with pytest.raises(ValueError, match="is at step 4, and 3 are wanted"):
+        run(tmp_path, 3)
+    assert run(tmp_path, 6).finished
+
+
+def test_a_stop_in_the_last_step_is_of_the_next_run(tmp_path):
+    def asked(i):
+        if i == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return batch_at(i)
+
+    assert run(tmp_path / "a", 3, batch_at=asked).finished
+    # As a comparison of several runs goes on: with what is finished, and then not.
+    assert run(tmp_path / "a", 3).finished
+    part = run(tmp_path / "b")
+    assert (part.finished, int(part.state.step)) == (False, 1)
+    assert run(tmp_path / "b").finished
+
+
+def test_more_of_the_newest_are_kept_on_request(tmp_path):
+    run(tmp_path, log=Log(save_every=1, keep=4))
+    with Checkpoints(tmp_path / "checkpoints") as saved:
+        assert saved.steps() == [4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("name", ["every", "save_every", "keep", "look_every"])
+def test_numbers_that_make_no_sense_are_named(name):
+    with pytest.raises(ValueError, match=rf"log\.{name} is -1; expected at least"):
+        Log(**{name: -1})
 
 
 def test_refusals(tmp_path):

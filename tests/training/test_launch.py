@@ -1,13 +1,19 @@
 """Start-up of hosts: what is passed to jax, and what is refused before it hangs."""
 
 import dataclasses
+import importlib.util
+import sys
+from pathlib import Path
 
 import jax
 import pytest
 import tyro
 
+from jaxlib_guidance.training.fit import Log
 from jaxlib_guidance.training.launch import FREE, Hosts, Scale, start
 from jaxlib_guidance.training.run import OtherRunError, claim
+
+RECIPES = Path(__file__).parents[2] / "train"
 
 
 @pytest.fixture
@@ -66,15 +72,21 @@ def test_a_backend_in_use_is_an_error():
         start(Hosts("127.0.0.1:1", 1, 0))
 
 
-def test_flags_have_the_same_names_in_every_recipe():
-    @dataclasses.dataclass(frozen=True)
-    class Config:
-        scale: tyro.conf.OmitArgPrefixes[Scale] = Scale()
-        hosts: tyro.conf.OmitArgPrefixes[Hosts] = Hosts()
-
+@pytest.mark.parametrize(
+    "name", ["images", "classifier", "timeseries", "ddpo", "reason", "selfplay"]
+)
+def test_flags_have_the_same_names_in_every_recipe(name, monkeypatch):
+    monkeypatch.syspath_prepend(RECIPES)
+    path = RECIPES / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"flags_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
     flags = "--mesh fsdp --precision bfloat16 --remat --accumulate 4"
     hosts = "--coordinator a:1 --processes 2 --process 1 --heartbeat 30"
-    config = tyro.cli(Config, args=f"{flags} {hosts}".split())
+    logs = "--log.every 3 --log.save-every 7 --log.look-every 9 --log.keep 4"
+    config = tyro.cli(module.Config, args=f"{flags} {hosts} {logs}".split())
+    assert config.log == Log(every=3, save_every=7, look_every=9, keep=4)
     assert config.scale == Scale("fsdp", "bfloat16", remat=True, accumulate=4)
     assert config.hosts == Hosts("a:1", 2, 1, 30)
 
@@ -84,6 +96,7 @@ def test_a_run_may_go_on_elsewhere_but_not_in_another_precision(tmp_path):
         return {k: dataclasses.asdict(v) for k, v in locals().items()}
 
     claim(tmp_path, settings(Scale(), Hosts()), free=FREE)
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
     moved = settings(Scale("fsdp", remat=True, accumulate=2), Hosts("a:1", 2, 0))
     claim(tmp_path, moved, free=FREE)
     with pytest.raises(OtherRunError, match=r"scale\.precision was 'float32'"):

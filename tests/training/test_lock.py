@@ -50,3 +50,17 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path, monkeypatch):
     monkeypatch.setattr(lock.fcntl, "flock", refuse)
     with pytest.warns(UserWarning, match="cannot be locked .*not implemented"):
         Lock(tmp_path).release()
+
+
+def test_a_lock_that_was_deleted_is_noticed(tmp_path):
+    first = Lock(tmp_path)
+    first.check()
+    (tmp_path / "lock").unlink()
+    with pytest.raises(FolderInUseError, match="was deleted while this run held it"):
+        first.check()
+    second = Lock(tmp_path)
+    with pytest.raises(FolderInUseError, match="was deleted"):
+        first.check()
+    second.check()
+    for each in (first, second):
+        each.release()

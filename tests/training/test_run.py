@@ -1,14 +1,26 @@
 """A run's folder: refusing another configuration, logs that resume, signals."""
 
+import dataclasses
 import json
 import os
 import resource
 import signal
 import sys
+from contextlib import suppress
 
+import jax
+import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
-from jaxlib_guidance.training.run import MetricLog, OtherRunError, StopSignal, claim
+from jaxlib_guidance.training.lock import FolderInUseError, Lock
+from jaxlib_guidance.training.run import (
+    MetricLog,
+    OtherRunError,
+    StopSignal,
+    claim,
+    require_effect,
+)
 
 CONFIG = {"seed": 0, "model": {"width": 8, "dims": [1, 2]}, "log": {"every": 5}}
 
@@ -23,6 +35,7 @@ def test_a_folder_takes_back_its_own_run(tmp_path):
 
 def test_another_configuration_is_refused_by_name(tmp_path):
     folder = claim(tmp_path, CONFIG)
+    (folder / "checkpoints" / "2").mkdir(parents=True)
     other = {**CONFIG, "model": {"width": 16, "dims": [1, 2]}}
     with pytest.raises(OtherRunError, match=r"model\.width was 8 and is now 16"):
         claim(folder, other)
@@ -30,6 +43,61 @@ def test_another_configuration_is_refused_by_name(tmp_path):
     (folder / "config.json").write_text("{")
     with pytest.raises(OtherRunError, match="is not a configuration"):
         claim(folder, CONFIG)
+
+
+def test_a_run_that_never_began_does_not_own_its_folder(tmp_path):
+    folder = claim(tmp_path, CONFIG)
+    # As Orbax leaves a first save that was cut short.
+    (folder / "checkpoints" / "5.orbax-checkpoint-tmp-1").mkdir(parents=True)
+    other = {**CONFIG, "seed": 1}
+    held = Lock(folder / "checkpoints")
+    with pytest.raises(FolderInUseError):
+        claim(folder, other)
+    held.release()
+    assert json.loads((folder / "config.json").read_text()) == CONFIG
+    claim(folder, other)
+    assert json.loads((folder / "config.json").read_text()) == other
+    (folder / "ema.npz").touch()
+    with pytest.raises(OtherRunError, match="seed was 1 and is now 0"):
+        claim(folder, CONFIG)
+
+
+def test_a_folder_that_cannot_be_says_so(tmp_path):
+    (tmp_path / "file").touch()
+    for place in ("file", "file/run"):
+        with pytest.raises(OSError, match=r"directory is '.*file.*no folder can be"):
+            claim(tmp_path / place, CONFIG)
+
+
+def test_processes_claim_together(tmp_path, monkeypatch):
+    """None writes before all have read, and what one refuses none accepts."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    fine = [True]
+    gather = lambda mine: np.array([mine, *fine])  # noqa: E731
+    monkeypatch.setattr(multihost_utils, "process_allgather", gather)
+    claim(tmp_path / "run", CONFIG)
+    fine[0] = False
+    with pytest.raises(OtherRunError, match="refused by another process"):
+        claim(tmp_path / "other", CONFIG)
+    assert not (tmp_path / "other" / "config.json").exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    rate: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    clip: float = 0.2
+    part: Part = Part()
+
+
+def test_options_without_effect_are_named():
+    unused = {"part.rate": (False, "method 'x'"), "clip": (True, "method 'y'")}
+    require_effect(Options(clip=0.3), unused)
+    with pytest.raises(ValueError, match=r"part\.rate is 0\.1.* effect on method 'x'"):
+        require_effect(Options(part=Part(0.1)), unused)
 
 
 def steps(path):
@@ -80,4 +148,38 @@ def test_a_first_signal_is_noted_and_a_second_obeyed():
         assert stop.requested
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+        stop.obeyed = True
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_step_that_processes_agree_on_may_be_of_the_next_loop(monkeypatch):
+    """Told in the last step of a loop, jax chooses one that this loop never takes."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    first, asked = StopSignal._steps, []
+    name = "reached_preemption_sync_point"
+    agreed = lambda n: asked.append(n) or n == first + 5  # noqa: E731
+    monkeypatch.setattr(multihost_utils, name, agreed)
+    found = []
+    for _ in range(2):
+        with StopSignal() as stop:
+            found.append([stop.reached() for _ in range(4)])
+            stop.obeyed = True
+    assert asked == list(range(first + 1, first + 9))
+    assert found == [[False] * 4, [True] * 4]
+
+
+def test_what_one_loop_could_not_obey_the_next_does():
+    with StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+    for obeys in (False, True):
+        with StopSignal() as stop:
+            assert stop.reached()
+            stop.obeyed = obeys
+    with StopSignal() as stop:
+        assert not stop.reached()
+    # A loop that failed has ended the run, and owes nothing.
+    with suppress(KeyError), StopSignal():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise KeyError
+    with StopSignal() as stop:
+        assert not stop.reached()
