@@ -36,6 +36,14 @@ class Images(NamedTuple):
     labels: np.ndarray
     classes: tuple[str, ...]
 
+    @property
+    def identity(self) -> str:
+        """Changes with any pixel or label."""
+        code = 0
+        for array in (self.images, self.labels):
+            code = zlib.crc32(np.ascontiguousarray(array).view(np.uint8), code)
+        return f"{len(self.labels)} images, crc32 {code:08x}"
+
 
 class _Stored(NamedTuple):
     """A set as it is stored: ``read(i)`` gives bytes ``[H, W]`` or ``[H, W, C]``."""
@@ -115,7 +123,8 @@ def load_images(
 
     Args:
       source: "digits", bundled; a folder with one sub-folder of images for each class,
-        split in "train" and "test" one level above if these exist; or else the name of
+        split in "train" and "test" one level above if these exist, whose classes are
+        those of "train"; or else the name of
         a set of `tensorflow_datasets`, such as "mnist" or "cifar10", which must have
         been prepared or can be downloaded.
       split: "train" or "test".
@@ -208,16 +217,23 @@ def _digits(split):
 
 
 def _folder(root, split):
-    if (root / split).is_dir():
-        root = root / split
-    elif split != "train":
+    train = root / "train" if (root / "train").is_dir() else root
+    # Numbers of classes are those of training, whatever a test has images of.
+    classes = tuple(_classes(train))
+    if split != "train" and not (root / split).is_dir():
         raise ValueError(f"{root} has no folder {split!r}")
-    classes = sorted(path.name for path in root.iterdir() if path.is_dir())
+    root = train if split == "train" else root / split
+    found = _classes(root)
+    strange = sorted(found.keys() - set(classes))
+    if strange:
+        raise ValueError(
+            f"{root} has images of {strange}, which {train} has not; expected classes "
+            "to train on"
+        )
     files = [
-        (f"{name}/{path.name}", label)
-        for label, name in enumerate(classes)
-        for path in sorted((root / name).iterdir())
-        if path.suffix.lower() in SUFFIXES
+        (f"{name}/{file}", classes.index(name))
+        for name, inside in found.items()
+        for file in inside
     ]
     if not files:
         raise ValueError(
@@ -229,7 +245,21 @@ def _folder(root, split):
         name, label = files[i]
         return _read_file(root / name), label
 
-    return _Stored(str(root), len(files), read, lambda i: files[i][0], tuple(classes))
+    return _Stored(str(root), len(files), read, lambda i: files[i][0], classes)
+
+
+def _classes(root):
+    """``{sub-folder: its images}``, both sorted; what begins with a dot is no data."""
+    found = {
+        folder.name: sorted(
+            path.name
+            for path in folder.iterdir()
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+        )
+        for folder in sorted(root.iterdir())
+        if folder.is_dir() and not folder.name.startswith(".")
+    }
+    return {name: files for name, files in found.items() if files}
 
 
 def _read_file(path):
@@ -254,9 +284,9 @@ def _tfds(name, split):
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise ModuleNotFoundError(
-            f"source {name!r} is not 'digits' nor a folder, so it needs "
-            "tensorflow-datasets: pip install 'jaxlib-guidance[data]' (TensorFlow "
-            "itself is not needed)"
+            f"source {name!r} is not 'digits', and there is no folder "
+            f"{Path(name).absolute()}. As a name of tensorflow-datasets it needs pip "
+            "install 'jaxlib-guidance[data]' (TensorFlow itself is not needed)"
         ) from error
     builder = tfds.builder(name, file_format="array_record")
     if not builder.info.splits:

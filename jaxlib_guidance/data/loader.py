@@ -73,6 +73,7 @@ class Loader:
     ):
         if ahead < 0:
             raise ValueError(f"ahead is {ahead}; expected at least 0")
+        self._identity = getattr(data, "identity", None)
         if isinstance(data, Images):
             data = {"image": data.images, "label": data.labels}
         self._arrays: Any = None
@@ -140,7 +141,7 @@ class Loader:
             "seed": self._seed,
             "batch": self._batch,
             "rows": self.total,
-            "identity": getattr(self._data, "identity", None),
+            "identity": self._identity,
         }
 
     def resume(self, state: Mapping[str, Any]) -> int:

@@ -31,6 +31,8 @@ HEADER = "header"
 # do so by 1.1; what would by more, such as zeros, is stored as it is.
 EXPANSION, SLACK = 20, 2**20
 MAX_HEADER = 2**24
+# Kinds of numpy types that its files can hold.
+PLAIN = "biufc"
 
 
 def _flatten(tree, path=()):
@@ -50,11 +52,24 @@ def _flatten(tree, path=()):
         )
 
 
+def _empty(tree, path=()):
+    """Names of the branches without leaves."""
+    for name, branch in tree.items():
+        if isinstance(branch, dict):
+            here = (*path, name)
+            yield from _empty(branch, here) if branch else ("/".join(here),)
+
+
 def _stored(leaf, dtype):
     floating = jnp.issubdtype(leaf.dtype, jnp.floating)
     leaf = leaf.astype(dtype) if dtype is not None and floating else leaf
     # numpy's format has no bfloat16: its bits travel as integers.
     bits = leaf.view(np.uint16) if leaf.dtype == ml_dtypes.bfloat16 else leaf
+    if bits.dtype.kind not in PLAIN:
+        raise ValueError(
+            f"a leaf would be stored as {leaf.dtype.name}, which the file cannot hold; "
+            "expected a type of numpy's own, or bfloat16"
+        )
     return leaf.dtype.name, bits
 
 
@@ -75,8 +90,8 @@ def export_weights(
         `load_weights` gives the original type back, rounded.
 
     Raises:
-      ValueError: Parameters that are not nested dicts of arrays, or a configuration of
-        more than 16 MB.
+      ValueError: Parameters that are not nested dicts of arrays, types that the file
+        cannot hold, such as float8, or a configuration of more than 16 MB.
       TypeError: A configuration that JSON cannot hold.
     """
     leaves, arrays = {}, {}
@@ -87,7 +102,9 @@ def export_weights(
             "dtype": leaf.dtype.name,
             "stored": stored,
         }
-    header = json.dumps({"format": FORMAT, "config": config, "leaves": leaves}).encode()
+    about = {"format": FORMAT, "config": config, "leaves": leaves}
+    empty = list(_empty(params))
+    header = json.dumps(about | ({"empty": empty} if empty else {})).encode()
     if len(header) > MAX_HEADER:
         raise ValueError(f"config and names take {len(header)} bytes of {MAX_HEADER}")
     path = Path(path)
@@ -151,11 +168,9 @@ def load_weights(path: str | os.PathLike) -> tuple[PyTree, dict[str, Any]]:
                 leaf = _leaf(_read(archive, members[f"{name}.npy"]), about)
                 if leaf is None:
                     raise CorruptFileError(f"{path}: {name} does not match the header")
-                *parents, last = name.split("/")
-                branch = params
-                for parent in parents:
-                    branch = branch.setdefault(parent, {})
-                branch[last] = leaf
+                _put(params, name, leaf)
+            for name in header.get("empty", []):
+                _put(params, name, {})
         return params, header["config"]
     except (CorruptFileError, MemoryError):
         raise
@@ -165,6 +180,13 @@ def load_weights(path: str | os.PathLike) -> tuple[PyTree, dict[str, Any]]:
             f"{path} is not a weights file of jaxlib_guidance, or is damaged "
             f"({type(error).__name__}: {error!s:.200})"
         ) from error
+
+
+def _put(tree, name, value):
+    *parents, last = name.split("/")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+    tree[last] = value
 
 
 def _members(archive, path):
@@ -199,7 +221,7 @@ def _leaf(member, about):
     dtype, stored = (np.dtype(jnp.dtype(name)) for name in (dtype, stored))
     plain = np.dtype(np.uint16) if stored == ml_dtypes.bfloat16 else stored
     floats = all(jnp.issubdtype(kind, jnp.floating) for kind in (dtype, stored))
-    if plain.kind not in "biufc" or not (floats or dtype == stored):
+    if plain.kind not in PLAIN or not (floats or dtype == stored):
         return None
     # Compared as text: numpy evaluates it, and makes an array of whatever it claims.
     about = {"descr": plain.str, "fortran_order": False, "shape": tuple(shape)}

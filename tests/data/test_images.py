@@ -1,5 +1,6 @@
 """One interface to three sources, and batches that are functions of the step."""
 
+import shutil
 import sys
 
 import numpy as np
@@ -40,6 +41,37 @@ def test_a_folder_has_a_class_in_each_sub_folder(folder):
     np.testing.assert_array_equal(data.images[0, 0, 0], [-1, -1, 1])
     np.testing.assert_array_equal(data.images[-1, 0, 0], [1, -1, -1])
     assert len(load_images(str(folder), "test").labels) == 2
+
+
+def test_classes_of_a_test_are_those_of_training(folder):
+    (folder / "train" / "empty").mkdir()
+    hidden = folder / "train" / ".ipynb_checkpoints"
+    hidden.mkdir()
+    picture = Image.new("RGB", (4, 4), (255, 0, 0))
+    picture.save(hidden / "0.png")
+    picture.save(folder / "train" / "red" / "._0.png")
+    shutil.rmtree(folder / "test" / "blue")
+    for find in (load_images, lambda *a: open_images(*a).take(9)):
+        train, test = (find(str(folder), split, 4) for split in ("train", "test"))
+        assert train.classes == test.classes == ("blue", "red")
+        np.testing.assert_array_equal(train.labels, [0, 0, 0, 1, 1, 1])
+        np.testing.assert_array_equal(test.labels, [1])
+    (folder / "test" / "green").mkdir()
+    assert len(load_images(str(folder), "test", 4).labels) == 1
+    picture.save(folder / "test" / "green" / "0.png")
+    with pytest.raises(ValueError, match=r"test has images of \['green'\], which"):
+        load_images(str(folder), "test", 4)
+
+
+def test_a_set_in_memory_knows_its_pixels_and_labels():
+    data = load_images("digits", "test")
+    assert data.identity == load_images("digits", "test").identity
+    other = data._replace(labels=np.roll(data.labels, 1))
+    brighter = data.images.copy()
+    brighter[7, 3, 3] += 0.1
+    found = {data.identity, other.identity, data._replace(images=brighter).identity}
+    assert len(found) == 3
+    assert data.identity.startswith("360 images")
 
 
 def test_cropping_keeps_the_middle(tmp_path):
@@ -120,6 +152,8 @@ def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
     with pytest.raises(ModuleNotFoundError, match=r"jaxlib-guidance\[data\]"):
         load_images("mnist")
+    with pytest.raises(ModuleNotFoundError, match=r"no folder /.*/my_images\."):
+        load_images("my_images")
 
 
 @pytest.mark.filterwarnings("ignore")

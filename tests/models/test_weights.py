@@ -236,3 +236,17 @@ def test_a_failed_write_leaves_the_old_file(path):
         export_weights(path, {"a/b": jnp.ones(1)}, CONFIG)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["model.npz"]
+
+
+def test_types_that_the_file_cannot_hold_are_refused_when_written(path):
+    with pytest.raises(ValueError, match="stored as float8_e4m3fn"):
+        export_weights(path, params(), CONFIG, dtype=jnp.float8_e4m3fn)
+    assert not path.exists()
+
+
+def test_branches_without_leaves_come_back(path):
+    tree = {"a": {"w": np.ones(2, np.float32), "none": {}}, "b": {"c": {"d": {}}}}
+    export_weights(path, tree, CONFIG)
+    got, _ = load_weights(path)
+    assert jax.tree.structure(got) == jax.tree.structure(tree)
+    assert (got["a"]["none"], got["b"]) == ({}, {"c": {"d": {}}})
