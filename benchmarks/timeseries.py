@@ -1,6 +1,7 @@
 """Forecasts, gaps, refinement and synthesis on real series, beside baselines.
 
     python benchmarks/timeseries.py table --told runs/pedestrians_told/ema.npz
+    python benchmarks/timeseries.py table --parts forecast --classical  # ETS and MSTL
 
 Prints the tables of docs/timeseries.md. Weights are of train/timeseries.py, --told's
 with --model.told and --guided's, by default those in the package, without. Guidance
@@ -10,7 +11,6 @@ search saw the test windows.
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 import flax.linen as nn
@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from timeseries_baselines import classical
 
 from jaxlib_guidance.timeseries.metrics import LEVELS, coverage, wql
 from jaxlib_guidance.timeseries.positions import rolling_positions
@@ -39,9 +40,12 @@ BASES = {
 }
 
 
-def table(guided: str, told: Path | None, samples: int, parts: list[str]) -> None:
+def table(
+    guided: str, told: Path | None, samples: int, parts: list[str], classics: bool
+) -> None:
     setup = recipe.set_up(guided)
     layout = setup.forecaster.layout
+    view = layout.length - layout.horizon
     rolls = setup.forecaster.about["training"]["data"]["rolls"]
     values = np.asarray(setup.reader.values)
     rows, starts = rolling_positions(values, **setup.data, rolls=rolls)
@@ -51,6 +55,10 @@ def table(guided: str, told: Path | None, samples: int, parts: list[str]) -> Non
     models = [("TSDiff", setup)]
     if told is not None:
         models.append(("TSDiff-Cond", recipe.set_up(told)))
+        other = models[1][1].forecaster.layout
+        sizes = (layout.context, layout.horizon)
+        if (other.context, other.horizon) != sizes:
+            raise ValueError(f"--told has other windows than {sizes}")
 
     def runs():
         for name, model in models:
@@ -75,19 +83,32 @@ def table(guided: str, told: Path | None, samples: int, parts: list[str]) -> Non
             base = base[:, None] if base.ndim == 2 else base
             inside = f"{coverage(base, truth):.2f}" if base.shape[1] > 1 else "-"
             line(title, f"{wql(base, truth):.4f}", inside)
+        if classics:
+            history = setup.reader.whole(rows, starts, 672)[:, : -layout.horizon]
+            for name, drawn in classical(history, layout.horizon, samples):
+                line(name, f"{wql(drawn, truth):.4f}", f"{coverage(drawn, truth):.2f}")
         for name, model, energy in runs():
-            began = time.perf_counter()
             drawn = predict(model, energy)
-            took = time.perf_counter() - began
             how = recipe.guidance_of(model.forecaster, energy, None)
             inside = f"{coverage(drawn, truth):.2f}"
             line(
-                f"{name} (s={how.scale:g}, {how.steps} steps, {took:.0f} s)",
+                f"{name} (s={how.scale:g}, {how.steps} steps)",
                 f"{wql(drawn, truth):.4f}",
                 inside,
             )
     if "missing" in parts:
         hidden = ("random", "begin", "end")
+        within = []
+        for how in hidden:
+            observed = recipe.hide(setup, how, len(rows), jax.random.fold_in(key, 1))
+            seen = ~observed[..., : layout.context]
+            within.append(float(seen[..., -view:].sum(-1).mean()))
+        print(
+            f"\nHidden are {layout.context // 2} of {layout.context} steps, of which "
+            f"the {view} steps in view have "
+            + ", ".join(f"{n:.0f}" for n in within)
+            + " (RM, BM-B, BM-E)."
+        )
         print("\n| half of the context hidden | RM | BM-B | BM-E |\n|---|---|---|---|")
         for name, model, energy in runs():
             if energy in ("quantile", "told"):
@@ -111,15 +132,33 @@ def table(guided: str, told: Path | None, samples: int, parts: list[str]) -> Non
     if "synthetic" in parts:
         real = np.asarray(setup.reader.whole(*setup.training_windows(4000)))
         real = real[np.isfinite(real).all(1)]
-        unit = np.abs(real[:, : layout.context]).mean(1, keepdims=True)
-        real = (real / unit)[:, -layout.length :]
         made = recipe.invent(setup, 4000, key)
-        print("\n| fitted to | ridge | quantile network |\n|---|---|---|")
-        for name, windows in (("real windows", real), ("synthetic windows", made)):
-            windows = jnp.asarray(windows)
+        print("\n| fitted to | windows | ridge | quantile network |\n|---|---|---|---|")
+        for name, windows in (
+            ("real windows", real[:, -layout.length :]),
+            ("synthetic windows", made),
+        ):
+            windows = in_own_unit(windows, view)
             linear = linear_predictive_score(windows, context, truth)
             network = downstream_score(windows, context, truth, fit_quantile_network)
-            line(name, f"{linear:.4f}", f"{network:.4f}")
+            line(name, f"{view} to {layout.horizon}", f"{linear:.4f}", f"{network:.4f}")
+        # What the published windows would have: the whole context.
+        linear = linear_predictive_score(
+            in_own_unit(real, layout.context), context, truth
+        )
+        size = f"{layout.context} to {layout.horizon}"
+        line("real windows", size, f"{linear:.4f}", "-")
+
+
+def in_own_unit(windows, first):
+    """Windows over the mean absolute value of their first steps, if that is not 0.
+
+    Tests are scaled so, and a window in another unit, such as that of a longer context,
+    would weigh more or less than it does there.
+    """
+    unit = np.abs(windows[:, :first]).mean(1, keepdims=True)
+    kept = unit[:, 0] > 0
+    return jnp.asarray(windows[kept] / unit[kept])
 
 
 def fit_quantile_network(x, y, width=128, steps=2000, batch=128):
@@ -167,5 +206,14 @@ if __name__ == "__main__":
     parser.add_argument("--samples", type=int, default=32)
     names = ("forecast", "missing", "refine", "synthetic")
     parser.add_argument("--parts", nargs="+", choices=names, default=names)
+    parser.add_argument("--classical", action="store_true")
     options = parser.parse_args()
-    table(options.guided, options.told, options.samples, options.parts)
+    if options.classical and "forecast" not in options.parts:
+        parser.error("--classical would have no effect without the part 'forecast'")
+    table(
+        options.guided,
+        options.told,
+        options.samples,
+        options.parts,
+        options.classical,
+    )

@@ -7,11 +7,14 @@
 
 The last ``rolls`` windows of every series are forecast, each from what came before it,
 and scored as GluonTS does: weighted quantile loss (wQL) at nine levels. ND is the
-deviation of the median; 80 % is how much the central interval of that level holds. ETS
-and MSTL are statsforecast's, fitted anew to the last three weeks before each window.
+deviation of the median; 80 % is how much the central interval of that level holds.
+Ridge is fitted to windows from before the validation rolls, which come before the test
+and are as many, as trained models are. ETS and MSTL are statsforecast's, fitted anew to
+the last three weeks before each window.
 """
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -25,12 +28,11 @@ from jaxlib_guidance.data.timeseries import load_series
 from jaxlib_guidance.rng import sample_keys
 from jaxlib_guidance.timeseries import baselines, metrics
 from jaxlib_guidance.timeseries.adapters import from_statsforecast
-from jaxlib_guidance.timeseries.positions import (
-    rolling_positions,
-    training_batch,
-    training_positions,
-)
+from jaxlib_guidance.timeseries.positions import rolling_positions
 from jaxlib_guidance.timeseries.windows import cut_segments
+
+sys.path.append(str(Path(__file__).parents[1] / "sample"))
+from bases import fit_ridge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +43,6 @@ class Config:
     rolls: int = 7
     context: int = 336
     horizon: int = 24
-    train: int = 5000
-    """Windows that ridge regression is fitted to."""
     samples: int = 100
     classical: bool = False
     """Also AutoETS and MSTL, which need statsforecast."""
@@ -57,7 +57,7 @@ class Problem:
 
     Attributes:
       series: ``[S, T]``.
-      end: Column at which the test begins.
+      end: Column at which validation begins.
       history: ``[N, 672]`` before each window's horizon.
       target: ``[N, H]``.
     """
@@ -75,7 +75,7 @@ def problem(config: Config) -> Problem:
     rows, starts = rolling_positions(series, rolls=config.rolls, **sizes)
     segments = cut_segments(series, rows, starts, **sizes)
     history, target = jnp.split(segments, [sizes["context"]], 1)
-    end = series.shape[1] - config.horizon * config.rolls
+    end = series.shape[1] - 2 * config.horizon * config.rolls
     return Problem(series, end, history, target)
 
 
@@ -88,33 +88,25 @@ def forecasts(config: Config, given: Problem) -> Iterator[tuple[str, jax.Array]]
         ("4 weeks and yesterday", baselines.FOUR_WEEKS),
     ):
         yield name, baselines.past_values(given.history, config.horizon, lags)
-    forecaster = fit_ridge(config, given)
+    forecaster = fit_ridge(given.series, config.context, config.horizon, given.end)
     context = given.history[:, -config.context :]
     yield "ridge", forecaster.mean(context)[:, None]
     keys = sample_keys(jax.random.key(config.seed), len(context))
     yield "ridge, bootstrap", forecaster.sample(keys, context, config.samples)
     if config.classical:
-        yield from classical(config, given)
+        yield from classical(given.history, config.horizon, config.samples)
 
 
-def fit_ridge(config: Config, given: Problem) -> baselines.RidgeForecaster:
-    """Ridge regression of windows before the test."""
-    sizes = {"context": config.context, "horizon": config.horizon}
-    positions = training_positions(given.series, end=given.end, **sizes)
-    batch = training_batch(config.seed, 0, config.train, positions)
-    windows = np.asarray(cut_segments(given.series, *batch, **sizes))
-    whole = ~np.isnan(windows[:, -config.horizon :]).any(1)
-    return baselines.fit_ridge_forecaster(jnp.asarray(windows[whole]), config.horizon)
-
-
-def classical(config: Config, given: Problem) -> Iterator[tuple[str, jax.Array]]:
+def classical(
+    history: jax.Array, horizon: int, samples: int
+) -> Iterator[tuple[str, jax.Array]]:
     """AutoETS with a daily season, and MSTL of day and week with ETS for the rest."""
     import pandas as pd
     from statsforecast import StatsForecast
     from statsforecast.models import MSTL, AutoETS
 
     # These models cannot take missing values.
-    past = pd.DataFrame(np.asarray(given.history[:, -504:]))
+    past = pd.DataFrame(np.asarray(history[:, -504:]))
     past = past.interpolate(axis=1, limit_direction="both").to_numpy()
     names = range(len(past))
     hours = np.tile(pd.date_range("2000-01-03", periods=504, freq="h"), len(names))
@@ -125,12 +117,12 @@ def classical(config: Config, given: Problem) -> Iterator[tuple[str, jax.Array]]
     ]
     # The intervals whose ends are the nine levels; the centre is the median.
     frame = StatsForecast(models, freq="h").forecast(
-        h=config.horizon, df=pd.DataFrame(table), level=[20, 40, 60, 80]
+        h=horizon, df=pd.DataFrame(table), level=[20, 40, 60, 80]
     )
     for model in models:
         yield (
             model.alias,
-            jnp.asarray(from_statsforecast(frame, model.alias, names, config.samples)),
+            jnp.asarray(from_statsforecast(frame, model.alias, names, samples)),
         )
 
 

@@ -22,34 +22,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from bases import BASES, history_steps, same_hour
+from forecast_setup import Data, Setup, set_up
+from panels import draw_panels
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.data.timeseries import load_series
-from jaxlib_guidance.timeseries.baselines import (
-    FOUR_WEEKS,
-    fit_ridge_forecaster,
-    past_values,
-    seasonal_naive,
-)
-from jaxlib_guidance.timeseries.energies import Observed
-from jaxlib_guidance.timeseries.forecaster import (
-    Forecaster,
-    Guidance,
-    WindowReader,
-    in_batches,
-    load_forecaster,
-    read_windows,
-)
+from jaxlib_guidance.diffusion.noise_levels import log_normal_t
+from jaxlib_guidance.diffusion.process import VPDiscrete
+from jaxlib_guidance.timeseries.forecaster import Forecaster, Guidance, in_batches
 from jaxlib_guidance.timeseries.metrics import wql
-from jaxlib_guidance.timeseries.positions import (
-    rolling_positions,
-    training_batch,
-    training_positions,
-)
+from jaxlib_guidance.timeseries.positions import rolling_positions
 from jaxlib_guidance.timeseries.refine import (
     base_paths,
     completed,
-    refine,
     representative_time,
 )
 from jaxlib_guidance.timeseries.synthesize import synthesize, without_past
@@ -60,6 +45,17 @@ from jaxlib_guidance.timeseries.windows import (
     random_missing,
 )
 
+# The options that a task has a use for, of those that are not for all.
+USES = {
+    "forecast": {"series", "rolls", "ahead", "energy", "scale", "hide"},
+    "impute": {"series", "rolls", "ahead", "energy", "scale", "hide"},
+    "refine": {
+        *("series", "rolls", "ahead", "energy", "hide"),
+        *("base", "noise", "step_size"),
+    },
+    "synthesize": set(),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -69,9 +65,15 @@ class Config:
     """A file of train/timeseries.py, or the name of a model in the package."""
     task: Literal["forecast", "impute", "refine", "synthesize"] = "forecast"
     source: str | None = None
-    """Series, as `load_series` takes them; None is what the model was trained on."""
-    series: tuple[int, ...] = (0, 4, 8, 12)
-    """Which of them."""
+    """Series, as train/timeseries.py takes them; None is what it was trained on."""
+    freq: str | None = None
+    """Spacing of the source's steps, where it does not say."""
+    start: str | None = None
+    """Stamp of the first column of a source that is an array."""
+    long: tuple[str, str, str] | None = None
+    """Columns of names, stamps and values of a source in long form."""
+    series: tuple[int, ...] | None = None
+    """Which of them; None is four from all over."""
     rolls: int = 1
     """Windows of each, at its end."""
     ahead: bool = False
@@ -89,44 +91,6 @@ class Config:
     step_size: float = 0.1
     seed: int = 0
     out: Path = Path("out/forecast.png")
-
-
-@dataclasses.dataclass(frozen=True)
-class Setup:
-    """A forecaster, its parameters and the series that it is asked about."""
-
-    forecaster: Forecaster
-    params: Any
-    reader: WindowReader
-    names: tuple[str, ...]
-    batch: int = 19
-    """Windows forecast at once."""
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """Context, horizon and lags."""
-        layout = self.forecaster.layout
-        return {
-            "context": layout.context,
-            "horizon": layout.horizon,
-            "lags": layout.lags,
-        }
-
-    def training_windows(self, count: int) -> Any:
-        """Rows and starts of windows from before validation and test."""
-        values, layout = np.asarray(self.reader.values), self.forecaster.layout
-        rolls = self.forecaster.about["training"]["data"]["rolls"]
-        end = values.shape[1] - 2 * rolls * layout.horizon
-        positions = training_positions(values, **self.data, end=end)
-        return training_batch(1, 0, count, positions)
-
-
-def set_up(weights: str | Path, source: str | None = None) -> Setup:
-    """Reads weights and series; by default those that the model was trained on."""
-    forecaster, params = load_forecaster(weights)
-    series = load_series(source or forecaster.about["training"]["data"]["source"])
-    reader = read_windows(series, forecaster.layout)
-    return Setup(forecaster, params, reader, series.names)
 
 
 def guidance_of(forecaster: Forecaster, name: str, scale: float | None) -> Guidance:
@@ -149,13 +113,11 @@ def draw_paths(
     setup: Setup, key: Any, inputs: Any, samples: int, guidance: Guidance
 ) -> np.ndarray:
     """Paths ``[N, S, L]`` in the unit of the series."""
-
-    @jax.jit
-    def run(params, keys, inputs):
-        return setup.forecaster.paths(params, keys, inputs, samples, guidance)
-
+    how = dataclasses.replace(guidance, scale=0.0)
+    apply = partial(setup.draw, samples=samples, how=how)
+    scale = jnp.float32(guidance.scale)
     keys = jg.sample_keys(key, len(inputs.x))
-    return in_batches(partial(run, setup.params), setup.batch, keys, inputs)
+    return in_batches(partial(apply, setup.params, scale), setup.batch, keys, inputs)
 
 
 def hide(setup: Setup, how: str, count: int, key: Any) -> Any:
@@ -170,24 +132,34 @@ def hide(setup: Setup, how: str, count: int, key: Any) -> Any:
 
 
 def base_forecast(
-    setup: Setup, name: str, rows: Any, starts: Any, count: int
+    setup: Setup, name: str, rows: Any, starts: Any, count: int, observed: Any = None
 ) -> jax.Array:
-    """Another forecaster's samples ``[N, S, H]`` or point forecast ``[N, H]``."""
+    """Another forecaster's samples ``[N, S, H]`` or point forecast ``[N, H]``.
+
+    What is not observed of the context is missing to it too.
+    """
     layout = setup.forecaster.layout
-    horizon, past = layout.horizon, max(FOUR_WEEKS)
-    history = setup.reader.whole(rows, starts, past)[:, :-horizon]
-    if name in ("naive", "week"):
-        return seasonal_naive(history, horizon, {"naive": 24, "week": 168}[name])
-    if name == "weeks":
-        return past_values(history, horizon, FOUR_WEEKS)
-    train = np.asarray(setup.reader.whole(*setup.training_windows(6000)))
-    whole = train[np.isfinite(train[:, -horizon:]).all(1)]
-    ridge = fit_ridge_forecaster(jnp.asarray(whole), horizon)
-    context = history[:, -layout.context :]
+    past = history_steps(setup.freq) if name in BASES else 0
+    history = setup.reader.whole(rows, starts, past)[:, : -layout.horizon]
+    if observed is not None:
+        seen = jnp.broadcast_to(observed, (len(rows), observed.shape[-1]))
+        hidden = jnp.pad(~seen[:, : layout.context], ((0, 0), (past, 0)))
+        history = jnp.where(hidden, jnp.nan, history)
+    if name in BASES:
+        return same_hour(name, history, layout.horizon, setup.freq)
     if name == "ridge":
-        return ridge.mean(context)
+        return setup.ridge.mean(history)
     keys = jg.sample_keys(jax.random.key(3), len(rows))
-    return ridge.sample(keys, context, count)
+    return setup.ridge.sample(keys, history, count)
+
+
+def training_times(forecaster: Forecaster) -> jax.Array:
+    """Times that the model was trained at, in proportion to how often."""
+    process = forecaster.model.process
+    if isinstance(process, VPDiscrete):
+        return jnp.arange(1.0, process.steps + 1) / process.steps
+    # Quantiles of train/timeseries.py's log-normal law.
+    return log_normal_t(process, jnp.arange(0.5, 50) / 50, -0.4, 1.4)
 
 
 def find_time(setup: Setup, count: int = 256) -> jax.Array:
@@ -198,10 +170,11 @@ def find_time(setup: Setup, count: int = 256) -> jax.Array:
     mask = forecast_mask(layout.context, layout.horizon)
     inputs = layout.inputs(observed=mask, truth=True, **cut)
     keys = jg.sample_keys(jax.random.key(4), count)
+    times = training_times(forecaster)
 
     @jax.jit
     def find(params, inputs):
-        denoiser, times = forecaster.model.denoiser(params), forecaster.grid(50)[:-1]
+        denoiser = forecaster.model.denoiser(params)
         return representative_time(
             keys, denoiser, process, inputs.x, times, inputs.cond, inputs.mask
         )
@@ -219,29 +192,30 @@ def refine_forecast(
     **options: Any,
 ) -> np.ndarray:
     """A base forecast after refinement at noise level ``t``, ``[N, S, H]``."""
-    forecaster = setup.forecaster
-    layout, process = forecaster.layout, forecaster.model.process
+    layout = setup.forecaster.layout
     paths = base_paths(base, samples)
     start = completed(inputs, layout, paths, whole=energy == "quantile")
     cond = jax.tree.map(lambda leaf: jnp.repeat(leaf, samples, 0), inputs.cond)
     keys = jg.sample_keys(jax.random.key(5), len(start.y))
-    options |= {"energy": energy}
-
-    @jax.jit
-    def run(params, t, keys, start: Observed, cond):
-        denoiser = forecaster.model.denoiser(params)
-        return refine(keys, denoiser, process, start, cond, t=t, **options)
-
-    apply = partial(run, setup.params, t)
+    move = partial(setup.move, energy=energy)
+    apply = partial(move, setup.params, options | {"t": t})
     end = in_batches(apply, samples * setup.batch, keys, start, cond)
     end = end[:, -layout.horizon :, 0].reshape(paths.shape)
     return np.asarray(layout.restore(jnp.asarray(end), inputs.scale))
 
 
 def invent(setup: Setup, count: int, key: Any) -> np.ndarray:
-    """Windows that know the calendar alone, ``[N, L]``, in scaled units."""
+    """Windows that know the calendar alone, ``[N, L]``, in scaled units.
+
+    Raises:
+      ValueError: A model that was never trained without a past.
+    """
     forecaster = setup.forecaster
     layout, process = forecaster.layout, forecaster.model.process
+    preset = forecaster.about["training"]["model"]["preset"]
+    if preset == "paper" and layout.told:
+        raise ValueError("this model was always told a past and cannot do without")
+    steps = process.steps if isinstance(process, VPDiscrete) else 20
     cut = setup.reader.cut(*setup.training_windows(count))
     nothing = jnp.zeros(layout.context + layout.horizon)
     cond = layout.inputs(observed=nothing, **cut).cond
@@ -249,82 +223,49 @@ def invent(setup: Setup, count: int, key: Any) -> np.ndarray:
 
     @jax.jit
     def run(params, keys, cond):
-        denoiser, grid = forecaster.model.denoiser(params), forecaster.grid(20)
+        denoiser, grid = forecaster.model.denoiser(params), forecaster.grid(steps)
         return synthesize(keys, denoiser, process, layout, cond, grid=grid)
 
     keys = jg.sample_keys(key, count)
     return in_batches(partial(run, setup.params), 500, keys, cond)
 
 
-def draw_panels(
-    out: Path,
-    names: list[str],
-    truth: np.ndarray,
-    paths: np.ndarray,
-    horizon: int,
-    hidden: np.ndarray | None = None,
-) -> None:
-    """History, median and bands of 50 and 90 %, one panel for each window.
-
-    Args:
-      out: PNG file.
-      names: Titles.
-      truth: ``[N, L]``, NaN where unknown.
-      paths: ``[N, S, L]``.
-      horizon: Steps of forecast at the end.
-      hidden: bool ``[N, L]``, steps of the history that the model did not see.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    columns = min(2, len(names))
-    lines = -(-len(names) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(5 * columns, 2.2 * lines), squeeze=False
-    )
-    hours = np.arange(truth.shape[1]) - (truth.shape[1] - horizon)
-    for i, axis in enumerate(axes.flat):
-        if i >= len(names):
-            axis.axis("off")
-            continue
-        low, q1, mid, q3, high = np.quantile(paths[i], (0.05, 0.25, 0.5, 0.75, 0.95), 0)
-        axis.fill_between(hours, low, high, color="C0", alpha=0.2, lw=0)
-        axis.fill_between(hours, q1, q3, color="C0", alpha=0.35, lw=0)
-        axis.plot(hours, mid, color="C0", lw=1.2, label="median, 50 % and 90 %")
-        axis.plot(hours, truth[i], color="0.15", lw=0.9, label="observed")
-        if hidden is not None and hidden.any():
-            axis.plot(
-                hours,
-                np.where(hidden[i], truth[i], np.nan),
-                ".",
-                color="C3",
-                ms=3,
-                label="hidden",
-            )
-        if horizon:
-            axis.axvline(-0.5, color="0.6", lw=0.8, ls="--")
-        axis.set_title(names[i], fontsize=9)
-        axis.tick_params(labelsize=7)
-        axis.margins(x=0.01)
-    axes.flat[0].legend(fontsize=7, frameon=False, loc="upper left")
-    figure.tight_layout()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
-    plt.close(figure)
+def require_effect(config: Config, told: bool) -> None:
+    """Raises where an option was chosen that the task has no use for."""
+    use = {"weights", "task", "source", "samples", "seed", "out", *USES[config.task]}
+    if config.source is not None:
+        use |= {"freq", "start", "long"}
+    unguided = told and config.task in ("forecast", "impute")
+    use -= {"energy", "scale"} if unguided else set()
+    idle = [
+        field.name
+        for field in dataclasses.fields(config)
+        if field.name not in use and getattr(config, field.name) != field.default
+    ]
+    if idle:
+        raise ValueError(
+            f"{', '.join(idle)} would have no effect on the task {config.task!r}"
+            + (" without a source" if {"freq", "start", "long"} & {*idle} else "")
+            + (" of a network that is told what is observed" if unguided else "")
+        )
 
 
 def run(config: Config) -> dict[str, Any]:
     """Does the task; returns what the ``.npz`` holds.
 
     Raises:
-      ValueError: Series that do not exist; guidance that was not searched.
+      ValueError: Series that do not exist; guidance that was not searched; an option
+        that would have no effect.
     """
-    setup = set_up(config.weights, config.source)
+    where = {"freq": config.freq, "start": config.start, "long": config.long}
+    data = None if config.source is None else Data(config.source, **where)
+    setup = set_up(config.weights, data)
     layout, key = setup.forecaster.layout, jax.random.key(config.seed)
-    chosen, total = np.asarray(config.series), len(setup.names)
-    if chosen.min() < 0 or chosen.max() >= total:
+    require_effect(config, layout.told)
+    total = len(setup.names)
+    chosen = np.arange(0, total, max(1, total // 4))[:4]
+    chosen = chosen if config.series is None else np.asarray(config.series)
+    if not chosen.size or chosen.min() < 0 or chosen.max() >= total:
         raise ValueError(f"series {chosen.tolist()}; expected 0, ..., {total - 1}")
     if config.task == "synthesize":
         made = invent(setup, config.samples, key)
@@ -351,7 +292,7 @@ def run(config: Config) -> dict[str, Any]:
     truth = np.asarray(setup.reader.whole(rows, starts))[:, -layout.length :]
     future = jnp.asarray(truth[:, -layout.horizon :])
     if config.task == "refine":
-        base = base_forecast(setup, config.base, rows, starts, config.samples)
+        base = base_forecast(setup, config.base, rows, starts, config.samples, observed)
         options = {
             "t": find_time(setup),
             "noise": config.noise,
@@ -360,10 +301,14 @@ def run(config: Config) -> dict[str, Any]:
         drawn = refine_forecast(
             setup, base, inputs, config.samples, config.energy, **options
         )
-        past = np.repeat(truth[:, None, : -layout.horizon], config.samples, 1)
+        # Only the horizon is refined: what is hidden of the history stays unknown.
+        seen = np.asarray(observed)[..., -layout.length : -layout.horizon]
+        past = np.where(seen, truth[:, : -layout.horizon], np.nan)
+        past = np.repeat(past[:, None], config.samples, 1)
         paths = np.concatenate([past, drawn], -1)
-        before = base_paths(base, config.samples)
-        print(f"weighted quantile loss of the base {float(wql(before, future)):.4f}")
+        if not config.ahead:
+            before = float(wql(base_paths(base, config.samples), future))
+            print(f"weighted quantile loss of the base {before:.4f}")
     else:
         guidance = guidance_of(setup.forecaster, config.energy, config.scale)
         paths = draw_paths(setup, key, inputs, config.samples, guidance)

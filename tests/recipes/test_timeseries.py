@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxlib_guidance.diffusion.process import linear_betas, vp_discrete
 from jaxlib_guidance.timeseries.forecaster import load_forecaster
 
 ROOT = Path(__file__).parents[2]
@@ -21,22 +22,22 @@ def load(name, path):
     module = importlib.util.module_from_spec(spec)
     # Dataclasses look their module up by name.
     sys.modules[name] = module
-    # As of a script, beside which lie the files that it imports.
+    # A script finds the files that lie beside it.
     sys.path.append(str(ROOT / Path(path).parent))
     spec.loader.exec_module(module)
     return module
 
 
 train = load("train_timeseries", "train/timeseries.py")
-options = sys.modules["timeseries_options"]
 sample = load("sample_forecast", "sample/forecast.py")
+options, bases = sys.modules["timeseries_options"], sys.modules["bases"]
 
 
 HOURS = np.arange(1200)
 DAILY = 1.5 + np.sin(2 * np.pi * HOURS / 24)
 
 
-def tiny(directory, source, preset="cpu", told=False, **data):
+def tiny(directory, source, preset="cpu", told=False, scales=(1.0,), **data):
     """A configuration that trains and searches in seconds."""
     cut = {"context": 48, "horizon": 12, "lags": (24, 672), "rolls": 1}
     return train.Config(
@@ -51,7 +52,7 @@ def tiny(directory, source, preset="cpu", told=False, **data):
             state=2,
         ),
         optimiser=options.Optimiser(steps=2, batch=8),
-        search=options.Search(scales=(1.0,), steps=2, samples=3, batch=2),
+        search=options.Search(scales=scales, steps=2, samples=3, batch=2),
         log=options.Log(every=1, save_every=2),
     )
 
@@ -81,6 +82,14 @@ def weights(source, tmp_path_factory):
     return run / "ema.npz"
 
 
+@pytest.fixture(scope="module")
+def told(source, tmp_path_factory):
+    run = tmp_path_factory.mktemp("told")
+    config = tiny(run, source, told=True)
+    assert set(train.train(config)) == {"told"}
+    return run / "ema.npz"
+
+
 def test_weights_know_their_layout_and_guidance(weights):
     forecaster, _ = load_forecaster(weights)
     assert forecaster.layout.length == 36
@@ -104,12 +113,111 @@ def test_every_task_writes_a_picture_and_its_numbers(task, weights, tmp_path):
     assert np.isfinite(paths).all()
 
 
-def test_what_is_refused(weights):
-    with pytest.raises(ValueError, match=r"series \[5\]; expected 0, ..., 1"):
-        sample.run(sample.Config(weights=str(weights), series=(5,)))
+def test_what_is_refused(weights, told, tmp_path):
+    def refused(match, of=weights, **given):
+        with pytest.raises(ValueError, match=match):
+            sample.run(sample.Config(weights=str(of), **given))
+
+    refused(r"series \[5\]; expected 0, ..., 1", series=(5,))
+    refused(
+        "base, noise would have no effect on the task 'forecast'",
+        base="week",
+        noise=0.0,
+    )
+    refused("scale would have no effect on the task 'refine'", task="refine", scale=2.0)
+    refused(
+        "series, rolls would have no effect on the task 'synthesize'",
+        rolls=2,
+        task="synthesize",
+        series=(1,),
+    )
+    refused("freq would have no effect .* without a source", freq="h")
+    refused(
+        "energy, scale would have no effect .* is told",
+        told,
+        scale=1.0,
+        energy="square",
+    )
     forecaster, _ = load_forecaster(weights)
     with pytest.raises(ValueError, match="no guidance 'told' is stored"):
         sample.guidance_of(forecaster, "told", None)
+    np.save(tmp_path / "daily.npy", np.stack([DAILY]))
+    daily = {"source": str(tmp_path / "daily.npy"), "start": "2024-01-01"}
+    refused("frequency 'D', but the model is of series of 'h'", freq="D", **daily)
+    with pytest.raises(ValueError, match="'unknown'.* pass --freq"):
+        sample.set_up(weights, options.Data(daily["source"]))
+
+
+def test_bases_know_their_frequency_and_not_what_is_hidden(weights):
+    quarters = np.arange(4 * 24 * 28.0)[None]
+    naive = bases.same_hour("naive", quarters, 4, "15min")
+    np.testing.assert_array_equal(naive, quarters[:, -96:-92])
+    week = bases.same_hour("week", quarters, 4, "15min")
+    np.testing.assert_array_equal(week, quarters[:, -672:-668])
+    weeks = bases.same_hour("weeks", quarters, 4, "15min")
+    np.testing.assert_array_equal(weeks[0, 1:, 0], quarters[0, -672 * np.arange(1, 5)])
+    for freq in ("MS", "7h", ""):
+        with pytest.raises(ValueError, match="take 'ridge'"):
+            bases.same_hour("naive", quarters, 4, freq)
+
+    setup = sample.set_up(weights)
+    rows, starts = np.array([1]), np.array([1140])
+    values = np.asarray(setup.reader.values).copy()
+    values[1, 1164:1188] = 1e6
+    other = dataclasses.replace(
+        setup, reader=dataclasses.replace(setup.reader, values=jax.numpy.array(values))
+    )
+    # Fitted to the values as they were: some lie before validation.
+    vars(other)["ridge"] = setup.ridge
+    observed = sample.hide(setup, "end", 1, None)
+    for name in ("naive", "weeks", "ridge"):
+        each = [
+            sample.base_forecast(of, name, rows, starts, 3, observed)
+            for of in (setup, other)
+        ]
+        assert np.isfinite(each[0]).all()
+        np.testing.assert_allclose(*each, rtol=1e-5)
+
+
+def test_refined_with_a_hidden_past_leaves_it_unknown(weights, tmp_path):
+    config = sample.Config(
+        weights=str(weights),
+        task="refine",
+        hide="end",
+        samples=2,
+        out=tmp_path / "refined.png",
+    )
+    paths = sample.run(config)["paths"]
+    assert np.isnan(paths[:, :, :24]).all()
+    assert np.isfinite(paths[:, :, 24:]).all()
+
+
+def test_one_compilation_serves_all_scales(weights):
+    setup = sample.set_up(weights)
+    rows, starts = np.array([0, 1]), np.array([1140, 1140])
+    inputs = setup.reader.inputs(rows, starts)
+    found = setup.forecaster.guidance["square"]
+    drawn = [
+        sample.draw_paths(
+            setup, jax.random.key(0), inputs, 2, dataclasses.replace(found, scale=scale)
+        )
+        for scale in (0.0, 0.5, 0.5)
+    ]
+    assert setup.draw._cache_size() == 1
+    assert (drawn[0] != drawn[1]).any()
+    np.testing.assert_array_equal(*drawn[1:])
+
+
+def test_times_are_those_of_training(weights):
+    forecaster, _ = load_forecaster(weights)
+    cosine = sample.training_times(forecaster)
+    process = forecaster.model.process
+    noise = np.log(process.sigma(cosine) / process.alpha(cosine))
+    assert abs(np.median(noise) + 0.4) < 0.05
+    table = vp_discrete(linear_betas(100, 1e-4, 0.1))
+    model = dataclasses.replace(forecaster.model, process=table)
+    times = sample.training_times(dataclasses.replace(forecaster, model=model))
+    np.testing.assert_allclose(table.index(times), np.arange(100), atol=1e-4)
 
 
 def test_presets_fill_what_is_not_given(tmp_path):
@@ -133,12 +241,12 @@ def test_presets_fill_what_is_not_given(tmp_path):
 
 @pytest.mark.parametrize("told", [False, True])
 def test_the_published_preset_trains(told, source, tmp_path):
-    config = tiny(tmp_path, source, "paper", told, lags=(24,))
+    config = tiny(tmp_path, source, "paper", told, () if told else (1.0,), lags=(24,))
     config = dataclasses.replace(
         config, model=dataclasses.replace(config.model, init_skip=True)
     )
     found = train.train(config)
-    assert set(found) == ({"told"} if told else {"unguided", "square", "quantile"})
+    assert set(found) == (set() if told else {"unguided", "square", "quantile"})
     forecaster, _ = load_forecaster(tmp_path / "ema.npz")
     layout = forecaster.layout
     assert (layout.length, layout.channels) == (60, 1 if told else 2)
@@ -181,7 +289,7 @@ def test_sources_are_arrays_and_frames_too(tmp_path):
 
 def test_series_without_spread_train_and_short_ones_are_named(tmp_path):
     np.save(tmp_path / "flat.npy", np.ones((1, 1200)))
-    train.train(tiny(tmp_path / "flat", tmp_path / "flat.npy"))
+    train.train(tiny(tmp_path / "flat", tmp_path / "flat.npy", scales=()))
     assert load_forecaster(tmp_path / "flat" / "ema.npz")[0].layout.spread == 1.0
     np.save(tmp_path / "short.npy", np.ones((1, 20)))
     with pytest.raises(ValueError, match=r"series \['0'\] are too short"):
@@ -193,10 +301,9 @@ def test_series_without_spread_train_and_short_ones_are_named(tmp_path):
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(source, tmp_path, monkeypatch):
     def run(name):
-        config = tiny(tmp_path / name, source)
+        config = tiny(tmp_path / name, source, scales=())
         more = dataclasses.replace(config.optimiser, steps=4)
-        search = options.Search(scales=())
-        return train.train(dataclasses.replace(config, optimiser=more, search=search))
+        return train.train(dataclasses.replace(config, optimiser=more))
 
     run("whole")
     fit = train.fit

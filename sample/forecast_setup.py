@@ -1,0 +1,115 @@
+"""A trained model of windows with the series that it is asked about, and its steps."""
+
+import dataclasses
+import sys
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from bases import fit_ridge
+
+from jaxlib_guidance.data.series import parse_freq
+from jaxlib_guidance.timeseries.baselines import RidgeForecaster
+from jaxlib_guidance.timeseries.energies import Observed
+from jaxlib_guidance.timeseries.forecaster import (
+    Forecaster,
+    WindowReader,
+    load_forecaster,
+    read_windows,
+)
+from jaxlib_guidance.timeseries.positions import training_batch, training_positions
+from jaxlib_guidance.timeseries.refine import refine
+
+sys.path.append(str(Path(__file__).parents[1] / "train"))
+from timeseries_options import Data, read_series
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A forecaster, its parameters and the series that it is asked about."""
+
+    forecaster: Forecaster
+    params: Any
+    reader: WindowReader
+    names: tuple[str, ...]
+    freq: str
+    batch: int = 19
+    """Windows forecast at once."""
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Context, horizon and lags."""
+        layout = self.forecaster.layout
+        return {
+            "context": layout.context,
+            "horizon": layout.horizon,
+            "lags": layout.lags,
+        }
+
+    @property
+    def end(self) -> int:
+        """The column where validation begins."""
+        rolls = self.forecaster.about["training"]["data"]["rolls"]
+        return self.reader.values.shape[1] - 2 * rolls * self.data["horizon"]
+
+    def training_windows(self, count: int) -> Any:
+        """Rows and starts of windows from before validation and test."""
+        values = np.asarray(self.reader.values)
+        positions = training_positions(values, **self.data, end=self.end)
+        return training_batch(1, 0, count, positions)
+
+    @cached_property
+    def ridge(self) -> RidgeForecaster:
+        """Ridge regression of the context."""
+        layout, values = self.forecaster.layout, np.asarray(self.reader.values)
+        return fit_ridge(values, layout.context, layout.horizon, self.end)
+
+    @cached_property
+    def draw(self) -> Any:
+        """`Forecaster.paths`, compiled once for all scales of an energy."""
+
+        @partial(jax.jit, static_argnames=("samples", "how"))
+        def draw(params, scale, keys, inputs, samples, how):
+            guidance = how
+            if how.energy is not None:
+                guidance = dataclasses.replace(how, scale=scale)
+            return self.forecaster.paths(params, keys, inputs, samples, guidance)
+
+        return draw
+
+    @cached_property
+    def move(self) -> Any:
+        """`refine`, compiled once for all noises and sizes of a step."""
+        model = self.forecaster.model
+
+        @partial(jax.jit, static_argnames="energy")
+        def move(params, options, keys, start: Observed, cond, energy):
+            denoiser = model.denoiser(params)
+            return refine(
+                keys, denoiser, model.process, start, cond, energy=energy, **options
+            )
+
+        return move
+
+
+def set_up(weights: str | Path, data: Data | None = None) -> Setup:
+    """Reads weights and series; by default those that the model was trained on.
+
+    Raises:
+      ValueError: Series of another frequency than the model's.
+    """
+    forecaster, params = load_forecaster(weights)
+    if data is None:
+        known = [field.name for field in dataclasses.fields(Data)]
+        stored = forecaster.about["training"]["data"]
+        data = Data(**{k: v for k, v in stored.items() if k in known})
+    series, freq = read_series(data), forecaster.about.get("freq")
+    if freq and (not series.freq or parse_freq(series.freq) != parse_freq(freq)):
+        raise ValueError(
+            f"{data.source} has the frequency {series.freq or 'unknown'!r}, but the "
+            f"model is of series of {freq!r}; pass --freq if only the source is silent"
+        )
+    reader = read_windows(series, forecaster.layout)
+    return Setup(forecaster, params, reader, series.names, series.freq)
