@@ -35,7 +35,7 @@ from jaxlib_guidance.training.parallel import (
     shard_batch,
     state_sharding,
 )
-from jaxlib_guidance.training.run import claim
+from jaxlib_guidance.training.run import claim, require_effect
 from jaxlib_guidance.training.state import init_state
 from jaxlib_guidance.training.step import make_train_step
 
@@ -50,6 +50,7 @@ class Config:
     noise: Literal["cosine", "linear", "edm", "flow"] | None = None
     """Noise process whose states to classify; None classifies clean images."""
     level_mean: float = -0.6
+    """Of the logarithm of the noise level, and its spread."""
     level_std: float = 1.4
     widths: tuple[int, ...] = (32, 64, 128)
     shift: int = 1
@@ -74,10 +75,15 @@ def train(config: Config) -> float | None:
     Returns:
       The accuracy on the test split; None if it was stopped before the end.
     """
+    noisy = config.noise is not None, "clean images"
+    require_effect(config, {"level_mean": noisy, "level_std": noisy})
     settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    folder = claim(config.directory, settings, free=("directory", "log", *FREE))
     data = load_images(config.source, "train", config.size)
     test = load_images(config.source, "test", config.size)
+    # Files that come or go make other batches, and so another run.
+    settings["identity"] = data.identity
+    free = ("directory", "log", "store", *FREE)
+    folder = claim(config.directory, settings, free)
     classes, shape = len(data.classes), data.images.shape[1:]
     scale = round(float(np.std(data.images)), 3)
     about: dict[str, Any] = {

@@ -66,7 +66,7 @@ from jaxlib_guidance.training.parallel import (
     shard_batch,
     state_sharding,
 )
-from jaxlib_guidance.training.run import claim
+from jaxlib_guidance.training.run import claim, require_effect
 from jaxlib_guidance.training.state import TrainState, ema_update, init_state
 from jaxlib_guidance.training.step import make_train_step
 
@@ -164,19 +164,15 @@ def classes(model: DiffusionModel) -> int:
     return model.classes
 
 
-def require_effect(config: Config) -> None:
+def require_use(config: Config) -> None:
     """Raises for options that would change nothing, and for digits that are none."""
     labelled, steps = config.reward != "class", config.method != "nft"
-    free = {
+    options = {
         "guidance": (labelled, "reward 'class', whose samples have no label"),
         "targets": (not labelled, "reward 'compressibility', which wants all digits"),
         "clip": (steps, "method 'nft', which has no ratios"),
     }
-    defaults = Config()
-    for name, (used, by) in free.items():
-        value = getattr(config, name)
-        if not used and value != getattr(defaults, name):
-            raise ValueError(f"{name} is {value}, which has no effect on {by}")
+    require_effect(config, options)
     if not config.targets or not set(config.targets) <= set(range(10)):
         raise ValueError(f"targets is {config.targets}; expected digits from 0 to 9")
     if config.updates < 1:
@@ -442,7 +438,7 @@ def train(config: Config) -> dict[str, dict[str, float]]:
     Returns:
       The figures of the base model and of the tuned one; empty if it was stopped.
     """
-    require_effect(config)
+    require_use(config)
     settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     folder = claim(config.directory, settings, free=("directory", "log", *FREE))
     model, start_at, about = load_base(config)
@@ -505,6 +501,8 @@ def train(config: Config) -> dict[str, dict[str, float]]:
         folder=folder,
         log=config.log,
         look=look,
+        rank="held_out",
+        mode="max",
     )
     if not finished:
         return {}

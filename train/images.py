@@ -55,7 +55,7 @@ from jaxlib_guidance.training.parallel import (
     shard_batch,
     state_sharding,
 )
-from jaxlib_guidance.training.run import claim
+from jaxlib_guidance.training.run import claim, require_effect
 from jaxlib_guidance.training.state import init_state
 from jaxlib_guidance.training.step import make_train_step
 
@@ -155,6 +155,25 @@ class Config:
     hosts: OmitArgPrefixes[Hosts] = Hosts()
     store: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type in which ema.npz stores weights."""
+
+
+def require_use(config: Config) -> None:
+    """Raises for options that would change nothing."""
+    objective = config.objective
+    dit = config.model.kind == "dit", "a U-Net"
+    levels = objective.levels != "uniform", 'levels "uniform"'
+    weighting, other = objective.weighting, f'weighting "{objective.weighting}"'
+    require_effect(
+        config,
+        {
+            "model.patch": dit,
+            "model.scan": dit,
+            "objective.sigmoid_bias": (weighting == "sigmoid", other),
+            "objective.min_snr_gamma": (weighting == "min_snr", other),
+            "objective.level_mean": levels,
+            "objective.level_std": levels,
+        },
+    )
 
 
 def find(data: Data, split: Split) -> Images | ImageSource:
@@ -298,18 +317,22 @@ def train(config: Config) -> dict[str, Any]:
     Returns:
       The results of the evaluation, by row; empty if it was stopped before the end.
     """
+    require_use(config)
     settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     found = find(config.data, "train")
     # Files that come or go make other batches, and so another run.
-    settings["data"]["identity"] = getattr(found, "identity", None)
-    folder = claim(config.directory, settings, free=("directory", "log", *FREE))
+    settings["data"]["identity"] = found.identity
+    judge = config.evaluation.judge
+    # Now: what is not there at the end would be missed too late.
+    test = None if judge is None else some(find(config.data, "test"))
+    free = ("directory", "log", "evaluation", "store", *FREE)
+    folder = claim(config.directory, settings, free)
     data = some(found)
     classes, shape = len(data.classes), data.images.shape[1:]
     scale = round(float(np.std(data.images)), 3)
     about = describe(config, shape, classes, scale)
     model = from_config(about)
     assert isinstance(model, DiffusionModel)
-    judge = config.evaluation.judge
     if judge is not None and load_pretrained(judge)[0].shape != shape:
         raise ValueError(
             f"evaluation.judge is {judge!r}, of other images than {shape}; expected a "
@@ -384,17 +407,17 @@ def train(config: Config) -> dict[str, Any]:
     if not finished:
         return {}
     ema = jax.tree.map(np.asarray, replicate(mesh, state.ema))
-    results = {}
-    if judge is not None:
-        test = some(find(config.data, "test"))
-        results = evaluate(model, ema, config, data, test, judge)
     if chief:
         about["training"] = {k: v for k, v in settings.items() if k != "directory"}
         store = jnp.dtype(config.store)
         export_weights(folder / "ema.npz", ema, about, dtype=store)
+        print(f"weights in {folder / 'ema.npz'}")
+    if judge is None or test is None:
+        return {}
+    results = evaluate(model, ema, config, data, test, judge)
+    if chief:
         for name, row in results.items():
             print(name, *(f"{k} {v:.3f}" for k, v in row.items()), sep="  ")
-        print(f"weights in {folder / 'ema.npz'}")
     return results
 
 

@@ -55,12 +55,13 @@ from jaxlib_guidance.training.parallel import (
     shard_batch,
     state_sharding,
 )
-from jaxlib_guidance.training.run import claim
+from jaxlib_guidance.training.run import claim, require_effect
 from jaxlib_guidance.training.state import TrainState, init_state
 from jaxlib_guidance.training.step import make_train_step
 
 Array = jax.Array
 Method = Literal["grpo", "rloo", "nft", "score"]
+CLIPPED = ("grpo", "rloo")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -404,6 +405,9 @@ def train(config: Config) -> dict[str, dict[str, float]]:
     Returns:
       The figures before and after the rewards; empty if it was stopped.
     """
+    own = config.smollm2 is None, "SmolLM2, which comes as it is"
+    clipped = config.method in CLIPPED, f'method "{config.method}"'
+    require_effect(config, {"clip": clipped, "model": own, "start": own})
     settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     folder = claim(config.directory, settings, free=("directory", "log", *FREE))
     lm, params, task = load(config)
@@ -448,6 +452,8 @@ def train(config: Config) -> dict[str, dict[str, float]]:
         folder=folder,
         log=config.log,
         look=lambda done, state: evaluate(state.train.ema),
+        rank="accuracy",
+        mode="max",
     )
     if not finished:
         return {}
@@ -465,6 +471,11 @@ def learn_examples(
 ) -> Any:
     """Parameters after the examples; None if it was stopped."""
     wanted = config.start
+    folder = wanted.directory or config.directory / "start"
+    # Runs may share it that agree in what is learnt there.
+    settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    shared = ("sums", "model", "start", "seed", "scale", "hosts")
+    claim(folder, {k: settings[k] for k in shared}, free=("start.directory", *FREE))
     init_key, train_key = jax.random.split(jax.random.key(config.seed))
     rate = optax.cosine_decay_schedule(wanted.learning_rate, wanted.steps)
     tx = optax.adam(rate, b2=0.99)
@@ -501,7 +512,7 @@ def learn_examples(
         jax.jit(make_state, out_shardings=sharding)(),
         batch_at,
         steps=wanted.steps,
-        folder=wanted.directory or config.directory / "start",
+        folder=folder,
         log=dataclasses.replace(config.log, every=50, save_every=250, look_every=0),
         look=lambda done, state: evaluate(state.ema),
     )
@@ -509,24 +520,29 @@ def learn_examples(
 
 
 def compare(config: Config) -> None:
-    """Each method with ``config.compare`` seeds, at equal samples; prints a table."""
+    """Each method with ``config.compare`` seeds, at equal samples; prints a table.
+
+    Stopped, it leaves without the rest of the table.
+    """
     print("| method | attempt | before | after | gains |\n|---|---|---|---|---|")
     for method in get_args(Method):
-        runs = [
-            train(
-                dataclasses.replace(
-                    config,
-                    method=method,
-                    seed=seed,
-                    directory=config.directory / f"{method}{seed}",
-                    start=dataclasses.replace(
-                        config.start, directory=config.directory / f"start{seed}"
-                    ),
-                    compare=0,
-                )
+        runs = []
+        for seed in range(config.seed, config.seed + config.compare):
+            run = dataclasses.replace(
+                config,
+                method=method,
+                seed=seed,
+                clip=config.clip if method in CLIPPED else Config.clip,
+                directory=config.directory / f"{method}{seed}",
+                compare=0,
             )
-            for seed in range(config.seed, config.seed + config.compare)
-        ]
+            if config.smollm2 is None:
+                place = config.directory / f"start{seed}"
+                begun = dataclasses.replace(config.start, directory=place)
+                run = dataclasses.replace(run, start=begun)
+            runs.append(train(run))
+            if not runs[-1]:
+                return
         for name in ("accuracy", "second"):
             before, after = (
                 np.array([run[when][name] for run in runs])

@@ -43,7 +43,7 @@ from jaxlib_guidance.training.parallel import (
     shard_batch,
     state_sharding,
 )
-from jaxlib_guidance.training.run import claim
+from jaxlib_guidance.training.run import claim, require_effect
 from jaxlib_guidance.training.state import TrainState, init_state
 from jaxlib_guidance.training.step import make_train_step
 
@@ -167,6 +167,8 @@ def train(config: Config) -> dict[str, float]:
     Returns:
       Exploitability and value of the averaged policy; empty if it was stopped.
     """
+    used = config.baseline != "none", 'baseline "none"'
+    require_effect(config, {"decay": used})
     settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
     folder = claim(config.directory, settings, free=("directory", "log", *FREE))
     scale = config.scale
@@ -212,6 +214,7 @@ def train(config: Config) -> dict[str, float]:
         folder=folder,
         log=config.log,
         look=look,
+        rank="exploitability",
     )
     if not finished:
         return {}
@@ -224,21 +227,26 @@ def train(config: Config) -> dict[str, float]:
 
 
 def compare(config: Config) -> dict[str, list[float]]:
-    """Exploitability by baseline, for seeds from ``config.seed`` on; prints a table."""
-    table = {}
+    """Exploitability by baseline, for seeds from ``config.seed`` on; prints a table.
+
+    Stopped, it returns what it has and prints nothing.
+    """
+    table: dict[str, list[float]] = {}
     for name in get_args(Baseline):
-        table[name] = [
-            train(
-                dataclasses.replace(
-                    config,
-                    baseline=name,
-                    seed=seed,
-                    directory=config.directory / f"{name}{seed}",
-                    compare=0,
-                )
-            )["exploitability"]
-            for seed in range(config.seed, config.seed + config.compare)
-        ]
+        table[name] = []
+        for seed in range(config.seed, config.seed + config.compare):
+            run = dataclasses.replace(
+                config,
+                baseline=name,
+                decay=Config.decay if name == "none" else config.decay,
+                seed=seed,
+                directory=config.directory / f"{name}{seed}",
+                compare=0,
+            )
+            result = train(run)
+            if not result:
+                return table
+            table[name].append(result["exploitability"])
     print("| baseline | median | worst | under 0.05 |\n|---|---|---|---|")
     for name, found in table.items():
         good = sum(value < 0.05 for value in found)

@@ -149,7 +149,8 @@ def fit(
                             "expected one of these"
                         )
                 value = worst if rank is None else line.get(rank, worst)
-                ranks = rank and {rank: value if np.isfinite(value) else worst}
+                value = value if np.isfinite(value) else worst
+                ranks = None if rank is None else {rank: value}
                 if write:
                     recent = _settle(recent, done, saved)
                     now = time.perf_counter()

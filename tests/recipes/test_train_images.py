@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxlib_guidance.models.pretrained import load_pretrained
 from jaxlib_guidance.models.weights import load_weights
@@ -111,6 +113,52 @@ def test_another_configuration_is_refused(recipe, uninterrupted):
     with pytest.raises(OtherRunError, match="seed was 0 and is now 1"):
         recipe.train(config)
     assert len(losses(uninterrupted)) == 6
+
+
+def test_an_evaluation_that_fails_costs_no_weights_and_may_be_changed(
+    recipe, uninterrupted, tmp_path, monkeypatch
+):
+    run = shutil.copytree(uninterrupted, tmp_path / "run")
+    (run / "ema.npz").unlink()
+    config = tiny(recipe, run, store="bfloat16")
+    judged = dataclasses.replace(config.evaluation, judge="digits_judge", weight=2.0)
+
+    def fails(*_):
+        raise CrashError
+
+    monkeypatch.setattr(recipe, "evaluate", fails)
+    with pytest.raises(CrashError):
+        recipe.train(dataclasses.replace(config, evaluation=judged))
+    assert (run / "ema.npz").exists()
+    assert recipe.train(config) == {}
+
+
+def test_a_missing_test_split_is_missed_before_training(recipe, tmp_path):
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(tmp_path / "data" / "a" / "0.png")
+    config = tiny(recipe, tmp_path / "run", data=recipe.Data(str(tmp_path / "data")))
+    judged = dataclasses.replace(config.evaluation, judge="digits_judge")
+    with pytest.raises(ValueError, match="has no folder 'test'"):
+        recipe.train(dataclasses.replace(config, evaluation=judged))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        ("model", {"kind": "unet", "patch": 4}, "patch is 4.*a U-Net"),
+        ("model", {"kind": "unet", "scan": True}, "scan is True.*a U-Net"),
+        ("objective", {"sigmoid_bias": -1.0}, 'sigmoid_bias is -1.0.*"edm"'),
+        ("objective", {"min_snr_gamma": 1.0}, 'min_snr_gamma is 1.0.*"edm"'),
+        ("objective", {"levels": "uniform", "level_std": 1.0}, 'level_std.*"uniform"'),
+    ],
+)
+def test_options_without_effect_are_refused(recipe, tmp_path, part, changes, message):
+    config = recipe.Config(directory=tmp_path / "run")
+    changed = dataclasses.replace(getattr(config, part), **changes)
+    with pytest.raises(ValueError, match=message):
+        recipe.train(dataclasses.replace(config, **{part: changed}))
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_judge_tells_the_bundled_model_from_noise(recipe):

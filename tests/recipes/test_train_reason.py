@@ -14,6 +14,7 @@ import pytest
 
 from jaxlib_guidance import rng
 from jaxlib_guidance.models.weights import load_weights
+from jaxlib_guidance.training.run import OtherRunError
 
 RECIPE = Path(__file__).parents[2] / "train" / "reason.py"
 
@@ -170,3 +171,51 @@ def test_resumes(recipe, tmp_path, monkeypatch):
     assert losses("whole") == losses("again")
     weights = [load_weights(tmp_path / n / "ema.npz")[0] for n in ("whole", "again")]
     jax.tree.map(np.testing.assert_array_equal, *weights)
+
+
+def test_a_start_is_shared_by_runs_that_learn_the_same_there(recipe, tmp_path):
+    def learn(**changes):
+        config = tiny(recipe, directory=tmp_path / "run", **changes)
+        lm, _, task = recipe.load(config)
+        return recipe.learn_examples(config, lm, task, recipe.data_mesh(), lambda _: {})
+
+    begin = recipe.Start(steps=2, batch=8, directory=tmp_path / "start")
+    want = learn(start=begin)
+    shared = learn(start=begin, method="nft", learning_rate=0.1)
+    jax.tree.map(np.testing.assert_array_equal, shared, want)
+    for changes, message in (
+        ({"seed": 5}, "seed was 0 and is now 5"),
+        ({"sums": 14}, "sums was 12 and is now 14"),
+        ({"start": replace(begin, steps=1)}, r"start\.steps was 2 and is now 1"),
+    ):
+        with pytest.raises(OtherRunError, match=message):
+            learn(**{"start": begin, **changes})
+
+
+def test_a_comparison_that_is_stopped_goes_no_further(
+    recipe, tmp_path, monkeypatch, capsys
+):
+    figures = {key: {"accuracy": 0.5, "second": 0.5} for key in ("before", "after")}
+    given = iter([figures, {}])
+    monkeypatch.setattr(recipe, "train", lambda config: next(given))
+    recipe.compare(recipe.Config(directory=tmp_path, compare=2))
+    assert "grpo" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "nft", "clip": 0.1}, 'clip is 0.1.* method "nft"'),
+        ({"smollm2": Path("m.gguf"), "start.steps": 3}, "start is .*SmolLM2"),
+        ({"smollm2": Path("m.gguf"), "model.width": 3}, "model is .*SmolLM2"),
+    ],
+)
+def test_options_without_effect_are_refused(recipe, tmp_path, changes, message):
+    config = recipe.Config(directory=tmp_path / "run")
+    for name, value in changes.items():
+        part, _, field = name.rpartition(".")
+        value = replace(getattr(config, part), **{field: value}) if part else value
+        config = replace(config, **{part or field: value})
+    with pytest.raises(ValueError, match=message):
+        recipe.train(config)
+    assert not (tmp_path / "run").exists()

@@ -15,6 +15,7 @@ import pytest
 from jaxlib_guidance import rng
 from jaxlib_guidance.models.weights import load_weights
 from jaxlib_guidance.testing import kuhn
+from jaxlib_guidance.training.checkpoint import Checkpoints
 
 RECIPE = Path(__file__).parents[2] / "train" / "selfplay.py"
 LOGITS = jnp.asarray(np.random.default_rng(1).normal(size=12), jnp.float32)
@@ -72,6 +73,10 @@ def test_learns_and_resumes(recipe, tmp_path, monkeypatch):
         log=recipe.Log(every=20, save_every=40, look_every=40),
     )
     result = recipe.train(config)
+    with Checkpoints(
+        tmp_path / "whole" / "checkpoints", metric="exploitability"
+    ) as saved:
+        assert saved.best() is not None
     # 0.458 is uniform play, where it begins.
     assert result["exploitability"] < 0.42
 
@@ -107,6 +112,20 @@ def test_learns_and_resumes(recipe, tmp_path, monkeypatch):
         load_weights(tmp_path / name / "ema.npz")[0] for name in ("whole", "again")
     ]
     jax.tree.map(np.testing.assert_array_equal, *weights)
+
+
+def test_a_comparison_that_is_stopped_goes_no_further(recipe, tmp_path, monkeypatch):
+    given = iter([{"exploitability": 0.1}, {}])
+    monkeypatch.setattr(recipe, "train", lambda config: next(given))
+    found = recipe.compare(recipe.Config(directory=tmp_path, compare=3))
+    assert found == {"role": [0.1]}
+
+
+def test_options_without_effect_are_refused(recipe, tmp_path):
+    config = recipe.Config(directory=tmp_path / "run", baseline="none", decay=0.5)
+    with pytest.raises(ValueError, match=r"decay is 0\.5, which has no effect on base"):
+        recipe.train(config)
+    assert not (tmp_path / "run").exists()
 
 
 def test_compare_runs_every_baseline(recipe, tmp_path, monkeypatch, capsys):
