@@ -75,12 +75,12 @@ def started(recipe, flags, folder, processes=1, devices=1):
     return spawned(commands, said(folder, processes), devices)
 
 
-def losses(folder):
-    """``{step: loss}`` of a run so far."""
+def losses(folder, name="loss"):
+    """``{step: loss}`` of a run so far, or another of its metrics."""
     path = folder / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     found = [json.loads(line) for line in lines if line.endswith("}")]
-    return {line["step"]: line["loss"] for line in found if "loss" in line}
+    return {line["step"]: line[name] for line in found if name in line}
 
 
 def curve(recipe, flags, folder, processes=1, devices=1):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,27 @@ SERIES = (
     "--model.width 8 --model.blocks 1 --model.state 4 --optimiser.steps 6 "
     "--optimiser.batch 16 --log.every 1 --search.scales"
 )
+# On policy their loss is 0 but for rounding: compared are rewards and gradients.
+DDPO = (
+    "--rounds 6 --batch 16 --solver-steps 2 --count 16 --log.every 1 --log.look-every 0"
+)
+REASON = (
+    "--sums 12 --updates 6 --prompts 8 --group 4 --model.width 16 --model.depth 1 "
+    "--model.heads 2 --model.hidden 16 --start.steps 4 --start.batch 16 --log.every 1 "
+    "--log.look-every 0"
+)
 CURVES = [
     ("images", IMAGES),
     ("timeseries", SERIES),
     ("selfplay", "--updates 6 --games 16 --width 8 --log.every 1 --log.look-every 0"),
     ("images", f"{IMAGES} --accumulate 2 --remat"),
     ("classifier", "--steps 6 --batch 16 --widths 8 16 --log.every 1"),
+    ("ddpo", DDPO),
+    ("reason", REASON),
 ]
+COMPARED = {"ddpo": ("grad_norm", "sampled"), "reason": ("grad_norm", "right1")}
+# Samples of a trained model go through ten networks a step, and rounding grows.
+LOOSE = {"ddpo": 1e-3, "reason": 1e-3}
 
 
 def steps_script():
@@ -77,9 +92,7 @@ def test_under_slurm_processes_find_one_another(runs, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "flags"), CURVES)
 def test_a_recipe_has_one_curve(runs, tmp_path, recipe, flags):
-    want = runs.curve(recipe, flags, tmp_path / "one")
-    assert sorted(want) == [1, 2, 3, 4, 5, 6]
-    assert len(set(want.values())) > 1
+    runs.curve(recipe, flags, tmp_path / "one")
     for name, more, processes, devices in [
         ("eight", "", 1, 8),
         ("fsdp", "--mesh fsdp", 1, 8),
@@ -87,9 +100,40 @@ def test_a_recipe_has_one_curve(runs, tmp_path, recipe, flags):
         ("hosts_fsdp", "--mesh fsdp", 2, 4),
     ]:
         folder = tmp_path / name
-        got = runs.curve(recipe, f"{flags} {more}", folder, processes, devices)
-        assert sorted(got) == sorted(want)
-        size = max(map(abs, want.values()))
-        worst = max(abs(got[i] - want[i]) for i in want) / size
-        print(f"{recipe} {more} on {processes} x {devices}: off by {worst:.1e}")
-        assert worst < ROUNDING
+        runs.curve(recipe, f"{flags} {more}", folder, processes, devices)
+        for what in COMPARED.get(recipe, ("loss",)):
+            want, got = (runs.losses(f, what) for f in (tmp_path / "one", folder))
+            assert sorted(got) == sorted(want) == [1, 2, 3, 4, 5, 6]
+            assert len(set(want.values())) > 1
+            size = max(map(abs, want.values()))
+            worst = max(abs(got[i] - want[i]) for i in want) / size
+            print(f"{recipe} {more}, {what} on {processes} x {devices}: {worst:.1e}")
+            assert worst < LOOSE.get(recipe, ROUNDING)
+
+
+@pytest.mark.slow
+def test_a_run_of_one_process_goes_on_with_two(runs, tmp_path):
+    flags = (
+        "--updates 6 --games 16 --width 8 --log.every 1 --log.save-every 3 --log.keep 3"
+    )
+    want = runs.curve("selfplay", flags, tmp_path / "run", 1, 4)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "6")
+    got = runs.curve("selfplay", flags, tmp_path / "run", 2, 2)
+    said = runs.said(tmp_path / "run", 2)[0].read_text()
+    assert "resumed after step 3" in said
+    np.testing.assert_allclose(list(got.values()), list(want.values()), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_hosts_with_folders_of_their_own_are_told(runs, tmp_path):
+    at, outputs = runs.address(), runs.said(tmp_path / "run", 2)
+    flags = ["--updates", 2, "--games", 16, "--width", 8, "--coordinator", at]
+    flags += ["--processes", 2, "--process"]
+    commands = [
+        ["train/selfplay.py", "--directory", tmp_path / f"host{i}", *flags, i]
+        for i in range(2)
+    ]
+    with runs.spawned(commands, outputs) as children:
+        assert all(child.wait(120) for child in children)
+    for output in outputs:
+        assert "is not a folder that all processes share" in output.read_text()

@@ -102,6 +102,30 @@ def test_the_harness_notices_what_is_wrong(faults, run, tmp_path, monkeypatch):
     assert checked.restore() == -1
 
 
+@pytest.mark.parametrize(
+    ("codes", "log", "broken"),
+    [
+        ([0, 1], "x.FolderInUseError: it is in use by", 0),
+        ([0, 0], "resumed after step 100", 0),
+        ([0, 0], "new run", 1),
+        ([0, 1], "x.ValueError: something else", 1),
+    ],
+)
+def test_two_runs_are_right_only_if_one_was_refused_or_late(
+    faults, run, tmp_path, monkeypatch, codes, log, broken
+):
+    ends = iter(codes)
+
+    def begin(folder):
+        shutil.copytree(run, folder, dirs_exist_ok=True)
+        folder.with_suffix(".log").write_text(f"{log}\n")
+
+    monkeypatch.setattr(faults, "start", begin)
+    monkeypatch.setattr(faults, "end_of", lambda _: next(ends))
+    tally = faults.twice(tmp_path, faults.Undisturbed(run, 0.0), 1, 0)
+    assert (tally.count, len(tally.broken)) == (1, broken)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["kill", "term", "full", "twice", "damage"])
 def test_a_few_of_each(fault):
