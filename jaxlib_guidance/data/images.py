@@ -41,7 +41,7 @@ class Images(NamedTuple):
         """Changes with any pixel or label."""
         code = 0
         for array in (self.images, self.labels):
-            code = zlib.crc32(memoryview(np.ascontiguousarray(array)), code)
+            code = zlib.crc32(np.ascontiguousarray(array).data, code)
         return f"{len(self.labels)} images, crc32 {code:08x}"
 
 
