@@ -44,6 +44,7 @@ from jaxlib_guidance.timeseries.windows import (
     forecast_mask,
     random_missing,
 )
+from jaxlib_guidance.training.run import require_effect
 
 # The options that a task has a use for, of those that are not for all.
 USES = {
@@ -230,24 +231,16 @@ def invent(setup: Setup, count: int, key: Any) -> np.ndarray:
     return in_batches(partial(run, setup.params), 500, keys, cond)
 
 
-def require_effect(config: Config, told: bool) -> None:
+def require_use(config: Config, told: bool) -> None:
     """Raises where an option was chosen that the task has no use for."""
-    use = {"weights", "task", "source", "samples", "seed", "out", *USES[config.task]}
-    if config.source is not None:
-        use |= {"freq", "start", "long"}
-    unguided = told and config.task in ("forecast", "impute")
-    use -= {"energy", "scale"} if unguided else set()
-    idle = [
-        field.name
-        for field in dataclasses.fields(config)
-        if field.name not in use and getattr(config, field.name) != field.default
-    ]
-    if idle:
-        raise ValueError(
-            f"{', '.join(idle)} would have no effect on the task {config.task!r}"
-            + (" without a source" if {"freq", "start", "long"} & {*idle} else "")
-            + (" of a network that is told what is observed" if unguided else "")
-        )
+    used, by = USES[config.task], f"the task {config.task!r}"
+    options = {name: (name in used, by) for name in sorted(set().union(*USES.values()))}
+    if told and config.task in ("forecast", "impute"):
+        by = "a network that is told what is observed"
+        options |= {"energy": (False, by), "scale": (False, by)}
+    for name in ("freq", "start", "long"):
+        options[name] = (config.source is not None, "the series of training")
+    require_effect(config, options)
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -261,7 +254,7 @@ def run(config: Config) -> dict[str, Any]:
     data = None if config.source is None else Data(config.source, **where)
     setup = set_up(config.weights, data)
     layout, key = setup.forecaster.layout, jax.random.key(config.seed)
-    require_effect(config, layout.told)
+    require_use(config, layout.told)
     total = len(setup.names)
     chosen = np.arange(0, total, max(1, total // 4))[:4]
     chosen = chosen if config.series is None else np.asarray(config.series)

@@ -22,8 +22,8 @@ from jaxlib_guidance.timeseries.forecaster import (
 from jaxlib_guidance.timeseries.positions import training_batch, training_positions
 from jaxlib_guidance.timeseries.refine import refine
 
-sys.path.append(str(Path(__file__).parents[1] / "train"))
-from timeseries_options import Data, read_series
+sys.path.append(str(Path(__file__).parents[1]))
+from train.timeseries_options import Data, read_series
 
 
 @dataclasses.dataclass(frozen=True)

@@ -119,25 +119,15 @@ def test_what_is_refused(weights, told, tmp_path):
             sample.run(sample.Config(weights=str(of), **given))
 
     refused(r"series \[5\]; expected 0, ..., 1", series=(5,))
-    refused(
-        "base, noise would have no effect on the task 'forecast'",
-        base="week",
-        noise=0.0,
-    )
-    refused("scale would have no effect on the task 'refine'", task="refine", scale=2.0)
-    refused(
-        "series, rolls would have no effect on the task 'synthesize'",
-        rolls=2,
-        task="synthesize",
-        series=(1,),
-    )
-    refused("freq would have no effect .* without a source", freq="h")
-    refused(
-        "energy, scale would have no effect .* is told",
-        told,
-        scale=1.0,
-        energy="square",
-    )
+    none = "has no effect on the "
+    refused(f"base is week, which {none}task 'forecast'", base="week")
+    refused("noise is 0.0", task="impute", noise=0.0)
+    refused(f"scale is 2.0, which {none}task 'refine'", task="refine", scale=2.0)
+    for option in ({"series": (1,)}, {"rolls": 2}, {"hide": "end"}, {"ahead": True}):
+        refused(f"{none}task 'synthesize'", task="synthesize", **option)
+    refused(f"freq is h, which {none}series of training", freq="h")
+    for option in ({"energy": "square"}, {"scale": 1.0}):
+        refused("no effect on a network that is told", told, **option)
     forecaster, _ = load_forecaster(weights)
     with pytest.raises(ValueError, match="no guidance 'told' is stored"):
         sample.guidance_of(forecaster, "told", None)
