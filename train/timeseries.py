@@ -177,24 +177,20 @@ def search_scale(
     truth = reader.whole(rows, starts)[:, -data.horizon :]
     keys = jg.sample_keys(jax.random.key(config.seed + 1), len(rows))
 
+    solver: dict[str, Any]
+    solver = {"form": search.form, "sampler": search.sampler, "steps": search.steps}
+
     @partial(jax.jit, static_argnames="energy")
     def draw(params, keys, inputs, scale, energy):
-        scale = 0.0 if energy is None else scale
-        how = Guidance(energy, scale, **solver_of(energy))
+        how = Guidance(energy, 0.0 if energy is None else scale, **solver)
         return forecaster.paths(params, keys, inputs, search.samples, how)
-
-    def solver_of(energy) -> dict[str, Any]:
-        # Without guidance the forms are the same, and "after" would still evaluate the
-        # network a second time.
-        form = "posterior" if energy is None else search.form
-        return {"form": form, "sampler": search.sampler, "steps": search.steps}
 
     def score(name, energy=None, scale=0.0):
         run = partial(draw, params, scale=jnp.float32(scale), energy=energy)
         paths = in_batches(lambda *part: run(*part), search.batch, keys, inputs)
         value = float(wql(jnp.asarray(paths)[..., -data.horizon :], truth))
         print(f"validation  {name:9} scale {scale:<5g} wql {value:.4f}", flush=True)
-        return {"energy": energy, "scale": scale, "wql": value} | solver_of(energy)
+        return {"energy": energy, "scale": scale, "wql": value} | solver
 
     if forecaster.layout.told:
         return {"told": score("told")}

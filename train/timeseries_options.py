@@ -206,10 +206,17 @@ def complete(config: Config, freq: str) -> Config:
         left_out = {k: v for k, v in given.items() if getattr(part, k) is None}
         return dataclasses.replace(part, **left_out)
 
+    search = filled(config.search, presets["search"])
+    if search.sampler == "ddim" and search.form != "estimate" and not model.told:
+        # Said now, and not when all steps have been taken.
+        raise ValueError(
+            f'form {search.form!r} moves by a step\'s variance, and "ddim" has none: '
+            "take --search.form estimate"
+        )
     return dataclasses.replace(
         config,
         model=model,
         data=filled(config.data, data),
         optimiser=filled(config.optimiser, optim),
-        search=filled(config.search, presets["search"]),
+        search=search,
     )

@@ -101,8 +101,9 @@ def test_weights_know_their_layout_and_guidance(weights):
 @pytest.mark.parametrize("task", ["forecast", "impute", "refine", "synthesize"])
 def test_every_task_writes_a_picture_and_its_numbers(task, weights, tmp_path):
     out = tmp_path / f"{task}.png"
+    chosen = {} if task == "synthesize" else {"series": (1,)}
     config = sample.Config(
-        weights=str(weights), task=task, series=(1,), samples=3, ahead=False, out=out
+        weights=str(weights), task=task, samples=3, out=out, **chosen
     )
     sample.main(config)
     with Image.open(out) as picture:
@@ -225,6 +226,8 @@ def test_presets_fill_what_is_not_given(tmp_path):
     assert (cpu.model.view, cpu.data.lags[0]) == (72, 168)
     with pytest.raises(ValueError, match="pass --data.lags"):
         options.complete(config, "15min")
+    with pytest.raises(ValueError, match="take --search.form estimate"):
+        options.complete(train.Config(search=options.Search(sampler="ddim")), "")
     with pytest.raises(ValueError, match="view would have no effect"):
         options.complete(train.Config(model=options.Model("paper", view=9)), "h")
 
