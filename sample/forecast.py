@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from bases import BASES, history_steps, same_hour
-from forecast_setup import Data, Setup, set_up
+from forecast_setup import Setup, set_up
 from panels import draw_panels
 
 import jaxlib_guidance as jg
@@ -251,8 +251,7 @@ def run(config: Config) -> dict[str, Any]:
         that would have no effect.
     """
     where = {"freq": config.freq, "start": config.start, "long": config.long}
-    data = None if config.source is None else Data(config.source, **where)
-    setup = set_up(config.weights, data)
+    setup = set_up(config.weights, config.source, **where)
     layout, key = setup.forecaster.layout, jax.random.key(config.seed)
     require_use(config, layout.told)
     total = len(setup.names)

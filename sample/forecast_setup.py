@@ -1,7 +1,6 @@
 """A trained model of windows with the series that it is asked about, and its steps."""
 
 import dataclasses
-import sys
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from bases import fit_ridge
 
 from jaxlib_guidance.data.series import parse_freq
+from jaxlib_guidance.data.timeseries import load_series
 from jaxlib_guidance.timeseries.baselines import RidgeForecaster
 from jaxlib_guidance.timeseries.energies import Observed
 from jaxlib_guidance.timeseries.forecaster import (
@@ -22,8 +22,8 @@ from jaxlib_guidance.timeseries.forecaster import (
 from jaxlib_guidance.timeseries.positions import training_batch, training_positions
 from jaxlib_guidance.timeseries.refine import refine
 
-sys.path.append(str(Path(__file__).parents[1]))
-from train.timeseries_options import Data, read_series
+# Of what the training recipe stores, what says where series come from.
+SOURCE = ("freq", "start", "long", "shortest")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,21 +94,26 @@ class Setup:
         return move
 
 
-def set_up(weights: str | Path, data: Data | None = None) -> Setup:
+def set_up(weights: str | Path, source: str | None = None, **given: Any) -> Setup:
     """Reads weights and series; by default those that the model was trained on.
+
+    Args:
+      weights: A file of train/timeseries.py, or a name in the package.
+      source: See `load_series`.
+      **given: Its other arguments.
 
     Raises:
       ValueError: Series of another frequency than the model's.
     """
     forecaster, params = load_forecaster(weights)
-    if data is None:
-        known = [field.name for field in dataclasses.fields(Data)]
+    if source is None:
         stored = forecaster.about["training"]["data"]
-        data = Data(**{k: v for k, v in stored.items() if k in known})
-    series, freq = read_series(data), forecaster.about.get("freq")
+        source = stored["source"]
+        given = {name: stored[name] for name in SOURCE if name in stored}
+    series, freq = load_series(source, **given), forecaster.about.get("freq")
     if freq and (not series.freq or parse_freq(series.freq) != parse_freq(freq)):
         raise ValueError(
-            f"{data.source} has the frequency {series.freq or 'unknown'!r}, but the "
+            f"{source} has the frequency {series.freq or 'unknown'!r}, but the "
             f"model is of series of {freq!r}; pass --freq if only the source is silent"
         )
     reader = read_windows(series, forecaster.layout)

@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 
 from jaxlib_guidance.data.series import Series, parse_freq
@@ -152,26 +151,14 @@ class Config:
 
 
 def read_series(data: Data) -> Series:
-    """The series of a source, without those that are too short."""
-    source: Any = data.source
-    kind = Path(source).suffix
-    if kind == ".npy":
-        source = np.load(source)
-    elif kind in (".csv", ".parquet"):
-        import pandas as pd
-
-        source = pd.read_csv(source) if kind == ".csv" else pd.read_parquet(source)
-        stamps = source.columns[0] if data.long is None else data.long[1]
-        if data.long is not None or source.index.dtype.kind != "M":
-            source[stamps] = pd.to_datetime(source[stamps])
-            source = source if data.long else source.set_index(stamps)
-    series = load_series(source, freq=data.freq, start=data.start, long=data.long)
-    known = ~np.isnan(series.values)
-    keep = series.values.shape[1] - known.argmax(1) >= data.shortest
-    if not keep.any():
-        raise ValueError(f"no series of {data.source} has {data.shortest} steps")
-    names = tuple(np.array(series.names)[keep].tolist())
-    return Series(series.values[keep], names, series.start[keep], series.freq)
+    """The series of a source."""
+    return load_series(
+        data.source,
+        freq=data.freq,
+        start=data.start,
+        long=data.long,
+        shortest=data.shortest,
+    )
 
 
 def complete(config: Config, freq: str) -> Config:

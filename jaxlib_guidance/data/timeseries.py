@@ -19,6 +19,7 @@ def load_series(
     names: Sequence[str] | None = None,
     long: tuple[str, str, str] | None = None,
     split: str | None = None,
+    shortest: int = 0,
 ) -> Series:
     """Loads a set of series.
 
@@ -28,8 +29,9 @@ def load_series(
     Args:
       source: "pedestrians", "flights", "loads", "solar" or "wind": real hourly series
         of installed packages (`data.packaged_series`); a folder or file of JSON lines
-        as GluonTS and Monash write them (`data.json_series`); an array ``[S, T]`` or a
-        list of arrays ``[T_s]`` that end together; or a pandas data frame.
+        as GluonTS and Monash write them (`data.json_series`); an array ``[S, T]``, its
+        ``.npy`` file, or a list of arrays ``[T_s]`` that end together; a pandas data
+        frame, or its ``.csv`` or ``.parquet`` file with the stamps in the first column.
       freq: Spacing. With a data frame it may be left out: it is then the smallest
         spacing between stamps, unless it is an exception. With a packaged set or a JSON
         folder it is known.
@@ -39,14 +41,21 @@ def load_series(
         as ``("unique_id", "ds", "y")``. Without it the frame is wide: stamps are the
         index and every column is a series.
       split: Of a JSON folder: which sub-folder.
+      shortest: Series with fewer steps from their first value on are left out.
 
     Raises:
       TypeError: Values that are no numbers; a source of another kind.
       ValueError: An unknown name; an argument that the source has no use for; values
         that are infinite, or a series all missing; stamps that repeat or lie off the
-        grid, or whose smallest spacing is an exception; rows without a name.
+        grid, or whose smallest spacing is an exception; rows without a name; no series
+        as long as ``shortest``.
       ModuleNotFoundError: The package of a packaged set is not installed.
     """
+    if shortest:
+        found = load_series(
+            source, freq=freq, start=start, names=names, long=long, split=split
+        )
+        return _without_short(found, shortest)
     given = {
         "freq": freq,
         "start": start,
@@ -66,6 +75,13 @@ def load_series(
         if source in PACKAGED:
             only()
             return PACKAGED[source]()
+        kind = Path(source).suffix
+        if kind == ".npy":
+            only("freq", "start", "names")
+            return _from_arrays(np.load(source), freq, start, names)
+        if kind in (".csv", ".parquet"):
+            only("freq", "long")
+            return _from_frame(_read_frame(source, long), freq, long)
         only("split", "freq")
         return load_json_series(source, split=split, freq=freq)
     if hasattr(source, "columns") and hasattr(source, "index"):
@@ -78,6 +94,31 @@ def load_series(
         f"source is a {type(source).__name__}; expected a name, a path, an array, a "
         "list of arrays or a data frame"
     )
+
+
+def _without_short(series, shortest):
+    lengths = series.values.shape[1] - (~np.isnan(series.values)).argmax(1)
+    keep = lengths >= shortest
+    if not keep.any():
+        raise ValueError(
+            f"shortest is {shortest}; the longest of the series has {lengths.max()} "
+            "steps"
+        )
+    names = tuple(np.array(series.names)[keep].tolist())
+    return Series(series.values[keep], names, series.start[keep], series.freq)
+
+
+def _read_frame(path, long):
+    import pandas as pd
+
+    frame = pd.read_csv(path) if Path(path).suffix == ".csv" else pd.read_parquet(path)
+    # Parquet keeps an index of stamps, which a table of text cannot.
+    if long is None and frame.index.dtype.kind == "M":
+        return frame
+    stamps = frame.columns[0] if long is None else long[1]
+    if stamps in frame.columns:
+        frame[stamps] = pd.to_datetime(frame[stamps])
+    return frame if long else frame.set_index(stamps)
 
 
 def _from_arrays(source, freq, start, names):

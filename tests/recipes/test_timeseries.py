@@ -136,7 +136,7 @@ def test_what_is_refused(weights, told, tmp_path):
     daily = {"source": str(tmp_path / "daily.npy"), "start": "2024-01-01"}
     refused("frequency 'D', but the model is of series of 'h'", freq="D", **daily)
     with pytest.raises(ValueError, match="'unknown'.* pass --freq"):
-        sample.set_up(weights, options.Data(daily["source"]))
+        sample.set_up(weights, daily["source"])
 
 
 def test_bases_know_their_frequency_and_not_what_is_hidden(weights):
@@ -232,6 +232,7 @@ def test_presets_fill_what_is_not_given(tmp_path):
         options.complete(train.Config(model=options.Model("paper", view=9)), "h")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("told", [False, True])
 def test_the_published_preset_trains(told, source, tmp_path):
     config = tiny(tmp_path, source, "paper", told, () if told else (1.0,), lags=(24,))
@@ -248,38 +249,6 @@ def test_the_published_preset_trains(told, source, tmp_path):
         assert forecaster.guidance["quantile"].form == "after"
 
 
-def test_sources_are_arrays_and_frames_too(tmp_path):
-    values = np.stack([DAILY, 2 * DAILY])
-    values[1, :500] = np.nan
-    np.save(tmp_path / "a.npy", values)
-    stamps = np.datetime64("2024-01-01T00", "h") + HOURS
-    wide = [
-        f"{t},{a},{'' if np.isnan(b) else b}"
-        for t, a, b in zip(stamps, *values, strict=True)
-    ]
-    (tmp_path / "a.csv").write_text("\n".join(["when,x,y", *wide]))
-    long = [
-        f"{name},{t},{value}"
-        for name, row in zip("xy", values, strict=True)
-        for t, value in zip(stamps, row, strict=True)
-    ]
-    (tmp_path / "b.csv").write_text("\n".join(["id,ds,y", *long]))
-    array = options.Data(str(tmp_path / "a.npy"), "h", start="2024-01-01")
-    for data in (
-        array,
-        options.Data(str(tmp_path / "a.csv")),
-        options.Data(str(tmp_path / "b.csv"), long=("id", "ds", "y")),
-    ):
-        series = options.read_series(data)
-        np.testing.assert_allclose(series.values, values, rtol=1e-6)
-        assert series.freq == "h"
-        assert (series.start == np.datetime64("2024-01-01")).all()
-    whole = options.read_series(dataclasses.replace(array, shortest=701))
-    assert whole.names == ("0",)
-    with pytest.raises(ValueError, match="no series of .* has 5000 steps"):
-        options.read_series(dataclasses.replace(array, shortest=5000))
-
-
 def test_series_without_spread_train_and_short_ones_are_named(tmp_path):
     np.save(tmp_path / "flat.npy", np.ones((1, 1200)))
     train.train(tiny(tmp_path / "flat", tmp_path / "flat.npy", scales=()))
@@ -292,6 +261,7 @@ def test_series_without_spread_train_and_short_ones_are_named(tmp_path):
         train.train(tiny(tmp_path / "zero", tmp_path / "zero.npy"))
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(source, tmp_path, monkeypatch):
     def run(name):
         config = tiny(tmp_path / name, source, scales=())
