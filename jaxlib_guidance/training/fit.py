@@ -132,6 +132,9 @@ def fit(
             mark, since, leave = time.perf_counter(), done, False
             while done < steps and not leave:
                 state, metrics = step(state, batch_at(done))
+                # One step ahead keeps a device busy. More would hold their batches,
+                # and stall a CPU whose virtual devices share few threads.
+                jax.block_until_ready(recent[-1:])
                 recent.append(metrics)
                 done += 1
                 bar.update()
@@ -142,6 +145,7 @@ def fit(
                 due = last or (log.look_every and done % log.look_every == 0)
                 line: dict[str, float] = {}
                 if look is not None and (due or (rank and save)):
+                    jax.block_until_ready(metrics)
                     line = {k: float(v) for k, v in (look(done, state) or {}).items()}
                     if rank is not None and rank not in line:
                         raise ValueError(
