@@ -72,7 +72,7 @@ def test_resumed_it_ends_as_in_one_go(recipe, weights, tmp_path, monkeypatch):
     """The old network of DiffusionNFT, which drew the samples, comes back too."""
     # One device, and no evaluation: half of what there is to compile.
     monkeypatch.setattr(recipe, "data_mesh", lambda: data_mesh(jax.devices()[:1]))
-    figures = {"reward": 0.0}, np.zeros((1, 8, 8, 1))
+    figures = {"reward": 0.0, "held_out": 0.5}, np.zeros((1, 8, 8, 1))
     monkeypatch.setattr(recipe, "make_evaluation", lambda *_: lambda params: figures)
     config = tiny(recipe, tmp_path, weights)
     recipe.train(config)
@@ -90,7 +90,8 @@ def test_resumed_it_ends_as_in_one_go(recipe, weights, tmp_path, monkeypatch):
     model, _ = load_pretrained(tmp_path / "ema.npz")
     assert model.shape == (8, 8, 1)
     names = sorted(path.name for path in (tmp_path / "samples").iterdir())
-    assert names == ["after.png", "before.png"]
+    # What is saved is judged, so that the best can be kept.
+    assert names == ["00001.png", "after.png", "before.png"]
 
 
 @pytest.mark.slow
