@@ -183,7 +183,8 @@ def test_padding_moves_no_baseline():
         (best_of_group(more, mask=mask), best_of_group(R)),
         (gpg(more, mask=mask), gpg(R)),
     ):
-        np.testing.assert_allclose(got[:6], want, rtol=1e-6)
+        # Sums of other lengths may be added in another order.
+        np.testing.assert_allclose(got[:6], want, rtol=1e-6, atol=2e-7)
         assert not np.any(got[6:])
     # A sample without a reward in the middle of a group.
     known = np.array([[1, 0, 1]])

@@ -60,11 +60,17 @@ def test_quality_values():
     np.testing.assert_allclose(wrong, [0, 0.5, 0.25], rtol=1e-6)
 
 
-def test_quality_values_of_mixed_precision():
-    with jax.enable_x64(True):
-        for of_correct, of_rest in (("f4", "f8"), ("f8", "f4"), ("i4", "f8")):
-            good = quality_values(np.ones(3, of_correct), np.array([2, 1, 0], of_rest))
-            np.testing.assert_allclose(good, [1 / 3, 2 / 3, 1], rtol=1e-6)
+@pytest.fixture
+def x64():
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+def test_quality_values_of_mixed_precision(x64):
+    for of_correct, of_rest in (("f4", "f8"), ("f8", "f4"), ("i4", "f8")):
+        good = quality_values(np.ones(3, of_correct), np.array([2, 1, 0], of_rest))
+        np.testing.assert_allclose(good, [1 / 3, 2 / 3, 1], rtol=1e-6)
 
 
 def test_best_of_n():
