@@ -113,9 +113,10 @@ def test_micro_batches_on_eight_devices_stay_where_they_are(single):
     for name in ("all-gather", "all-to-all", "collective-permute"):
         assert name not in text
     # One sum of the gradient, after the loop and not within it.
-    loop, entry = text.split("\nENTRY ")
-    assert "while(" in entry
-    assert " all-reduce(" not in loop
+    # Newer versions of XLA call the loop from a computation of its own.
+    others, entry = text.split("\nENTRY ")
+    assert "while(" in text
+    assert " all-reduce(" not in others
     assert entry.count(" all-reduce(") == 1
     with pytest.raises(ValueError, match="8 devices times 2 micro"):
         step(replicate(mesh, start(tx)), batch_of(8))
