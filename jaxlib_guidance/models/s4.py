@@ -175,12 +175,14 @@ def convolve(u: Array, spectrum: Array) -> Array:
 def layer_spectrum(
     params: Mapping[str, Array], length: int, rule: str = "zoh"
 ) -> Array:
-    """The `spectrum` of an `S4D` layer's parameters, complex ``[H, length + 1]``."""
+    """All that an `S4D` layer does, as one spectrum: complex ``[H, length + 1]``."""
     # Stored as a logarithm, the real part stays negative whatever the optimiser does.
     poles = jax.lax.complex(-jnp.exp(params["log_neg_re"]), params["im"])
     c = jax.lax.complex(params["c"][..., 0], params["c"][..., 1])
     sampled = discretise(poles, params["log_dt"], rule)
-    return spectrum(impulse_response(sampled, c, length))
+    kernels = impulse_response(sampled, c, length)
+    # D u is a response without delay.
+    return spectrum(kernels.at[0, :, 0].add(params["d"]))
 
 
 def _require_sequences(u):
@@ -230,7 +232,7 @@ class S4D(nn.Module):
         else:
             held = layer_spectrum(params, length, self.rule)
         wide = u.astype(params["d"].dtype)
-        return (convolve(wide, held) + params["d"] * wide).astype(u.dtype)
+        return convolve(wide, held).astype(u.dtype)
 
     def _params(self, width):
         first = initial_poles(self.poles, self.state)

@@ -122,7 +122,9 @@ def edm(
         if stochastic:
             _, up = _raised(process, t_next, end, churn, low, high)
             grown = up.alpha / end.alpha
-            std = s_noise * root(up.sigma**2 - (grown * end.sigma) ** 2)
+            kept = grown * end.sigma
+            # Not a difference of squares, which fused is not exactly 0 when unraised.
+            std = s_noise * root((up.sigma - kept) * (up.sigma + kept))
             mean = expand(grown, x) * mean
         return Stepped(Transition(mean, std), x0, memory, guide)
 

@@ -94,7 +94,8 @@ def test_samples_are_those_of_sample(rolled):
             KEYS, denoiser(p), *args, SHAPE, LABELS, guidance=options["guidance"]
         )
     )(PARAMS)
-    np.testing.assert_array_equal(first.states[:, -1], x)
+    # Two programs, so to rounding.
+    np.testing.assert_allclose(first.states[:, -1], x, atol=1e-6)
     assert first.states.shape == (4, 6, *SHAPE)
 
 

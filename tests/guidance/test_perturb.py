@@ -25,14 +25,6 @@ SITE = "block1/attn"
 MASK = jnp.array([1, 0, 0, 1])
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def context():
     alpha, sigma = (f(T)[:, None, None, None] for f in (PROCESS.alpha, PROCESS.sigma))
     return Context(

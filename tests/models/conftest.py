@@ -1,12 +1,8 @@
-"""These tests compile much and compute little; writers of foreign weight files.
-
-The writers follow the definitions of the formats, not our readers.
-"""
+"""Writers of foreign weight files, by the formats' definitions, not by our readers."""
 
 import json
 import struct
 
-import jax
 import numpy as np
 import pytest
 
@@ -56,14 +52,6 @@ def gguf_bytes(tensors, metadata, *, version=3, alignment=32):
         head += _text(name) + sizes + struct.pack("<IQ", kind, len(data))
         data += held + bytes(-len(held) % alignment)
     return head + bytes(-len(head) % alignment) + data
-
-
-@pytest.fixture(autouse=True, scope="module")
-def compile_quickly():
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")
