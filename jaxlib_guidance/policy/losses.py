@@ -20,7 +20,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.policy.ratio import Level, like_tokens, log_ratio
+from jaxlib_guidance.policy.ratio import Level, importance_ratio, like_tokens, log_ratio
 from jaxlib_guidance.reduce import divide, hide, mask_like, masked_sum, require_shape
 from jaxlib_guidance.types import Array, concrete
 
@@ -90,7 +90,7 @@ def ppo_clip(
                 f"delta is {delta}; expected more than 1 + clip_high = {1 + most}"
             )
     a = like_tokens(advantage, logp, mask)
-    rho = jnp.exp(log_ratio(logp, logp_old, mask, level=level, limit=limit))
+    rho = importance_ratio(logp, logp_old, mask, level=level, limit=limit)
     free = rho if delta is None else jnp.minimum(rho, delta)
     objective = jnp.minimum(free * a, jnp.clip(rho, 1 - clip_low, 1 + clip_high) * a)
     if dual_clip is not None:
@@ -132,7 +132,7 @@ def cispo(
     bottom, top = concrete(least), concrete(most)
     if bottom is not None and top is not None and not bottom < top:
         raise ValueError(f"{bounds} bounds {low}, {high} leave no weight")
-    weight = jnp.clip(jnp.exp(log_ratio(logp, logp_old, mask)), least, most)
+    weight = jnp.clip(importance_ratio(logp, logp_old, mask), least, most)
     return reinforce(logp, advantage, mask) * stop(weight)
 
 
@@ -160,7 +160,7 @@ def sapo(
     Reference: Gao et al., arXiv 2511.20347.
     """
     a = like_tokens(advantage, logp, mask)
-    rho = jnp.exp(log_ratio(logp, logp_old, mask))
+    rho = importance_ratio(logp, logp_old, mask)
     tau = jnp.where(a > 0, tau_pos, tau_neg)
     return -4 / tau * jax.nn.sigmoid(tau * (rho - 1)) * a
 
@@ -249,7 +249,7 @@ def nft(
     require_shape("success_rate", success_rate, shape)
     right = like_tokens(correct, logp, mask, "correct")
     r = jnp.clip(like_tokens(success_rate, logp, None, "success_rate"), 0.02, 0.98)
-    rho = jnp.exp(log_ratio(logp, logp_old, mask, level=level, limit=10.0))
+    rho = importance_ratio(logp, logp_old, mask, level=level, limit=10.0)
     loss = -right * _log_floored(rho, floor_pos)
     loss -= negative * (1 - right) * _log_floored((1 - r * rho) / (1 - r), floor_neg)
     if weight == "dr_grpo":

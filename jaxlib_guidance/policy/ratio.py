@@ -51,6 +51,40 @@ def log_ratio(
 
     Reference: GSPO, Zheng et al., arXiv 2507.18071, eqs. 7 and 14.
     """
+    each = _log_ratio(logp, logp_old, mask, level, limit)
+    if each.shape == jnp.shape(logp):
+        return each
+    return hide(jnp.broadcast_to(each, jnp.shape(logp)), mask)
+
+
+def importance_ratio(
+    logp: Array,
+    logp_old: Array,
+    mask: Array | None = None,
+    *,
+    level: Level = "token",
+    limit: float = 20.0,
+) -> Array:
+    """``exp`` of `log_ratio`, taken once where a sequence has one for all its tokens.
+
+    Args:
+      logp: As in `log_ratio`, like all that follow.
+      logp_old: Likewise.
+      mask: Likewise.
+      level: Likewise.
+      limit: Likewise.
+
+    Returns:
+      Float32 ``[..., T]``, 1 where masked; ``[..., 1]`` for "seq" and "seq_sum".
+
+    Raises:
+      ValueError: As in `log_ratio`.
+    """
+    return jnp.exp(_log_ratio(logp, logp_old, mask, level, limit))
+
+
+def _log_ratio(logp, logp_old, mask, level, limit):
+    """`log_ratio` before a sequence's is repeated for its tokens."""
     if level not in get_args(Level):
         raise ValueError(f"level is {level!r}; expected one of {get_args(Level)}")
     require_shape("logp_old", logp_old, jnp.shape(logp))
@@ -63,11 +97,11 @@ def log_ratio(
         if level != "seq_sum":
             tokens = jnp.sum(mask_like(mask, each), -1, keepdims=True)
             total = divide(total, tokens)
-        whole = hide(jnp.broadcast_to(total, each.shape), mask)
-        own = logp - jax.lax.stop_gradient(logp)
+        each = total
         if level == "seq_token":
-            whole = jax.lax.stop_gradient(whole) + own
-        each = whole
+            whole = hide(jnp.broadcast_to(total, logp.shape), mask)
+            own = logp - jax.lax.stop_gradient(logp)
+            each = jax.lax.stop_gradient(whole) + own
     return jnp.clip(each, -limit, limit)
 
 
