@@ -212,6 +212,7 @@ def train(config: Config) -> dict[str, Any]:
     series = read_series(config.data)
     config = complete(config, series.freq)
     settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    settings["data"]["identity"] = series.identity
     folder = claim(
         config.directory, settings, free=("directory", "log", "search", *FREE)
     )

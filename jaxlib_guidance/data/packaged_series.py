@@ -48,7 +48,7 @@ def load_pedestrians(start: str = "2022-07-01", end: str = "2025-12-01") -> Seri
     # date altogether, while their order and their hours are right: so time is the sum
     # of the steps of the hour.
     steps = np.concatenate([[0], (np.diff(hour) - 1) % 24 + 1]).cumsum()
-    begin = np.datetime64(rows[0][0], "h") + hour[0]
+    begin = np.datetime64(rows[0][0], "h") + np.timedelta64(int(hour[0]), "h")
     keep = [
         i
         for i, name in enumerate(header)
@@ -64,10 +64,13 @@ def load_pedestrians(start: str = "2022-07-01", end: str = "2025-12-01") -> Seri
     if not 0 <= first < last <= values.shape[1]:
         raise ValueError(
             f"start {start} and end {end}; expected hours within {begin} and "
-            f"{begin + values.shape[1]}, the first before the second"
+            f"{begin + np.timedelta64(values.shape[1], 'h')}, the first before the "
+            "second"
         )
     names = [header[i] for i in keep]
-    return finish_series(values[:, first:last], names, begin + first, "h")
+    return finish_series(
+        values[:, first:last], names, begin + np.timedelta64(first, "h"), "h"
+    )
 
 
 def load_flights(least: int = 3000) -> Series:
@@ -89,7 +92,8 @@ def load_flights(least: int = 3000) -> Series:
     # Scheduled local time; `time_hour` is UTC.
     day = flights["month"].to_numpy("int64") - 1
     day = np.datetime64("2013-01", "M") + day.astype("timedelta64[M]")
-    day = day.astype("datetime64[D]") + (flights["day"].to_numpy("int64") - 1)
+    number = flights["day"].to_numpy("int64") - 1
+    day = day.astype("datetime64[D]") + number.astype("timedelta64[D]")
     hour = (day - np.datetime64("2013-01-01")).astype(int) * 24
     hour = hour + flights["hour"].to_numpy("int64")
     pair = (flights["origin"] + " " + flights["carrier"]).to_numpy(str)

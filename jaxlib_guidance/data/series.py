@@ -5,6 +5,7 @@ series are preceded by NaN. Only `start` says what the columns mean to a clock.
 """
 
 import re
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -35,6 +36,13 @@ class Series(NamedTuple):
     names: tuple[str, ...]
     start: np.ndarray
     freq: str
+
+    @property
+    def identity(self) -> str:
+        """Changes with any value, name or stamp."""
+        about = repr((self.names, self.start.tolist(), self.freq)).encode()
+        code = zlib.crc32(np.ascontiguousarray(self.values).data, zlib.crc32(about))
+        return f"{len(self.names)} series, crc32 {code:08x}"
 
 
 def finish_series(
@@ -113,15 +121,20 @@ def stamps(start: Any, freq: str, steps: int, first: int = 0) -> np.ndarray:
         return np.busday_offset(day, columns, roll="forward") + (start - day)
     if unit == "months":
         return _months_from(day, columns) + (start - day)
-    return start + columns
+    return start + columns.astype("timedelta64[s]")
 
 
 def _months_from(day, months):
     """The same day of later months; of a month's last day, their last days."""
+
+    def last_day(month):
+        after = (month + np.timedelta64(1, "M")).astype("datetime64[D]")
+        return after - np.timedelta64(1, "D")
+
     month = day.astype("datetime64[M]")
-    grid = month + months
-    last = (grid + 1).astype("datetime64[D]") - 1
-    if day == (month + 1).astype("datetime64[D]") - 1:
+    grid = month + months.astype("timedelta64[M]")
+    last = last_day(grid)
+    if day == last_day(month):
         return last
     return np.minimum(grid.astype("datetime64[D]") + (day - month), last)
 

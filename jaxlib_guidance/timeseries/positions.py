@@ -155,7 +155,8 @@ def calendar(start: np.ndarray, freq: str, steps: int) -> np.ndarray:
     def of(begin):
         when = stamps(begin, freq, steps)
         day, year = when.astype("datetime64[D]"), when.astype("datetime64[Y]")
-        first, last = (y.astype("datetime64[D]") for y in (year, year + 1))
+        years = year, year + np.timedelta64(1, "Y")
+        first, last = (y.astype("datetime64[D]") for y in years)
         # 1970-01-01 was a Thursday.
         weekday = (day.astype(np.int64) + 3) % 7
         turns = [(when - day) / np.timedelta64(1, "D"), weekday / 7]

@@ -124,13 +124,14 @@ def make_train_step(
             return accumulated(params, rows)
         # Each device adds up its own micro-batches and the sum of them travels; in the
         # global view every micro-batch's would.
-        each = jax.shard_map(
+        on_devices: Any = jax.shard_map(
             lambda *local: jax.tree.map(lambda leaf: leaf[None], accumulated(*local)),
             mesh=mesh,
             in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
             out_specs=PartitionSpec(AXIS),
             check_vma=False,
-        )(params, rows)
+        )
+        each = on_devices(params, rows)
         return jax.tree.map(lambda leaf: jnp.sum(leaf, 0), each)
 
     def step(state: TrainState, batch: PyTree, weights: Array | None = None) -> Any:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from jaxlib_guidance.diffusion.process import linear_betas, vp_discrete
 from jaxlib_guidance.timeseries.forecaster import load_forecaster
+from jaxlib_guidance.training.run import OtherRunError
 
 ROOT = Path(__file__).parents[2]
 
@@ -253,6 +254,9 @@ def test_series_without_spread_train_and_short_ones_are_named(tmp_path):
     np.save(tmp_path / "flat.npy", np.ones((1, 1200)))
     train.train(tiny(tmp_path / "flat", tmp_path / "flat.npy", scales=()))
     assert load_forecaster(tmp_path / "flat" / "ema.npz")[0].layout.spread == 1.0
+    np.save(tmp_path / "flat.npy", np.full((1, 1200), 2.0))
+    with pytest.raises(OtherRunError, match="data.identity was '1 series, crc32"):
+        train.train(tiny(tmp_path / "flat", tmp_path / "flat.npy", scales=()))
     np.save(tmp_path / "short.npy", np.ones((1, 20)))
     with pytest.raises(ValueError, match=r"series \['0'\] are too short"):
         train.train(tiny(tmp_path / "short", tmp_path / "short.npy"))

@@ -96,7 +96,7 @@ def test_progress(steps, calls):
 
     told = jax.jit(lambda: run(lambda done, total: seen.append((done, total))))()
     jax.effects_barrier()
-    np.testing.assert_allclose(told, jax.jit(lambda: run(None))(), rtol=1e-6)
+    np.testing.assert_allclose(told, jax.jit(lambda: run(None))(), rtol=1e-5)
     assert len(seen) == calls
     assert sorted(seen)[-1] == (steps, steps)
 
