@@ -40,8 +40,8 @@ CURVES = [
     ("reason", REASON),
 ]
 COMPARED = {"ddpo": ("grad_norm", "sampled"), "reason": ("grad_norm", "right1")}
-# Samples of a trained model go through ten networks a step, and rounding grows.
-LOOSE = {"ddpo": 1e-3, "reason": 1e-3}
+# Samples of a trained model go through its network again and again: 7e-5 was seen.
+LOOSE = {"ddpo": 2e-4}
 
 
 def steps_script():
