@@ -100,10 +100,11 @@ def fit(
         raise ValueError(f"rank is {rank!r} and look is None; expected both or neither")
     chief = jax.process_index() == 0
     with (
+        # The outer one: a signal must not cut short the writing of the last save.
+        StopSignal() as stop,
         Checkpoints(
             folder / "checkpoints", keep=log.keep, metric=rank, mode=mode
         ) as saved,
-        StopSignal() as stop,
     ):
         state, recent = _restore(saved, state)
         done = int(state.step)

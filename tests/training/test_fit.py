@@ -175,6 +175,22 @@ def test_a_stop_in_the_last_step_is_of_the_next_run(tmp_path):
     assert run(tmp_path / "b").finished
 
 
+def test_a_stop_waits_for_the_last_save(tmp_path, monkeypatch):
+    close = Checkpoints.close
+
+    def interrupted(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        close(self)
+
+    monkeypatch.setattr(Checkpoints, "close", interrupted)
+    assert run(tmp_path / "a", 3).finished
+    monkeypatch.undo()
+    with Checkpoints(tmp_path / "a" / "checkpoints") as saved:
+        assert saved.steps()[-1] == 3
+    # And it is owed to the next.
+    assert not run(tmp_path / "b").finished
+
+
 def test_more_of_the_newest_are_kept_on_request(tmp_path):
     run(tmp_path, log=Log(save_every=1, keep=4))
     with Checkpoints(tmp_path / "checkpoints") as saved:
