@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxlib_guidance.diffusion.losses import prediction_weight
 from jaxlib_guidance.diffusion.predict import Prediction
 from jaxlib_guidance.policy.losses import ppo_clip, reinforce
-from jaxlib_guidance.policy.ratio import like_tokens, log_ratio
+from jaxlib_guidance.policy.ratio import importance_ratio, like_tokens
 from jaxlib_guidance.reduce import hide, require_shape
 from jaxlib_guidance.types import Array, at_least_float32
 
@@ -83,7 +83,7 @@ def dpok(
     code.
     """
     require_shape("gap", gap, jnp.shape(logp))
-    rho = jnp.exp(log_ratio(logp, logp_old, mask))
+    rho = importance_ratio(logp, logp_old, mask)
     held = jnp.clip(rho, 1 - clip, 1 + clip)
     reward = weight * like_tokens(advantage, logp, mask) * held
     return beta * hide(gap, mask) - reward

@@ -9,7 +9,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.policy.ratio import Level, like_tokens, log_ratio
+from jaxlib_guidance.policy.ratio import Level, importance_ratio, like_tokens, log_ratio
 from jaxlib_guidance.reduce import divide, hide, mask_like, masked_sum, require_shape
 from jaxlib_guidance.types import Array, concrete
 
@@ -199,7 +199,7 @@ def mixed_policy_weight(
         raise ValueError(f'logp_old is for shape "ratio" only; shape is {shape!r}')
     teacher = mask_like(off_policy, logp, "off_policy") > 0
     if logp_old is not None:
-        weight = jnp.exp(log_ratio(logp, logp_old, mask))
+        weight = importance_ratio(logp, logp_old, mask)
     else:
         p = jnp.exp(hide(logp, mask))
         weight = c * p / jnp.square(p + c) if shape == "shaped" else jnp.ones_like(p)

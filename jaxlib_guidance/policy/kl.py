@@ -26,7 +26,7 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.policy.ratio import log_ratio
+from jaxlib_guidance.policy.ratio import importance_ratio, log_ratio
 from jaxlib_guidance.reduce import hide, mask_like, require_shape
 from jaxlib_guidance.types import Array
 
@@ -124,7 +124,7 @@ def kl_loss(
         return through + jax.lax.stop_gradient(value - through)
     if correction == "ratio":
         old = jax.lax.stop_gradient(logp) if logp_old is None else logp_old
-        return value * jnp.exp(log_ratio(logp, old, mask))
+        return value * importance_ratio(logp, old, mask)
     return value
 
 
