@@ -40,8 +40,8 @@ import jax
 import numpy as np
 import tyro
 
-from jaxlib_guidance.models.weights import load_weights
-from jaxlib_guidance.training.checkpoint import Checkpoints, CorruptCheckpointError
+from jaxlib_guidance.files import load_weights
+from jaxlib_guidance.training import Checkpoints, CorruptCheckpointError
 from jaxlib_guidance.types import PyTree
 
 RECIPE = Path(__file__).parents[1] / "train" / "images.py"

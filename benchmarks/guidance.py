@@ -27,10 +27,10 @@ import numpy as np
 import tyro
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.attention.edits import identity
-from jaxlib_guidance.guidance.perturb import pag
-from jaxlib_guidance.models.adapters import from_linen
-from jaxlib_guidance.testing.nets import tiny_dit
+from jaxlib_guidance.attention import identity
+from jaxlib_guidance.guidance import pag
+from jaxlib_guidance.models import from_linen
+from jaxlib_guidance.testing import tiny_dit
 
 PROCESS = jg.VPCosine()
 NULL, SITE = 10, "block2/attn"

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from jaxlib_guidance.policy.token_logp import token_logp
+from jaxlib_guidance.policy import token_logp
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,10 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from jaxlib_guidance.policy import algorithms, losses, preference
-from jaxlib_guidance.policy.advantages import group_norm, informative
-from jaxlib_guidance.policy.preference import sequence_logp
-from jaxlib_guidance.policy.returns import gae, next_valid
+from jaxlib_guidance import policy
+from jaxlib_guidance.policy import (
+    gae,
+    group_norm,
+    informative,
+    next_valid,
+    sequence_logp,
+)
 from jaxlib_guidance.reduce import aggregate, finalize
 
 LONGEST = 1024  # Dr.GRPO's constant.
@@ -118,14 +122,14 @@ def halves(x):
 
 
 def kto(p, b):
-    u, z = sequence_logp(p - b.ref, b.mask), preference.kto_reference(b.mismatched)
-    return preference.kto(u, b.rewards.ravel(), z).mean()
+    u, z = sequence_logp(p - b.ref, b.mask), policy.kto_reference(b.mismatched)
+    return policy.kto(u, b.rewards.ravel(), z).mean()
 
 
 def nft(p, b):
     mask = b.mask * informative(b.rewards).reshape(-1, 1)
     rate = jnp.repeat(b.rewards.mean(1), b.rewards.shape[1])
-    loss = losses.nft(p, b.old, b.rewards.ravel(), rate, mask)
+    loss = policy.nft(p, b.old, b.rewards.ravel(), rate, mask)
     return mean(loss, mask, "sum_over_const", 1000)
 
 
@@ -138,7 +142,7 @@ def gae_of_batch(p, b):
 
 
 def reinforce(p, old, advantage, mask):
-    return losses.reinforce(p, advantage, mask)
+    return policy.reinforce(p, advantage, mask)
 
 
 def table(torch):
@@ -262,32 +266,32 @@ def table(torch):
         advantage = torch.stack(backwards[::-1], 1) * b.mask
         return advantage, advantage + b.values * b.mask
 
-    clipped, how = losses.ppo_clip, "seq_mean_token_mean"
-    ours_dr_grpo = by_group(algorithms.dr_grpo, max_length=LONGEST)
+    clipped, how = policy.ppo_clip, "seq_mean_token_mean"
+    ours_dr_grpo = by_group(policy.dr_grpo, max_length=LONGEST)
     return {
         "REINFORCE": (by_token(reinforce), theirs(lambda p, b, a: -a * p)),
         "PPO clip": (by_token(clipped), theirs(ppo)),
         "dual clip": (by_token(clipped, dual_clip=3.0), theirs(dual)),
         "GRPO with k3": (
-            by_group(algorithms.grpo, penalty=True),
+            by_group(policy.grpo, penalty=True),
             theirs(grpo, normed, mean_of_means),
         ),
         "Dr.GRPO": (ours_dr_grpo, theirs(ppo, centred, over_constant)),
         "DAPO": (
-            by_group(algorithms.dapo),
+            by_group(policy.dapo),
             theirs(ppo, normed, informative_mean, high=0.28),
         ),
-        "GSPO": (by_group(algorithms.gspo), theirs(gspo, normed, mean_of_means)),
-        "CISPO": (by_token(losses.cispo), theirs(cispo)),
-        "RLOO": (by_group(algorithms.rloo), theirs(rloo, against_others, row_mean)),
-        "SAPO": (by_token(losses.sapo, how), theirs(sapo, given, mean_of_means)),
-        "GMPO": (by_token(losses.gmpo, how), theirs(gmpo, given, row_mean)),
+        "GSPO": (by_group(policy.gspo), theirs(gspo, normed, mean_of_means)),
+        "CISPO": (by_token(policy.cispo), theirs(cispo)),
+        "RLOO": (by_group(policy.rloo), theirs(rloo, against_others, row_mean)),
+        "SAPO": (by_token(policy.sapo, how), theirs(sapo, given, mean_of_means)),
+        "GMPO": (by_token(policy.gmpo, how), theirs(gmpo, given, row_mean)),
         "NFT": (nft, their_nft),
-        "DPO": (by_pair(preference.dpo), pairs(dpo)),
+        "DPO": (by_pair(policy.dpo), pairs(dpo)),
         "KTO": (kto, their_kto),
-        "IPO": (by_pair(preference.ipo, True), pairs(ipo, True)),
-        "SimPO": (by_pair(preference.simpo, True, False), pairs(simpo, True, False)),
-        "ORPO": (by_pair(preference.orpo, True, False), pairs(orpo, True, False)),
+        "IPO": (by_pair(policy.ipo, True), pairs(ipo, True)),
+        "SimPO": (by_pair(policy.simpo, True, False), pairs(simpo, True, False)),
+        "ORPO": (by_pair(policy.orpo, True, False), pairs(orpo, True, False)),
         "group advantages": (
             lambda p, b: (group_norm(b.rewards),),
             lambda p, b: (normed(b),),

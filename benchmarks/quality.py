@@ -26,9 +26,9 @@ import numpy as np
 import tyro
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.data.digits import load_digits
-from jaxlib_guidance.models.pretrained import load_pretrained
-from jaxlib_guidance.testing.fidelity import judge_samples
+from jaxlib_guidance.data import load_digits
+from jaxlib_guidance.models import load_pretrained
+from jaxlib_guidance.testing import judge_samples
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,22 +21,24 @@ import jax.numpy as jnp
 import numpy as np
 import samplers_peers
 
-from jaxlib_guidance.diffusion import grids
-from jaxlib_guidance.diffusion.process import (
-    VE,
-    RectifiedFlow,
-    linear_betas,
-    vp_discrete,
-)
+from jaxlib_guidance import diffusion
+from jaxlib_guidance.diffusion import VE, RectifiedFlow, linear_betas, vp_discrete
 from jaxlib_guidance.rng import sample_keys
-from jaxlib_guidance.sampling.ddim import ddim
-from jaxlib_guidance.sampling.dpm import dpmpp_2m, dpmpp_2s, dpmpp_3m
-from jaxlib_guidance.sampling.euler import heun
-from jaxlib_guidance.sampling.loop import sample
-from jaxlib_guidance.sampling.multistep import adams, deis, lms, pndm
-from jaxlib_guidance.sampling.unipc import unipc
-from jaxlib_guidance.testing.mixtures import exact_denoiser
-from jaxlib_guidance.testing.probability_flow import (
+from jaxlib_guidance.sampling import (
+    adams,
+    ddim,
+    deis,
+    dpmpp_2m,
+    dpmpp_2s,
+    dpmpp_3m,
+    heun,
+    lms,
+    pndm,
+    sample,
+    unipc,
+)
+from jaxlib_guidance.testing import (
+    exact_denoiser,
     exact_flow,
     plane_mixture,
     space_mixture,
@@ -61,11 +63,11 @@ SOLVERS = {
 }
 FAST = ("DDIM", "DPM++ 2M", "UniPC-3", "Adams-2", "Adams-3", "Adams-4")
 GRIDS = {
-    "even flow": grids.flow_grid,
-    "even flow .7": functools.partial(grids.flow_grid, shift=0.7),
-    "even t": grids.uniform_grid,
-    "even log-SNR": grids.logsnr_grid,
-    "Karras 7": grids.karras_grid,
+    "even flow": diffusion.flow_grid,
+    "even flow .7": functools.partial(diffusion.flow_grid, shift=0.7),
+    "even t": diffusion.uniform_grid,
+    "even log-SNR": diffusion.logsnr_grid,
+    "Karras 7": diffusion.karras_grid,
 }
 PROCESSES = {
     "VP": vp_discrete(linear_betas()),

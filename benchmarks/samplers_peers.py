@@ -12,7 +12,7 @@ import warnings
 
 import numpy as np
 
-from jaxlib_guidance.testing.probability_flow import exact_flow, posterior_mean64
+from jaxlib_guidance.testing import exact_flow, posterior_mean64
 
 T = 1000
 

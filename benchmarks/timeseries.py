@@ -20,12 +20,14 @@ import numpy as np
 import optax
 from timeseries_baselines import classical
 
-from jaxlib_guidance.timeseries.metrics import LEVELS, coverage, wql
-from jaxlib_guidance.timeseries.positions import rolling_positions
-from jaxlib_guidance.timeseries.refine import base_paths
-from jaxlib_guidance.timeseries.synthesize import (
+from jaxlib_guidance.timeseries import (
+    LEVELS,
+    base_paths,
+    coverage,
     downstream_score,
     linear_predictive_score,
+    rolling_positions,
+    wql,
 )
 
 sys.path.append(str(Path(__file__).parents[1] / "sample"))

@@ -24,12 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from jaxlib_guidance.data.timeseries import load_series
+from jaxlib_guidance import timeseries
+from jaxlib_guidance.data import load_series
 from jaxlib_guidance.rng import sample_keys
-from jaxlib_guidance.timeseries import baselines, metrics
-from jaxlib_guidance.timeseries.adapters import from_statsforecast
-from jaxlib_guidance.timeseries.positions import rolling_positions
-from jaxlib_guidance.timeseries.windows import cut_segments
+from jaxlib_guidance.timeseries import (
+    cut_segments,
+    from_statsforecast,
+    rolling_positions,
+)
 
 sys.path.append(str(Path(__file__).parents[1] / "sample"))
 from bases import fit_ridge
@@ -71,7 +73,7 @@ class Problem:
 def problem(config: Config) -> Problem:
     """The test windows of a packaged set."""
     series = load_series(config.data).values
-    sizes = {"context": max(baselines.FOUR_WEEKS), "horizon": config.horizon}
+    sizes = {"context": max(timeseries.FOUR_WEEKS), "horizon": config.horizon}
     rows, starts = rolling_positions(series, rolls=config.rolls, **sizes)
     segments = cut_segments(series, rows, starts, **sizes)
     history, target = jnp.split(segments, [sizes["context"]], 1)
@@ -84,10 +86,10 @@ def forecasts(config: Config, given: Problem) -> Iterator[tuple[str, jax.Array]]
     for name, lags in (
         ("seasonal naive, day", (24,)),
         ("seasonal naive, week", (168,)),
-        ("last 7 days", baselines.LAST_WEEK),
-        ("4 weeks and yesterday", baselines.FOUR_WEEKS),
+        ("last 7 days", timeseries.LAST_WEEK),
+        ("4 weeks and yesterday", timeseries.FOUR_WEEKS),
     ):
-        yield name, baselines.past_values(given.history, config.horizon, lags)
+        yield name, timeseries.past_values(given.history, config.horizon, lags)
     forecaster = fit_ridge(given.series, config.context, config.horizon, given.end)
     context = given.history[:, -config.context :]
     yield "ridge", forecaster.mean(context)[:, None]
@@ -128,9 +130,9 @@ def classical(
 
 def scores(samples: jax.Array, target: jax.Array) -> tuple[float, float, float]:
     """``(wQL, ND of the median, coverage of the 80 % interval)``."""
-    median = metrics.sample_quantiles(samples, (0.5,))[:, 0]
-    inside = metrics.coverage(samples, target, level=0.8)
-    found = metrics.wql(samples, target), metrics.nd(median, target), inside
+    median = timeseries.sample_quantiles(samples, (0.5,))[:, 0]
+    inside = timeseries.coverage(samples, target, level=0.8)
+    found = timeseries.wql(samples, target), timeseries.nd(median, target), inside
     wql, nd, covered = map(float, found)
     return wql, nd, covered
 

@@ -35,16 +35,17 @@ import tyro
 from flax.traverse_util import flatten_dict
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.diffusion.losses import denoising_loss, edm_weight
-from jaxlib_guidance.diffusion.predict import edm_scalings
-from jaxlib_guidance.models.pretrained import DiffusionModel, from_config
-from jaxlib_guidance.models.tsdiff import tsdiff_cpu, tsdiff_paper
-from jaxlib_guidance.timeseries.forecast import infill, paths_of
-from jaxlib_guidance.timeseries.forecaster import Forecaster
-from jaxlib_guidance.timeseries.layout import Inputs, Layout
-from jaxlib_guidance.timeseries.windows import HOURLY_LAGS
-from jaxlib_guidance.training.state import init_state
-from jaxlib_guidance.training.step import make_train_step
+from jaxlib_guidance.diffusion import denoising_loss, edm_scalings, edm_weight
+from jaxlib_guidance.models import DiffusionModel, from_config, tsdiff_cpu, tsdiff_paper
+from jaxlib_guidance.timeseries import (
+    HOURLY_LAGS,
+    Forecaster,
+    Inputs,
+    Layout,
+    infill,
+    paths_of,
+)
+from jaxlib_guidance.training import init_state, make_train_step
 
 # Threads that spin while they wait cost 100 times on a machine with other work.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

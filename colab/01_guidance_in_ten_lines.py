@@ -44,8 +44,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.data.pictures import grid_of
-from jaxlib_guidance.models.pretrained import load_pretrained
+from jaxlib_guidance.data import grid_of
+from jaxlib_guidance.models import load_pretrained
 
 FAST = bool(os.environ.get("FAST"))  # the tests run a shorter version
 print(jax.devices())
@@ -187,26 +187,26 @@ plt.show()
 # samples must follow the exact posterior; the contours are its density.
 
 # %%
-from jaxlib_guidance.testing import mixtures
+from jaxlib_guidance import testing
 
 angles = jnp.linspace(0, 2 * jnp.pi, 9)[:-1]
 means = 2 * jnp.stack([jnp.cos(angles), jnp.sin(angles)], 1)
-mixture = mixtures.gaussian_mixture(np.ones(8), means, np.stack([0.08 * np.eye(2)] * 8))
+mixture = testing.gaussian_mixture(np.ones(8), means, np.stack([0.08 * np.eye(2)] * 8))
 operator, seen, noise = np.array([[0.0, 1.0]]), np.array([1.4]), 0.3
-posterior = mixtures.given_observation(mixture, operator, seen, noise)
+posterior = testing.given_observation(mixture, operator, seen, noise)
 process = jg.VPLinear()
 
 
 def surprise(x, ctx):
     level = ctx.alpha[:, 0], ctx.sigma[:, 0]
-    return -mixtures.observation_log_prob(mixture, x, operator, seen, noise, *level)
+    return -testing.observation_log_prob(mixture, x, operator, seen, noise, *level)
 
 
 @jax.jit
 def steer(weight):
     return jg.sample(
         jg.sample_keys(jax.random.key(1), 500 if FAST else 3000),
-        mixtures.exact_denoiser(mixture, process),
+        testing.exact_denoiser(mixture, process),
         process,
         jg.dpmpp_2m(),
         jg.logsnr_grid(process, 40),
@@ -225,7 +225,7 @@ panels = {
 }
 _, axes = plt.subplots(1, 3, figsize=(12, 4), sharex=True, sharey=True)
 for axis, (title, (law, points)) in zip(axes, panels.items(), strict=True):
-    density = jnp.exp(mixtures.log_density(law, plane)).reshape(121, 121)
+    density = jnp.exp(testing.log_density(law, plane)).reshape(121, 121)
     axis.contourf(side, side, density, levels=12, cmap="Blues")
     axis.scatter(*points.T, s=2, alpha=0.35, color="darkorange", linewidths=0)
     axis.axhline(float(seen[0]), color="black", linewidth=0.6, linestyle=":")
@@ -234,7 +234,7 @@ plt.tight_layout()
 plt.show()
 
 # %%
-exact = mixtures.draw_exact(posterior, jax.random.key(2), 20000)
+exact = testing.draw_exact(posterior, jax.random.key(2), 20000)
 print("posterior mean  exact", np.round(exact.mean(0), 3))
 print("               guided", np.round(steer(1.0).mean(0), 3))
 

@@ -49,18 +49,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.data.timeseries import load_series
-from jaxlib_guidance.timeseries.baselines import seasonal_naive
-from jaxlib_guidance.timeseries.energies import quantile_energy
-from jaxlib_guidance.timeseries.forecaster import (
-    Guidance,
-    load_forecaster,
-    read_windows,
-)
-from jaxlib_guidance.timeseries.metrics import wql
-from jaxlib_guidance.timeseries.positions import rolling_positions
-from jaxlib_guidance.timeseries.refine import base_paths, completed, refine
-from jaxlib_guidance.timeseries.windows import blackout_end
+from jaxlib_guidance.data import load_series
+from jaxlib_guidance.timeseries import seasonal_naive
+from jaxlib_guidance.guidance import quantile_energy
+from jaxlib_guidance.timeseries import Guidance, load_forecaster, read_windows
+from jaxlib_guidance.timeseries import wql
+from jaxlib_guidance.timeseries import rolling_positions
+from jaxlib_guidance.timeseries import base_paths, completed, refine
+from jaxlib_guidance.timeseries import blackout_end
 
 FAST = bool(os.environ.get("FAST"))  # the tests run a shorter version
 SAMPLES = 5 if FAST else 50

@@ -1,81 +1,199 @@
 """Steer generative models with pure JAX functions.
 
-``import jaxlib_guidance as jg`` loads jax and the mathematics. The rooms that need more
-(`jg.models` and `jg.training` with flax, `jg.testing`, `jg.data`) load on first use.
+``import jaxlib_guidance as jg`` gives the words of a first page: the loop, the solvers,
+the noise processes, the time grids and the common guidance terms. Everything else is
+one dot further, in the room where it belongs: ``jg.policy.grpo``, ``jg.models.DiT``,
+``jg.testing.gaussian_mixture``. Rooms load on first use.
 """
 
 import importlib
+from typing import TYPE_CHECKING
 
-from jaxlib_guidance.attention.control import Edit
-from jaxlib_guidance.diffusion.denoise import from_function, parametrize
-from jaxlib_guidance.diffusion.grids import (
-    discrete_grid,
-    flow_grid,
-    karras_grid,
-    logsnr_grid,
-    shift_grid,
-    uniform_grid,
-)
-from jaxlib_guidance.diffusion.predict import convert, edm_scalings, from_x0, to_x0
-from jaxlib_guidance.diffusion.process import (
+from jaxlib_guidance.diffusion import (
     VE,
     RectifiedFlow,
     VPCosine,
     VPDiscrete,
     VPLinear,
-    cosine_betas,
-    linear_betas,
-    logsnr,
+    convert,
+    discrete_grid,
+    flow_grid,
+    from_function,
+    karras_grid,
+    logsnr_grid,
+    parametrize,
     perturb,
-    scaled_linear_betas,
+    shift_grid,
+    uniform_grid,
     vp_discrete,
 )
-from jaxlib_guidance.guidance.base import chain
-from jaxlib_guidance.guidance.classifier import classifier_guidance, joint_logit
-from jaxlib_guidance.guidance.contrast import autoguidance, cfg, cfg_scale
-from jaxlib_guidance.guidance.energy import energy
-from jaxlib_guidance.guidance.perturb import pag, redirect, seg
-from jaxlib_guidance.guidance.plan import steer
-from jaxlib_guidance.guidance.post import (
+from jaxlib_guidance.guidance import (
     apg,
+    autoguidance,
+    cfg,
+    cfg_scale,
+    chain,
+    classifier_guidance,
     clip_x0,
+    during,
     dynamic_threshold,
+    energy,
+    guided,
+    pag,
+    redirect,
     rescale_norm,
     rescale_std,
+    scheduled,
+    seg,
 )
-from jaxlib_guidance.guidance.schedule import during, scheduled
 from jaxlib_guidance.rng import sample_keys
-from jaxlib_guidance.sampling.adaptive import sample_adaptive
-from jaxlib_guidance.sampling.consistency import consistency
-from jaxlib_guidance.sampling.ddim import ddim, ddpm
-from jaxlib_guidance.sampling.dpm import dpmpp_2m, dpmpp_2s, dpmpp_3m
-from jaxlib_guidance.sampling.euler import edm, euler, euler_ancestral, heun
-from jaxlib_guidance.sampling.inversion import ddim_inversion, invert
-from jaxlib_guidance.sampling.langevin import annealed_langevin, with_corrector
-from jaxlib_guidance.sampling.loop import Sampler, StepInfo, sample
-from jaxlib_guidance.sampling.multistep import adams, deis, lms, pndm
-from jaxlib_guidance.sampling.recurrence import inpaint, with_recurrence
-from jaxlib_guidance.sampling.sa import sa_solver
-from jaxlib_guidance.sampling.unipc import unipc
-from jaxlib_guidance.transition import Transition
-from jaxlib_guidance.types import Branch, Context, Denoised, Denoiser
+from jaxlib_guidance.sampling import (
+    Sampler,
+    adams,
+    annealed_langevin,
+    consistency,
+    ddim,
+    ddim_inversion,
+    ddpm,
+    deis,
+    dpmpp_2m,
+    dpmpp_2s,
+    dpmpp_3m,
+    edm,
+    euler,
+    euler_ancestral,
+    heun,
+    inpaint,
+    invert,
+    lms,
+    pndm,
+    sa_solver,
+    sample,
+    sample_adaptive,
+    unipc,
+    with_corrector,
+    with_recurrence,
+)
+from jaxlib_guidance.types import Denoiser
+
+if TYPE_CHECKING:
+    from jaxlib_guidance import (
+        data as data,
+    )
+    from jaxlib_guidance import (
+        files as files,
+    )
+    from jaxlib_guidance import (
+        finetuning as finetuning,
+    )
+    from jaxlib_guidance import (
+        models as models,
+    )
+    from jaxlib_guidance import (
+        policy as policy,
+    )
+    from jaxlib_guidance import (
+        testing as testing,
+    )
+    from jaxlib_guidance import (
+        timeseries as timeseries,
+    )
+    from jaxlib_guidance import (
+        training as training,
+    )
+    from jaxlib_guidance import (
+        worlds as worlds,
+    )
 
 __version__ = "0.1.0"
+
+__all__ = [
+    # The loop
+    "sample",
+    "sample_keys",
+    "sample_adaptive",
+    "invert",
+    # A network as a denoiser
+    "Denoiser",
+    "parametrize",
+    "from_function",
+    "convert",
+    "perturb",
+    # Noise processes
+    "VPCosine",
+    "VPLinear",
+    "VPDiscrete",
+    "vp_discrete",
+    "VE",
+    "RectifiedFlow",
+    # Time grids
+    "uniform_grid",
+    "flow_grid",
+    "logsnr_grid",
+    "karras_grid",
+    "discrete_grid",
+    "shift_grid",
+    # Guidance
+    "chain",
+    "guided",
+    "cfg",
+    "cfg_scale",
+    "autoguidance",
+    "pag",
+    "seg",
+    "redirect",
+    "energy",
+    "classifier_guidance",
+    "apg",
+    "rescale_std",
+    "rescale_norm",
+    "clip_x0",
+    "dynamic_threshold",
+    "during",
+    "scheduled",
+    # Solvers
+    "Sampler",
+    "ddim",
+    "ddpm",
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "edm",
+    "dpmpp_2m",
+    "dpmpp_2s",
+    "dpmpp_3m",
+    "adams",
+    "deis",
+    "lms",
+    "pndm",
+    "unipc",
+    "sa_solver",
+    "consistency",
+    "annealed_langevin",
+    "ddim_inversion",
+    "inpaint",
+    "with_corrector",
+    "with_recurrence",
+]
 
 _ROOMS = (
     "attention",
     "data",
     "diffusion",
+    "files",
     "finetuning",
     "guidance",
     "models",
     "policy",
     "reduce",
+    "rng",
     "sampling",
     "testing",
     "timeseries",
     "training",
     "transition",
+    "types",
+    "worlds",
 )
 
 
@@ -85,79 +203,5 @@ def __getattr__(name: str):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = [
-    "VE",
-    "Branch",
-    "Context",
-    "Denoised",
-    "Denoiser",
-    "Edit",
-    "RectifiedFlow",
-    "Sampler",
-    "StepInfo",
-    "Transition",
-    "VPCosine",
-    "VPDiscrete",
-    "VPLinear",
-    "adams",
-    "annealed_langevin",
-    "apg",
-    "autoguidance",
-    "cfg",
-    "cfg_scale",
-    "chain",
-    "classifier_guidance",
-    "clip_x0",
-    "consistency",
-    "convert",
-    "cosine_betas",
-    "ddim",
-    "ddim_inversion",
-    "ddpm",
-    "deis",
-    "discrete_grid",
-    "dpmpp_2m",
-    "dpmpp_2s",
-    "dpmpp_3m",
-    "during",
-    "dynamic_threshold",
-    "edm",
-    "edm_scalings",
-    "energy",
-    "euler",
-    "euler_ancestral",
-    "flow_grid",
-    "from_function",
-    "from_x0",
-    "heun",
-    "inpaint",
-    "invert",
-    "joint_logit",
-    "karras_grid",
-    "linear_betas",
-    "lms",
-    "logsnr",
-    "logsnr_grid",
-    "pag",
-    "parametrize",
-    "perturb",
-    "pndm",
-    "redirect",
-    "rescale_norm",
-    "rescale_std",
-    "sa_solver",
-    "sample",
-    "sample_adaptive",
-    "sample_keys",
-    "scaled_linear_betas",
-    "scheduled",
-    "seg",
-    "shift_grid",
-    "steer",
-    "to_x0",
-    "uniform_grid",
-    "unipc",
-    "vp_discrete",
-    "with_corrector",
-    "with_recurrence",
-]
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_ROOMS, "__version__"])

@@ -6,15 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.data.series import parse_freq
-from jaxlib_guidance.timeseries.baselines import (
+from jaxlib_guidance.data import parse_freq
+from jaxlib_guidance.timeseries import (
     RidgeForecaster,
+    cut_segments,
     fit_ridge_forecaster,
     past_values,
     seasonal_naive,
+    training_batch,
+    training_positions,
 )
-from jaxlib_guidance.timeseries.positions import training_batch, training_positions
-from jaxlib_guidance.timeseries.windows import cut_segments
 
 # Seasonal naive of a day or a week, and the quantiles of four weeks and yesterday.
 BASES = ("naive", "week", "weeks")

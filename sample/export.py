@@ -18,8 +18,8 @@ import jax
 import tyro
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.models.pretrained import DiffusionModel, load_pretrained
-from jaxlib_guidance.sampling.export import export_sampler
+from jaxlib_guidance.files import export_sampler
+from jaxlib_guidance.models import DiffusionModel, load_pretrained
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,24 +27,24 @@ from forecast_setup import Setup, set_up
 from panels import draw_panels
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.diffusion.noise_levels import log_normal_t
-from jaxlib_guidance.diffusion.process import VPDiscrete
-from jaxlib_guidance.timeseries.forecaster import Forecaster, Guidance, in_batches
-from jaxlib_guidance.timeseries.metrics import wql
-from jaxlib_guidance.timeseries.positions import rolling_positions
-from jaxlib_guidance.timeseries.refine import (
+from jaxlib_guidance.diffusion import VPDiscrete, log_normal_t
+from jaxlib_guidance.timeseries import (
+    Forecaster,
+    Guidance,
     base_paths,
-    completed,
-    representative_time,
-)
-from jaxlib_guidance.timeseries.synthesize import synthesize, without_past
-from jaxlib_guidance.timeseries.windows import (
     blackout_begin,
     blackout_end,
+    completed,
     forecast_mask,
+    in_batches,
     random_missing,
+    representative_time,
+    rolling_positions,
+    synthesize,
+    without_past,
+    wql,
 )
-from jaxlib_guidance.training.run import require_effect
+from jaxlib_guidance.training import require_effect
 
 # The options that a task has a use for, of those that are not for all.
 USES = {

@@ -9,18 +9,18 @@ import jax
 import numpy as np
 from bases import fit_ridge
 
-from jaxlib_guidance.data.series import parse_freq
-from jaxlib_guidance.data.timeseries import load_series
-from jaxlib_guidance.timeseries.baselines import RidgeForecaster
-from jaxlib_guidance.timeseries.energies import Observed
-from jaxlib_guidance.timeseries.forecaster import (
+from jaxlib_guidance.data import load_series, parse_freq
+from jaxlib_guidance.guidance import Observed
+from jaxlib_guidance.timeseries import (
     Forecaster,
+    RidgeForecaster,
     WindowReader,
     load_forecaster,
     read_windows,
+    refine,
+    training_batch,
+    training_positions,
 )
-from jaxlib_guidance.timeseries.positions import training_batch, training_positions
-from jaxlib_guidance.timeseries.refine import refine
 
 # Of what the training recipe stores, what says where series come from.
 SOURCE = ("freq", "start", "long", "shortest")

@@ -33,12 +33,8 @@ import tyro
 from tqdm import tqdm
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.data.pictures import save_grid
-from jaxlib_guidance.models.pretrained import (
-    ClassifierModel,
-    DiffusionModel,
-    load_pretrained,
-)
+from jaxlib_guidance.data import save_grid
+from jaxlib_guidance.models import ClassifierModel, DiffusionModel, load_pretrained
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,11 +3,17 @@
 The suite compiles much and computes little, so XLA optimises little here and in the
 processes that tests start; ``JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest`` compiles as
 users do, in twice the time.
+
+Also writers of foreign weight files, by the formats' definitions, not by our readers.
 """
 
+import json
 import os
+import struct
 
 import jax
+import numpy as np
+import pytest
 
 if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
@@ -20,3 +26,60 @@ if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+SCALARS = {
+    np.uint8: 0, np.int8: 1, np.uint16: 2, np.int16: 3, np.uint32: 4, np.int32: 5,
+    np.float32: 6, np.bool_: 7, np.uint64: 10, np.int64: 11, np.float64: 12,
+}  # fmt: skip
+
+
+def safetensors_bytes(tensors, metadata=None):
+    """``tensors`` is ``{name: (type, shape, bytes)}``."""
+    header, at = {} if metadata is None else {"__metadata__": metadata}, 0
+    for name, (kind, shape, held) in tensors.items():
+        offsets = [at, at + len(held)]
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": offsets}
+        at += len(held)
+    text = json.dumps(header).encode()
+    data = b"".join(held for _, _, held in tensors.values())
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def _text(value):
+    held = value.encode()
+    return struct.pack("<Q", len(held)) + held
+
+
+def _value(value):
+    if isinstance(value, str):
+        return struct.pack("<I", 8) + _text(value)
+    if isinstance(value, list):
+        head = struct.pack("<IIQ", 9, 8, len(value))
+        return head + b"".join(map(_text, value))
+    code = SCALARS[value.dtype.type]
+    if value.ndim:
+        return struct.pack("<IIQ", 9, code, len(value)) + value.tobytes()
+    return struct.pack("<I", code) + value.tobytes()
+
+
+def gguf_bytes(tensors, metadata, *, version=3, alignment=32):
+    """``tensors`` is ``{name: (type code, shape, bytes)}``, shape as numpy has it."""
+    head = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(metadata))
+    for name, value in metadata.items():
+        head += _text(name) + _value(value)
+    data = b""
+    for name, (kind, shape, held) in tensors.items():
+        sizes = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
+        head += _text(name) + sizes + struct.pack("<IQ", kind, len(data))
+        data += held + bytes(-len(held) % alignment)
+    return head + bytes(-len(head) % alignment) + data
+
+
+@pytest.fixture(scope="session")
+def write_safetensors():
+    return safetensors_bytes
+
+
+@pytest.fixture(scope="session")
+def write_gguf():
+    return gguf_bytes

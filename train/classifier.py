@@ -20,24 +20,27 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.data.images import load_images
-from jaxlib_guidance.data.loader import Loader
-from jaxlib_guidance.diffusion.noise_levels import log_normal_t
-from jaxlib_guidance.diffusion.process import perturb
-from jaxlib_guidance.models.pretrained import ClassifierModel, from_config
-from jaxlib_guidance.models.weights import export_weights
-from jaxlib_guidance.training.fit import Log, fit
-from jaxlib_guidance.training.launch import FREE, Hosts, Scale, start
-from jaxlib_guidance.training.parallel import (
+from jaxlib_guidance.data import Loader, load_images
+from jaxlib_guidance.diffusion import log_normal_t, perturb
+from jaxlib_guidance.files import export_weights
+from jaxlib_guidance.models import ClassifierModel, from_config
+from jaxlib_guidance.training import (
+    FREE,
+    Hosts,
+    Log,
+    Scale,
+    claim,
     data_mesh,
+    fit,
+    init_state,
     local_rows,
+    make_train_step,
     replicate,
+    require_effect,
     shard_batch,
+    start,
     state_sharding,
 )
-from jaxlib_guidance.training.run import claim, require_effect
-from jaxlib_guidance.training.state import init_state
-from jaxlib_guidance.training.step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,12 +31,11 @@ from tyro.conf import OmitArgPrefixes
 
 import jaxlib_guidance as jg
 from jaxlib_guidance import rng
-from jaxlib_guidance.data.digits import load_digits
-from jaxlib_guidance.data.pictures import save_grid
-from jaxlib_guidance.diffusion.noise_levels import log_normal_t
+from jaxlib_guidance.data import load_digits, save_grid
+from jaxlib_guidance.diffusion import log_normal_t
+from jaxlib_guidance.files import export_weights, load_weights
 from jaxlib_guidance.finetuning import (
     ddpo,
-    flow_sde,
     nft_loss,
     old_decay,
     optimality,
@@ -45,30 +44,36 @@ from jaxlib_guidance.finetuning import (
     rollout,
     step_kl,
 )
-from jaxlib_guidance.models.pretrained import (
+from jaxlib_guidance.models import (
     ClassifierModel,
     DiffusionModel,
     from_config,
     load_pretrained,
 )
-from jaxlib_guidance.models.weights import load_weights
-from jaxlib_guidance.policy.advantages import group_norm
+from jaxlib_guidance.policy import group_norm
 from jaxlib_guidance.reduce import masked_mean
-from jaxlib_guidance.testing.fidelity import judge_samples
-from jaxlib_guidance.training.checkpoint import export_weights
-from jaxlib_guidance.training.fit import Log, fit
-from jaxlib_guidance.training.launch import FREE, Hosts, Scale, start
-from jaxlib_guidance.training.parallel import (
+from jaxlib_guidance.sampling import flow_sde
+from jaxlib_guidance.testing import judge_samples
+from jaxlib_guidance.training import (
+    FREE,
+    Hosts,
+    Log,
+    Scale,
+    TrainState,
+    claim,
     data_mesh,
+    ema_update,
+    fit,
+    init_state,
     local_rows,
+    make_train_step,
     pmapped,
     replicate,
+    require_effect,
     shard_batch,
+    start,
     state_sharding,
 )
-from jaxlib_guidance.training.run import claim, require_effect
-from jaxlib_guidance.training.state import TrainState, ema_update, init_state
-from jaxlib_guidance.training.step import make_train_step
 
 Array = jax.Array
 

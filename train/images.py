@@ -25,39 +25,43 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 import jaxlib_guidance as jg
-from jaxlib_guidance import rng
-from jaxlib_guidance.data.digits import Split
-from jaxlib_guidance.data.images import (
+from jaxlib_guidance import diffusion, rng
+from jaxlib_guidance.data import (
     Images,
     ImageSource,
+    Loader,
+    Split,
     load_images,
     open_images,
+    save_grid,
 )
-from jaxlib_guidance.data.loader import Loader
-from jaxlib_guidance.data.pictures import save_grid
-from jaxlib_guidance.diffusion import losses, noise_levels
-from jaxlib_guidance.models.embed import drop_condition
-from jaxlib_guidance.models.pretrained import (
+from jaxlib_guidance.files import export_weights
+from jaxlib_guidance.models import (
     ClassifierModel,
     DiffusionModel,
+    drop_condition,
     from_config,
     load_pretrained,
 )
-from jaxlib_guidance.testing.fidelity import judge_samples
-from jaxlib_guidance.training.checkpoint import export_weights
-from jaxlib_guidance.training.fit import Log, fit
-from jaxlib_guidance.training.launch import FREE, Hosts, Scale, start
-from jaxlib_guidance.training.parallel import (
+from jaxlib_guidance.testing import judge_samples
+from jaxlib_guidance.training import (
+    FREE,
+    Hosts,
+    Log,
+    Scale,
+    claim,
     data_mesh,
+    fit,
+    init_state,
     local_rows,
+    make_train_step,
     pmapped,
     replicate,
+    require_effect,
     shard_batch,
+    start,
     state_sharding,
 )
-from jaxlib_guidance.training.run import claim, require_effect
-from jaxlib_guidance.training.state import init_state
-from jaxlib_guidance.training.step import make_train_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,16 +222,16 @@ def make_loss(model: DiffusionModel, config: Config, scale: float) -> Any:
     """``(params, batch, keys [B]) -> (loss [B], metrics)``."""
     objective, process = config.objective, model.process
     weightings: dict[str, Any] = {
-        "edm": partial(losses.edm_weight, sigma_data=scale),
-        "min_snr": partial(losses.min_snr_weight, gamma=objective.min_snr_gamma),
-        "sigmoid": partial(losses.sigmoid_weight, bias=objective.sigmoid_bias),
+        "edm": partial(diffusion.edm_weight, sigma_data=scale),
+        "min_snr": partial(diffusion.min_snr_weight, gamma=objective.min_snr_gamma),
+        "sigmoid": partial(diffusion.sigmoid_weight, bias=objective.sigmoid_bias),
     }
     weighting = weightings.get(objective.weighting, objective.weighting)
     shape = {"mean": objective.level_mean, "std": objective.level_std}
     levels = {
-        "uniform": noise_levels.uniform_t,
-        "log_normal": partial(noise_levels.log_normal_t, **shape),
-        "logit_normal": partial(noise_levels.logit_normal_t, **shape),
+        "uniform": diffusion.uniform_t,
+        "log_normal": partial(diffusion.log_normal_t, **shape),
+        "logit_normal": partial(diffusion.logit_normal_t, **shape),
     }[objective.levels]
 
     def loss(params, batch, keys):
@@ -241,7 +245,7 @@ def make_loss(model: DiffusionModel, config: Config, scale: float) -> Any:
         label = drop_condition(
             rng.fold(keys, 1), batch["label"], model.classes, objective.label_dropout
         )
-        each = losses.denoising_loss(
+        each = diffusion.denoising_loss(
             model.denoiser(params),
             process,
             images,
@@ -370,7 +374,7 @@ def train(config: Config) -> dict[str, Any]:
     mine = local_rows(mesh, optim.batch)
     batches = Loader(found, optim.batch, config.seed, part=mine)
     spread = jax.jit(
-        lambda i: noise_levels.stratified(
+        lambda i: diffusion.stratified(
             jax.random.fold_in(level_key, i), jnp.arange(optim.batch), optim.batch
         )
     )

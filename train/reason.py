@@ -30,34 +30,47 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.models.generate import completion_logp, generate
-from jaxlib_guidance.models.lm import LM
-from jaxlib_guidance.models.smollm2 import load_smollm2
-from jaxlib_guidance.models.tokens import chat, pad_rows
-from jaxlib_guidance.policy.advantages import (
+from jaxlib_guidance.files import export_weights
+from jaxlib_guidance.models import (
+    LM,
+    chat,
+    completion_logp,
+    generate,
+    load_smollm2,
+    pad_rows,
+)
+from jaxlib_guidance.policy import (
     group_center,
     group_norm,
     informative,
+    kl_loss,
     leave_one_out,
+    nft,
+    ppo_clip,
+    reinforce,
+    score_kl,
+    score_rewards,
 )
-from jaxlib_guidance.policy.kl import kl_loss, score_kl
-from jaxlib_guidance.policy.losses import nft, ppo_clip, reinforce
-from jaxlib_guidance.policy.shaping import score_rewards
 from jaxlib_guidance.reduce import masked_mean
-from jaxlib_guidance.training.checkpoint import export_weights
-from jaxlib_guidance.training.fit import Log, fit
-from jaxlib_guidance.training.launch import FREE, Hosts, Scale, start
-from jaxlib_guidance.training.parallel import (
+from jaxlib_guidance.training import (
+    FREE,
+    Hosts,
+    Log,
+    Scale,
+    TrainState,
+    claim,
     data_mesh,
+    fit,
+    init_state,
     local_rows,
+    make_train_step,
     pmapped,
     replicate,
+    require_effect,
     shard_batch,
+    start,
     state_sharding,
 )
-from jaxlib_guidance.training.run import claim, require_effect
-from jaxlib_guidance.training.state import TrainState, init_state
-from jaxlib_guidance.training.step import make_train_step
 
 Array = jax.Array
 Method = Literal["grpo", "rloo", "nft", "score"]

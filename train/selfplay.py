@@ -28,24 +28,28 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.policy.kl import entropy
-from jaxlib_guidance.policy.losses import reinforce
-from jaxlib_guidance.policy.running import init_role_ema, role_ema
+from jaxlib_guidance.files import export_weights
+from jaxlib_guidance.policy import entropy, init_role_ema, reinforce, role_ema
 from jaxlib_guidance.reduce import masked_sum
-from jaxlib_guidance.testing import kuhn
-from jaxlib_guidance.training.checkpoint import export_weights
-from jaxlib_guidance.training.fit import Log, fit
-from jaxlib_guidance.training.launch import FREE, Hosts, Scale, start
-from jaxlib_guidance.training.parallel import (
+from jaxlib_guidance.training import (
+    FREE,
+    Hosts,
+    Log,
+    Scale,
+    TrainState,
+    claim,
     data_mesh,
+    fit,
+    init_state,
     local_rows,
+    make_train_step,
     replicate,
+    require_effect,
     shard_batch,
+    start,
     state_sharding,
 )
-from jaxlib_guidance.training.run import claim, require_effect
-from jaxlib_guidance.training.state import TrainState, init_state
-from jaxlib_guidance.training.step import make_train_step
+from jaxlib_guidance.worlds import kuhn
 
 Array = jax.Array
 Baseline = Literal["role", "shared", "none"]

@@ -26,41 +26,38 @@ import tyro
 from timeseries_options import Config, complete, read_series
 
 import jaxlib_guidance as jg
-from jaxlib_guidance import rng
-from jaxlib_guidance.data.series import Series
-from jaxlib_guidance.diffusion import losses, noise_levels
-from jaxlib_guidance.diffusion.process import perturb
-from jaxlib_guidance.models.pretrained import DiffusionModel, from_config
-from jaxlib_guidance.models.tsdiff import tsdiff_cpu, tsdiff_paper
-from jaxlib_guidance.timeseries.energies import ENERGIES
-from jaxlib_guidance.timeseries.forecaster import (
+from jaxlib_guidance import diffusion, rng
+from jaxlib_guidance.data import Series
+from jaxlib_guidance.diffusion import perturb
+from jaxlib_guidance.files import export_weights
+from jaxlib_guidance.guidance import ENERGIES
+from jaxlib_guidance.models import DiffusionModel, from_config, tsdiff_cpu, tsdiff_paper
+from jaxlib_guidance.timeseries import (
     Forecaster,
     Guidance,
+    Layout,
     WindowReader,
+    forecast_mask,
     in_batches,
     read_windows,
-)
-from jaxlib_guidance.timeseries.layout import Layout
-from jaxlib_guidance.timeseries.metrics import wql
-from jaxlib_guidance.timeseries.positions import (
     rolling_positions,
     training_batch,
     training_positions,
+    wql,
 )
-from jaxlib_guidance.timeseries.windows import forecast_mask
-from jaxlib_guidance.training.checkpoint import export_weights
-from jaxlib_guidance.training.fit import fit
-from jaxlib_guidance.training.launch import FREE, start
-from jaxlib_guidance.training.parallel import (
+from jaxlib_guidance.training import (
+    FREE,
+    claim,
     data_mesh,
+    fit,
+    init_state,
     local_rows,
+    make_train_step,
     replicate,
     shard_batch,
+    start,
     state_sharding,
 )
-from jaxlib_guidance.training.run import claim
-from jaxlib_guidance.training.state import init_state
-from jaxlib_guidance.training.step import make_train_step
 
 
 def describe(config: Config, series: Series) -> dict[str, Any]:
@@ -141,10 +138,10 @@ def make_loss(model: DiffusionModel, layout: Layout, config: Config) -> Any:
         eps = rng.normal(rng.fold(keys, 2), inputs.x.shape[1:])
         if paper:
             t = (jnp.floor(batch["u"] * process.steps) + 1) / process.steps
-            weight = losses.prediction_weight(process, t, "eps")
+            weight = diffusion.prediction_weight(process, t, "eps")
         else:
-            t = noise_levels.log_normal_t(process, batch["u"], -0.4, 1.4)
-            weight = losses.edm_weight(process, t, model.options["sigma_data"])
+            t = diffusion.log_normal_t(process, batch["u"], -0.4, 1.4)
+            weight = diffusion.edm_weight(process, t, model.options["sigma_data"])
         noisy = perturb(process, inputs.x, eps, t)
         error = jnp.square(model.denoiser(params)(noisy, t, cond).x0 - inputs.x)
         counts = inputs.mask
@@ -259,7 +256,7 @@ def train(config: Config) -> dict[str, Any]:
     )
     mine = local_rows(mesh, optim.batch)
     spread = jax.jit(
-        lambda i: noise_levels.stratified(
+        lambda i: diffusion.stratified(
             jax.random.fold_in(level_key, i), jnp.arange(optim.batch), optim.batch
         )
     )

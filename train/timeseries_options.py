@@ -6,11 +6,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from jaxlib_guidance.data.series import Series, parse_freq
-from jaxlib_guidance.data.timeseries import load_series
-from jaxlib_guidance.timeseries.windows import DAILY_LAGS, HOURLY_LAGS
-from jaxlib_guidance.training.fit import Log
-from jaxlib_guidance.training.launch import Hosts, Scale
+from jaxlib_guidance.data import Series, load_series, parse_freq
+from jaxlib_guidance.timeseries import DAILY_LAGS, HOURLY_LAGS
+from jaxlib_guidance.training import Hosts, Log, Scale
 
 # What the options that were left out are; "paper" is as published, with the released
 # code's guidance, to which the published scales belong.

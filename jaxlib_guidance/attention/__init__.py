@@ -1,8 +1,9 @@
 """Attention as a function whose edits are data."""
 
-from jaxlib_guidance.attention.control import Edit
-from jaxlib_guidance.attention.core import attend
-from jaxlib_guidance.attention.edits import (
+from jaxlib_guidance.attention._activations import add_steering, steering_direction
+from jaxlib_guidance.attention._control import Edit, fold_controls, match
+from jaxlib_guidance.attention._core import attend, self_only
+from jaxlib_guidance.attention._edits import (
     attenuate,
     blur,
     borrow,
@@ -15,15 +16,24 @@ from jaxlib_guidance.attention.edits import (
 )
 
 __all__ = [
+    # Edits as data, and the sites that they name
     "Edit",
+    "match",
+    "fold_controls",
+    # Attention itself
     "attend",
-    "attenuate",
-    "blur",
-    "borrow",
-    "combine",
-    "emphasise",
+    "self_only",
+    # Edits of an attention map
     "identity",
-    "shift",
+    "blur",
     "suppress",
     "token_mask",
+    "emphasise",
+    "attenuate",
+    "borrow",
+    "shift",
+    "combine",
+    # Steering vectors in a residual stream
+    "steering_direction",
+    "add_steering",
 ]

@@ -1,28 +1,13 @@
 """Data sets behind one interface: bundled, a local folder, or TensorFlow Datasets."""
 
-from jaxlib_guidance.data.digits import load_digits
-from jaxlib_guidance.data.images import (
-    Images,
-    ImageSource,
-    load_images,
-    open_images,
-)
-from jaxlib_guidance.data.loader import Loader
-from jaxlib_guidance.data.order import batch_indices
-from jaxlib_guidance.data.pictures import grid_of, save_grid
-from jaxlib_guidance.data.series import Series
-from jaxlib_guidance.data.timeseries import load_series
+from jaxlib_guidance.data import images, series
+from jaxlib_guidance.data._order import batch_indices
+from jaxlib_guidance.data.images import *
+from jaxlib_guidance.data.series import *
 
 __all__ = [
-    "ImageSource",
-    "Images",
-    "Loader",
-    "Series",
+    # Order of the batches
     "batch_indices",
-    "grid_of",
-    "load_digits",
-    "load_images",
-    "load_series",
-    "open_images",
-    "save_grid",
 ]
+__all__ += images.__all__
+__all__ += series.__all__

@@ -1,1 +1,99 @@
 """Noise processes, predictions, denoisers, time grids and training losses."""
+
+from jaxlib_guidance.diffusion._denoise import (
+    FunctionNetwork,
+    from_function,
+    parametrize,
+)
+from jaxlib_guidance.diffusion._grids import (
+    discrete_grid,
+    flow_grid,
+    karras_grid,
+    logsnr_grid,
+    shift_grid,
+    uniform_grid,
+)
+from jaxlib_guidance.diffusion._losses import (
+    denoising_loss,
+    edm_weight,
+    elbo_weight,
+    min_snr_weight,
+    prediction_weight,
+    sigmoid_weight,
+)
+from jaxlib_guidance.diffusion._noise_levels import (
+    log_normal_t,
+    logit_normal_t,
+    stratified,
+    uniform_t,
+)
+from jaxlib_guidance.diffusion._predict import (
+    Prediction,
+    Scalings,
+    convert,
+    edm_scalings,
+    from_x0,
+    to_x0,
+)
+from jaxlib_guidance.diffusion._process import (
+    VE,
+    Process,
+    RectifiedFlow,
+    VPCosine,
+    VPDiscrete,
+    VPLinear,
+    coefficients,
+    cosine_betas,
+    linear_betas,
+    logsnr,
+    perturb,
+    scaled_linear_betas,
+    vp_discrete,
+)
+
+__all__ = [
+    # Noise processes
+    "Process",
+    "VPLinear",
+    "VPCosine",
+    "VPDiscrete",
+    "vp_discrete",
+    "linear_betas",
+    "scaled_linear_betas",
+    "cosine_betas",
+    "VE",
+    "RectifiedFlow",
+    "logsnr",
+    "coefficients",
+    "perturb",
+    # What a network predicts
+    "Prediction",
+    "to_x0",
+    "from_x0",
+    "convert",
+    "Scalings",
+    "edm_scalings",
+    # Networks as denoisers
+    "FunctionNetwork",
+    "from_function",
+    "parametrize",
+    # Time grids
+    "uniform_grid",
+    "flow_grid",
+    "logsnr_grid",
+    "karras_grid",
+    "discrete_grid",
+    "shift_grid",
+    # Times to train at
+    "stratified",
+    "uniform_t",
+    "log_normal_t",
+    "logit_normal_t",
+    # Losses of a denoiser
+    "prediction_weight",
+    "min_snr_weight",
+    "edm_weight",
+    "elbo_weight",
+    "sigmoid_weight",
+    "denoising_loss",
+]

@@ -1,16 +1,15 @@
 """Reward for diffusion models: a sampler's steps, or its estimates, under a loss."""
 
-from jaxlib_guidance.finetuning.ddpo import ddpo, dpok, prediction_gap
-from jaxlib_guidance.finetuning.flow_grpo import flow_sde
-from jaxlib_guidance.finetuning.nft import nft_loss, old_decay, optimality
-from jaxlib_guidance.finetuning.preference import diffusion_dpo
-from jaxlib_guidance.finetuning.reward_gradient import (
+from jaxlib_guidance.finetuning._ddpo import ddpo, dpok, prediction_gap
+from jaxlib_guidance.finetuning._nft import nft_loss, old_decay, optimality
+from jaxlib_guidance.finetuning._preference import diffusion_dpo
+from jaxlib_guidance.finetuning._reward_gradient import (
     draft_lv,
     refl_loss,
     through_last,
     through_step,
 )
-from jaxlib_guidance.finetuning.rollout import (
+from jaxlib_guidance.finetuning._rollout import (
     Trajectory,
     rescore,
     rollout,
@@ -19,21 +18,25 @@ from jaxlib_guidance.finetuning.rollout import (
 )
 
 __all__ = [
+    # Trajectories of a sampler as a policy
     "Trajectory",
+    "rollout",
+    "rescore",
+    "step_log_prob",
+    "step_kl",
+    # Policy gradients
     "ddpo",
-    "diffusion_dpo",
     "dpok",
-    "draft_lv",
-    "flow_sde",
+    "prediction_gap",
+    # Negative-aware fine-tuning
+    "optimality",
     "nft_loss",
     "old_decay",
-    "optimality",
-    "prediction_gap",
-    "refl_loss",
-    "rescore",
-    "rollout",
-    "step_kl",
-    "step_log_prob",
+    # Preferences
+    "diffusion_dpo",
+    # Gradients of a differentiable reward
     "through_last",
     "through_step",
+    "refl_loss",
+    "draft_lv",
 ]

@@ -1,1 +1,106 @@
 """Terms that steer a sampler, and the planner that evaluates them together."""
+
+from jaxlib_guidance.guidance._apg import APG, apg
+from jaxlib_guidance.guidance._base import (
+    BASE,
+    Evals,
+    Fixed,
+    Term,
+    fix,
+    fixed,
+    init_state,
+    sample_axes,
+    sample_norm,
+)
+from jaxlib_guidance.guidance._chain import Chain, chain
+from jaxlib_guidance.guidance._classifier import classifier_guidance, joint_logit
+from jaxlib_guidance.guidance._contrast import (
+    Contrast,
+    autoguidance,
+    cfg,
+    cfg_scale,
+    like_cond,
+)
+from jaxlib_guidance.guidance._energy import Energy, energy, step_size
+from jaxlib_guidance.guidance._inverse import (
+    ENERGIES,
+    ObservationEnergy,
+    Observed,
+    observation,
+    quantile_energy,
+    spread_levels,
+    square_energy,
+)
+from jaxlib_guidance.guidance._perturb import pag, redirect, seg
+from jaxlib_guidance.guidance._plan import GuidedDenoiser, guided
+from jaxlib_guidance.guidance._post import (
+    Clip,
+    DynamicThreshold,
+    RescaleNorm,
+    RescaleStd,
+    clip_x0,
+    dynamic_threshold,
+    rescale_norm,
+    rescale_std,
+)
+from jaxlib_guidance.guidance._schedule import During, Scheduled, during, scheduled
+
+__all__ = [
+    # What a term is, and chains of them
+    "BASE",
+    "Fixed",
+    "fix",
+    "fixed",
+    "Evals",
+    "Term",
+    "init_state",
+    "Chain",
+    "chain",
+    "sample_axes",
+    "sample_norm",
+    # When and how strongly a term acts
+    "During",
+    "during",
+    "Scheduled",
+    "scheduled",
+    # Contrasts of two predictions
+    "Contrast",
+    "like_cond",
+    "cfg",
+    "cfg_scale",
+    "autoguidance",
+    # Perturbed attention
+    "pag",
+    "seg",
+    "redirect",
+    # Energies
+    "Energy",
+    "step_size",
+    "energy",
+    # Energies of what was observed
+    "Observed",
+    "ObservationEnergy",
+    "square_energy",
+    "quantile_energy",
+    "ENERGIES",
+    "spread_levels",
+    "observation",
+    # Classifiers
+    "joint_logit",
+    "classifier_guidance",
+    # Projections of the guidance
+    "APG",
+    "apg",
+    # Rescaling and thresholds
+    "RescaleStd",
+    "rescale_std",
+    "RescaleNorm",
+    "rescale_norm",
+    "Clip",
+    "clip_x0",
+    "DynamicThreshold",
+    "dynamic_threshold",
+    # A denoiser with its guidance
+    "GuidedDenoiser",
+    "guided",
+]

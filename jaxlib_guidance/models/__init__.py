@@ -1,36 +1,55 @@
 """Reference networks with named attention sites, and adapters for foreign ones."""
 
-from jaxlib_guidance.models.adapters import from_linen, from_nnx
-from jaxlib_guidance.models.classifier import Classified, Classifier
-from jaxlib_guidance.models.dit import DiT, stack_blocks, unstack_blocks
-from jaxlib_guidance.models.embed import drop_condition
-from jaxlib_guidance.models.generate import completion_logp, generate
-from jaxlib_guidance.models.gguf import load_gguf
-from jaxlib_guidance.models.lm import LM, lm_tiny, unembedding
-from jaxlib_guidance.models.pretrained import from_config, load_pretrained
-from jaxlib_guidance.models.safetensors import load_safetensors
-from jaxlib_guidance.models.smollm2 import load_smollm2, smollm2_135m
-from jaxlib_guidance.models.unet import UNet
+from jaxlib_guidance.models import layers, lm
+from jaxlib_guidance.models._adapters import Adapted, from_linen, from_nnx
+from jaxlib_guidance.models._classifier import Classified, Classifier
+from jaxlib_guidance.models._dit import (
+    DiT,
+    patchify,
+    stack_blocks,
+    unpatchify,
+    unstack_blocks,
+)
+from jaxlib_guidance.models._pretrained import (
+    ClassifierModel,
+    DiffusionModel,
+    from_config,
+    load_pretrained,
+    pretrained_names,
+    read_pretrained,
+)
+from jaxlib_guidance.models._tsdiff import TSDiff, tsdiff_cpu, tsdiff_paper
+from jaxlib_guidance.models._unet import UNet
+from jaxlib_guidance.models.layers import *
+from jaxlib_guidance.models.lm import *
 
 __all__ = [
-    "LM",
-    "Classified",
-    "Classifier",
-    "DiT",
-    "UNet",
-    "completion_logp",
-    "drop_condition",
-    "from_config",
+    # Networks of Flax as networks of this library
+    "Adapted",
     "from_linen",
     "from_nnx",
-    "generate",
-    "lm_tiny",
-    "load_gguf",
-    "load_pretrained",
-    "load_safetensors",
-    "load_smollm2",
-    "smollm2_135m",
+    # A classifier of noisy images
+    "Classified",
+    "Classifier",
+    # Diffusion transformer
+    "DiT",
+    "patchify",
+    "unpatchify",
     "stack_blocks",
-    "unembedding",
     "unstack_blocks",
+    # U-Net
+    "UNet",
+    # Windows of time series
+    "TSDiff",
+    "tsdiff_paper",
+    "tsdiff_cpu",
+    # What ships, by name
+    "DiffusionModel",
+    "ClassifierModel",
+    "from_config",
+    "pretrained_names",
+    "read_pretrained",
+    "load_pretrained",
 ]
+__all__ += layers.__all__
+__all__ += lm.__all__

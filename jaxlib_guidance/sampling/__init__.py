@@ -1,1 +1,84 @@
 """Solvers, the sampling loop, inversion and recurrence."""
+
+from jaxlib_guidance.sampling._adaptive import AdaptiveReport, sample_adaptive
+from jaxlib_guidance.sampling._consistency import consistency
+from jaxlib_guidance.sampling._ddim import ddim, ddpm, posterior
+from jaxlib_guidance.sampling._dpm import dpmpp_2m, dpmpp_2s, dpmpp_3m
+from jaxlib_guidance.sampling._euler import edm, euler, euler_ancestral, heun
+from jaxlib_guidance.sampling._flow_sde import flow_sde, flow_step
+from jaxlib_guidance.sampling._guided_after import guided_after
+from jaxlib_guidance.sampling._inversion import Inversion, ddim_inversion, invert
+from jaxlib_guidance.sampling._langevin import annealed_langevin, with_corrector
+from jaxlib_guidance.sampling._loop import initial_state, sample
+from jaxlib_guidance.sampling._multistep import (
+    adams,
+    deis,
+    lms,
+    multistep,
+    pndm,
+    sa_solver,
+    unipc,
+)
+from jaxlib_guidance.sampling._recurrence import inpaint, with_recurrence
+from jaxlib_guidance.sampling._sampler import (
+    Denoise,
+    Interval,
+    Sampler,
+    StepInfo,
+    Stepped,
+    stateless,
+)
+
+__all__ = [
+    # What a solver is
+    "Interval",
+    "Stepped",
+    "Denoise",
+    "Sampler",
+    "StepInfo",
+    "stateless",
+    # The loop
+    "initial_state",
+    "sample",
+    # DDIM and DDPM
+    "posterior",
+    "ddim",
+    "ddpm",
+    # One step, first and second order
+    "euler",
+    "euler_ancestral",
+    "heun",
+    "edm",
+    # DPM-Solver++
+    "dpmpp_2m",
+    "dpmpp_3m",
+    "dpmpp_2s",
+    # Multistep
+    "multistep",
+    "adams",
+    "lms",
+    "deis",
+    "pndm",
+    "unipc",
+    "sa_solver",
+    # Consistency models
+    "consistency",
+    # Langevin
+    "with_corrector",
+    "annealed_langevin",
+    # Recurrence and inpainting
+    "with_recurrence",
+    "inpaint",
+    # Inversion
+    "Inversion",
+    "ddim_inversion",
+    "invert",
+    # Steps of adaptive size
+    "AdaptiveReport",
+    "sample_adaptive",
+    # A flow as a stochastic policy
+    "flow_step",
+    "flow_sde",
+    # Guidance after a step
+    "guided_after",
+]

@@ -1,48 +1,69 @@
 """Training: a state, a step, a data mesh, a loop, and checkpoints."""
 
-from jaxlib_guidance.training.checkpoint import (
-    Checkpoints,
-    CorruptCheckpointError,
-    FolderInUseError,
-    SaveError,
-    export_weights,
-    load_weights,
-    restore_weights,
-)
-from jaxlib_guidance.training.fit import Log, fit
-from jaxlib_guidance.training.launch import Hosts, Scale, start
-from jaxlib_guidance.training.parallel import (
+from jaxlib_guidance.training import saving
+from jaxlib_guidance.training._fit import Fitted, Log, fit
+from jaxlib_guidance.training._launch import FREE, Hosts, Scale, start
+from jaxlib_guidance.training._parallel import (
+    batch_sharding,
     data_mesh,
     local_rows,
     pmapped,
     replicate,
+    replicated,
     shard_batch,
     state_sharding,
 )
-from jaxlib_guidance.training.state import TrainState, ema_update, init_state
-from jaxlib_guidance.training.step import make_train_step
+from jaxlib_guidance.training._run import (
+    MetricLog,
+    OtherRunError,
+    StopSignal,
+    claim,
+    require_effect,
+    write_text,
+)
+from jaxlib_guidance.training._state import (
+    TrainState,
+    ema_decay_at,
+    ema_update,
+    init_state,
+)
+from jaxlib_guidance.training._step import Loss, Step, make_train_step
+from jaxlib_guidance.training.saving import *
 
 __all__ = [
-    "Checkpoints",
-    "CorruptCheckpointError",
-    "FolderInUseError",
-    "Hosts",
-    "Log",
-    "SaveError",
-    "Scale",
+    # State
     "TrainState",
-    "data_mesh",
-    "ema_update",
-    "export_weights",
-    "fit",
     "init_state",
-    "load_weights",
-    "local_rows",
+    "ema_decay_at",
+    "ema_update",
+    # Step
+    "Loss",
+    "Step",
     "make_train_step",
-    "pmapped",
-    "replicate",
-    "restore_weights",
-    "shard_batch",
-    "start",
+    # Loop
+    "Log",
+    "Fitted",
+    "fit",
+    # Devices
+    "data_mesh",
+    "batch_sharding",
+    "replicated",
     "state_sharding",
+    "local_rows",
+    "shard_batch",
+    "replicate",
+    "pmapped",
+    # Hosts
+    "FREE",
+    "Scale",
+    "Hosts",
+    "start",
+    # A folder, a log, a signal
+    "OtherRunError",
+    "write_text",
+    "claim",
+    "require_effect",
+    "MetricLog",
+    "StopSignal",
 ]
+__all__ += saving.__all__

@@ -8,8 +8,14 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jaxlib_guidance.attention import Edit, attend, blur, borrow, identity
-from jaxlib_guidance.attention.control import fold_controls
+from jaxlib_guidance.attention import (
+    Edit,
+    attend,
+    blur,
+    borrow,
+    fold_controls,
+    identity,
+)
 
 B, T, H, D = 4, 6, 2, 3
 

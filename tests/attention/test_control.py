@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.attention import Edit, borrow, identity
-from jaxlib_guidance.attention.control import fold_controls, match
+from jaxlib_guidance.attention import Edit, borrow, fold_controls, identity, match
 
 NAMES = ("block1/attn", "block1/cross", "block10/attn", "block1", "block10")
 

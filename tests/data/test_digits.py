@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from jaxlib_guidance.data.digits import load_digits
+from jaxlib_guidance.data import load_digits
 
 
 def test_the_splits_are_fixed_stratified_and_disjoint():

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxlib_guidance.data import images
-from jaxlib_guidance.data.images import batch_indices, load_images, open_images
+from jaxlib_guidance.data import batch_indices, load_images, open_images
+from jaxlib_guidance.data.images import _folder as images
 
 
 def test_digits_come_through_the_interface_and_scale_up():

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxlib_guidance.data.images import load_images, open_images
-from jaxlib_guidance.data.loader import Loader
-from jaxlib_guidance.data.order import batch_indices
+from jaxlib_guidance.data import Loader, batch_indices, load_images, open_images
 
 TOTAL, BATCH, STEPS = 20, 8, 5  # two epochs; the third batch straddles them
 ARRAYS = {

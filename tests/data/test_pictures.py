@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxlib_guidance.data.pictures import grid_of, save_grid
+from jaxlib_guidance.data import grid_of, save_grid
 
 
 def test_a_grid_holds_each_image_in_its_place():

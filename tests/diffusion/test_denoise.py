@@ -5,15 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.diffusion.denoise import parametrize
-from jaxlib_guidance.diffusion.predict import edm_scalings, from_x0
-from jaxlib_guidance.diffusion.process import (
+from jaxlib_guidance.diffusion import (
     VE,
     VPCosine,
+    edm_scalings,
+    from_x0,
     linear_betas,
+    parametrize,
     vp_discrete,
 )
-from jaxlib_guidance.testing.mixtures import exact_denoiser, gaussian_mixture
+from jaxlib_guidance.testing import exact_denoiser, gaussian_mixture
 
 MIXTURE = gaussian_mixture(
     [0.3, 0.7], [[-1.0, 0.5], [1.0, -0.2]], [np.eye(2) * 0.1, np.eye(2) * 0.3]

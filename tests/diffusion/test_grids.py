@@ -5,27 +5,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.diffusion.grids import (
-    discrete_grid,
-    flow_grid,
-    karras_grid,
-    logsnr_grid,
-    shift_grid,
-    uniform_grid,
-)
-from jaxlib_guidance.diffusion.process import (
+from jaxlib_guidance.diffusion import (
     VE,
     RectifiedFlow,
     VPCosine,
     VPLinear,
     cosine_betas,
+    discrete_grid,
+    flow_grid,
+    karras_grid,
     linear_betas,
     logsnr,
+    logsnr_grid,
+    shift_grid,
+    uniform_grid,
     vp_discrete,
 )
 from jaxlib_guidance.rng import sample_keys
-from jaxlib_guidance.sampling.ddim import ddim
-from jaxlib_guidance.sampling.loop import sample
+from jaxlib_guidance.sampling import ddim, sample
 from jaxlib_guidance.types import Denoised, Denoiser
 
 PROCESSES = [

@@ -9,29 +9,24 @@ import numpy as np
 import pytest
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.diffusion.denoise import parametrize
-from jaxlib_guidance.diffusion.losses import (
-    denoising_loss,
-    edm_weight,
-    elbo_weight,
-    min_snr_weight,
-    prediction_weight,
-    sigmoid_weight,
-)
-from jaxlib_guidance.diffusion.predict import Prediction, from_x0
-from jaxlib_guidance.diffusion.process import (
+from jaxlib_guidance.diffusion import (
     VE,
+    Prediction,
     RectifiedFlow,
     VPCosine,
     VPLinear,
+    denoising_loss,
+    edm_weight,
+    elbo_weight,
+    from_x0,
     logsnr,
+    min_snr_weight,
+    parametrize,
     perturb,
+    prediction_weight,
+    sigmoid_weight,
 )
-from jaxlib_guidance.testing.mixtures import (
-    draw_exact,
-    exact_denoiser,
-    gaussian_mixture,
-)
+from jaxlib_guidance.testing import draw_exact, exact_denoiser, gaussian_mixture
 from jaxlib_guidance.types import Denoised, Denoiser
 
 PROCESSES = {

@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxlib_guidance.diffusion.noise_levels import (
+from jaxlib_guidance.diffusion import (
+    VE,
+    RectifiedFlow,
+    VPCosine,
     log_normal_t,
     logit_normal_t,
+    logsnr,
     stratified,
     uniform_t,
 )
-from jaxlib_guidance.diffusion.process import VE, RectifiedFlow, VPCosine, logsnr
 
 U = jnp.linspace(0.001, 0.999, 999, dtype=jnp.float32)
 

@@ -9,20 +9,18 @@ import numpy as np
 import pytest
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.diffusion.predict import (
-    Prediction,
-    convert,
-    edm_scalings,
-    from_x0,
-    to_x0,
-)
-from jaxlib_guidance.diffusion.process import (
+from jaxlib_guidance.diffusion import (
     VE,
+    Prediction,
     RectifiedFlow,
     VPCosine,
     VPLinear,
+    convert,
+    edm_scalings,
+    from_x0,
     linear_betas,
     perturb,
+    to_x0,
     vp_discrete,
 )
 

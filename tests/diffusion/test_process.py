@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.diffusion.process import (
+from jaxlib_guidance.diffusion import (
     VE,
     RectifiedFlow,
     VPCosine,

@@ -5,15 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.diffusion.grids import uniform_grid
-from jaxlib_guidance.diffusion.predict import from_x0
-from jaxlib_guidance.diffusion.process import RectifiedFlow, VPCosine
-from jaxlib_guidance.finetuning.ddpo import ddpo, dpok, prediction_gap
-from jaxlib_guidance.finetuning.flow_grpo import flow_sde
-from jaxlib_guidance.finetuning.rollout import rescore, rollout, step_kl
-from jaxlib_guidance.policy.advantages import leave_one_out
+from jaxlib_guidance.diffusion import RectifiedFlow, VPCosine, from_x0, uniform_grid
+from jaxlib_guidance.finetuning import (
+    ddpo,
+    dpok,
+    prediction_gap,
+    rescore,
+    rollout,
+    step_kl,
+)
+from jaxlib_guidance.policy import leave_one_out
 from jaxlib_guidance.rng import sample_keys
-from jaxlib_guidance.sampling.ddim import ddim
+from jaxlib_guidance.sampling import ddim, flow_sde
 from jaxlib_guidance.types import Denoised, Denoiser
 
 FLOW = RectifiedFlow()

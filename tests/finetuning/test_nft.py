@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.diffusion.losses import denoising_loss
-from jaxlib_guidance.diffusion.process import RectifiedFlow, perturb
-from jaxlib_guidance.finetuning.nft import nft_loss, old_decay, optimality
+from jaxlib_guidance.diffusion import RectifiedFlow, denoising_loss, perturb
+from jaxlib_guidance.finetuning import nft_loss, old_decay, optimality
 from jaxlib_guidance.types import Denoised, Denoiser
 
 X0, OLD, TARGET = jax.random.normal(jax.random.key(0), (3, 4, 2, 3))

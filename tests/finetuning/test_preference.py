@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.finetuning.preference import diffusion_dpo
+from jaxlib_guidance.finetuning import diffusion_dpo
 
 E_W, E_L, REF_W, REF_L = jax.random.uniform(jax.random.key(0), (4, 5))
 

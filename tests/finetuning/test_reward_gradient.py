@@ -5,20 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.diffusion.grids import uniform_grid
-from jaxlib_guidance.diffusion.process import RectifiedFlow
-from jaxlib_guidance.finetuning.reward_gradient import (
-    draft_lv,
-    refl_loss,
-    through_last,
-    through_step,
-)
-from jaxlib_guidance.guidance.base import chain
-from jaxlib_guidance.guidance.post import apg
+from jaxlib_guidance.diffusion import RectifiedFlow, uniform_grid
+from jaxlib_guidance.finetuning import draft_lv, refl_loss, through_last, through_step
+from jaxlib_guidance.guidance import apg, chain
 from jaxlib_guidance.rng import sample_keys
-from jaxlib_guidance.sampling.ddim import ddim
-from jaxlib_guidance.sampling.dpm import dpmpp_2m
-from jaxlib_guidance.sampling.loop import sample
+from jaxlib_guidance.sampling import ddim, dpmpp_2m, sample
 from jaxlib_guidance.types import Denoised, Denoiser
 
 FLOW = RectifiedFlow()
@@ -150,8 +141,8 @@ def test_refl_goes_through_one_estimate_only():
     @jax.jit
     def slope(params, index):
         def total(params):
-            guide = through_step(ddim(), index)
-            _, trace = run(params, guide, trace=lambda info: (info.x, info.x0))
+            guidance_state = through_step(ddim(), index)
+            _, trace = run(params, guidance_state, trace=lambda info: (info.x, info.x0))
             return reward(trace[1][index]).sum(), trace
 
         return jax.grad(total, has_aux=True)(params)

@@ -6,24 +6,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxlib_guidance.diffusion.grids import uniform_grid
-from jaxlib_guidance.diffusion.process import VPCosine
-from jaxlib_guidance.finetuning.flow_grpo import flow_sde
-from jaxlib_guidance.finetuning.rollout import (
-    rescore,
-    rollout,
-    step_kl,
-    step_log_prob,
-)
-from jaxlib_guidance.guidance.base import chain
-from jaxlib_guidance.guidance.contrast import cfg
-from jaxlib_guidance.guidance.energy import energy
-from jaxlib_guidance.guidance.post import apg
-from jaxlib_guidance.guidance.schedule import during
+from jaxlib_guidance.diffusion import VPCosine, uniform_grid
+from jaxlib_guidance.finetuning import rescore, rollout, step_kl, step_log_prob
+from jaxlib_guidance.guidance import apg, cfg, chain, during, energy
 from jaxlib_guidance.rng import sample_keys
-from jaxlib_guidance.sampling.ddim import ddim
-from jaxlib_guidance.sampling.dpm import dpmpp_2m
-from jaxlib_guidance.sampling.loop import sample
+from jaxlib_guidance.sampling import ddim, dpmpp_2m, flow_sde, sample
 from jaxlib_guidance.transition import Transition, log_prob
 from jaxlib_guidance.types import Denoised, Denoiser
 
@@ -54,8 +41,8 @@ POLICIES = {
     "ddim": (ddim(1.0), None),
     "flow": (flow_sde(0.7), None),
     "window": (ddim(1.0), chain(during(cfg(2.0, null=3), 0.2, 0.8))),
-    "solver with memory": (dpmpp_2m(1.0), chain(cfg(2.0, null=3))),
-    "guidance with memory": (
+    "solver with state": (dpmpp_2m(1.0), chain(cfg(2.0, null=3))),
+    "guidance with state": (
         ddim(1.0),
         chain(apg(2.0, null=3, momentum=-0.5), energy(brightness, 0.1)),
     ),

@@ -12,7 +12,7 @@ from jaxlib_guidance.types import expand
 def make_context(process, x, t, cond=None, step=0, steps=10, ref=None):
     batch = x.shape[:1]
     times = jnp.broadcast_to(jnp.asarray(t, jnp.float32), batch)
-    return jg.Context(
+    return jg.types.Context(
         x=x,
         t=times,
         alpha=expand(process.alpha(times), x),
@@ -38,7 +38,7 @@ def guided():
     """``(guidance, denoiser, ctx, state) -> (x0, state)``."""
 
     def guided(guidance, denoiser, ctx, state=None, plan="auto"):
-        steered = jg.steer(denoiser, guidance, plan)
+        steered = jg.guided(denoiser, guidance, plan)
         state = steered.init(ctx.x) if state is None else state
         return steered(ctx, state)
 
@@ -53,7 +53,7 @@ def lookup():
         table = jnp.asarray(np.asarray(table), jnp.float32)
 
         def apply(x, t, cond, *, control, capture):
-            return jg.Denoised(table[cond])
+            return jg.types.Denoised(table[cond])
 
         return jg.Denoiser(apply)
 
@@ -72,7 +72,7 @@ class Counter:
             numbers = sum(leaf.astype(jnp.float32) for leaf in jax.tree.leaves(cond))
             push = expand(jnp.sin(1.0 + jnp.asarray(numbers, jnp.float32)), x)
             x0 = jnp.tanh(0.7 * x + 0.3 * jnp.roll(x, 1, axis=-1) + push - level)
-            return jg.Denoised(x0, {tap: x0**2 for tap in capture})
+            return jg.types.Denoised(x0, {tap: x0**2 for tap in capture})
 
         self.denoiser = jg.Denoiser(apply, taps=("square",))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.guidance.classifier import classifier_guidance, joint_logit
+from jaxlib_guidance.guidance import classifier_guidance, joint_logit
 
 PROCESS = jg.VPCosine()
 
@@ -108,7 +108,7 @@ def test_the_same_classifier_compiles_once(setting):
 
     @jax.jit
     def run(term):
-        return jg.steer(counter.denoiser, term)(ctx, ())[0]
+        return jg.guided(counter.denoiser, term)(ctx, ())[0]
 
     for weight in (0.0, 1.0, 2.0):
         run(classifier_guidance(classifier, weight, jnp.arange(3), params * weight))

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.guidance.contrast import like_cond
+from jaxlib_guidance.guidance import like_cond
 
 C, U = (2.0, 0.0, 1.0), (1.0, 1.0, 0.0)
 PROCESS = jg.VPCosine()
@@ -32,9 +32,10 @@ def test_a_contrast_is_the_same_in_every_space(space, lookup, context, guided):
     ctx = context(PROCESS, x, 0.4, jnp.array([1]))
     x0, _ = guided(jg.cfg(2.5, 0), lookup([U, C]), ctx)
     c, u = (
-        jg.from_x0(PROCESS, space, jnp.array([a]), x, jnp.float32(0.4)) for a in (C, U)
+        jg.diffusion.from_x0(PROCESS, space, jnp.array([a]), x, jnp.float32(0.4))
+        for a in (C, U)
     )
-    there = jg.to_x0(PROCESS, space, c + 2.5 * (c - u), x, jnp.float32(0.4))
+    there = jg.diffusion.to_x0(PROCESS, space, c + 2.5 * (c - u), x, jnp.float32(0.4))
     np.testing.assert_allclose(x0, there, rtol=2e-5)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.testing import mixtures
+from jaxlib_guidance.testing import _mixtures as mixtures
 
 PROCESS = jg.VPCosine()
 PRIOR = mixtures.gaussian_mixture([1.0], [[0.0]], [[[1.0]]])
@@ -99,7 +99,7 @@ def test_an_energy_may_see_the_state_and_the_maps(context, guided, counter):
         through = "network"
 
         def branches(self, ctx):
-            return {"cond": jg.Branch(ctx.cond, grad=True, capture=("square",))}
+            return {"cond": jg.types.Branch(ctx.cond, grad=True, capture=("square",))}
 
         def energy(self, evals, ctx):
             return jnp.sum(evals.maps["cond"]["square"] + ctx.x**3, axis=-1)
@@ -149,7 +149,7 @@ def test_backward_passes(terms, passes, setting, guided):
     network.defvjp(lambda x: (x, None), lambda _, g: (seen.append(1) or g,))
 
     def apply(x, t, cond, *, control, capture):
-        return jg.Denoised(network(x))
+        return jg.types.Denoised(network(x))
 
     guided(jg.chain(*terms), jg.Denoiser(apply), ctx)
     assert len(seen) == passes
@@ -200,7 +200,7 @@ def test_parameters_are_leaves(setting):
     @jax.jit
     def loss(params, weight):
         term = jg.energy(matched, weight, params)
-        return jnp.sum(jg.steer(counter.denoiser, term)(ctx, ())[0] ** 2)
+        return jnp.sum(jg.guided(counter.denoiser, term)(ctx, ())[0] ** 2)
 
     by_params, by_weight = jax.grad(loss, (0, 1))(jnp.arange(4.0), 0.2)
     assert np.abs(by_params).min() > 0

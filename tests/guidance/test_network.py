@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.attention.edits import identity
-from jaxlib_guidance.guidance.base import BASE
-from jaxlib_guidance.guidance.contrast import Contrast
-from jaxlib_guidance.models.adapters import from_linen
-from jaxlib_guidance.testing.nets import tiny_dit
+from jaxlib_guidance.attention import identity
+from jaxlib_guidance.guidance import BASE, Contrast
+from jaxlib_guidance.models import from_linen
+from jaxlib_guidance.testing import tiny_dit
 from jaxlib_guidance.types import Branch, per_sample, pytree_dataclass, static
 
 PROCESS = jg.VPCosine()

@@ -7,14 +7,10 @@ import pytest
 
 from jaxlib_guidance import rng
 from jaxlib_guidance.attention import blur, identity, suppress
-from jaxlib_guidance.diffusion.denoise import parametrize
-from jaxlib_guidance.diffusion.process import VPCosine
-from jaxlib_guidance.guidance.base import chain
-from jaxlib_guidance.guidance.contrast import cfg
-from jaxlib_guidance.guidance.perturb import pag, redirect, seg
-from jaxlib_guidance.guidance.plan import steer
+from jaxlib_guidance.diffusion import VPCosine, parametrize
+from jaxlib_guidance.guidance import cfg, chain, guided, pag, redirect, seg
 from jaxlib_guidance.models import from_linen
-from jaxlib_guidance.testing.nets import randomise, tiny_dit
+from jaxlib_guidance.testing import randomise, tiny_dit
 from jaxlib_guidance.types import Context
 
 MODULE, PARAMS = tiny_dit(jax.random.key(0), depth=2, patch=4)
@@ -34,9 +30,9 @@ def context():
 
 
 @jax.jit
-def guided(params, terms):
+def guided_x0(params, terms):
     denoiser = parametrize(from_linen(MODULE, params), PROCESS, "v")
-    term = steer(denoiser, chain(*terms))
+    term = guided(denoiser, chain(*terms))
     return term(context(), term.init(X))[0]
 
 
@@ -61,19 +57,21 @@ def close(a, b, tol=1e-5):
 def test_each_term_is_its_formula(term, edit, sign):
     base, edited = x0(PARAMS, {}), x0(PARAMS, {SITE: edit})
     assert np.abs(base - edited).max() > 1e-3
-    close(guided(PARAMS, (term,)), base + sign * 3.0 * (base - edited), 1e-4)
+    close(guided_x0(PARAMS, (term,)), base + sign * 3.0 * (base - edited), 1e-4)
 
 
 def test_redirection_by_one_is_the_edited_network():
     close(
-        guided(PARAMS, (redirect(1.0, SITE, MASK),)),
+        guided_x0(PARAMS, (redirect(1.0, SITE, MASK),)),
         x0(PARAMS, {SITE: suppress(MASK)}),
     )
 
 
 def test_terms_compose_in_one_call_with_weights_per_sample():
     weight = jnp.array([0.0, 1.0, 2.0])
-    found = guided(PARAMS, (cfg(2.0, 10), pag(weight, SITE), seg(0.5, "block0", 1.0)))
+    found = guided_x0(
+        PARAMS, (cfg(2.0, 10), pag(weight, SITE), seg(0.5, "block0", 1.0))
+    )
     base = x0(PARAMS, {})
     want = (
         base
@@ -87,23 +85,23 @@ def test_terms_compose_in_one_call_with_weights_per_sample():
 def test_weight_zero_and_effects_of_zero_add_nothing():
     base = x0(PARAMS, {})
     for term in (pag(jnp.zeros(()), SITE), seg(5.0, SITE, 0.0)):
-        close(guided(PARAMS, (term,)), base)
+        close(guided_x0(PARAMS, (term,)), base)
     # A network whose attention is shut off has nothing to perturb.
     block = PARAMS["block1"]
     out = jax.tree.map(jnp.zeros_like, block["attn"]["out"])
     shut = {**PARAMS, "block1": {**block, "attn": {**block["attn"], "out": out}}}
-    close(guided(shut, (pag(jnp.float32(7.0), SITE),)), x0(shut, {}))
+    close(guided_x0(shut, (pag(jnp.float32(7.0), SITE),)), x0(shut, {}))
 
 
 def test_the_paper_scripts_scale_is_one_more():
     # The released ADM code computes e_id + 4 (e - e_id): the paper's s is 3.
     base, edited = x0(PARAMS, {}), x0(PARAMS, {SITE: identity()})
-    close(guided(PARAMS, (pag(3.0, SITE),)), edited + 4.0 * (base - edited), 1e-4)
+    close(guided_x0(PARAMS, (pag(3.0, SITE),)), edited + 4.0 * (base - edited), 1e-4)
 
 
 def test_weights_are_learned_and_swept_without_recompiling():
     def loss(weight):
-        return jnp.sum(guided(PARAMS, (pag(weight, SITE),)) ** 2)
+        return jnp.sum(guided_x0(PARAMS, (pag(weight, SITE),)) ** 2)
 
     base, edited = x0(PARAMS, {}), x0(PARAMS, {SITE: identity()})
     want = jnp.sum(2 * (base + 1.5 * (base - edited)) * (base - edited))
@@ -119,9 +117,9 @@ def test_names_tell_sites_apart_and_unknown_sites_raise():
     assert seg(1.0, ("mid", "up1")).worse == "seg:mid+up1"
     assert redirect(1.0, SITE, MASK, name="erase").worse == "erase"
     with pytest.raises(ValueError, match="'block7' matches nothing.*block0/attn"):
-        guided(PARAMS, (pag(1.0, "block7"),))
+        guided_x0(PARAMS, (pag(1.0, "block7"),))
     with pytest.raises(ValueError, match="another name"):
-        guided(PARAMS, (seg(1.0, SITE, 1.0), seg(1.0, SITE, 2.0)))
+        guided_x0(PARAMS, (seg(1.0, SITE, 1.0), seg(1.0, SITE, 2.0)))
 
 
 def test_one_network_call_whatever_the_terms():
@@ -135,7 +133,7 @@ def test_one_network_call_whatever_the_terms():
 
     network.sites, network.taps = MODULE.sites, MODULE.taps
     denoiser = parametrize(network, PROCESS, "v")
-    term = steer(denoiser, chain(cfg(2.0, 10), pag(3.0, SITE), pag(1.0, SITE)))
+    term = guided(denoiser, chain(cfg(2.0, 10), pag(3.0, SITE), pag(1.0, SITE)))
     jax.eval_shape(lambda: term(context(), term.init(X))[0])
     assert calls == [9]
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.guidance.plan import evaluate
-from jaxlib_guidance.guidance.post import apg, rescale_norm, rescale_std
+from jaxlib_guidance.guidance import apg, rescale_norm, rescale_std
+from jaxlib_guidance.guidance._plan import evaluate
 
 PROCESS = jg.VPCosine()
 X = jnp.linspace(-1, 1, 12).reshape(3, 4)
@@ -27,7 +27,7 @@ class Degraded:
         self.weight, self.name, self.branch = weight, name, branch
 
     def branches(self, ctx):
-        return {self.name: jg.Branch(ctx.cond, **self.branch)}
+        return {self.name: jg.types.Branch(ctx.cond, **self.branch)}
 
     def update(self, delta, evals, state, ctx):
         return delta + self.weight * (evals.x0["cond"] - evals.x0[self.name]), state
@@ -79,7 +79,7 @@ def test_without_guidance_the_program_is_the_network(setting):
 
     def off(x):
         terms = jg.chain(jg.cfg(0.0, 9), jg.during(jg.energy(square, 0.0), 0.0, 0.5))
-        steered = jg.steer(counter.denoiser, terms)
+        steered = jg.guided(counter.denoiser, terms)
         return steered(ctx._replace(x=x), steered.init(x))[0]
 
     assert str(jax.make_jaxpr(off)(X)) == str(jax.make_jaxpr(plain)(X))
@@ -137,8 +137,8 @@ def test_captures_of_one_branch_merge(setting):
     """Two terms read maps of the base; each branch gets what it asked for."""
     counter, ctx = setting
     branches = {
-        "cond": jg.Branch(ctx.cond, capture=("square",)),
-        "other": jg.Branch(ctx.cond + 1),
+        "cond": jg.types.Branch(ctx.cond, capture=("square",)),
+        "other": jg.types.Branch(ctx.cond + 1),
     }
     evals = evaluate((counter.denoiser,), branches, ctx, X)
     assert set(evals.maps) == {"cond"}
@@ -147,7 +147,7 @@ def test_captures_of_one_branch_merge(setting):
 
 class Captures(Degraded):
     def branches(self, ctx):
-        return {"cond": jg.Branch(ctx.cond, capture=("square",))}
+        return {"cond": jg.types.Branch(ctx.cond, capture=("square",))}
 
     def update(self, delta, evals, state, ctx):
         return delta + self.weight * evals.maps["cond"]["square"], state
@@ -172,7 +172,7 @@ def borrowing(context):
             ((_, source),) = edit.borrow
             groups = x.reshape(-1, len(source), *x.shape[1:])
             x = groups[:, jnp.array(source)].reshape(x.shape)
-        return jg.Denoised(jnp.tanh(x) + 0.1 * cond[:, None])
+        return jg.types.Denoised(jnp.tanh(x) + 0.1 * cond[:, None])
 
     return jg.Denoiser(apply, sites=("mix",)), context(PROCESS, X, 0.4, jnp.ones(3))
 
@@ -180,7 +180,7 @@ def borrowing(context):
 def test_branches_that_share_attention_share_a_call(context, guided):
     """With an energy the base moves to the second call, and the borrower with it."""
     denoiser, ctx = borrowing(context)
-    edit = {"mix": jg.Edit(borrow=(("v", "cond"),))}
+    edit = {"mix": jg.attention.Edit(borrow=(("v", "cond"),))}
     away = Degraded(1.0, x=-X, control=edit)
     alone, _ = guided(away, denoiser, ctx)
     base, _ = guided(jg.chain(), denoiser, ctx)
@@ -195,11 +195,14 @@ def test_branches_that_share_attention_share_a_call(context, guided):
 
 def test_controls_that_do_not_fit(context, guided):
     denoiser, ctx = borrowing(context)
-    twice = {"mix": jg.Edit(identity=1.0), "m*": jg.Edit(identity=0.0)}
+    twice = {
+        "mix": jg.attention.Edit(identity=1.0),
+        "m*": jg.attention.Edit(identity=0.0),
+    }
     with pytest.raises(ValueError, match="edits 'mix' twice"):
         guided(Degraded(1.0, control=twice), denoiser, ctx)
     with pytest.raises(ValueError, match="'mid' matches nothing; there are: mix"):
-        guided(Degraded(1.0, control={"mid": jg.Edit()}), denoiser, ctx)
+        guided(Degraded(1.0, control={"mid": jg.attention.Edit()}), denoiser, ctx)
     with pytest.raises(ValueError, match="'map' matches nothing; there are: none"):
         guided(Degraded(1.0, capture=("map",)), denoiser, ctx)
 
@@ -210,6 +213,9 @@ def test_other_errors(setting, guided):
         jg.chain(jg.cfg(1.0, 9), 2.0)
     with pytest.raises(IndexError, match="network -1, but the sampler was given 1"):
         guided(Degraded(1.0, net=-1), counter.denoiser, ctx)
-    other = {"cond": jg.Branch(ctx.cond), "x": jg.Branch({"label": ctx.cond})}
+    other = {
+        "cond": jg.types.Branch(ctx.cond),
+        "x": jg.types.Branch({"label": ctx.cond}),
+    }
     with pytest.raises(ValueError, match="conditions of different structure"):
         evaluate((counter.denoiser,), other, ctx, X)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.guidance.post import (
+from jaxlib_guidance.guidance import (
     apg,
     clip_x0,
     dynamic_threshold,
@@ -78,7 +78,9 @@ def test_nonlinear_terms_work_in_the_space_they_name(space, lookup, context, gui
     x, t = jnp.array([[0.3, -1.2, 0.8]]), jnp.float32(0.4)
     ctx = context(PROCESS, x, t, jnp.array([1]))
     c, u = (
-        np.asarray(jg.from_x0(PROCESS, space, jnp.array([a]), x, t), np.float64)
+        np.asarray(
+            jg.diffusion.from_x0(PROCESS, space, jnp.array([a]), x, t), np.float64
+        )
         for a in (C, U)
     )
     y = c + 2.5 * (c - u)
@@ -96,7 +98,9 @@ def test_nonlinear_terms_work_in_the_space_they_name(space, lookup, context, gui
         ctx,
     )
     for value, x0 in ((y, rescaled), (z, projected)):
-        there = jg.to_x0(PROCESS, space, jnp.asarray(value, jnp.float32), x, t)
+        there = jg.diffusion.to_x0(
+            PROCESS, space, jnp.asarray(value, jnp.float32), x, t
+        )
         np.testing.assert_allclose(x0, there, rtol=1e-4, atol=1e-5)
 
 
@@ -167,7 +171,7 @@ def test_gradients_at_zero_are_finite(lookup, context):
             rescale_std(w),
             dynamic_threshold(limit=w),
         )
-        steered = jg.steer(zero, guidance)
+        steered = jg.guided(zero, guidance)
         x0, state = steered(ctx, steered.init(ctx.x))
         return jnp.sum(x0) + sum(jnp.sum(leaf) for leaf in jax.tree.leaves(state))
 

@@ -126,7 +126,7 @@ class Counts:
 def test_memory_rests_outside_the_window(traced, counter, context):
     bounds = (jnp.float32(0.2), jnp.float32(0.5)) if traced else (0.2, 0.5)
     guidance = jg.during(jg.chain(Counts(), jg.during(Counts(), 0.3, 0.6)), *bounds)
-    steered = jg.steer(counter.denoiser, guidance)
+    steered = jg.guided(counter.denoiser, guidance)
     x = jnp.zeros((2, 4))
     state = steered.init(x)
     for start, stop, part in steered.segments(PROCESS, None, N):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.guidance.classifier import classifier_guidance
-from jaxlib_guidance.guidance.post import (
+from jaxlib_guidance.guidance import (
     apg,
+    classifier_guidance,
     clip_x0,
     dynamic_threshold,
     rescale_norm,
@@ -98,7 +98,7 @@ TERMS = pytest.mark.parametrize("make", CATALOGUE.values(), ids=CATALOGUE)
 def context(x, t=0.5):
     """The context of the first step."""
     t = jnp.full(B, t)
-    return jg.Context(
+    return jg.types.Context(
         x=x,
         t=t,
         alpha=PROCESS.alpha(t)[:, None],
@@ -115,7 +115,7 @@ def context(x, t=0.5):
 
 def estimate(guidance, nets, x=X):
     """One guided evaluation."""
-    steered = jg.steer(nets, jg.chain(guidance))
+    steered = jg.guided(nets, jg.chain(guidance))
     return steered(context(x), steered.init(x))[0]
 
 
@@ -159,7 +159,7 @@ def plain():
 def elementwise(x, t, cond, *, control, capture):
     """Without sums, so that its rounding is the same in any batch."""
     push = jnp.sin(jnp.asarray(cond, jnp.float32) - t)[:, None]
-    return jg.Denoised(1.3 * jnp.tanh(x + 0.5 * jnp.roll(x, 1, 1) + push))
+    return jg.types.Denoised(1.3 * jnp.tanh(x + 0.5 * jnp.roll(x, 1, 1) + push))
 
 
 @TERMS
@@ -181,7 +181,7 @@ def test_a_weight_known_to_be_zero_leaves_no_trace(name):
     nets = (jg.Denoiser(elementwise),) * 2
 
     def program(guidance):
-        steered = jg.steer(nets, guidance)
+        steered = jg.guided(nets, guidance)
         state = steered.init(X)
         return str(jax.make_jaxpr(lambda x: steered(context(x), state)[0])(X))
 

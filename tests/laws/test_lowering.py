@@ -8,11 +8,9 @@ from jax import export
 
 import jaxlib_guidance as jg
 from jaxlib_guidance import rng
-from jaxlib_guidance.diffusion.losses import denoising_loss
-from jaxlib_guidance.diffusion.noise_levels import log_normal_t
-from jaxlib_guidance.testing.nets import tiny_dit, tiny_unet
-from jaxlib_guidance.training.state import init_state
-from jaxlib_guidance.training.step import make_train_step
+from jaxlib_guidance.diffusion import denoising_loss, log_normal_t
+from jaxlib_guidance.testing import tiny_dit, tiny_unet
+from jaxlib_guidance.training import init_state, make_train_step
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 PROCESS = jg.VPCosine()

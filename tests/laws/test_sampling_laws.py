@@ -10,17 +10,18 @@ from jax import export
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.diffusion.grids import logsnr_grid
-from jaxlib_guidance.diffusion.process import VPCosine
-from jaxlib_guidance.guidance.base import chain
-from jaxlib_guidance.guidance.contrast import cfg
-from jaxlib_guidance.guidance.energy import energy
-from jaxlib_guidance.guidance.schedule import during
-from jaxlib_guidance.sampling.ddim import ddim, ddpm
-from jaxlib_guidance.sampling.langevin import annealed_langevin, with_corrector
-from jaxlib_guidance.sampling.loop import sample
-from jaxlib_guidance.sampling.recurrence import inpaint, with_recurrence
-from jaxlib_guidance.sampling.sa import sa_solver
+from jaxlib_guidance.diffusion import VPCosine, logsnr_grid
+from jaxlib_guidance.guidance import cfg, chain, during, energy
+from jaxlib_guidance.sampling import (
+    annealed_langevin,
+    ddim,
+    ddpm,
+    inpaint,
+    sa_solver,
+    sample,
+    with_corrector,
+    with_recurrence,
+)
 from jaxlib_guidance.types import Denoised, Denoiser, expand
 
 PROCESS = VPCosine()

@@ -8,10 +8,9 @@ import pytest
 from flax import nnx
 
 from jaxlib_guidance.attention import identity
-from jaxlib_guidance.diffusion.denoise import parametrize
-from jaxlib_guidance.diffusion.process import RectifiedFlow
+from jaxlib_guidance.diffusion import RectifiedFlow, parametrize
 from jaxlib_guidance.models import from_linen, from_nnx
-from jaxlib_guidance.testing.nets import tiny_dit
+from jaxlib_guidance.testing import tiny_dit
 
 X = jax.random.normal(jax.random.key(1), (3, 4))
 TIMES, COND = jnp.array([0.2, 0.5, 0.9]), jnp.arange(3.0)

@@ -8,11 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.attention import Edit, emphasise, identity
-from jaxlib_guidance.attention.control import fold_controls
-from jaxlib_guidance.models import DiT, from_linen, stack_blocks, unstack_blocks
-from jaxlib_guidance.models.dit import patchify, unpatchify
-from jaxlib_guidance.testing.nets import tiny_dit
+from jaxlib_guidance.attention import Edit, emphasise, fold_controls, identity
+from jaxlib_guidance.models import (
+    DiT,
+    from_linen,
+    patchify,
+    stack_blocks,
+    unpatchify,
+    unstack_blocks,
+)
+from jaxlib_guidance.testing import tiny_dit
 
 KEY = jax.random.key(0)
 MODULE, PARAMS = tiny_dit(KEY, depth=2)

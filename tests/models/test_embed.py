@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.models import drop_condition
-from jaxlib_guidance.models.embed import ConditionEmbed, grid_positions, sinusoidal
+from jaxlib_guidance.models import ConditionEmbed, drop_condition, sinusoidal
+from jaxlib_guidance.models.layers._embed import grid_positions
 
 TIMES = jnp.array([0.2, 0.7])
 ALL = ConditionEmbed(8, classes=3, vector=2, text=5)

@@ -11,11 +11,20 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxlib_guidance.models.files import CorruptFileError
-from jaxlib_guidance.models.generate import completion_logp, generate
-from jaxlib_guidance.models.lm import empty_cache, lm_tiny, logits, unembedding
-from jaxlib_guidance.models.smollm2 import load_smollm2, smollm2_135m
-from jaxlib_guidance.models.tokens import CHARACTERS, chat, pad_rows
+from jaxlib_guidance.files import CorruptFileError
+from jaxlib_guidance.models import (
+    chat,
+    completion_logp,
+    empty_cache,
+    generate,
+    lm_tiny,
+    load_smollm2,
+    logits,
+    pad_rows,
+    smollm2_135m,
+    unembedding,
+)
+from jaxlib_guidance.models.lm._tokens import CHARACTERS
 from jaxlib_guidance.rng import sample_keys
 
 V, WIDTH, DEPTH, HEADS, KV, HIDDEN = 50, 32, 2, 4, 2, 64

@@ -9,9 +9,9 @@ import pytest
 
 import jaxlib_guidance.models
 from jaxlib_guidance import rng
-from jaxlib_guidance.data.digits import load_digits
-from jaxlib_guidance.diffusion.process import VPCosine, perturb
-from jaxlib_guidance.models.pretrained import (
+from jaxlib_guidance.data import load_digits
+from jaxlib_guidance.diffusion import VPCosine, perturb
+from jaxlib_guidance.models import (
     ClassifierModel,
     DiffusionModel,
     from_config,

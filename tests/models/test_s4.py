@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.models.s4 import (
+from jaxlib_guidance.models import (
     S4D,
     convolve,
     discretise,
     impulse_response,
-    initial_poles,
     layer_spectrum,
     spectrum,
 )
+from jaxlib_guidance.models.layers._s4 import initial_poles
 
 WIDTH, STATE, LENGTH = 3, 4, 21
 

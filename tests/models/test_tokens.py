@@ -6,13 +6,8 @@ import random
 import numpy as np
 import pytest
 
-from jaxlib_guidance.models.tokens import (
-    CHARACTERS,
-    chat,
-    pad_rows,
-    split_words,
-    tokenizer_from_gguf,
-)
+from jaxlib_guidance.models import chat, pad_rows, split_words, tokenizer_from_gguf
+from jaxlib_guidance.models.lm._tokens import CHARACTERS
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 

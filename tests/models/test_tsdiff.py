@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.models.pretrained import DiffusionModel, from_config
-from jaxlib_guidance.models.s4 import S4D
-from jaxlib_guidance.models.tsdiff import (
+from jaxlib_guidance.models import (
+    S4D,
+    DiffusionModel,
     TSDiff,
-    step_embedding,
+    from_config,
     tsdiff_cpu,
     tsdiff_paper,
 )
-from jaxlib_guidance.sampling.ddim import ddim
-from jaxlib_guidance.sampling.loop import sample
-from jaxlib_guidance.testing.nets import randomise
+from jaxlib_guidance.models._tsdiff import step_embedding
+from jaxlib_guidance.sampling import ddim, sample
+from jaxlib_guidance.testing import randomise
 
 MODULE = TSDiff(
     width=6,

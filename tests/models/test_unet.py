@@ -10,7 +10,7 @@ import pytest
 
 from jaxlib_guidance.attention import identity
 from jaxlib_guidance.models import UNet, from_linen
-from jaxlib_guidance.testing.nets import tiny_unet
+from jaxlib_guidance.testing import tiny_unet
 
 KEY = jax.random.key(0)
 MODULE, PARAMS = tiny_unet(KEY)

@@ -9,16 +9,19 @@ import pytest
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxlib_guidance.policy.advantages import (
+from jaxlib_guidance.policy import (
+    best_of_group,
+    gpg,
     group_center,
     group_norm,
     informative,
     leave_one_out,
     multi_reward,
+    opo,
+    remax,
     whiten,
     win_rate,
 )
-from jaxlib_guidance.policy.baselines import best_of_group, gpg, opo, remax
 
 pytestmark = pytest.mark.usefixtures("one_program")
 GEN = np.random.default_rng(0)

@@ -8,7 +8,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxlib_guidance.policy.algorithms import dapo, dr_grpo, grpo, gspo, rloo
+from jaxlib_guidance.policy import dapo, dr_grpo, grpo, gspo, rloo
 from jaxlib_guidance.reduce import finalize, merge
 
 pytestmark = pytest.mark.usefixtures("one_program")

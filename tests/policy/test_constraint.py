@@ -7,19 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.policy.advantages import whiten
-from jaxlib_guidance.policy.constraint import (
+from jaxlib_guidance.attention import add_steering, steering_direction
+from jaxlib_guidance.policy import (
+    aggregate_advantages,
     hinf_slack,
     lagrangian_reward,
     multiplier_step,
-)
-from jaxlib_guidance.policy.critics import aggregate_advantages
-from jaxlib_guidance.policy.sensitivity import (
     sensitivity_bound,
     soft_policy,
     total_variation,
+    whiten,
 )
-from jaxlib_guidance.policy.steering import steer, steering_direction
 
 pytestmark = pytest.mark.usefixtures("one_program")
 GEN = np.random.default_rng(0)
@@ -93,8 +91,8 @@ def test_steering():
     np.testing.assert_allclose(v, hidden[:2].mean(0) - hidden[3:].mean(0), atol=1e-6)
     np.testing.assert_array_equal(steering_direction(hidden, short, 0 * long), 0)
     half = hidden.astype(jnp.bfloat16)
-    np.testing.assert_array_equal(steer(half, v, 0.0), half)
-    np.testing.assert_allclose(steer(hidden, v, 2.0), hidden + 2 * v, rtol=1e-6)
+    np.testing.assert_array_equal(add_steering(half, v, 0.0), half)
+    np.testing.assert_allclose(add_steering(hidden, v, 2.0), hidden + 2 * v, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +107,7 @@ def test_steering():
         (lambda: aggregate_advantages(np.ones((2, 3)), np.ones(3)), "weights has"),
         (lambda: total_variation(np.ones(3), np.ones(2)), "q has shape"),
         (lambda: steering_direction(np.ones(3), 1, 1), r"expected \[N, D\]"),
-        (lambda: steer(np.ones((2, 3)), np.ones(2), 1.0), "direction has shape"),
+        (lambda: add_steering(np.ones((2, 3)), np.ones(2), 1.0), "direction has shape"),
     ],
 )
 def test_bad_arguments(call, match):

@@ -5,15 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.policy.corrections import (
+from jaxlib_guidance.policy import (
     effective_sample_size,
     entropy_quantile_mask,
     mixed_policy_weight,
     off_policy_mask,
+    reinforce,
     rollout_weight,
     truncation_mask,
 )
-from jaxlib_guidance.policy.losses import reinforce
 
 pytestmark = pytest.mark.usefixtures("one_program")
 RATIO = np.array([[0.2, 1.0, 3.0, 6.0], [1.0, 1.0, 1.0, 1.0]])

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.policy.credit import (
+from jaxlib_guidance.policy import (
     belief_shift,
     hindsight_relabel,
     progress_loss,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.policy.design import (
+from jaxlib_guidance.policy import (
     count_bonus,
     explicable_step,
     implicit_hypergradient,

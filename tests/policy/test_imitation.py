@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from jaxlib_guidance.policy.imitation import (
+from jaxlib_guidance.policy import (
     discount_schedule,
     intervention_rewards,
     longest_increasing,

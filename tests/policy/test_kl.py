@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.policy.kl import (
+from jaxlib_guidance.policy import (
     entropy,
     kl_categorical,
     kl_estimate,

@@ -7,27 +7,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.policy.advantages import group_center, group_norm
-from jaxlib_guidance.policy.corrections import (
-    entropy_quantile_mask,
-    mixed_policy_weight,
-    rollout_weight,
-)
-from jaxlib_guidance.policy.dpo_variants import aot, f_dpo, ld_dpo
-from jaxlib_guidance.policy.losses import (
+from jaxlib_guidance.policy import (
+    aot,
     cispo,
+    dpo,
+    entropy_quantile_mask,
+    exo,
+    f_dpo,
     focal_nll,
     gmpo,
+    group_center,
+    group_norm,
+    ld_dpo,
+    log_ratio,
+    mixed_policy_weight,
     nft,
     nll,
+    pair_from_scores,
     ppo_clip,
+    ratio_stats,
     reinforce,
+    rollout_weight,
     sapo,
     value_clip,
 )
-from jaxlib_guidance.policy.pairs import pair_from_scores
-from jaxlib_guidance.policy.preference import dpo, exo
-from jaxlib_guidance.policy.ratio import log_ratio, ratio_stats
 from jaxlib_guidance.reduce import aggregate, finalize
 
 pytestmark = pytest.mark.usefixtures("one_program")

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.policy.losses import nll
-from jaxlib_guidance.policy.masks import brake_point, overthink_score, splice, step_mask
+from jaxlib_guidance.policy import brake_point, nll, overthink_score, splice, step_mask
 
 pytestmark = pytest.mark.usefixtures("one_program")
 

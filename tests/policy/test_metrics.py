@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxlib_guidance.policy.metrics import (
+from jaxlib_guidance.policy import (
     balance_score,
     behaviour_rate,
     best_configuration,

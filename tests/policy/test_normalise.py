@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxlib_guidance.policy.normalise import (
+from jaxlib_guidance.policy import (
     init_reward_stats,
     running_clip,
     running_meanstd,

@@ -7,30 +7,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.policy.dpo_variants import (
+from jaxlib_guidance.policy import (
     aot,
-    f_dpo,
-    ld_dpo,
-    log_collision,
-    wpo_weight,
-)
-from jaxlib_guidance.policy.pairs import hindsight_score, pair_from_scores
-from jaxlib_guidance.policy.preference import (
     apo,
     bradley_terry,
     cpo,
     discopop,
     dpo,
     exo,
+    f_dpo,
+    hindsight_score,
     hinge,
     ipo,
     kto,
     kto_reference,
+    ld_dpo,
+    log_collision,
     nca,
     orpo,
+    pair_from_scores,
     sequence_logp,
     simpo,
     sppo,
+    wpo_weight,
 )
 from jaxlib_guidance.reduce import aggregate, finalize
 

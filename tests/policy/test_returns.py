@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.policy.returns import (
+from jaxlib_guidance.policy import (
     discounted_returns,
     gae,
     next_valid,

@@ -10,8 +10,7 @@ import pytest
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
-from jaxlib_guidance.policy import running
-from jaxlib_guidance.policy.running import (
+from jaxlib_guidance.policy import (
     adapt_entropy_coef,
     adapt_kl_coef,
     init_prompt_stats,
@@ -19,6 +18,7 @@ from jaxlib_guidance.policy.running import (
     prompt_norm,
     role_ema,
 )
+from jaxlib_guidance.policy.advantages import _running as running
 
 pytestmark = pytest.mark.usefixtures("one_program")
 GEN = np.random.default_rng(0)

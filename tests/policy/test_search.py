@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.policy.losses import nll
-from jaxlib_guidance.policy.search import (
+from jaxlib_guidance.policy import (
     best_of_n,
     first_success,
     lookahead_select,
+    nll,
     quality_values,
     uct_scores,
 )

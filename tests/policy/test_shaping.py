@@ -5,22 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.policy.length import (
+from jaxlib_guidance.policy import (
+    blend,
     inverse_length,
     laser_level,
     laser_targets,
     length_step,
-    overlong_penalty,
-    shortest_correct,
-)
-from jaxlib_guidance.policy.shaping import (
-    blend,
     log_sigmoid_centered,
     outcome_reward,
+    overlong_penalty,
     par_sigmoid,
     potential_shaping,
     rule_reward,
     score_rewards,
+    shortest_correct,
     subgoal_bonus,
     verification_reward,
 )

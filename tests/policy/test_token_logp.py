@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxlib_guidance.policy.token_logp import token_logp, token_logp_and_entropy
+from jaxlib_guidance.policy import token_logp, token_logp_and_entropy
 
 B, T, D, V = 8, 5, 16, 37
 

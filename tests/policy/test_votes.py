@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.policy.votes import (
+from jaxlib_guidance.policy import (
     cross_view_reward,
     meta_vote,
     naive_vote,

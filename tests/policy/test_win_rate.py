@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.policy.advantages import win_rate
+from jaxlib_guidance.policy import win_rate
 
 RPS = np.array([[0.5, 1, 0], [0, 0.5, 1], [1, 0, 0.5]], np.float32)
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.models.weights import export_weights
-from jaxlib_guidance.training.checkpoint import Checkpoints
+from jaxlib_guidance.files import export_weights
+from jaxlib_guidance.training import Checkpoints
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "faults.py"
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.sampling.export import load_exported
+from jaxlib_guidance.files import load_exported
 
 PATH = pathlib.Path(__file__).parents[2] / "sample" / "export.py"
 SPEC = importlib.util.spec_from_file_location("sample_export", PATH)

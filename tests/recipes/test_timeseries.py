@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxlib_guidance.diffusion.process import linear_betas, vp_discrete
-from jaxlib_guidance.timeseries.forecaster import load_forecaster
-from jaxlib_guidance.training.run import OtherRunError
+from jaxlib_guidance.diffusion import linear_betas, vp_discrete
+from jaxlib_guidance.timeseries import load_forecaster
+from jaxlib_guidance.training import OtherRunError
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxlib_guidance.models.pretrained import load_pretrained
-from jaxlib_guidance.training.run import OtherRunError
+from jaxlib_guidance.models import load_pretrained
+from jaxlib_guidance.training import OtherRunError
 
 RECIPE = Path(__file__).parents[2] / "train" / "classifier.py"
 

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 from scipy.fft import dctn
 
-from jaxlib_guidance.data.digits import load_digits
-from jaxlib_guidance.models.pretrained import from_config, load_pretrained
-from jaxlib_guidance.models.weights import export_weights, load_weights
-from jaxlib_guidance.training.fit import Log
-from jaxlib_guidance.training.parallel import data_mesh
+from jaxlib_guidance.data import load_digits
+from jaxlib_guidance.files import export_weights, load_weights
+from jaxlib_guidance.models import from_config, load_pretrained
+from jaxlib_guidance.training import Log, data_mesh
 
 RECIPE = Path(__file__).parents[2] / "train" / "ddpo.py"
 

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxlib_guidance.models.pretrained import load_pretrained
-from jaxlib_guidance.models.weights import load_weights
-from jaxlib_guidance.training.run import MetricLog, OtherRunError
+from jaxlib_guidance.files import load_weights
+from jaxlib_guidance.models import load_pretrained
+from jaxlib_guidance.training import MetricLog, OtherRunError
 
 RECIPE = Path(__file__).parents[2] / "train" / "images.py"
 

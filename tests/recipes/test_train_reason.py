@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.models.weights import load_weights
-from jaxlib_guidance.training.run import OtherRunError
+from jaxlib_guidance.files import load_weights
+from jaxlib_guidance.training import OtherRunError
 
 RECIPE = Path(__file__).parents[2] / "train" / "reason.py"
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.models.weights import load_weights
-from jaxlib_guidance.testing import kuhn
-from jaxlib_guidance.training.checkpoint import Checkpoints
+from jaxlib_guidance.files import load_weights
+from jaxlib_guidance.training import Checkpoints
+from jaxlib_guidance.worlds import _kuhn as kuhn
 
 RECIPE = Path(__file__).parents[2] / "train" / "selfplay.py"
 LOGITS = jnp.asarray(np.random.default_rng(1).normal(size=12), jnp.float32)

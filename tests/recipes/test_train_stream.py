@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxlib_guidance.data.digits import load_digits
-from jaxlib_guidance.training.fit import Fitted
-from jaxlib_guidance.training.run import OtherRunError
+from jaxlib_guidance.data import load_digits
+from jaxlib_guidance.training import Fitted, OtherRunError
 
 RECIPE = Path(__file__).parents[2] / "train" / "images.py"
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from jaxlib_guidance.testing.mixtures import draw_exact, log_density
+from jaxlib_guidance.testing import draw_exact, log_density
 
 
 def _sliced(mixture, samples, directions=32):

@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.diffusion.process import VE, RectifiedFlow, VPLinear
-from jaxlib_guidance.guidance.base import chain
-from jaxlib_guidance.guidance.contrast import cfg
-from jaxlib_guidance.guidance.schedule import during
-from jaxlib_guidance.sampling.adaptive import sample_adaptive
-from jaxlib_guidance.testing.mixtures import exact_denoiser
-from jaxlib_guidance.testing.probability_flow import (
+from jaxlib_guidance.diffusion import VE, RectifiedFlow, VPLinear
+from jaxlib_guidance.guidance import cfg, chain, during
+from jaxlib_guidance.sampling import sample_adaptive
+from jaxlib_guidance.testing import (
+    exact_denoiser,
     exact_flow,
     plane_mixture,
     space_mixture,
@@ -146,15 +144,15 @@ def test_windows_act_by_level_and_not_by_fraction():
 
 @pytree_dataclass
 class Remembering:
-    """Pulls to the origin by an amount that its memory holds."""
+    """Pulls to the origin by an amount that its state holds."""
 
-    memory: jax.Array
+    state: jax.Array
 
     def branches(self, ctx):
         return {"cond": Branch(ctx.cond)}
 
     def init(self, x):
-        return self.memory
+        return self.state
 
     def update(self, delta, evals, state, ctx):
         return delta - 0.1 * evals.x0["cond"], state + 1
@@ -165,8 +163,8 @@ def test_guidance_memory_goes_by_sample():
     net = exact_denoiser(PLANE, process)
 
     @jax.jit
-    def run(memory):
-        term = chain(Remembering(memory))
+    def run(state):
+        term = chain(Remembering(state))
         return sample_adaptive(KEYS[:2], net, process, (2,), guidance=term)[0]
 
     with pytest.raises(ValueError, match="batch 2 must come first"):

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.diffusion.grids import logsnr_grid
-from jaxlib_guidance.diffusion.process import VPCosine
-from jaxlib_guidance.sampling.consistency import consistency
-from jaxlib_guidance.sampling.ddim import ddim
-from jaxlib_guidance.sampling.loop import sample
-from jaxlib_guidance.testing.mixtures import exact_denoiser, posterior_mean
-from jaxlib_guidance.testing.probability_flow import exact_flow, plane_mixture
+from jaxlib_guidance.diffusion import VPCosine, logsnr_grid
+from jaxlib_guidance.sampling import consistency, ddim, sample
+from jaxlib_guidance.testing import (
+    exact_denoiser,
+    exact_flow,
+    plane_mixture,
+    posterior_mean,
+)
 from jaxlib_guidance.types import Denoised, Denoiser, expand
 
 PLANE = plane_mixture()

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.diffusion.process import (
+from jaxlib_guidance.diffusion import (
     VE,
     RectifiedFlow,
     VPCosine,
@@ -14,8 +14,8 @@ from jaxlib_guidance.diffusion.process import (
     vp_discrete,
 )
 from jaxlib_guidance.rng import sample_keys
-from jaxlib_guidance.sampling.ddim import ddim, ddpm, posterior
-from jaxlib_guidance.sampling.loop import make_interval, sample
+from jaxlib_guidance.sampling import ddim, ddpm, posterior, sample
+from jaxlib_guidance.sampling._prepare import make_interval
 from jaxlib_guidance.types import Denoised, Denoiser
 
 PROCESSES = [VPLinear(), VPCosine(), VE(), RectifiedFlow()]

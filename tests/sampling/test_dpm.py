@@ -5,18 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.diffusion.grids import flow_grid, karras_grid, logsnr_grid
-from jaxlib_guidance.diffusion.process import VPCosine
+from jaxlib_guidance.diffusion import VPCosine, flow_grid, karras_grid, logsnr_grid
 from jaxlib_guidance.rng import sample_keys
-from jaxlib_guidance.sampling.ddim import ddim
-from jaxlib_guidance.sampling.dpm import dpmpp_2m, dpmpp_2s, dpmpp_3m
-from jaxlib_guidance.sampling.loop import sample
-from jaxlib_guidance.testing.mixtures import (
+from jaxlib_guidance.sampling import ddim, dpmpp_2m, dpmpp_2s, dpmpp_3m, sample
+from jaxlib_guidance.testing import (
     draw_exact,
     exact_denoiser,
     gaussian_mixture,
+    plane_mixture,
 )
-from jaxlib_guidance.testing.probability_flow import plane_mixture
 
 PROCESS = VPCosine()
 MIXTURE = plane_mixture()

@@ -7,14 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.diffusion.grids import flow_grid, karras_grid, logsnr_grid
-from jaxlib_guidance.diffusion.process import VE, RectifiedFlow
+from jaxlib_guidance.diffusion import (
+    VE,
+    RectifiedFlow,
+    flow_grid,
+    karras_grid,
+    logsnr_grid,
+)
 from jaxlib_guidance.rng import sample_keys
-from jaxlib_guidance.sampling.ddim import ddim
-from jaxlib_guidance.sampling.euler import edm, euler, euler_ancestral, heun
-from jaxlib_guidance.sampling.loop import sample
-from jaxlib_guidance.testing.mixtures import draw_exact, exact_denoiser
-from jaxlib_guidance.testing.probability_flow import plane_mixture, posterior_mean64
+from jaxlib_guidance.sampling import ddim, edm, euler, euler_ancestral, heun, sample
+from jaxlib_guidance.testing import (
+    draw_exact,
+    exact_denoiser,
+    plane_mixture,
+    posterior_mean64,
+)
 from jaxlib_guidance.types import Denoiser
 
 MIXTURE = plane_mixture()

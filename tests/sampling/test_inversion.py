@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.diffusion.grids import logsnr_grid
-from jaxlib_guidance.diffusion.process import VE, RectifiedFlow, VPCosine
-from jaxlib_guidance.guidance.base import chain
-from jaxlib_guidance.guidance.contrast import cfg
-from jaxlib_guidance.sampling.ddim import ddim
-from jaxlib_guidance.sampling.inversion import ddim_inversion, invert
-from jaxlib_guidance.sampling.loop import sample
-from jaxlib_guidance.testing.mixtures import draw_exact, exact_denoiser
-from jaxlib_guidance.testing.probability_flow import exact_flow, plane_mixture
+from jaxlib_guidance.diffusion import VE, RectifiedFlow, VPCosine, logsnr_grid
+from jaxlib_guidance.guidance import cfg, chain
+from jaxlib_guidance.sampling import ddim, ddim_inversion, invert, sample
+from jaxlib_guidance.testing import (
+    draw_exact,
+    exact_denoiser,
+    exact_flow,
+    plane_mixture,
+)
 
 PLANE = plane_mixture()
 KEYS = rng.sample_keys(jax.random.key(4), 16)

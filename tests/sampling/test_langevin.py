@@ -6,16 +6,19 @@ import numpy as np
 import pytest
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.diffusion.grids import logsnr_grid
-from jaxlib_guidance.diffusion.process import VE, VPLinear
-from jaxlib_guidance.guidance.base import chain
-from jaxlib_guidance.guidance.contrast import cfg
-from jaxlib_guidance.sampling import langevin
-from jaxlib_guidance.sampling.ddim import ddim
-from jaxlib_guidance.sampling.langevin import annealed_langevin, with_corrector
-from jaxlib_guidance.sampling.loop import Sampler, Stepped, memoryless, sample
-from jaxlib_guidance.testing.mixtures import exact_denoiser, gaussian_mixture
-from jaxlib_guidance.testing.probability_flow import plane_mixture
+from jaxlib_guidance.diffusion import VE, VPLinear, logsnr_grid
+from jaxlib_guidance.guidance import cfg, chain
+from jaxlib_guidance.sampling import (
+    Sampler,
+    Stepped,
+    annealed_langevin,
+    ddim,
+    sample,
+    stateless,
+    with_corrector,
+)
+from jaxlib_guidance.sampling import _langevin as langevin
+from jaxlib_guidance.testing import exact_denoiser, gaussian_mixture, plane_mixture
 from jaxlib_guidance.transition import Transition
 
 PLANE = plane_mixture()
@@ -23,11 +26,11 @@ VP = VPLinear()
 KEYS = rng.sample_keys(jax.random.key(3), 4000)
 
 
-def _stay(denoise, x, memory, guide, interval):
-    return Stepped(Transition(x, jnp.zeros(())), x, memory, guide)
+def _stay(denoise, x, state, guidance_state, interval):
+    return Stepped(Transition(x, jnp.zeros(())), x, state, guidance_state)
 
 
-STAY = Sampler(memoryless, _stay)
+STAY = Sampler(stateless, _stay)
 
 
 def stationary(mean, cov, alpha, sigma, snr):

@@ -6,18 +6,17 @@ import numpy as np
 import pytest
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.diffusion.denoise import parametrize
-from jaxlib_guidance.diffusion.grids import logsnr_grid, uniform_grid
-from jaxlib_guidance.diffusion.process import VPCosine
-from jaxlib_guidance.guidance.base import chain
-from jaxlib_guidance.guidance.contrast import cfg
-from jaxlib_guidance.sampling.ddim import ddim, ddpm
-from jaxlib_guidance.sampling.langevin import with_corrector
-from jaxlib_guidance.sampling.loop import sample
-from jaxlib_guidance.sampling.recurrence import with_recurrence
-from jaxlib_guidance.sampling.sa import sa_solver
-from jaxlib_guidance.testing.mixtures import exact_denoiser, gaussian_mixture
-from jaxlib_guidance.testing.probability_flow import plane_mixture
+from jaxlib_guidance.diffusion import VPCosine, logsnr_grid, parametrize, uniform_grid
+from jaxlib_guidance.guidance import cfg, chain
+from jaxlib_guidance.sampling import (
+    ddim,
+    ddpm,
+    sa_solver,
+    sample,
+    with_corrector,
+    with_recurrence,
+)
+from jaxlib_guidance.testing import exact_denoiser, gaussian_mixture, plane_mixture
 from jaxlib_guidance.transition import draw, log_prob
 from jaxlib_guidance.types import Denoised, Denoiser
 

@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from jaxlib_guidance.diffusion.process import RectifiedFlow
+from jaxlib_guidance.diffusion import RectifiedFlow
 from jaxlib_guidance.rng import sample_keys
-from jaxlib_guidance.sampling.ddim import ddim
-from jaxlib_guidance.sampling.loop import sample
-from jaxlib_guidance.sampling.multistep import adams, deis, lms, multistep, pndm
-from jaxlib_guidance.sampling.spaces import (
+from jaxlib_guidance.sampling import adams, ddim, deis, lms, multistep, pndm, sample
+from jaxlib_guidance.sampling._spaces import (
     Level,
     clock,
     decay,

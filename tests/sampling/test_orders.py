@@ -7,30 +7,38 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.diffusion.grids import flow_grid, logsnr_grid
-from jaxlib_guidance.diffusion.process import (
+from jaxlib_guidance.diffusion import (
     VE,
     RectifiedFlow,
     VPCosine,
+    flow_grid,
     linear_betas,
+    logsnr_grid,
     vp_discrete,
 )
 from jaxlib_guidance.rng import sample_keys
-from jaxlib_guidance.sampling.ddim import ddim
-from jaxlib_guidance.sampling.dpm import dpmpp_2m, dpmpp_2s, dpmpp_3m
-from jaxlib_guidance.sampling.euler import edm, euler, heun
-from jaxlib_guidance.sampling.loop import sample
-from jaxlib_guidance.sampling.multistep import adams, deis, lms, pndm
-from jaxlib_guidance.sampling.unipc import unipc
-from jaxlib_guidance.testing.mixtures import (
+from jaxlib_guidance.sampling import (
+    adams,
+    ddim,
+    deis,
+    dpmpp_2m,
+    dpmpp_2s,
+    dpmpp_3m,
+    edm,
+    euler,
+    heun,
+    lms,
+    pndm,
+    sample,
+    unipc,
+)
+from jaxlib_guidance.testing import (
     GaussianMixture,
     draw_exact,
     exact_denoiser,
-    posterior_mean,
-)
-from jaxlib_guidance.testing.probability_flow import (
     exact_flow,
     plane_mixture,
+    posterior_mean,
     posterior_mean64,
     space_mixture,
 )

@@ -6,20 +6,18 @@ import numpy as np
 import pytest
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.diffusion.grids import logsnr_grid
-from jaxlib_guidance.diffusion.process import VE, RectifiedFlow, VPLinear
-from jaxlib_guidance.sampling import recurrence
-from jaxlib_guidance.sampling.ddim import ddim
-from jaxlib_guidance.sampling.inversion import invert
-from jaxlib_guidance.sampling.loop import make_interval, sample
-from jaxlib_guidance.sampling.recurrence import inpaint, renoise, with_recurrence
-from jaxlib_guidance.testing.mixtures import (
+from jaxlib_guidance.diffusion import VE, RectifiedFlow, VPLinear, logsnr_grid
+from jaxlib_guidance.sampling import _recurrence as recurrence
+from jaxlib_guidance.sampling import ddim, inpaint, invert, sample, with_recurrence
+from jaxlib_guidance.sampling._prepare import make_interval
+from jaxlib_guidance.sampling._recurrence import renoise
+from jaxlib_guidance.testing import (
     draw_exact,
     exact_denoiser,
     gaussian_mixture,
     given_observation,
+    plane_mixture,
 )
-from jaxlib_guidance.testing.probability_flow import plane_mixture
 from jaxlib_guidance.transition import Transition
 from jaxlib_guidance.types import Denoiser
 

@@ -7,13 +7,10 @@ import pytest
 from scipy.integrate import quad
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.diffusion.grids import logsnr_grid
-from jaxlib_guidance.diffusion.process import RectifiedFlow, VPLinear
-from jaxlib_guidance.sampling.ddim import ddim
-from jaxlib_guidance.sampling.loop import sample
-from jaxlib_guidance.sampling.sa import sa_solver
-from jaxlib_guidance.testing.mixtures import exact_denoiser
-from jaxlib_guidance.testing.probability_flow import (
+from jaxlib_guidance.diffusion import RectifiedFlow, VPLinear, logsnr_grid
+from jaxlib_guidance.sampling import ddim, sa_solver, sample
+from jaxlib_guidance.testing import (
+    exact_denoiser,
     exact_flow,
     plane_mixture,
     space_mixture,

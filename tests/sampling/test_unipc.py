@@ -4,13 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlib_guidance.diffusion.grids import flow_grid, logsnr_grid
-from jaxlib_guidance.diffusion.process import VPCosine
+from jaxlib_guidance.diffusion import VPCosine, flow_grid, logsnr_grid
 from jaxlib_guidance.rng import sample_keys
-from jaxlib_guidance.sampling.loop import sample
-from jaxlib_guidance.sampling.unipc import unipc
-from jaxlib_guidance.testing.mixtures import exact_denoiser
-from jaxlib_guidance.testing.probability_flow import plane_mixture, posterior_mean64
+from jaxlib_guidance.sampling import sample, unipc
+from jaxlib_guidance.testing import exact_denoiser, plane_mixture, posterior_mean64
 
 
 def coefficients(h, r, order):

@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 from scipy.linalg import sqrtm
 
-from jaxlib_guidance.models.classifier import Classified
-from jaxlib_guidance.testing.fidelity import (
-    frechet_distance,
-    judge_samples,
-    kernel_distance,
-)
+from jaxlib_guidance.models import Classified
+from jaxlib_guidance.testing import frechet_distance, judge_samples, kernel_distance
 
 RNG = np.random.default_rng(0)
 

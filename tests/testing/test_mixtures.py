@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.diffusion.process import VPCosine
-from jaxlib_guidance.testing import mixtures
-from jaxlib_guidance.testing.mixtures import (
+from jaxlib_guidance.diffusion import VPCosine
+from jaxlib_guidance.testing import _mixtures as mixtures
+from jaxlib_guidance.testing import (
     component_log_density,
     draw_exact,
     exact_denoiser,

@@ -6,12 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.timeseries.adapters import (
+from jaxlib_guidance.timeseries import (
+    LEVELS,
     from_gluonts,
     from_statsforecast,
     quantiles_to_samples,
+    sample_quantiles,
 )
-from jaxlib_guidance.timeseries.metrics import LEVELS, sample_quantiles
 
 
 def test_samples_have_the_quantiles_they_came_from():

@@ -7,20 +7,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.data.timeseries import load_series
+from jaxlib_guidance.data import load_series
 from jaxlib_guidance.rng import sample_keys
-from jaxlib_guidance.timeseries.baselines import (
+from jaxlib_guidance.timeseries import (
     FOUR_WEEKS,
     LAST_WEEK,
+    cut_segments,
     fit_ridge,
     fit_ridge_forecaster,
     past_values,
+    rolling_positions,
     scale_context,
     seasonal_naive,
+    wql,
 )
-from jaxlib_guidance.timeseries.metrics import wql
-from jaxlib_guidance.timeseries.positions import rolling_positions
-from jaxlib_guidance.timeseries.windows import cut_segments
 
 FIT = jax.jit(fit_ridge)
 PAST = jax.jit(past_values, static_argnums=(1, 2))

@@ -8,24 +8,16 @@ import numpy as np
 import pytest
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.diffusion.process import linear_betas, vp_discrete
-from jaxlib_guidance.sampling.ddim import ddim, ddpm
-from jaxlib_guidance.sampling.loop import sample
-from jaxlib_guidance.testing.gaussian_process import (
+from jaxlib_guidance.diffusion import linear_betas, vp_discrete
+from jaxlib_guidance.guidance import Observed, observation, spread_levels
+from jaxlib_guidance.sampling import ddim, ddpm, guided_after, sample
+from jaxlib_guidance.testing import (
     condition,
     gaussian_process,
     process_denoiser,
     seasonal_cov,
 )
-from jaxlib_guidance.timeseries.energies import Observed, spread_levels
-from jaxlib_guidance.timeseries.forecast import (
-    forecast,
-    guided_after,
-    infill,
-    observation,
-    paths_of,
-)
-from jaxlib_guidance.timeseries.layout import Inputs, Layout
+from jaxlib_guidance.timeseries import Inputs, Layout, forecast, infill, paths_of
 
 CONTEXT, HORIZON, STEPS = 16, 8, 50
 LENGTH = CONTEXT + HORIZON

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.data.timeseries import load_series
-from jaxlib_guidance.timeseries.forecaster import (
+from jaxlib_guidance.data import load_series
+from jaxlib_guidance.timeseries import (
     Guidance,
+    Layout,
     in_batches,
     read_windows,
     usual_scale,
 )
-from jaxlib_guidance.timeseries.layout import Layout
 
 LAYOUT = Layout(6, 3, lags=(4,))
 

@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.timeseries.layout import Layout
-from jaxlib_guidance.timeseries.windows import blackout_end, forecast_mask
+from jaxlib_guidance.timeseries import Layout, blackout_end, forecast_mask
 
 CUT = {"context": 6, "horizon": 3, "lags": (2, 5)}
 TOLD = Layout(**CUT, view=4, told=True, covariates=2, values="root", centre=0.7)

@@ -10,20 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.timeseries.metrics import (
+from jaxlib_guidance.timeseries import (
     LEVELS,
     coverage,
+    crps_ensemble,
+    energy_score,
     mase,
     nd,
     nrmse,
     sample_quantiles,
+    variogram_score,
     wql,
     wql_of_quantiles,
-)
-from jaxlib_guidance.timeseries.scoring import (
-    crps_ensemble,
-    energy_score,
-    variogram_score,
 )
 
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxlib_guidance.timeseries.positions import (
+from jaxlib_guidance.timeseries import (
     Positions,
     calendar,
     rolling_positions,

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.diffusion.process import VPCosine
-from jaxlib_guidance.testing.gaussian_process import (
+from jaxlib_guidance.diffusion import VPCosine
+from jaxlib_guidance.guidance import Observed
+from jaxlib_guidance.testing import (
     condition,
     gaussian_process,
     process_denoiser,
     seasonal_cov,
 )
-from jaxlib_guidance.timeseries.energies import Observed
-from jaxlib_guidance.timeseries.layout import Inputs, Layout
-from jaxlib_guidance.timeseries.refine import (
+from jaxlib_guidance.timeseries import (
+    Inputs,
+    Layout,
     base_paths,
     completed,
     noise_errors,

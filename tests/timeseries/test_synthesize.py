@@ -6,14 +6,10 @@ import numpy as np
 import pytest
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.diffusion.process import VPCosine
-from jaxlib_guidance.testing.gaussian_process import (
-    gaussian_process,
-    process_denoiser,
-    seasonal_cov,
-)
-from jaxlib_guidance.timeseries.layout import Layout
-from jaxlib_guidance.timeseries.synthesize import (
+from jaxlib_guidance.diffusion import VPCosine
+from jaxlib_guidance.testing import gaussian_process, process_denoiser, seasonal_cov
+from jaxlib_guidance.timeseries import (
+    Layout,
     downstream_score,
     linear_predictive_score,
     synthesize,

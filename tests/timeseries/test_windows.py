@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxlib_guidance.rng import sample_keys
-from jaxlib_guidance.timeseries.windows import (
+from jaxlib_guidance.timeseries import (
     DAILY_LAGS,
     HOURLY_LAGS,
     blackout_begin,

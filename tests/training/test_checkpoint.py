@@ -20,18 +20,19 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.training import restore as reading
-from jaxlib_guidance.training.checkpoint import (
+from jaxlib_guidance.training import (
     Checkpoints,
     CorruptCheckpointError,
     FolderInUseError,
     SaveError,
+    data_mesh,
+    init_state,
+    make_train_step,
+    replicate,
     restore_weights,
 )
-from jaxlib_guidance.training.parallel import data_mesh, replicate
-from jaxlib_guidance.training.restore import require_shared
-from jaxlib_guidance.training.state import init_state
-from jaxlib_guidance.training.step import make_train_step
+from jaxlib_guidance.training.saving import _restore as reading
+from jaxlib_guidance.training.saving._restore import require_shared
 
 # Orbax leaves coroutines behind when the files that it reads are damaged.
 pytestmark = pytest.mark.filterwarnings(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxlib_guidance.training.digests import describe, digest
-from jaxlib_guidance.training.parallel import data_mesh
+from jaxlib_guidance.training import data_mesh
+from jaxlib_guidance.training.saving._digests import describe, digest
 
 X = np.asarray(jax.random.normal(jax.random.key(0), (8, 16)))
 

@@ -10,10 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxlib_guidance.training.checkpoint import Checkpoints
-from jaxlib_guidance.training.fit import Log, fit
-from jaxlib_guidance.training.state import init_state
-from jaxlib_guidance.training.step import make_train_step
+from jaxlib_guidance.training import Checkpoints, Log, fit, init_state, make_train_step
 
 TX = optax.sgd(0.1)
 

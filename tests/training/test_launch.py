@@ -9,9 +9,15 @@ import jax
 import pytest
 import tyro
 
-from jaxlib_guidance.training.fit import Log
-from jaxlib_guidance.training.launch import FREE, Hosts, Scale, start
-from jaxlib_guidance.training.run import OtherRunError, claim
+from jaxlib_guidance.training import (
+    FREE,
+    Hosts,
+    Log,
+    OtherRunError,
+    Scale,
+    claim,
+    start,
+)
 
 RECIPES = Path(__file__).parents[2] / "train"
 

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from jaxlib_guidance.training import lock
-from jaxlib_guidance.training.lock import FolderInUseError, Lock
+from jaxlib_guidance.training import FolderInUseError
+from jaxlib_guidance.training.saving import _lock as lock
+from jaxlib_guidance.training.saving._lock import Lock
 
 HOLD = """
 import sys, time

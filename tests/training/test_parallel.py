@@ -7,12 +7,10 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.diffusion.grids import uniform_grid
-from jaxlib_guidance.diffusion.process import VPCosine
-from jaxlib_guidance.sampling.ddim import ddim
-from jaxlib_guidance.sampling.loop import sample
-from jaxlib_guidance.testing.mixtures import exact_denoiser, gaussian_mixture
-from jaxlib_guidance.training.parallel import (
+from jaxlib_guidance.diffusion import VPCosine, uniform_grid
+from jaxlib_guidance.sampling import ddim, sample
+from jaxlib_guidance.testing import exact_denoiser, gaussian_mixture
+from jaxlib_guidance.training import (
     data_mesh,
     local_rows,
     pmapped,

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 from jax.experimental import multihost_utils
 
-from jaxlib_guidance.training.lock import FolderInUseError, Lock
-from jaxlib_guidance.training.run import (
+from jaxlib_guidance.training import (
+    FolderInUseError,
     MetricLog,
     OtherRunError,
     StopSignal,
     claim,
     require_effect,
 )
+from jaxlib_guidance.training.saving._lock import Lock
 
 CONFIG = {"seed": 0, "model": {"width": 8, "dims": [1, 2]}, "log": {"every": 5}}
 

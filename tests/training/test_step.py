@@ -9,14 +9,16 @@ import optax
 import pytest
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.training.parallel import (
+from jaxlib_guidance.training import (
+    TrainState,
     data_mesh,
+    ema_decay_at,
+    init_state,
+    make_train_step,
     replicate,
     shard_batch,
     state_sharding,
 )
-from jaxlib_guidance.training.state import TrainState, ema_decay_at, init_state
-from jaxlib_guidance.training.step import make_train_step
 
 
 def loss(params, batch, keys):

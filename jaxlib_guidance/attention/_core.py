@@ -1,0 +1,268 @@
+"""Attention with an optional edit, fused whenever no map is read or changed.
+
+Borrowing, shifting and blurring act on queries, keys and values before the kernel, and
+the identity edit only mixes its output with ``v``, so all of these keep the fused
+kernel; edits of logits or probabilities and captures need the map itself.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.attention._control import Edit
+from jaxlib_guidance.types import Array, expand
+
+KERNELS = (None, "xla", "cudnn")
+
+
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    edit: Edit | None = None,
+    *,
+    mask: Array | None = None,
+    grid: tuple[int, ...] | None = None,
+    capture: bool = False,
+    kernel: str | None = None,
+) -> tuple[Array, Array | None]:
+    """``softmax(q k^T / sqrt(D)) v``, edited.
+
+    A query whose keys are all hidden, by ``mask`` or by the edit, attends to nothing:
+    its row of the map, and its output, are 0.
+
+    Args:
+      q: Queries ``[B, Q, H, D]``. In a call of K folded branches ``B`` counts them all,
+        sample major.
+      k: Keys ``[B, M, H, D]``.
+      v: Values ``[B, M, H, D]``.
+      edit: What to change; None leaves plain attention.
+      mask: ``bool [B, M]``, False where a key is padding.
+      grid: Shape of the token grid that ``query_blur`` works on, one or two axes whose
+        product is ``Q``; None means ``(Q,)``.
+      capture: Whether to return the map.
+      kernel: What computes unedited maps: "xla", or "cudnn" for flash attention in half
+        precision on NVIDIA devices; None leaves the choice to jax.
+
+    Returns:
+      ``(out [B, Q, H, D], probs)``; ``probs`` is the edited map, float32
+      ``[B, H, Q, M]``, or None unless captured.
+
+    Raises:
+      ValueError: Shapes that do not fit, or an edit that has no meaning here, such as
+        the identity map between unequal numbers of queries and keys.
+    """
+    _require_shapes(q, k, v, mask)
+    if kernel not in KERNELS:
+        raise ValueError(f"kernel is {kernel!r}; expected one of {KERNELS}")
+    if edit is None:
+        edit = Edit()
+    else:
+        _require_meaning(edit, q, k)
+        borrowed = dict(edit.borrow)
+        gate = 1.0 if edit.borrow_gate is None else edit.borrow_gate
+        q, k, v = (
+            _mix(own, _take(own, borrowed[what], what), gate, "borrow_gate")
+            if what in borrowed
+            else own
+            for what, own in (("q", q), ("k", k), ("v", v))
+        )
+        q, k, v = (_roll(a, edit.shift) for a in (q, k, v))
+        if edit.query_blur is not None:
+            q = _blur(q, edit.query_blur, grid or q.shape[1:2])
+    probs = None
+    if capture or _reads_map(edit):
+        probs = _edit_probs(_softmax(_logits(q, k, edit, mask)), edit)
+        out = jnp.einsum("bhqm,bmhd->bqhd", probs.astype(v.dtype), v)
+    else:
+        out = _fused(q, k, v, mask, kernel)
+    if edit.identity is not None:
+        out = _mix(out, v, edit.identity, "identity")
+        if probs is not None and capture:
+            eye = jnp.eye(probs.shape[-1], dtype=probs.dtype)
+            probs = _mix(probs, jnp.broadcast_to(eye, probs.shape), edit.identity, "")
+    return out, probs if capture else None
+
+
+def _fused(q, k, v, mask, kernel):
+    keys = None if mask is None else mask[:, None, None, :]
+    # The kernel's own code mixes bfloat16 and float32, which strict promotion forbids.
+    with jax.numpy_dtype_promotion("standard"):
+        out = jax.nn.dot_product_attention(q, k, v, mask=keys, implementation=kernel)
+    if mask is None:
+        return out
+    return jnp.where(
+        jnp.any(mask, 1)[:, None, None, None], out, jnp.zeros((), out.dtype)
+    )
+
+
+def _require_shapes(q, k, v, mask):
+    if q.ndim != 4 or k.shape != v.shape or k.ndim != 4:
+        raise ValueError(
+            f"q {q.shape}, k {k.shape}, v {v.shape}; expected [B, Q, H, D], "
+            "[B, M, H, D] and [B, M, H, D]"
+        )
+    if (q.shape[0], *q.shape[2:]) != (k.shape[0], *k.shape[2:]):
+        raise ValueError(f"q {q.shape} and k {k.shape} differ in batch, heads or width")
+    if mask is not None and (mask.shape != k.shape[:2] or mask.dtype != jnp.bool_):
+        raise ValueError(
+            f"mask is {mask.dtype}{mask.shape}; expected bool{k.shape[:2]}"
+        )
+
+
+def _require_meaning(edit, q, k):
+    for name, used in self_only(edit):
+        if used and q.shape[1] != k.shape[1]:
+            raise ValueError(
+                f"edit.{name} needs as many queries as keys; got {q.shape[1]} queries "
+                f"and {k.shape[1]} keys: is this a cross-attention site?"
+            )
+    if not edit.borrow and edit.borrow_gate is not None:
+        raise ValueError("edit.borrow_gate has no effect without edit.borrow")
+    if "probs" not in dict(edit.borrow) and edit.borrow_columns is not None:
+        raise ValueError(
+            "edit.borrow_columns has no effect unless 'probs' are borrowed"
+        )
+
+
+def self_only(edit: Edit) -> tuple[tuple[str, bool], ...]:
+    """The fields that mean something to self-attention only; whether each is set."""
+    return ("identity", edit.identity is not None), ("shift", bool(edit.shift))
+
+
+def _reads_map(edit):
+    fields = ("logit_scale", "logit_bias", "prob_gain", "prob_offset", "renormalise")
+    changed = any(getattr(edit, name) is not None for name in fields)
+    return changed or "probs" in dict(edit.borrow)
+
+
+def _mix(own, other, gate, name):
+    """``(1 - gate) own + gate other``, exact at both ends; scalar or ``[B]`` gate."""
+    gate = jnp.asarray(gate, own.dtype)
+    if gate.shape not in ((), own.shape[:1]):
+        raise ValueError(
+            f"edit.{name} has shape {gate.shape}; expected () or {own.shape[:1]}"
+        )
+    gate = expand(gate, own)
+    return (1 - gate) * own + gate * other
+
+
+def _branches(a, count, name):
+    """The ``[B, K, ...]`` view of folded branches."""
+    if a.shape[0] % count:
+        raise ValueError(
+            f"edit.{name} names {count} branches; the batch of {a.shape[0]} is not a "
+            "multiple of that"
+        )
+    return a.reshape(a.shape[0] // count, count, *a.shape[1:])
+
+
+def _take(a, index, name):
+    """Each branch's source. Static slices of an unsharded axis move no data."""
+    if not isinstance(index, tuple):
+        raise ValueError(
+            f"edit.borrow takes {name} from {index!r}; expected one index for each "
+            "branch, as fold_controls makes of branch names"
+        )
+    view = _branches(a, len(index), "borrow")
+    return jnp.stack([view[:, i] for i in index], 1).reshape(a.shape)
+
+
+def _roll(a, shift):
+    if not isinstance(shift, tuple):
+        return jnp.roll(a, shift, axis=1) if shift else a
+    view = _branches(a, len(shift), "shift")
+    rolled = [jnp.roll(view[:, i], n, axis=1) for i, n in enumerate(shift)]
+    return jnp.stack(rolled, 1).reshape(a.shape)
+
+
+def _blur(q, sigma, grid):
+    """Gaussian blur over the token grid; weights at the border are renormalised."""
+    if math.prod(grid) != q.shape[1] or len(grid) not in (1, 2):
+        raise ValueError(
+            f"grid is {grid}; expected one or two sizes whose product is the number of "
+            f"queries, {q.shape[1]}"
+        )
+    sigma = jnp.asarray(sigma, jnp.float32)
+    if sigma.shape not in ((), q.shape[:1]):
+        raise ValueError(
+            f"edit.query_blur has shape {sigma.shape}; expected () or {q.shape[:1]}"
+        )
+    sigma = jnp.broadcast_to(sigma, q.shape[:1])[:, None, None]
+    rest = q.shape[2:]
+    out = q.astype(jnp.float32)
+    for axis, size in enumerate(grid):
+        distance = jnp.arange(size)[:, None] - jnp.arange(size)
+        square = jnp.square(distance.astype(jnp.float32))
+        # Both ends are exact: 0 leaves only the token itself, inf weighs all alike.
+        rate = 1 / jnp.where(sigma > 0, sigma, 1)
+        weight = jnp.exp(-0.5 * square * rate**2)
+        weight = jnp.where(sigma > 0, weight, jnp.eye(size))
+        weight = weight / jnp.sum(weight, -1, keepdims=True)
+        before, after = math.prod(grid[:axis]), math.prod(grid[axis + 1 :])
+        view = out.reshape(q.shape[0], before, size, after * math.prod(rest))
+        out = jnp.einsum(
+            "bij,bajc->baic", weight, view, precision=jax.lax.Precision.HIGHEST
+        )
+    return out.reshape(q.shape).astype(q.dtype)
+
+
+def _table(value, shape, name):
+    value = jnp.asarray(value, jnp.float32)
+    fits = value.ndim == 4 and all(
+        n in (1, m) for n, m in zip(value.shape, shape, strict=True)
+    )
+    if value.ndim and not fits:
+        raise ValueError(
+            f"edit.{name} has shape {value.shape}; expected () or rank 4 that "
+            f"broadcasts against the map [B, H, Q, M] = {shape}"
+        )
+    return value
+
+
+def _logits(q, k, edit, mask):
+    logits = jnp.einsum("bqhd,bmhd->bhqm", q, k, preferred_element_type=jnp.float32)
+    logits = logits / math.sqrt(q.shape[-1])
+    if edit.logit_scale is not None:
+        logits = logits * _table(edit.logit_scale, logits.shape, "logit_scale")
+    if edit.logit_bias is not None:
+        logits = logits + _table(edit.logit_bias, logits.shape, "logit_bias")
+    if mask is not None:
+        logits = jnp.where(mask[:, None, None, :], logits, -jnp.inf)
+    return logits
+
+
+def _softmax(logits):
+    """Softmax over keys in float32; a row of nothing but ``-inf`` gives zeros."""
+    top = jax.lax.stop_gradient(jnp.max(logits, -1, keepdims=True))
+    each = jnp.exp(logits - jnp.where(jnp.isfinite(top), top, 0))
+    total = jnp.sum(each, -1, keepdims=True)
+    return each / jnp.where(total > 0, total, 1)
+
+
+def _edit_probs(probs, edit):
+    borrowed = dict(edit.borrow)
+    if "probs" in borrowed:
+        taken = _take(probs, borrowed["probs"], "probs")
+        if edit.borrow_columns is not None:
+            columns = jnp.asarray(edit.borrow_columns, jnp.float32)
+            size, width = probs.shape[0], probs.shape[-1]
+            if columns.shape not in ((width,), (size, width)):
+                raise ValueError(
+                    f"edit.borrow_columns has shape {columns.shape}; expected "
+                    f"({width},) or ({size}, {width})"
+                )
+            columns = columns.reshape(-1, 1, 1, width)
+            taken = (1 - columns) * probs + columns * taken
+        gate = 1.0 if edit.borrow_gate is None else edit.borrow_gate
+        probs = _mix(probs, taken, gate, "borrow_gate")
+    if edit.prob_gain is not None:
+        probs = probs * _table(edit.prob_gain, probs.shape, "prob_gain")
+    if edit.prob_offset is not None:
+        probs = probs + _table(edit.prob_offset, probs.shape, "prob_offset")
+    if edit.renormalise is not None:
+        total = jnp.sum(probs, -1, keepdims=True)
+        scaled = probs / jnp.where(total > 0, total, 1)
+        probs = _mix(probs, scaled, edit.renormalise, "renormalise")
+    return probs

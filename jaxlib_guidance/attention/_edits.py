@@ -1,0 +1,217 @@
+"""Builders of attention edits, in the words of the papers that use them."""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxlib_guidance.attention._control import BORROWABLE, Edit
+from jaxlib_guidance.types import Array
+
+
+def identity(gate: Array | float = 1.0) -> Edit:
+    """The map becomes the identity, so that every token sees only itself.
+
+    Args:
+      gate: 1 replaces the map, 0 leaves it; scalar or ``[B]``.
+
+    Reference: perturbed-attention guidance, arXiv 2403.17377.
+    """
+    return Edit(identity=gate)
+
+
+def blur(sigma: Array | float) -> Edit:
+    """Queries are blurred over the token grid, which flattens the attention energy.
+
+    Args:
+      sigma: Standard deviation in tokens; ``inf`` gives every query the mean of all,
+        0 changes nothing. Scalar or ``[B]``, may be traced.
+
+    Reference: smoothed energy guidance, arXiv 2408.00760.
+    """
+    return Edit(query_blur=sigma)
+
+
+def suppress(mask: Array, scale: Array | float | None = None) -> Edit:
+    """Hides the tokens in ``mask`` as keys, so that they are rebuilt from the others.
+
+    ``logits -> lambda_q logits - inf * mask_m`` with ``lambda_q = scale`` for queries
+    in the mask and 1 for the others. A mask of all tokens leaves nothing to attend to,
+    and the attention output is then 0.
+
+    Args:
+      mask: ``[M]`` or ``[B, M]``, non-zero on the tokens to hide. See `token_mask`.
+      scale: Similarity suppression: 0 makes each hidden token a plain average of the
+        others, 1 or None leaves it. Scalar or ``[B]``.
+
+    Raises:
+      ValueError: ``mask`` or ``scale`` of another shape.
+
+    Reference: Attentive Eraser, arXiv 2412.12974.
+    """
+    hidden = _rows(mask, "mask") != 0
+    bias = jnp.where(hidden, -jnp.inf, 0.0)[:, None, None, :]
+    if scale is None:
+        return Edit(logit_bias=bias)
+    scale = jnp.asarray(scale, jnp.float32)
+    if scale.ndim > 1 or (scale.ndim and hidden.shape[0] not in (1, scale.shape[0])):
+        raise ValueError(f"scale has shape {scale.shape}; expected () or [B]")
+    factor = jnp.where(hidden, scale.reshape(-1, 1), 1.0)[:, None, :, None]
+    return Edit(logit_bias=bias, logit_scale=factor)
+
+
+def token_mask(mask: Array, grid: tuple[int, ...]) -> Array:
+    """An image mask as a mask of tokens: a token counts if any of its pixels does.
+
+    Args:
+      mask: ``[H, W]`` or ``[B, H, W]``, non-zero on the object.
+      grid: The token grid ``(h, w)``, which divides ``(H, W)``.
+
+    Returns:
+      Bool ``[h * w]`` or ``[B, h * w]``.
+
+    Raises:
+      ValueError: Sizes that do not divide.
+    """
+    mask = jnp.asarray(mask) != 0
+    *batch, height, width = mask.shape
+    if len(grid) != 2 or height % grid[0] or width % grid[1]:
+        raise ValueError(f"grid {grid} does not divide the mask's {(height, width)}")
+    tall, wide = height // grid[0], width // grid[1]
+    cells = mask.reshape(*batch, grid[0], tall, grid[1], wide)
+    return jnp.any(cells, axis=(-3, -1)).reshape(*batch, grid[0] * grid[1])
+
+
+def emphasise(
+    columns: Array,
+    weight: Array | float,
+    rows: Array | None = None,
+    *,
+    renormalise: bool = False,
+) -> Edit:
+    """Adds ``weight`` to the probabilities of some keys: attend more, or less, to them.
+
+    Args:
+      columns: ``[M]`` or ``[B, M]``, 1 on the keys (such as the tokens of a word).
+      weight: Added there; -1 to 1 is usual. Scalar or ``[B]``.
+      rows: ``[Q]`` or ``[B, Q]``, 1 on the queries (such as a time window). None: all.
+      renormalise: Whether rows are made to sum to 1 again; the paper does not.
+
+    Raises:
+      ValueError: Shapes that do not fit.
+
+    Reference: MotionCLR, arXiv 2410.18977, section 4.1.
+    """
+    where = _window(columns, rows)
+    return Edit(
+        prob_offset=_weight(weight) * where, renormalise=1.0 if renormalise else None
+    )
+
+
+def attenuate(
+    columns: Array,
+    gain: Array | float,
+    rows: Array | None = None,
+    *,
+    renormalise: bool = False,
+) -> Edit:
+    """Multiplies the probabilities of some keys by ``gain``; 0 erases them.
+
+    Args:
+      columns: ``[M]`` or ``[B, M]``, 1 on the keys.
+      gain: Factor there. Scalar or ``[B]``.
+      rows: ``[Q]`` or ``[B, Q]``, 1 on the queries; None is all.
+      renormalise: Whether rows are made to sum to 1 again.
+
+    Raises:
+      ValueError: Shapes that do not fit.
+
+    Reference: MotionCLR, arXiv 2410.18977, section 4.1 (erasing in a time window).
+    """
+    where = _window(columns, rows)
+    return Edit(
+        prob_gain=1 + (_weight(gain) - 1) * where,
+        renormalise=1.0 if renormalise else None,
+    )
+
+
+def borrow(
+    what: str | tuple[str, ...],
+    branch: str,
+    *,
+    gate: Array | float | None = None,
+    columns: Array | None = None,
+) -> Edit:
+    """Takes queries, keys, values or probabilities from another branch of the call.
+
+    Args:
+      what: One or several of "q", "k", "v", "probs".
+      branch: Name of the branch, such as "cond".
+      gate: 1 takes, 0 keeps; scalar or ``[B]``. None is 1.
+      columns: For "probs": ``[M]`` or ``[B, M]``, 1 on the columns that are taken.
+
+    Raises:
+      ValueError: Something else to borrow, or ``columns`` without "probs".
+
+    Reference: MotionCLR, arXiv 2410.18977, section 4 (replacement, style transfer).
+    """
+    names = (what,) if isinstance(what, str) else tuple(what)
+    for name in names:
+        if name not in BORROWABLE:
+            raise ValueError(f"borrow of {name!r}; expected one of {BORROWABLE}")
+    if columns is not None and "probs" not in names:
+        raise ValueError(f"columns has no effect on {names}; it selects 'probs'")
+    pairs = tuple((name, branch) for name in names)
+    return Edit(borrow=pairs, borrow_gate=gate, borrow_columns=columns)
+
+
+def shift(tokens: int) -> Edit:
+    """Rolls queries, keys and values, so that the output moves by ``tokens``.
+
+    Together with ``borrow(("q", "k", "v"), source)`` this moves the source's content in
+    time.
+
+    Reference: MotionCLR, arXiv 2410.18977, section 4 (sequence shifting).
+    """
+    return Edit(shift=tokens)
+
+
+def combine(*edits: Edit) -> Edit:
+    """One edit that has the fields of all.
+
+    Raises:
+      ValueError: Two edits set the same field.
+    """
+    neutral = Edit()
+    merged: dict[str, Any] = {}
+    for edit in edits:
+        for field in dataclasses.fields(Edit):
+            value, default = getattr(edit, field.name), getattr(neutral, field.name)
+            if value is default or (field.name in ("shift", "borrow") and not value):
+                continue
+            if field.name in merged:
+                raise ValueError(f"two edits set {field.name}; merge them by hand")
+            merged[field.name] = value
+    return Edit(**merged)
+
+
+def _rows(mask, name):
+    """``[M]`` or ``[B, M]`` as ``[1 or B, M]``."""
+    mask = jnp.asarray(mask)
+    if mask.ndim not in (1, 2):
+        raise ValueError(f"{name} has shape {mask.shape}; expected [M] or [B, M]")
+    return jnp.atleast_2d(mask)
+
+
+def _window(columns, rows):
+    columns = _rows(columns, "columns").astype(jnp.float32)[:, None, None, :]
+    if rows is None:
+        return columns
+    return columns * _rows(rows, "rows").astype(jnp.float32)[:, None, :, None]
+
+
+def _weight(weight):
+    weight = jnp.asarray(weight, jnp.float32)
+    if weight.ndim > 1:
+        raise ValueError(f"weight has shape {weight.shape}; expected () or [B]")
+    return weight.reshape(-1, 1, 1, 1)

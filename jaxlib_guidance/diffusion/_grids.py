@@ -1,0 +1,215 @@
+"""Time grids: where a solver's steps fall, apart from which solver takes them.
+
+Every grid is an array ``[N + 1]`` that decreases from noise to data and ends at 0,
+ready for `sample`. Spacing decides more than order does: `flow_grid` is best with
+`adams`, even log-SNR with solvers that integrate in it; docs/samplers.md has figures.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlib_guidance.diffusion._process import Process, VPDiscrete, logsnr
+from jaxlib_guidance.types import Array
+
+Spacing = Literal["leading", "trailing", "linspace"]
+
+
+def _finish(times: Array, final_zero: bool) -> Array:
+    return jnp.append(times, 0.0) if final_zero else times
+
+
+def _require_steps(n: int, least: int = 1) -> None:
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < least:
+        raise ValueError(
+            f"n is {n!r}; expected a whole number of steps, at least {least}"
+        )
+
+
+def _require_positive(value: float, name: str) -> None:
+    if not value > 0:
+        raise ValueError(f"{name} is {value}; expected a positive number")
+
+
+def _range(process, t_min, t_max, above_zero=False):
+    low = process.t_min if t_min is None else t_min
+    high = process.t_max if t_max is None else t_max
+    if not 0 <= low < high or (above_zero and low == 0):
+        raise ValueError(
+            f"t_min is {low} and t_max {high}; expected 0 "
+            f"{'<' if above_zero else '<='} t_min < t_max"
+        )
+    return low, high
+
+
+def _logsnr_ends(process, high, low):
+    # Where alpha(t_max) is 0 the log-SNR is infinite: space the grid as if it were at
+    # sigma / alpha = 1000; the first time stays t_max itself.
+    ends = logsnr(process, jnp.array([high, low], jnp.float32))
+    return jnp.clip(ends, -2 * np.log(1e3), 2 * np.log(1e5))
+
+
+def uniform_grid(process: Process, n: int, t_max: float | None = None) -> Array:
+    """Times ``t_max (1 - i / n)`` for i = 0, ..., n; the last is 0.
+
+    Args:
+      process: Gives the default ``t_max``.
+      n: Number of steps.
+      t_max: First time.
+    """
+    _require_steps(n)
+    _, high = _range(process, 0.0, t_max)
+    with jax.ensure_compile_time_eval():
+        return jnp.linspace(high, 0.0, n + 1, dtype=jnp.float32)
+
+
+def flow_grid(
+    process: Process,
+    n: int,
+    shift: float = 1.0,
+    t_min: float | None = None,
+    t_max: float | None = None,
+) -> Array:
+    """Evenly spaced in ``sigma / (alpha + sigma)``: a flow's time, for any process.
+
+    The noise ratio of step i is ``sigma / alpha = shift u / (1 - u)`` with u even from
+    that of ``t_max`` to 0, which for a rectified flow is `uniform_grid`, shifted by
+    `shift_grid`. The grid of choice for `adams`.
+
+    Args:
+      process: The noise process.
+      n: Number of steps; the last ends at 0.
+      shift: Above 1 more steps at high noise, below 1 more at low noise.
+      t_min: No time but the last is below it.
+      t_max: First time.
+
+    Reference: Esser et al., arXiv 2403.03206, eq. 23 (the shift).
+    """
+    _require_steps(n)
+    _require_positive(shift, "shift")
+    low, high = _range(process, t_min, t_max)
+    with jax.ensure_compile_time_eval():
+        ends = jnp.array([high, low], jnp.float32)
+        alpha, sigma = process.alpha(ends), process.sigma(ends)
+        u = sigma / (shift * alpha + sigma)
+        last = jnp.maximum(u[0] / n, u[1])
+        ramp = jnp.linspace(u[0], last, n, dtype=jnp.float32)
+        # The first of them may be pure noise, of infinite ratio: it is known, `high`.
+        ratio = shift * ramp[1:] / (1 - ramp[1:])
+        times = process.t_of_logsnr(-2 * jnp.log(ratio))
+        return jnp.concatenate([ends[:1], jnp.maximum(times, low), jnp.zeros(1)])
+
+
+def logsnr_grid(
+    process: Process,
+    n: int,
+    t_min: float | None = None,
+    t_max: float | None = None,
+    final_zero: bool = True,
+) -> Array:
+    """Evenly spaced in log-SNR, the time in which exponential integrators think.
+
+    The same grid as an exponential (geometric) spacing of ``sigma / alpha``, which
+    diffusers offers twice, as ``use_exponential_sigmas`` and ``use_lu_lambdas``.
+
+    Args:
+      process: The noise process.
+      n: Number of steps; with ``final_zero`` the last of them goes from ``t_min`` to 0.
+      t_min: Last time before 0.
+      t_max: First time.
+      final_zero: Whether to append 0, else the grid ends at ``t_min``.
+
+    Reference: Lu et al., DPM-Solver, arXiv 2206.00927, section 4.
+    """
+    _require_steps(n, 2 if final_zero else 1)
+    low, high = _range(process, t_min, t_max, above_zero=True)
+    with jax.ensure_compile_time_eval():
+        ends = _logsnr_ends(process, high, low)
+        ramp = jnp.linspace(0.0, 1.0, n if final_zero else n + 1, dtype=jnp.float32)
+        times = process.t_of_logsnr(ends[0] + ramp * (ends[1] - ends[0]))
+        return _finish(times.at[0].set(high).at[-1].set(low), final_zero)
+
+
+def karras_grid(
+    process: Process,
+    n: int,
+    rho: float = 7.0,
+    t_min: float | None = None,
+    t_max: float | None = None,
+    final_zero: bool = True,
+) -> Array:
+    """Evenly spaced in ``(sigma / alpha)^(1 / rho)``.
+
+    Args:
+      process: The noise process. Where ``alpha(t_max)`` is 0 the spacing is that from
+        a noise ratio of 1000; the first time is ``t_max`` itself.
+      n: Number of steps; with ``final_zero`` the last of them goes from ``t_min`` to 0.
+      rho: 1 is even in noise level, infinity even in log-SNR.
+      t_min: Last time before 0.
+      t_max: First time.
+      final_zero: Whether to append 0, else the grid ends at ``t_min``.
+
+    Reference: Karras et al., arXiv 2206.00364, eq. 5.
+    """
+    _require_steps(n, 2 if final_zero else 1)
+    _require_positive(rho, "rho")
+    low, high = _range(process, t_min, t_max, above_zero=True)
+    with jax.ensure_compile_time_eval():
+        # In log space, because sigma / alpha reaches 1e4 on a cosine schedule.
+        ends = -_logsnr_ends(process, high, low) / (2 * rho)
+        first, last = jnp.exp(ends[0]), jnp.exp(ends[1])
+        ramp = jnp.linspace(0.0, 1.0, n if final_zero else n + 1, dtype=jnp.float32)
+        times = process.t_of_logsnr(-2 * rho * jnp.log(first + ramp * (last - first)))
+        return _finish(times.at[0].set(high).at[-1].set(low), final_zero)
+
+
+def discrete_grid(
+    process: VPDiscrete, n: int, spacing: Spacing = "trailing", offset: int = 1
+) -> Array:
+    """The timesteps of a DDPM-trained network, as diffusers chooses them.
+
+    With a table of ``T`` steps: "leading" takes ``i (T // n) + offset``, "trailing"
+    ``T - 1 - i T / n``, "linspace" ``n`` values from ``T - 1`` to 0; then 0 noise.
+
+    Args:
+      process: A process with a table.
+      n: Number of steps, at most ``T``.
+      spacing: Which rule.
+      offset: ``steps_offset`` of the leading rule.
+
+    Reference: Lin et al., arXiv 2305.08891, table 2.
+    """
+    _require_steps(n)
+    total = process.steps
+    if n > total:
+        raise ValueError(f"n is {n}; expected at most the table's {total} steps")
+    match spacing:
+        case "leading":
+            index = np.arange(n)[::-1] * (total // n) + offset
+            index -= max(0, index[0] - (total - 1))  # n = T leaves no room for it
+        case "trailing":
+            index = np.round(total - np.arange(n) * total / n) - 1
+        case "linspace":
+            index = np.linspace(total - 1, 0, n)
+        case _:
+            raise ValueError(
+                f"spacing is {spacing!r}; expected 'leading', 'trailing' or 'linspace'"
+            )
+    times = (index + 1) / total
+    return jnp.asarray(np.append(times, 0.0), jnp.float32)
+
+
+def shift_grid(grid: Array, shift: float) -> Array:
+    """``t' = s t / (1 + (s - 1) t)``: more of a flow's steps at high noise for s > 1.
+
+    Args:
+      grid: Times in [0, 1].
+      shift: ``s``; 1 changes nothing, 3 is Stable Diffusion 3's.
+
+    Reference: Esser et al., arXiv 2403.03206, eq. 23.
+    """
+    _require_positive(shift, "shift")
+    with jax.ensure_compile_time_eval():
+        return shift * grid / (1 + (shift - 1) * grid)

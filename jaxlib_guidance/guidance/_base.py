@@ -1,0 +1,96 @@
+"""Guidance terms, and how they compose.
+
+A term says which network evaluations it needs (`branches`) and how it edits the running
+correction ``delta`` to the base estimate: ``x0 = x0[cond] + delta``. Everything is an
+x0 estimate in float32, where a contrast means the same for every kind of network.
+Weight 0 is "off" for every term.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax.numpy as jnp
+
+from jaxlib_guidance.types import (
+    Array,
+    Branch,
+    Context,
+    PyTree,
+    pytree_dataclass,
+    static,
+)
+
+BASE = "cond"
+
+
+@pytree_dataclass
+class Fixed:
+    """A number that stays known when the term is an argument of a jitted function."""
+
+    value: Any = static()
+
+
+def fix(a: Any) -> Any:
+    """A Python number as `Fixed`; an array, which may be traced, as it is."""
+    return Fixed(a) if isinstance(a, (bool, int, float)) else a
+
+
+def fixed(a: Any) -> Any:
+    """The number or array that `fix` took."""
+    return a.value if isinstance(a, Fixed) else a
+
+
+class Evals(NamedTuple):
+    """What the planner evaluated, by branch name.
+
+    Attributes:
+      x0: Estimates ``[B, *S]``.
+      maps: Captured arrays by tap.
+      grad: The gradient of this term's energy ``[B, *S]``; None when the term has no
+        energy or its neighbour before has taken the sum. A chain's is a tuple.
+    """
+
+    x0: Mapping[str, Array]
+    maps: Mapping[str, Mapping[str, Array]] = {}
+    grad: Any = None
+
+
+class Term(Protocol):
+    """A guidance term: a frozen pytree whose weights are leaves.
+
+    Optional members:
+      weight: When known to be 0, the planner leaves the term out.
+      init: ``(x) -> state``, for a term with a state; its arrays lead with the batch.
+      inner: The term or chain that this one wraps, as `during` does.
+      energy: ``(evals, ctx) -> [B]``, for a term that wants its gradient as
+        ``evals.grad``. Then ``through`` says with respect to what (see `energy`), and
+        ``linear`` whether `update` only adds a multiple of the gradient that depends on
+        nothing else, so that neighbours can share one backward pass.
+    """
+
+    def branches(self, ctx: Context) -> dict[str, Branch]:
+        """The evaluations this term needs, besides the base branch."""
+        ...
+
+    def update(
+        self, delta: Array, evals: Evals, state: PyTree, ctx: Context
+    ) -> tuple[Array, PyTree]:
+        """The new correction ``[B, *S]`` and the new state."""
+        ...
+
+
+def init_state(term: Any, x: Array) -> PyTree:
+    """The term's initial state; ``()`` for a term without one."""
+    return term.init(x) if hasattr(term, "init") else ()
+
+
+def sample_axes(x: Array) -> tuple[int, ...]:
+    """All axes but the batch."""
+    return tuple(range(1, jnp.ndim(x)))
+
+
+def sample_norm(x: Array) -> Array:
+    """Euclidean norm of each sample ``[B, 1, ...]``, differentiable at zero."""
+    square = jnp.sum(x**2, axis=sample_axes(x), keepdims=True)
+    positive = square > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)

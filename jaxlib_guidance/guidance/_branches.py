@@ -1,0 +1,49 @@
+"""The union of the branches that terms ask for."""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from jaxlib_guidance.types import (
+    Branch,
+    concrete,
+)
+
+
+def merge(*asked: Mapping[str, Branch]) -> dict[str, Branch]:
+    """The union of branches by name, in the order they are first asked for.
+
+    Raises:
+      ValueError: One name for different evaluations.
+    """
+    union: dict[str, Branch] = {}
+    for name, branch in (item for branches in asked for item in branches.items()):
+        held = union.get(name)
+        if held is not None:
+            if not _same(held, branch):
+                raise ValueError(
+                    f"two terms ask for different evaluations under the name {name!r}; "
+                    "give one of them another name"
+                )
+            branch = held._replace(
+                grad=held.grad or branch.grad,
+                capture=tuple(dict.fromkeys(held.capture + branch.capture)),
+            )
+        union[name] = branch
+    return union
+
+
+def _same(a: Branch, b: Branch) -> bool:
+    one = (a.cond, a.control, a.x, a.net)
+    two = (b.cond, b.control, b.x, b.net)
+    if jax.tree.structure(one) != jax.tree.structure(two):
+        return False
+
+    def equal(x, y):
+        if x is y:
+            return True
+        x, y = concrete(x), concrete(y)
+        return x is not None and y is not None and np.array_equal(x, y)
+
+    return all(map(equal, jax.tree.leaves(one), jax.tree.leaves(two)))

@@ -1,0 +1,147 @@
+"""Contrasts: push the estimate away from a worse one of the same state.
+
+``delta += w (x0[cond] - x0[worse])``. Classifier-free guidance, negative prompts,
+autoguidance and perturbed attention differ only in what makes the worse one worse: its
+condition, its network, or an edit of its attention.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlib_guidance.attention import Edit
+from jaxlib_guidance.guidance._base import BASE, Evals, Fixed, fix, fixed
+from jaxlib_guidance.types import (
+    Array,
+    Branch,
+    Context,
+    PyTree,
+    concrete,
+    per_sample,
+    pytree_dataclass,
+    static,
+)
+
+
+@pytree_dataclass
+class Contrast:
+    """``delta += weight * (x0[better] - x0[worse])``.
+
+    Attributes:
+      weight: Scalar or ``[B]``; 0 is off.
+      worse: Name of the worse branch.
+      cond: The worse branch's condition, if ``own_cond``.
+      control: The worse branch's attention edits.
+      net: The worse branch's network.
+      own_cond: Whether ``cond`` replaces the caller's condition.
+    """
+
+    weight: Array | float
+    cond: PyTree = None
+    control: Mapping[str, Edit] | None = None
+    worse: str = static(default="worse")
+    net: int = static(default=0)
+    own_cond: bool = static(default=False)
+
+    def branches(self, ctx: Context) -> dict[str, Branch]:
+        """The worse branch."""
+        cond = like_cond(self.cond, ctx.cond) if self.own_cond else ctx.cond
+        return {self.worse: Branch(cond, self.control, net=self.net)}
+
+    def update(
+        self, delta: Array, evals: Evals, state: PyTree, ctx: Context
+    ) -> tuple[Array, PyTree]:
+        """Adds the weighted contrast."""
+        contrast = evals.x0[BASE] - evals.x0[self.worse]
+        weight = per_sample(self.weight, delta, f"the weight of {self.worse!r}")
+        return delta + weight * contrast, state
+
+
+def like_cond(null: PyTree, cond: PyTree) -> PyTree:
+    """``null`` broadcast to the condition's shapes and types, on the host if it can be.
+
+    Args:
+      null: What to give the network in place of the condition.
+      cond: The caller's condition.
+
+    Raises:
+      ValueError: No condition, another structure, or a leaf that does not fit.
+    """
+    if not jax.tree.leaves(cond):
+        raise ValueError(
+            "this guidance replaces the condition by null, but the sampler got no cond"
+        )
+    null = jax.tree.map(fixed, null, is_leaf=lambda leaf: isinstance(leaf, Fixed))
+    if jax.tree.structure(null) != jax.tree.structure(cond):
+        raise ValueError(
+            f"null has structure {jax.tree.structure(null)}; expected the condition's, "
+            f"{jax.tree.structure(cond)}"
+        )
+    return jax.tree.map(_like, null, cond)
+
+
+def _like(null, cond):
+    shape, kind = jnp.shape(cond), jnp.result_type(cond)
+    known = concrete(null)
+    if known is None:
+        exact = jnp.issubdtype(kind, jnp.inexact) or jnp.result_type(null) == kind
+    else:
+        exact = jnp.issubdtype(kind, jnp.inexact) or (known.astype(kind) == known).all()
+    try:
+        fits = jnp.broadcast_shapes(jnp.shape(null), shape) == shape
+    except ValueError:
+        fits = False
+    if not (exact and fits):
+        raise ValueError(
+            f"null has a leaf of shape {jnp.shape(null)} and type "
+            f"{jnp.result_type(null)}; expected it to fit the condition's, {shape} of "
+            f"{kind}"
+        )
+    if known is None or not all(isinstance(d, int) for d in shape):  # Symbolic export.
+        return jnp.broadcast_to(null, shape).astype(kind)
+    return np.broadcast_to(known, shape).astype(kind)
+
+
+def cfg(weight: Any, null: PyTree, name: str = "uncond") -> Contrast:
+    """Classifier-free guidance: ``x0 = c + w (c - u)``.
+
+    With ``null`` a negative condition this is negative prompting. ``w`` is the weight
+    of Ho and Salimans, so 0 is off; the scale ``s`` of diffusers is `cfg_scale` away.
+
+    Args:
+      weight: ``w``, scalar or ``[B]``.
+      null: The condition to move away from: a pytree of the condition's structure whose
+        leaves broadcast against it, such as the index of the null class.
+      name: Name of the branch; two different negatives need two names.
+
+    Reference: Ho and Salimans, arXiv 2207.12598, eq. 6.
+    """
+    return Contrast(weight, jax.tree.map(fix, null), worse=name, own_cond=True)
+
+
+def cfg_scale(scale: Any) -> Any:
+    """The weight ``w = s - 1`` of diffusers' scale ``s`` in ``u + s (c - u)``."""
+    return scale - 1
+
+
+def autoguidance(weight: Any, net: int = 1, name: str | None = None) -> Contrast:
+    """Guidance by a weaker version of the network: ``x0 = D1 + w (D1 - D0)``.
+
+    The paper's scale is ``w + 1``. Give the sampler ``denoiser=(strong, weak)``.
+
+    Args:
+      weight: ``w``, scalar or ``[B]``.
+      net: Index of the weaker network.
+      name: Name of the branch.
+
+    Raises:
+      ValueError: ``net`` 0, which is the network to improve.
+
+    Reference: Karras et al., arXiv 2406.02507, eq. 3.
+    """
+    if net < 1:
+        raise ValueError(f"net is {net}; expected 1 or more, as 0 is the base network")
+    return Contrast(weight, worse=name or f"net{net}", net=net)

@@ -1,0 +1,141 @@
+"""Energy guidance: steer by the gradient of a function of the sample.
+
+An energy is to be lowered; a likelihood enters as ``E = -log p(y | x)``. It moves the
+estimate by ``delta -= w c(t) grad E``, where what is differentiated sets ``c``:
+
+- through="network": ``grad`` is with respect to ``x_t`` through the denoiser, and
+  ``c = sigma^2 / alpha``. Exact when ``E = -log p(y | x_t)``: Tweedie's formula turns
+  the tilted score into the tilted posterior mean.
+- through="noisy": the energy is a function of ``x_t`` itself, such as a classifier
+  trained on noisy data; same ``c``, and no backward pass through the network.
+- through="denoised": ``grad`` is with respect to the estimate alone. Then ``c =
+  sigma^2 / (alpha^2 + sigma^2)``, the posterior variance of unit-variance data, which
+  stands for the Jacobian that is left out.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxlib_guidance.guidance._base import BASE, Evals, sample_axes
+from jaxlib_guidance.types import (
+    Array,
+    Branch,
+    Context,
+    PyTree,
+    at_least_float32,
+    per_sample,
+    pytree_dataclass,
+    static,
+)
+
+THROUGH = ("network", "noisy", "denoised")
+
+
+@pytree_dataclass
+class Energy:
+    """An energy term. Build it with `energy`.
+
+    Attributes:
+      weight: Scalar or ``[B]``; 0 is off.
+      params: First argument of ``function`` when not None: leaves of the tree, so that
+        a classifier's parameters are arguments of the compiled sampler.
+      function: ``([params,] x, ctx) -> [B]`` with ``x`` the estimate or, for "noisy",
+        the state.
+      through: What to differentiate.
+      normalize: "rms" divides each sample's gradient by its root mean square.
+    """
+
+    weight: Array | float
+    params: PyTree = None
+    function: Callable[..., Array] = static(default=None)
+    through: str = static(default="network")
+    normalize: str | None = static(default=None)
+
+    @property
+    def linear(self) -> bool:
+        """Whether neighbours may share one backward pass."""
+        return self.normalize is None
+
+    def branches(self, ctx: Context) -> dict[str, Branch]:
+        """The base branch, differentiated if the gradient goes through the network."""
+        if self.through == "network":
+            return {BASE: Branch(ctx.cond, grad=True)}
+        return {}
+
+    def energy(self, evals: Evals, ctx: Context) -> Array:
+        """``[B]``, to be differentiated by the planner; weighted when linear."""
+        x = ctx.x if self.through == "noisy" else evals.x0[BASE]
+        args = (x, ctx) if self.params is None else (self.params, x, ctx)
+        value = at_least_float32(self.function(*args))
+        if value.shape != ctx.x.shape[:1]:
+            raise ValueError(
+                f"energy's function returned shape {value.shape}; expected one number "
+                f"a sample, {ctx.x.shape[:1]}"
+            )
+        if self.linear:
+            value = value * self._weight(value)
+        return value
+
+    def _weight(self, like: Array) -> Array:
+        return per_sample(self.weight, like, "energy's weight")
+
+    def update(
+        self, delta: Array, evals: Evals, state: PyTree, ctx: Context
+    ) -> tuple[Array, PyTree]:
+        """``delta - c(t) w grad E``."""
+        grad = evals.grad
+        if grad is None:  # Summed into an earlier term's.
+            return delta, state
+        if self.normalize == "rms":
+            square = jnp.mean(grad**2, axis=sample_axes(grad), keepdims=True)
+            scale = jnp.where(square > 0, square, 1) ** -0.5
+            grad = grad * scale * self._weight(grad)
+        return delta - step_size(self.through, ctx) * grad, state
+
+
+def step_size(through: str, ctx: Context) -> Array:
+    """``c(t)`` of an energy's gradient, ``[B, 1, ...]``.
+
+    At ``alpha = 0`` the state says nothing about the data and nothing is added.
+    """
+    variance = ctx.sigma**2
+    if through == "denoised":
+        return variance / (ctx.alpha**2 + variance)
+    known = ctx.alpha > 0
+    return jnp.where(known, variance / jnp.where(known, ctx.alpha, 1), 0)
+
+
+def energy(
+    function: Callable[..., Array],
+    weight: Any = 1.0,
+    params: PyTree = None,
+    *,
+    through: str = "network",
+    normalize: str | None = None,
+) -> Energy:
+    """Guidance by the gradient of an energy.
+
+    Neighbouring energies of a chain that go through the same thing and are not
+    normalised are summed and cost one backward pass.
+
+    Args:
+      function: ``(x0 [B,*S], ctx) -> [B]``, or ``(params, x0, ctx)`` with ``params``;
+        for "noisy" the first array is the state ``x_t``.
+      weight: Scalar or ``[B]``; 0 is off.
+      params: Pytree for ``function``.
+      through: "network", "noisy" or "denoised"; see the module.
+      normalize: None, or "rms" for a gradient of unit root mean square per sample.
+
+    Raises:
+      ValueError: Unknown ``through`` or ``normalize``.
+
+    Reference: Dhariwal and Nichol, arXiv 2105.05233, section 4; through the denoiser:
+      Chung et al., 2209.14687; at the estimate: Bansal et al., 2302.07121.
+    """
+    if through not in THROUGH:
+        raise ValueError(f"through is {through!r}; expected one of {THROUGH}")
+    if normalize not in (None, "rms"):
+        raise ValueError(f"normalize is {normalize!r}; expected None or 'rms'")
+    return Energy(weight, params, function, through, normalize)

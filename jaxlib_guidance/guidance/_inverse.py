@@ -1,0 +1,187 @@
+"""How far an estimate is from what was observed, and levels to forecast by.
+
+An energy is a function ``(x0 [B, L, C], observed) -> [B]``; write your own likewise.
+Entries whose mask is 0 have no part in these: their gradient is exactly 0.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlib_guidance.guidance._chain import Chain, chain
+from jaxlib_guidance.guidance._energy import energy as energy_term
+from jaxlib_guidance.guidance._schedule import scheduled
+from jaxlib_guidance.types import (
+    Array,
+    Context,
+    per_sample,
+)
+
+
+class Observed(NamedTuple):
+    """What is known of a batch of windows.
+
+    Attributes:
+      y: ``[B, L, C]``; anything, NaN too, where the mask is 0.
+      mask: ``[B, L, C]``, 1 where ``y`` is known.
+      level: Quantile that each path is drawn to, scalar or ``[B]``.
+    """
+
+    y: Array
+    mask: Array
+    level: Array | float = 0.5
+
+
+ObservationEnergy = Callable[[Array, Observed], Array]
+
+
+def square_energy(x0: Array, observed: Observed) -> Array:
+    """``sum_m (x0 - y)^2``: the energy of TSDiff-MS.
+
+    Args:
+      x0: ``[B, L, C]``.
+      observed: Of the same shape.
+
+    Returns:
+      ``[B]``.
+
+    Reference: Kollovieh et al., arXiv 2307.11494, section 3.2.
+    """
+    error = _errors(x0, observed)
+    return jnp.sum(error**2, tuple(range(1, x0.ndim)))
+
+
+def quantile_energy(x0: Array, observed: Observed) -> Array:
+    """``sum_m max(k e, (k - 1) e)``, ``e = y - x0``: the energy of TSDiff-Q.
+
+    The pinball loss at each path's own level ``k``: an asymmetric Laplace likelihood,
+    whose paths at evenly spread levels spread like a forecast's quantiles.
+
+    Args:
+      x0: ``[B, L, C]``.
+      observed: Of the same shape, with the levels.
+
+    Returns:
+      ``[B]``.
+
+    Reference: Kollovieh et al., arXiv 2307.11494, section 3.2.
+    """
+    error = _errors(x0, observed)
+    level = per_sample(observed.level, x0, "level")
+    pinball = jnp.maximum(level * error, (level - 1) * error)
+    # At e = 0 either slope would do; where nothing was observed there must be none.
+    pinball = jnp.where(observed.mask > 0, pinball, 0)
+    return jnp.sum(pinball, tuple(range(1, x0.ndim)))
+
+
+ENERGIES: dict[str, ObservationEnergy] = {
+    "square": square_energy,
+    "quantile": quantile_energy,
+}
+
+
+def find_energy(energy: str | ObservationEnergy) -> ObservationEnergy:
+    """An energy by its name, or the function itself.
+
+    Raises:
+      ValueError: Unknown name.
+    """
+    if callable(energy):
+        return energy
+    if energy not in ENERGIES:
+        raise ValueError(
+            f"energy is {energy!r}; expected one of {tuple(ENERGIES)} or a function "
+            "(x0, observed) -> [B]"
+        )
+    return ENERGIES[energy]
+
+
+def spread_levels(samples: int) -> np.ndarray:
+    """``(i + 1) / (S + 1)`` for ``i = 0, ..., S - 1``: one level for each path.
+
+    The published choice. How far paths at these levels end up from each other is set by
+    the scale, form and steps of the guidance as well, so these are chosen by a score of
+    the paths' quantiles.
+
+    Args:
+      samples: Number of paths ``S``.
+
+    Returns:
+      float32 ``[S]``, on the host: the same numbers inside and outside of jit.
+
+    Raises:
+      ValueError: No whole number from 1.
+    """
+    whole = isinstance(samples, (int, np.integer)) and not isinstance(samples, bool)
+    if not whole or samples < 1:
+        raise ValueError(f"samples is {samples!r}; expected a whole number from 1")
+    return ((np.arange(samples) + 1) / (samples + 1)).astype(np.float32)
+
+
+def _errors(x0, observed):
+    if observed.y.shape != x0.shape or observed.mask.shape != x0.shape:
+        raise ValueError(
+            f"observed y and mask have shapes {observed.y.shape} and "
+            f"{observed.mask.shape}; expected x0's, {x0.shape}"
+        )
+    known = observed.mask > 0
+    return jnp.where(known, jnp.where(known, observed.y, 0) - x0, 0)
+
+
+def observation(
+    observed: Observed,
+    energy: str | ObservationEnergy = "quantile",
+    scale: Any = 1.0,
+    form: Literal["posterior", "estimate"] = "posterior",
+) -> Chain:
+    """Observation self-guidance as guidance terms, to chain with others.
+
+    - form="posterior": the mean of a step of `ddpm` moves by ``-s std^2 grad E`` with
+      its own ``std``; so the last step is not guided. The paper's. Other solvers weigh
+      an estimate otherwise: theirs moves by less the less noise they draw, and `infill`
+      refuses those that draw none.
+    - form="estimate": ``eps += s sigma grad E``, which at ``s = 1`` samples the data
+      tilted by ``exp(-E)`` if ``E`` were exact for the noisy state, whatever the
+      solver. The released code's form for DDIM.
+
+    Scales do not carry over from one form, number of steps or solver to another: search
+    them on validation windows.
+
+    Args:
+      observed: What is known.
+      energy: "quantile", "square" or a function ``(x0, observed) -> [B]``.
+      scale: ``s``, scalar or ``[B]``; 0 is off.
+      form: One of these.
+
+    Raises:
+      ValueError: Unknown energy or form; a scale of another shape.
+
+    Reference: Kollovieh et al., arXiv 2307.11494, eq. 7 and algorithm 1.
+    """
+    chosen = find_energy(energy)
+    if form not in ("posterior", "estimate"):
+        raise ValueError(f"form is {form!r}; expected 'posterior' or 'estimate'")
+    scale = require_scale(scale, observed)
+    term = energy_term(lambda known, x0, ctx: chosen(x0, known), scale, params=observed)
+    return chain(term) if form == "estimate" else scheduled(term, _posterior_share)
+
+
+def _posterior_share(ctx: Context) -> Array:
+    """What takes ``sigma^2 / alpha``, an energy's step, to ``std^2`` of the mean.
+
+    The posterior's mean has ``alpha' (1 - r^2)`` of the estimate and its variance is
+    ``sigma'^2 (1 - r^2)``, so the factor is ``sigma'^2 alpha / (sigma^2 alpha')``.
+    """
+    t, t_next = ctx.t_step, ctx.t_next
+    alpha, sigma = ctx.process.alpha(t), ctx.process.sigma(t)
+    next_alpha, next_sigma = ctx.process.alpha(t_next), ctx.process.sigma(t_next)
+    return (next_sigma / sigma) ** 2 * alpha / next_alpha
+
+
+def require_scale(scale, observed):
+    """The scale, once it is one number or one for each window."""
+    per_sample(scale, observed.y, "scale")
+    # A number that is 0 before tracing costs nothing: it must stay one.
+    return scale if np.ndim(scale) == 0 else jnp.asarray(scale, jnp.float32)

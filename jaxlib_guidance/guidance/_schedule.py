@@ -1,0 +1,184 @@
+"""When a term acts, and how strongly: windows and schedules of terms and chains."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlib_guidance.guidance._base import fix, fixed, init_state
+from jaxlib_guidance.guidance._chain import Chain, chain
+from jaxlib_guidance.types import (
+    Array,
+    Branch,
+    Context,
+    PyTree,
+    concrete,
+    expand,
+    per_sample,
+    pytree_dataclass,
+    static,
+)
+
+UNITS = ("fraction", "t", "sigma", "logsnr")
+
+
+@pytree_dataclass
+class During:
+    """A term that acts on part of the trajectory. Build it with `during`."""
+
+    inner: Any
+    start: Any
+    stop: Any
+    unit: str = static(default="fraction")
+
+    def branches(self, ctx: Context) -> dict[str, Branch]:
+        """The inner term's."""
+        return self.inner.branches(ctx)
+
+    def init(self, x: Array) -> PyTree:
+        """The inner term's."""
+        return init_state(self.inner, x)
+
+    def inside(self, process: Any, t: Any, index: Any, steps: int | None) -> Any:
+        """Whether steps that start at ``t``, number ``index``, are inside."""
+        start, stop = fixed(self.start), fixed(self.stop)
+        if self.unit == "fraction":
+            if steps is None:
+                raise ValueError(
+                    "during(unit='fraction') needs a number of steps, which an "
+                    "adaptive solver does not have; use unit='t', 'sigma' or 'logsnr'"
+                )
+            # The allowance keeps 0.29 of 100 steps at 29 in spite of rounding.
+            first = jnp.floor(start * steps + 1e-4)
+            last = jnp.floor(stop * steps + 1e-4)
+            index = jnp.asarray(index, jnp.float32)
+            return (index >= first) & (index < last)
+        alpha, sigma = process.alpha(t), process.sigma(t)
+        if self.unit == "t":
+            level = t
+        elif self.unit == "sigma":
+            level = sigma / alpha
+        else:
+            level = 2 * (jnp.log(alpha) - jnp.log(sigma))
+        return (level > start) & (level <= stop)
+
+    def window(self, process: Any, times: Any, steps: int) -> np.ndarray | None:
+        """Which of the N steps are inside, ``bool [N]``; None if not known yet."""
+        for bound in (fixed(self.start), fixed(self.stop)):
+            if concrete(bound) is None or jnp.ndim(bound):
+                return None
+        if self.unit == "fraction":
+            t = None
+        elif times is None:
+            return None
+        else:
+            t = times[:-1]
+        with jax.ensure_compile_time_eval():
+            t = None if t is None else jnp.asarray(t, jnp.float32)
+            return concrete(self.inside(process, t, jnp.arange(steps), steps))
+
+    def update(self, delta, evals, state, ctx):
+        """The inner update where the step is inside the window, nothing elsewhere."""
+        for name in ("start", "stop"):
+            per_sample(fixed(getattr(self, name)), delta, f"during's {name}")
+        new_delta, new_state = self.inner.update(delta, evals, state, ctx)
+        inside = self.inside(ctx.process, ctx.t_step, ctx.step, ctx.steps)
+
+        def choose(new, old):
+            return jnp.where(expand(inside, new), new, old)
+
+        return choose(new_delta, delta), jax.tree.map(choose, new_state, state)
+
+
+def during(term: Any, start: Any, stop: Any, unit: str = "fraction") -> Chain:
+    """Limits a term or a chain to part of the trajectory.
+
+    With bounds that are numbers the trajectory is cut into segments, and steps outside
+    the window do not evaluate the term's branches at all; with bounds that are arrays,
+    which may be traced or differ by sample, they do, and the result is masked. A step
+    belongs to the window if its start does, for all the evaluations it makes. Outside,
+    a term's state rests.
+
+    Args:
+      term: A term or a chain.
+      start: Lower bound: a number, or an array, scalar or ``[B]``.
+      stop: Upper bound, above ``start``.
+      unit: "fraction" of the steps, ``int(start N) <= i < int(stop N)``; or the
+        half-open interval ``(start, stop]`` of time "t", noise level "sigma" (meaning
+        sigma / alpha, as in Kynkaanniemi et al., arXiv 2404.07724) or "logsnr".
+
+    Raises:
+      ValueError: Unknown unit or an empty window.
+    """
+    if unit not in UNITS:
+        raise ValueError(f"unit is {unit!r}; expected one of {UNITS}")
+    low, high = concrete(start), concrete(stop)
+    if low is not None and high is not None and not np.all(low < high):
+        raise ValueError(
+            f"during got start {low} and stop {high}; expected start < stop"
+        )
+    return chain(During(_single(term), fix(start), fix(stop), unit))
+
+
+@pytree_dataclass
+class Scheduled:
+    """A term whose contribution is scaled step by step. Build it with `scheduled`."""
+
+    inner: Any
+    values: Array | None = None
+    function: Callable[[Context], Array] | None = static(default=None)
+
+    def branches(self, ctx: Context) -> dict[str, Branch]:
+        """The inner term's."""
+        return self.inner.branches(ctx)
+
+    def init(self, x: Array) -> PyTree:
+        """The inner term's."""
+        return init_state(self.inner, x)
+
+    def update(self, delta, evals, state, ctx):
+        """``delta + w_t (inner(delta) - delta)``."""
+        new_delta, state = self.inner.update(delta, evals, state, ctx)
+        if self.function is not None:
+            scale = self.function(ctx)
+        else:
+            values = jnp.asarray(self.values)
+            if ctx.steps is None:
+                raise ValueError(
+                    "scheduled needs a number of steps, which an adaptive solver does "
+                    "not have; give w_t as a function of the context"
+                )
+            if values.shape[0] != ctx.steps:
+                raise ValueError(
+                    f"scheduled's w_t has {values.shape[0]} values; expected one for "
+                    f"each of the {ctx.steps} steps"
+                )
+            scale = values[ctx.step]
+        scale = per_sample(scale, delta, "scheduled's w_t")
+        return delta + scale * (new_delta - delta), state
+
+
+def scheduled(term: Any, w_t: Any) -> Chain:
+    """Scales what a term or a chain adds by a weight that varies in time.
+
+    Args:
+      term: A term or a chain.
+      w_t: One value for each step ``[N]`` (a leaf: sweep it, learn it), or a function
+        of the `Context` that returns a scalar or ``[B]``.
+
+    Raises:
+      ValueError: An array that is not one-dimensional.
+    """
+    if callable(w_t):
+        return chain(Scheduled(_single(term), function=w_t))
+    if jnp.ndim(w_t) != 1:
+        raise ValueError(f"w_t has shape {jnp.shape(w_t)}; expected [N], one a step")
+    return chain(Scheduled(_single(term), jnp.asarray(w_t)))
+
+
+def _single(term: Any) -> Any:
+    """One term for a wrapper to hold: a chain only where it is more than one."""
+    terms = chain(term).terms
+    return terms[0] if len(terms) == 1 else Chain(terms)

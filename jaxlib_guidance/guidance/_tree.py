@@ -1,0 +1,29 @@
+"""A term and the terms below it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from jaxlib_guidance.types import concrete
+
+
+def is_off(term: Any) -> bool:
+    """Whether the term's weight is known to be zero while tracing."""
+    weight = getattr(term, "weight", None)
+    value = None if weight is None else concrete(weight)
+    return value is not None and not np.any(value)
+
+
+def children(term: Any) -> tuple[Any, ...]:
+    """The terms that this one chains or wraps."""
+    if hasattr(term, "terms"):
+        return term.terms
+    return (term.inner,) if hasattr(term, "inner") else ()
+
+
+def walk(term: Any) -> Iterator[Any]:
+    """The term and all below it, outermost first."""
+    yield term
+    for each in children(term):
+        yield from walk(each)

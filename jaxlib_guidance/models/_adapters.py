@@ -1,0 +1,92 @@
+"""Networks from Flax modules, ours or foreign.
+
+Build the network inside the function that is jitted or differentiated, from parameters
+that are arguments of it. A bare function needs no adapter; see `from_function`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+
+from jaxlib_guidance.attention import Edit
+from jaxlib_guidance.types import Array, PyTree, require_known
+
+
+@dataclasses.dataclass(frozen=True)
+class Adapted:
+    """A module with its parameters bound, as a `Network`."""
+
+    call: Callable[..., Any]
+    sites: tuple[str, ...] = ()
+    taps: tuple[str, ...] = ()
+    foreign: bool = False
+
+    def __call__(
+        self,
+        x: Array,
+        c_noise: Array,
+        cond: PyTree = None,
+        *,
+        control: Mapping[str, Edit] | None = None,
+        capture: Sequence[str] = (),
+    ) -> tuple[Array, Mapping[str, Array]]:
+        """Evaluates; raises for sites and taps that the module does not have."""
+        require_known("control", control or {}, self.sites, "sites")
+        require_known("capture", capture, self.taps, "taps")
+        if self.foreign:
+            return self.call(x, c_noise, cond), {}
+        return self.call(x, c_noise, cond, control=control, capture=tuple(capture))
+
+
+def _adapted(module: Any, call: Callable[..., Any]) -> Adapted:
+    foreign = not (hasattr(module, "sites") and hasattr(module, "taps"))
+    if foreign:
+        return Adapted(call, foreign=True)
+    return Adapted(call, tuple(module.sites), tuple(module.taps))
+
+
+def from_linen(
+    module: nn.Module, variables: Mapping[str, Any], **options: Any
+) -> Adapted:
+    """A network from a Linen module.
+
+    A module with ``sites`` and ``taps``, such as `DiT` and `UNet`, is called with
+    ``control`` and ``capture``; any other as ``module(x, c_noise, cond) -> value``, and
+    has no sites.
+
+    Args:
+      module: The module.
+      variables: Its parameters, or all its variables (``{"params": ..., ...}``).
+      **options: Constant arguments of each call, such as ``train=False``.
+    """
+    held = variables if "params" in variables else {"params": variables}
+
+    def call(*args, **kwargs):
+        return module.apply(held, *args, **kwargs, **options)
+
+    return _adapted(module, call)
+
+
+def from_nnx(module: Any, state: Any = None, **options: Any) -> Adapted:
+    """A network from an NNX module, or from its graph and state.
+
+    Args:
+      module: An ``nnx.Module``, whose parameters become constants of a jitted function;
+        or the graph definition of one, with ``state`` the argument to differentiate.
+      state: The state that ``nnx.split`` returned with the graph definition.
+      **options: Constant arguments of each call.
+
+    Changes that a call makes to the module's own state are dropped.
+    """
+    from flax import nnx
+
+    graph = module
+    if state is None:
+        graph, state = nnx.split(module)
+
+    def call(*args, **kwargs):
+        return nnx.merge(graph, state)(*args, **kwargs, **options)
+
+    return _adapted(nnx.merge(graph, state), call)

@@ -1,0 +1,89 @@
+"""A small classifier: for classifier guidance, and to judge samples by."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxlib_guidance.models._unet import group_norm
+from jaxlib_guidance.models.layers._embed import sinusoidal
+from jaxlib_guidance.types import Array
+
+
+class Classified(NamedTuple):
+    """What a classifier returns.
+
+    Attributes:
+      logits: Float32 ``[B, classes]``.
+      features: Float32 ``[B, F]``, the last layer's input; what Frechet and kernel
+        distances compare.
+    """
+
+    logits: Array
+    features: Array
+
+
+class Classifier(nn.Module):
+    """Convolutions over any number of axes, pooled; none for plain vectors.
+
+    Each width is a layer; from the second on it halves the size of the sample.
+
+    Attributes:
+      classes: Number of classes.
+      widths: Channels of the layers.
+      timed: Whether it is told the noise level, as a classifier of noisy samples is.
+      time_scale: Multiplies ``c_noise``; see `ConditionEmbed`.
+      dtype: Type of the layers; norms and logits are float32.
+      remat: Whether layers are recomputed on the backward pass, to save memory.
+    """
+
+    classes: int
+    widths: tuple[int, ...] = (32, 64, 128)
+    timed: bool = False
+    time_scale: float = 1000.0
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: Array, c_noise: Array | None = None) -> Classified:
+        """Classifies.
+
+        Args:
+          x: ``[B, *spatial, C]``: images, sequences or vectors.
+          c_noise: ``[B]``, with ``timed`` and only then.
+
+        Raises:
+          ValueError: ``c_noise`` missing or not asked for.
+        """
+        if self.timed != (c_noise is not None):
+            raise ValueError(
+                f"classifier has timed={self.timed}; got c_noise "
+                f"{None if c_noise is None else c_noise.shape}"
+            )
+        axes = tuple(range(1, x.ndim - 1))
+        time = None
+        if c_noise is not None:
+            level = jnp.broadcast_to(c_noise, x.shape[:1]).astype(jnp.float32)
+            angles = sinusoidal(level * self.time_scale, 128).astype(self.dtype)
+            time = nn.silu(nn.Dense(128, dtype=self.dtype, name="time")(angles))
+        h = x.astype(self.dtype)
+        for i in range(len(self.widths)):
+            layer = partial(Classifier._layer, i=i)
+            h = (nn.remat(layer) if self.remat else layer)(self, h, time)
+        features = h.astype(jnp.float32)
+        features = jnp.mean(features, axes) if axes else features
+        return Classified(nn.Dense(self.classes, name="head")(features), features)
+
+    def _layer(self, h, time, i):
+        width, axes = self.widths[i], tuple(range(1, h.ndim - 1))
+        if axes:
+            kernel, strides = (3,) * len(axes), 2 if i else 1
+            h = nn.Conv(width, kernel, strides, dtype=self.dtype, name=f"layer{i}")(h)
+        else:
+            h = nn.Dense(width, dtype=self.dtype, name=f"layer{i}")(h)
+        h = group_norm(width, f"norm{i}")(h.astype(jnp.float32))
+        if time is not None:
+            add = nn.Dense(width, dtype=self.dtype, name=f"time{i}")(time)
+            h = h + add.reshape(-1, *(1 for _ in axes), width).astype(jnp.float32)
+        return nn.silu(h).astype(self.dtype)

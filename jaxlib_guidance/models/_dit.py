@@ -1,0 +1,380 @@
+"""A diffusion transformer for images and sequences, with named attention sites.
+
+Blocks are run as pure functions of their parameters, so that rematerialisation and
+`lax.scan` over layers are ordinary jax transformations, and an edit reaches its block
+as an argument. A scanned network unrolls just the blocks that an edit or a capture
+names.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.attention import Edit
+from jaxlib_guidance.models.layers._attention import Attention
+from jaxlib_guidance.models.layers._embed import ConditionEmbed, grid_positions
+from jaxlib_guidance.types import Array, PyTree, require_known
+
+
+class Block(nn.Module):
+    """Transformer block whose normalisations are modulated by ``c`` (adaLN-zero).
+
+    Attributes:
+      heads: Attention heads.
+      mlp_ratio: Hidden width of the MLP over the width.
+      qk_norm: See `Attention`.
+      kernel: What computes unedited maps; see `attention.attend`.
+      dtype: Type of the computation; the residual stream and norms are float32.
+    """
+
+    heads: int
+    mlp_ratio: float = 4.0
+    qk_norm: bool = False
+    kernel: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        c: Array,
+        context: Array | None = None,
+        mask: Array | None = None,
+        *,
+        grid: tuple[int, ...],
+        control: Mapping[str, Edit],
+        capture: Sequence[str],
+    ) -> tuple[Array, dict[str, Array]]:
+        """``(x [B, T, C], maps)`` with maps and edits named "attn", "cross" and "".
+
+        Args:
+          x: Tokens ``[B, T, C]``, float32.
+          c: Condition ``[B, C]``.
+          context: Text ``[B, M, C]``, or None for no cross-attention.
+          mask: ``bool [B, M]``.
+          grid: Shape of the token grid.
+          control: Edits by site.
+          capture: Taps to return; "" is the block's output.
+        """
+        width, maps = x.shape[-1], {}
+        parts = nn.Dense(
+            6 * width,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.zeros,
+            name="modulation",
+        )(nn.silu(c))[:, None]
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = jnp.split(
+            parts.astype(jnp.float32), 6, -1
+        )
+
+        def attention(name, *inputs, **options):
+            layer = Attention(
+                self.heads,
+                self.qk_norm,
+                kernel=self.kernel,
+                dtype=self.dtype,
+                name=name,
+                **options,
+            )
+            h, probs = layer(
+                *inputs, edit=control.get(name), grid=grid, capture=name in capture
+            )
+            if probs is not None:
+                maps[name] = probs
+            return h.astype(jnp.float32)
+
+        h = _norm(x) * (1 + scale) + shift
+        x = x + gate * attention("attn", h.astype(self.dtype))
+        if context is not None:
+            h = nn.LayerNorm(dtype=jnp.float32, name="cross_norm")(x)
+            h = h.astype(self.dtype)
+            x = x + attention("cross", h, context, mask, zero_init=True)
+        h = (_norm(x) * (1 + scale_mlp) + shift_mlp).astype(self.dtype)
+        h = nn.Dense(int(self.mlp_ratio * width), dtype=self.dtype, name="mlp_in")(h)
+        h = nn.Dense(width, dtype=self.dtype, name="mlp_out")(nn.gelu(h))
+        x = x + gate_mlp * h.astype(jnp.float32)
+        if "" in capture:
+            maps[""] = x
+        return x, maps
+
+
+def _norm(x):
+    """Layer normalisation without parameters, in float32."""
+    centred = x - jnp.mean(x, -1, keepdims=True)
+    return centred * jax.lax.rsqrt(jnp.mean(centred**2, -1, keepdims=True) + 1e-6)
+
+
+class DiT(nn.Module):
+    """Diffusion transformer: ``(x, c_noise, cond) -> (value, maps)``.
+
+    Sites are "block0/attn", ... and, with text, "block0/cross", ...; taps are these and
+    the blocks' outputs "block0", ....
+
+    Attributes:
+      width: Features of a token.
+      depth: Number of blocks.
+      heads: Attention heads.
+      patch: Side of a patch (images), or its length (sequences).
+      channels: Channels of the output; None means the input's.
+      mlp_ratio: Hidden width of the MLPs over the width.
+      classes: Number of classes, or None; label ``classes`` is the null class.
+      vector: Features of a vector condition, or None.
+      text: Features of text embeddings, or None.
+      positions: "sincos", which fits any size, or "learned".
+      qk_norm: Whether queries and keys are normalised.
+      kernel: What computes unedited maps; see `attention.attend`.
+      time_scale: Multiplies ``c_noise``; see `ConditionEmbed`.
+      dtype: Type of the blocks' computation. Parameters, residual stream, norms,
+        softmax and output head are float32.
+      remat: Whether the backward pass recomputes each block.
+      scan: Whether blocks run as one scan over stacked parameters, which compiles in
+        constant time. `stack_blocks` and `unstack_blocks` convert parameters.
+
+    Reference: Peebles and Xie, arXiv 2212.09748 (adaLN-zero, section 3.2).
+    """
+
+    width: int = 384
+    depth: int = 12
+    heads: int = 6
+    patch: int = 2
+    channels: int | None = None
+    mlp_ratio: float = 4.0
+    classes: int | None = None
+    vector: int | None = None
+    text: int | None = None
+    positions: str = "sincos"
+    qk_norm: bool = False
+    kernel: str | None = None
+    time_scale: float = 1000.0
+    dtype: Any = jnp.float32
+    remat: bool = False
+    scan: bool = False
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The attention sites, first block first."""
+        kinds = ("attn",) if self.text is None else ("attn", "cross")
+        return tuple(f"block{i}/{kind}" for i in range(self.depth) for kind in kinds)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """What can be captured: maps ``[B, H, Q, M]`` and outputs ``[B, T, width]``."""
+        return self.sites + tuple(f"block{i}" for i in range(self.depth))
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        c_noise: Array,
+        cond: PyTree = None,
+        *,
+        control: Mapping[str, Edit] | None = None,
+        capture: Sequence[str] = (),
+    ) -> tuple[Array, dict[str, Array]]:
+        """Evaluates the network.
+
+        Args:
+          x: Images ``[B, H, W, C]`` or sequences ``[B, L, C]``.
+          c_noise: What the network is told about time, ``[B]``.
+          cond: Condition; see `models.embed`.
+          control: Edits by site.
+          capture: Taps to return.
+
+        Returns:
+          ``(value, maps)``: float32 of x's shape (with ``channels``), and the taps.
+
+        Raises:
+          ValueError: A shape that patches do not divide, unknown sites or taps, or an
+            unknown option.
+        """
+        control = dict(control or {})
+        require_known("control", control, self.sites, "sites")
+        require_known("capture", capture, self.taps, "taps")
+        tokens, grid = patchify(x, self.patch)
+        h = nn.Dense(self.width, dtype=self.dtype, name="patch_in")(
+            tokens.astype(self.dtype)
+        )
+        h = h.astype(jnp.float32) + self._positions(grid)
+        c, context, mask = ConditionEmbed(
+            self.width,
+            self.classes,
+            self.vector,
+            self.text,
+            self.time_scale,
+            self.dtype,
+            name="condition",
+        )(jnp.broadcast_to(c_noise, x.shape[:1]), cond)
+        h, maps = self._blocks(h, c, context, mask, grid, control, tuple(capture))
+        parts = nn.Dense(
+            2 * self.width, kernel_init=nn.initializers.zeros, name="head_modulation"
+        )(nn.silu(c.astype(jnp.float32)))
+        shift, scale = jnp.split(parts[:, None], 2, -1)
+        channels = self.channels or x.shape[-1]
+        out = nn.Dense(
+            self.patch ** len(grid) * channels,
+            kernel_init=nn.initializers.zeros,
+            name="head",
+        )(_norm(h) * (1 + scale) + shift)
+        return unpatchify(out, grid, self.patch), maps
+
+    def _positions(self, grid):
+        if self.positions == "sincos":
+            return grid_positions(grid, self.width)
+        if self.positions != "learned":
+            raise ValueError(
+                f"positions is {self.positions!r}; expected 'sincos' or 'learned'"
+            )
+        shape = (*grid, self.width)
+        held = self.get_variable("params", "position_table")
+        if held is not None and held.shape != shape:
+            raise ValueError(
+                f"learned positions are for tokens {held.shape[:-1]}; got {grid}: use "
+                "positions='sincos' for more than one size"
+            )
+        table = self.param("position_table", nn.initializers.normal(0.02), shape)
+        return table.reshape(-1, self.width)
+
+    def _blocks(self, h, c, context, mask, grid, control, capture):
+        block = Block(
+            self.heads,
+            self.mlp_ratio,
+            self.qk_norm,
+            self.kernel,
+            self.dtype,
+            parent=None,
+        )
+
+        def run(params, h, edits, wanted):
+            return block.apply(
+                {"params": params},
+                *(h, c, context, mask),
+                grid=grid,
+                control=edits,
+                capture=wanted,
+            )
+
+        def init(key):
+            inputs = (h, c, context, mask)
+            made = block.init(key, *inputs, grid=grid, control={}, capture=())
+            return made["params"]
+
+        if self.remat:
+            run = jax.checkpoint(run, static_argnums=(3,))
+        stacked, each = None, None
+        if self.scan:
+            stacked = self._params(
+                "blocks", lambda key: jax.vmap(init)(jax.random.split(key, self.depth))
+            )
+        else:
+            each = [self._params(f"block{i}", init) for i in range(self.depth)]
+        edits, wanted = _by_block(control), _by_block(dict.fromkeys(capture))
+        touched = {*edits, *wanted} if self.scan else set(range(self.depth))
+        maps = {}
+        for start, stop in _runs(self.depth, touched):
+            if start not in touched:
+                h = _scan_blocks(run, stacked, h, start, stop)
+                continue
+            params = jax.tree.map(lambda p, i=start: p[i], stacked)
+            params = params if each is None else each[start]
+            taps = tuple(wanted.get(start, {}))
+            h, found = cast(Any, run(params, h, edits.get(start, {}), taps))
+            for tap, value in found.items():
+                maps[f"block{start}/{tap}" if tap else f"block{start}"] = value
+        return h, {name: maps[name] for name in capture}
+
+    def _params(self, name, init):
+        # `param` alone would trace `init` again on every call, to check shapes that the
+        # block checks itself.
+        if self.is_initializing():
+            return self.param(name, init)
+        held = self.get_variable("params", name)
+        if held is None:
+            raise ValueError(
+                f"params have no {name!r}; a network with scan={self.scan} needs it: "
+                "see stack_blocks and unstack_blocks"
+            )
+        return held
+
+
+def _by_block(named):
+    """``{"block3/attn": value} -> {3: {"attn": value}}``; the output's tap is ""."""
+    found: dict[int, dict[str, Any]] = {}
+    for name, value in named.items():
+        block, _, rest = name.partition("/")
+        found.setdefault(int(block.removeprefix("block")), {})[rest] = value
+    return found
+
+
+def _runs(depth, touched):
+    """``range(depth)`` cut into single touched blocks and runs of untouched ones."""
+    ends = {i + step for i in touched for step in (0, 1)}
+    return itertools.pairwise(sorted({0, depth, *ends}))
+
+
+def _scan_blocks(run, stacked, h, start, stop):
+    depth = jax.tree.leaves(stacked)[0].shape[0]
+    if (start, stop) == (0, depth):
+        return jax.lax.scan(lambda h, p: (run(p, h, {}, ())[0], None), h, stacked)[0]
+
+    # Part of the stack: read the blocks where they lie; a slice would be a second copy.
+    def step(h, i):
+        params = jax.tree.map(lambda p: p[i], stacked)
+        return run(params, h, {}, ())[0], None
+
+    return jax.lax.scan(step, h, jnp.arange(start, stop))[0]
+
+
+def patchify(x: Array, patch: int) -> tuple[Array, tuple[int, ...]]:
+    """Cuts samples into tokens.
+
+    Args:
+      x: ``[B, H, W, C]`` or ``[B, L, C]``.
+      patch: Side of a patch, which divides each of ``H, W`` or ``L``.
+
+    Returns:
+      ``(tokens [B, T, patch^n C], grid)`` with ``T = prod(grid)``.
+
+    Raises:
+      ValueError: Another rank, or a size that ``patch`` does not divide.
+    """
+    batch, *sizes, channels = x.shape
+    if len(sizes) not in (1, 2) or any(size % patch for size in sizes):
+        raise ValueError(
+            f"x has shape {x.shape}; expected [B, H, W, C] or [B, L, C] with sizes "
+            f"that are multiples of patch={patch}"
+        )
+    grid = tuple(size // patch for size in sizes)
+    split = x.reshape(batch, *(n for size in grid for n in (size, patch)), channels)
+    axes = len(grid)
+    order = (0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2), 2 * axes + 1)
+    return split.transpose(order).reshape(batch, -1, patch**axes * channels), grid
+
+
+def unpatchify(tokens: Array, grid: tuple[int, ...], patch: int) -> Array:
+    """The inverse of `patchify`."""
+    batch, axes = tokens.shape[0], len(grid)
+    split = tokens.reshape(batch, *grid, *(patch,) * axes, -1)
+    pairs = (n for i in range(axes) for n in (1 + i, 1 + axes + i))
+    joined = split.transpose(0, *pairs, 2 * axes + 1)
+    return joined.reshape(batch, *(size * patch for size in grid), -1)
+
+
+def stack_blocks(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of a `DiT` for ``scan=True``, from those for ``scan=False``."""
+    depth = sum(name.removeprefix("block").isdigit() for name in params)
+    blocks = [params[f"block{i}"] for i in range(depth)]
+    rest = {k: v for k, v in params.items() if not k.removeprefix("block").isdigit()}
+    return rest | {"blocks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)}
+
+
+def unstack_blocks(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of a `DiT` for ``scan=False``, from those for ``scan=True``."""
+    rest = {k: v for k, v in params.items() if k != "blocks"}
+    depth = jax.tree.leaves(params["blocks"])[0].shape[0]
+    for i in range(depth):
+        rest[f"block{i}"] = jax.tree.map(lambda p, i=i: p[i], params["blocks"])
+    return rest

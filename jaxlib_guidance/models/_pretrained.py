@@ -1,0 +1,226 @@
+"""Models rebuilt from their configuration, and those that come with the package.
+
+A configuration is what `export_weights` stores beside the parameters: plain JSON, which
+says network, noise process and parametrisation. The training recipes build from it, so
+what is sampled is what was trained.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.diffusion import (
+    VE,
+    Process,
+    RectifiedFlow,
+    VPCosine,
+    VPDiscrete,
+    VPLinear,
+    edm_scalings,
+    karras_grid,
+    linear_betas,
+    parametrize,
+    vp_discrete,
+)
+from jaxlib_guidance.files import load_weights
+from jaxlib_guidance.models._adapters import from_linen
+from jaxlib_guidance.models._classifier import Classified, Classifier
+from jaxlib_guidance.models._dit import DiT
+from jaxlib_guidance.models._tsdiff import TSDiff
+from jaxlib_guidance.models._unet import UNet
+from jaxlib_guidance.types import Array, Denoiser, PyTree, expand
+
+
+def _ddpm(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> VPDiscrete:
+    return vp_discrete(linear_betas(steps, first, last))
+
+
+PROCESSES = {
+    "cosine": VPCosine,
+    "linear": VPLinear,
+    "edm": VE,
+    "flow": RectifiedFlow,
+    "ddpm": _ddpm,
+}
+NETWORKS = {"dit": DiT, "unet": UNet, "tsdiff": TSDiff, "classifier": Classifier}
+
+
+@dataclasses.dataclass(frozen=True)
+class DiffusionModel:
+    """A network with its noise process and parametrisation; parameters are apart.
+
+    Attributes:
+      module: The Linen module.
+      process: The noise process it was trained on.
+      options: Keywords of `parametrize`.
+      shape: Shape ``*S`` of a sample.
+      classes: Number of classes, or None; the null class is ``classes``.
+    """
+
+    module: Any
+    process: Process
+    options: Mapping[str, Any]
+    shape: tuple[int, ...]
+    classes: int | None = None
+
+    def init(self, key: Array) -> PyTree:
+        """New parameters."""
+        cond = None if self.classes is None else jnp.zeros(1, jnp.int32)
+        if isinstance(self.module, TSDiff) and self.module.features:
+            cond = jnp.zeros((1, self.shape[0], self.module.features))
+        x = jnp.zeros((1, *self.shape))
+        return jax.jit(self.module.init)(key, x, jnp.zeros(1), cond)["params"]
+
+    def grid(self, n: int, spacing: Callable[..., Array] = karras_grid) -> Array:
+        """Times of ``n`` steps ``[n + 1]`` over the noise levels that matter.
+
+        Past a log-SNR of 7.5 either way the state is all noise or all data, and
+        networks say nothing new.
+
+        Args:
+          n: Number of steps.
+          spacing: `karras_grid`, `logsnr_grid` or `flow_grid`.
+        """
+        with jax.ensure_compile_time_eval():
+            low, high = self.process.t_of_logsnr(jnp.array([7.5, -7.5]))
+            return spacing(self.process, n, t_min=float(low), t_max=float(high))
+
+    def denoiser(self, params: PyTree) -> Denoiser:
+        """The denoiser; call it inside the function that is jitted."""
+        variables = {"params": params}
+        if isinstance(self.module, TSDiff):
+            # Here and not in the network, so that a sampler's loop finds them made.
+            variables["kernels"] = self.module.kernels(params, self.shape[0])
+        network = from_linen(self.module, variables)
+        return parametrize(network, self.process, **self.options)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifierModel:
+    """A classifier, of clean samples or, with ``process``, of noisy ones.
+
+    Attributes:
+      module: The Linen module.
+      shape: Shape ``*S`` of a sample.
+      classes: Number of classes.
+      process: The noise process whose states it classifies, or None.
+      sigma_data: Standard deviation of the data, to scale noisy states by.
+    """
+
+    module: Classifier
+    shape: tuple[int, ...]
+    classes: int
+    process: Process | None = None
+    sigma_data: float = 0.5
+
+    def init(self, key: Array) -> PyTree:
+        """New parameters."""
+        level = None if self.process is None else jnp.zeros(1)
+        x = jnp.zeros((1, *self.shape))
+        return jax.jit(self.module.init)(key, x, level)["params"]
+
+    def __call__(
+        self, params: PyTree, x: Array, t: Array | float | None = None
+    ) -> Classified:
+        """Logits and features of ``x [B, *S]``, at noise level ``t`` if noisy."""
+        apply: Any = self.module.apply
+        if self.process is None:
+            return apply({"params": params}, x)
+        t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
+        scale = edm_scalings(self.process, t, self.sigma_data)
+        inputs = expand(scale.c_in, x) * x
+        return apply({"params": params}, inputs, scale.c_noise)
+
+    def logits(self, params: PyTree, x: Array, t: Array | float | None = None) -> Array:
+        """``[B, classes]``, in the form that `classifier_guidance` takes."""
+        return self(params, x, t).logits
+
+
+def _made(config, what, kinds):
+    options = dict(config)
+    kind = options.pop("kind", None)
+    if kind not in kinds:
+        raise ValueError(f"{what} kind is {kind!r}; expected one of {tuple(kinds)}")
+    if "dtype" in options:
+        options["dtype"] = jnp.dtype(options["dtype"])
+    lists = {k: tuple(v) for k, v in options.items() if isinstance(v, list)}
+    try:
+        return kinds[kind](**options | lists)
+    except TypeError as error:
+        raise ValueError(f"{what} {kind!r} has no such option: {error}") from error
+
+
+def from_config(config: Mapping[str, Any]) -> DiffusionModel | ClassifierModel:
+    """Builds a model from its configuration.
+
+    Args:
+      config: "network" and "process" (each a dict with "kind" and the options of the
+        class), "shape", "classes", and, for diffusion, "parametrize" (keywords of
+        `parametrize`) or, for a classifier of noisy samples, "sigma_data".
+
+    Raises:
+      ValueError: Unknown kinds or options, or a missing entry.
+    """
+    try:
+        network, shape = config["network"], tuple(config["shape"])
+        module = _made(network, "network", NETWORKS)
+        process = config.get("process")
+        made = None if process is None else _made(process, "process", PROCESSES)
+        if network["kind"] == "classifier":
+            data = config.get("sigma_data", 0.5)
+            return ClassifierModel(module, shape, config["classes"], made, data)
+        if made is None:
+            raise ValueError("config has no 'process'")
+        options = config["parametrize"]
+        return DiffusionModel(module, made, options, shape, config.get("classes"))
+    except KeyError as error:
+        raise ValueError(f"config has no {error}") from error
+
+
+def pretrained_names() -> tuple[str, ...]:
+    """The models that come with the package."""
+    folder = resources.files("jaxlib_guidance.models") / "assets"
+    names = (Path(file.name) for file in folder.iterdir())
+    return tuple(sorted(name.stem for name in names if name.suffix == ".npz"))
+
+
+def read_pretrained(name: str | os.PathLike) -> tuple[PyTree, dict[str, Any]]:
+    """Parameters and configuration, by name or from a file; see `load_pretrained`."""
+    path = Path(name)
+    if path.is_file():
+        return load_weights(path)
+    if str(name) not in pretrained_names():
+        raise FileNotFoundError(
+            f"{str(name)!r} is neither a file nor one of {pretrained_names()}"
+        )
+    folder = resources.files("jaxlib_guidance.models") / "assets"
+    with resources.as_file(folder / f"{name}.npz") as path:
+        return load_weights(path)
+
+
+def load_pretrained(
+    name: str | os.PathLike,
+) -> tuple[DiffusionModel | ClassifierModel, PyTree]:
+    """A model and its parameters, by name or from a file of `export_weights`.
+
+    Args:
+      name: "digits", a class-conditional transformer of the bundled digits;
+        "digits_weak", a smaller one trained for less, for autoguidance;
+        "digits_classifier", of noisy digits, for classifier guidance;
+        "digits_judge", of clean digits, which no guidance should use: it is there to
+        judge samples by; "pedestrians", of hourly counts, which
+        `timeseries.forecaster.load_forecaster` takes with its layout and guidance. Or
+        the path of a file.
+
+    Raises:
+      FileNotFoundError: Neither a name nor a file.
+      CorruptFileError: A damaged or foreign file.
+    """
+    params, config = read_pretrained(name)
+    return from_config(config), jax.tree.map(jnp.asarray, params)

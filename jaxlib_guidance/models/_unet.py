@@ -1,0 +1,277 @@
+"""A U-Net for images, with named attention sites at chosen levels."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.attention import Edit
+from jaxlib_guidance.models.layers._attention import Attention
+from jaxlib_guidance.models.layers._embed import ConditionEmbed
+from jaxlib_guidance.types import Array, PyTree, require_known
+
+
+def group_norm(channels: int, name: str) -> nn.GroupNorm:
+    """Group normalisation in float32, in as many as 32 groups."""
+    return nn.GroupNorm(math.gcd(32, channels), dtype=jnp.float32, name=name)
+
+
+class ResBlock(nn.Module):
+    """Residual block whose second normalisation is modulated by ``c``.
+
+    Attributes:
+      channels: Channels of the output.
+      dtype: Type of the convolutions.
+    """
+
+    channels: int
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, c: Array) -> Array:
+        """``[B, H, W, C] -> [B, H, W, channels]`` in float32, given ``c [B, F]``."""
+
+        def conv(name, h, **options):
+            layer = nn.Conv(
+                self.channels, (3, 3), dtype=self.dtype, name=name, **options
+            )
+            return layer(h.astype(self.dtype)).astype(jnp.float32)
+
+        h = conv("conv_in", nn.silu(group_norm(x.shape[-1], "norm_in")(x)))
+        parts = nn.Dense(2 * self.channels, dtype=self.dtype, name="modulation")(
+            nn.silu(c)
+        )
+        scale, shift = jnp.split(parts.astype(jnp.float32)[:, None, None], 2, -1)
+        h = group_norm(self.channels, "norm_out")(h) * (1 + scale) + shift
+        h = conv("conv_out", nn.silu(h), kernel_init=nn.initializers.zeros)
+        if x.shape[-1] != self.channels:
+            x = nn.Dense(self.channels, dtype=self.dtype, name="skip")(x)
+            x = x.astype(jnp.float32)
+        return x + h
+
+
+class PixelAttention(nn.Module):
+    """Attention of the pixels of a feature map to themselves, then to a text.
+
+    Attributes:
+      heads: Attention heads.
+      kernel: What computes unedited maps; see `attention.attend`.
+      dtype: Type of the computation.
+    """
+
+    heads: int
+    kernel: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        context: Array | None,
+        mask: Array | None,
+        *,
+        control: Mapping[str, Edit],
+        capture: Sequence[str],
+    ) -> tuple[Array, dict[str, Array]]:
+        """``(x [B, H, W, C], maps)`` with edits and maps named "attn" and "cross"."""
+        grid, maps = x.shape[1:3], {}
+        h = x.reshape(x.shape[0], -1, x.shape[-1])
+        for name in ("attn",) if context is None else ("attn", "cross"):
+            tokens = group_norm(x.shape[-1], f"{name}_norm")(h).astype(self.dtype)
+            layer = Attention(
+                self.heads,
+                zero_init=True,
+                kernel=self.kernel,
+                dtype=self.dtype,
+                name=name,
+            )
+            out, probs = layer(
+                tokens,
+                *((context, mask) if name == "cross" else ()),
+                edit=control.get(name),
+                grid=grid,
+                capture=name in capture,
+            )
+            h = h + out.astype(jnp.float32)
+            if probs is not None:
+                maps[name] = probs
+        return h.reshape(x.shape), maps
+
+
+class UNet(nn.Module):
+    """U-Net: ``(x, c_noise, cond) -> (value, maps)``.
+
+    Level 0 is the full resolution. Sites are "down1/attn", "mid/attn", "up1/attn", ...
+    at the levels with attention, and "down1/cross", ... with text; taps are these and
+    the features "down0", ..., "mid", ..., "up0" at the end of each level.
+
+    Attributes:
+      width: Channels at level 0.
+      multipliers: Channels of each level over ``width``; each level halves the size.
+      blocks: Residual blocks of a level, on the way down and on the way up.
+      attention: Levels whose last block is followed by attention. "mid" always has it.
+      heads: Attention heads.
+      channels: Channels of the output; None means the input's.
+      classes: Number of classes, or None; label ``classes`` is the null class.
+      vector: Features of a vector condition, or None.
+      text: Features of text embeddings, or None.
+      kernel: What computes unedited maps; see `attention.attend`.
+      time_scale: Multiplies ``c_noise``; see `ConditionEmbed`.
+      dtype: Type of convolutions and attention. Parameters, residual stream, norms,
+        softmax and output head are float32.
+      remat: Whether the backward pass recomputes each residual block.
+
+    Reference: Dhariwal and Nichol, arXiv 2105.05233, section 3 (adaptive group norm).
+    """
+
+    width: int = 64
+    multipliers: tuple[int, ...] = (1, 2, 2)
+    blocks: int = 2
+    attention: tuple[int, ...] = (1, 2)
+    heads: int = 4
+    channels: int | None = None
+    classes: int | None = None
+    vector: int | None = None
+    text: int | None = None
+    kernel: str | None = None
+    time_scale: float = 1000.0
+    dtype: Any = jnp.float32
+    remat: bool = False
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """The attention sites, in the order of the computation."""
+        kinds = ("attn",) if self.text is None else ("attn", "cross")
+        places = self._places(self.attention)
+        return tuple(f"{place}/{kind}" for place in places for kind in kinds)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """What can be captured: maps ``[B, H, Q, M]``, features ``[B, h, w, C]``."""
+        return (*self.sites, *self._places(range(len(self.multipliers))))
+
+    def _places(self, levels):
+        levels = sorted(levels)
+        down = [f"down{level}" for level in levels]
+        return (*down, "mid", *(f"up{level}" for level in reversed(levels)))
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        c_noise: Array,
+        cond: PyTree = None,
+        *,
+        control: Mapping[str, Edit] | None = None,
+        capture: Sequence[str] = (),
+    ) -> tuple[Array, dict[str, Array]]:
+        """Evaluates the network.
+
+        Args:
+          x: Images ``[B, H, W, C]``, whose sides ``2 ** (levels - 1)`` divides.
+          c_noise: What the network is told about time, ``[B]``.
+          cond: Condition; see `models.embed`.
+          control: Edits by site.
+          capture: Taps to return.
+
+        Returns:
+          ``(value, maps)``: float32 of x's shape (with ``channels``), and the taps.
+
+        Raises:
+          ValueError: Another rank, sides that cannot be halved, or unknown sites, taps
+            or levels.
+        """
+        control = dict(control or {})
+        require_known("control", control, self.sites, "sites")
+        require_known("capture", capture, self.taps, "taps")
+        self._require(x)
+        c, context, mask = ConditionEmbed(
+            4 * self.width,
+            self.classes,
+            self.vector,
+            self.text,
+            self.time_scale,
+            self.dtype,
+            name="condition",
+        )(jnp.broadcast_to(c_noise, x.shape[:1]), cond)
+        res_block = nn.remat(ResBlock) if self.remat else ResBlock
+        maps = {}
+
+        def residual(name, h, level):
+            channels = self.width * self.multipliers[level]
+            return res_block(channels, self.dtype, name=name)(h, c)
+
+        def attention(place, h):
+            layer = PixelAttention(
+                self.heads, self.kernel, self.dtype, name=f"{place}_attention"
+            )
+            kinds = ("attn", "cross")
+            h, found = layer(
+                h,
+                context,
+                mask,
+                control={
+                    kind: control[f"{place}/{kind}"]
+                    for kind in kinds
+                    if f"{place}/{kind}" in control
+                },
+                capture=[kind for kind in kinds if f"{place}/{kind}" in capture],
+            )
+            maps.update({f"{place}/{kind}": value for kind, value in found.items()})
+            return h
+
+        def conv(name, h, **options):
+            layer = nn.Conv(h.shape[-1], (3, 3), dtype=self.dtype, name=name, **options)
+            return layer(h.astype(self.dtype)).astype(jnp.float32)
+
+        h = nn.Conv(self.width, (3, 3), dtype=self.dtype, name="conv_in")(
+            x.astype(self.dtype)
+        ).astype(jnp.float32)
+        skips, last = [], len(self.multipliers) - 1
+        for level in range(last + 1):
+            place = f"down{level}"
+            for i in range(self.blocks):
+                h = residual(f"{place}_block{i}", h, level)
+                if i == self.blocks - 1 and level in self.attention:
+                    h = attention(place, h)
+                skips.append(h)
+            maps[place] = h
+            if level < last:
+                h = conv(f"{place}_halve", h, strides=2)
+        h = attention("mid", residual("mid_block0", h, last))
+        h = residual("mid_block1", h, last)
+        maps["mid"] = h
+        for level in reversed(range(last + 1)):
+            place = f"up{level}"
+            for i in range(self.blocks):
+                h = jnp.concatenate([h, skips.pop()], -1)
+                h = residual(f"{place}_block{i}", h, level)
+            if level in self.attention:
+                h = attention(place, h)
+            maps[place] = h
+            if level:
+                size = (h.shape[0], 2 * h.shape[1], 2 * h.shape[2], h.shape[3])
+                h = conv(f"{place}_double", jax.image.resize(h, size, "nearest"))
+        h = nn.silu(group_norm(h.shape[-1], "head_norm")(h))
+        value = nn.Conv(
+            self.channels or x.shape[-1],
+            (3, 3),
+            kernel_init=nn.initializers.zeros,
+            name="head",
+        )(h)
+        return value, {name: maps[name] for name in capture}
+
+    def _require(self, x):
+        levels = len(self.multipliers)
+        beyond = [level for level in self.attention if level not in range(levels)]
+        if beyond:
+            raise ValueError(f"attention at levels {beyond}; there are {levels} levels")
+        factor = 2 ** (levels - 1)
+        if x.ndim != 4 or x.shape[1] % factor or x.shape[2] % factor:
+            raise ValueError(
+                f"x has shape {x.shape}; expected [B, H, W, C] with H and W multiples "
+                f"of {factor}, which {levels} levels need: pad or crop"
+            )

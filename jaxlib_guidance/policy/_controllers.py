@@ -1,0 +1,120 @@
+"""Rewards under a constraint: a multiplier that grows while it is broken."""
+
+import jax.numpy as jnp
+
+from jaxlib_guidance.reduce import require_shape
+from jaxlib_guidance.types import Array, at_least_float32
+
+
+def lagrangian_reward(task: Array, safety: Array, multiplier: float | Array) -> Array:
+    """``R_task + lambda R_safety``.
+
+    Args:
+      task: Any shape.
+      safety: Likewise; 0 where all is well and negative elsewhere, as of a monitor that
+        reads the chain of thought.
+      multiplier: Scalar, not negative.
+
+    Raises:
+      ValueError: Shapes that do not fit.
+
+    Reference: CoT Monitor+, arXiv 2505.18807, eqs. 2 to 4.
+    """
+    require_shape("safety", safety, jnp.shape(task))
+    require_shape("multiplier", multiplier, ())
+    return at_least_float32(task) + multiplier * at_least_float32(safety)
+
+
+def multiplier_step(
+    multiplier: float | Array,
+    slack: float | Array,
+    *,
+    rate: float | Array,
+    margin: float | Array = 0.0,
+) -> Array:
+    """``max(0, lambda - rate (slack + margin))``: holds ``E slack`` above ``-margin``.
+
+    For a safety reward that is never positive the multiplier can only rise unless some
+    violation is allowed: that is the margin.
+
+    Args:
+      multiplier: ``lambda``, scalar.
+      slack: Mean over the batch, scalar: of the safety reward, or of `hinf_slack`.
+      rate: Step.
+      margin: Violation allowed.
+
+    Raises:
+      ValueError: A multiplier or slack that is not one number.
+
+    Reference: CoT Monitor+, arXiv 2505.18807.
+    """
+    require_shape("multiplier", multiplier, ())
+    require_shape("slack", slack, ())
+    return jnp.maximum(multiplier - rate * (slack + margin), 0)
+
+
+def hinf_slack(cost: Array, disturbance: Array, *, eta: float | Array) -> Array:
+    """``eta |d|^2 - C``: what a disturber may cost for the effort it makes.
+
+    The constraint that its discounted sum be at least 0 bounds the gain from the
+    disturbances to the cost by ``sqrt(eta)``. The actor's advantage is then
+    ``critics.aggregate_advantages([task, slack], [1, lambda])`` with the multiplier of
+    `multiplier_step`. The training code was never released: sign and exponent are from
+    memory (unverified against it), the test is the linear-quadratic game.
+
+    Args:
+      cost: ``C``, any shape: what the reward falls short of its greatest value.
+      disturbance: ``d``, likewise with a last axis of its elements.
+      eta: Attenuation, scalar.
+
+    Reference: Long et al., arXiv 2404.14405.
+    """
+    require_shape("cost", cost, jnp.shape(disturbance)[:-1])
+    require_shape("eta", eta, ())
+    effort = jnp.sum(jnp.square(at_least_float32(disturbance)), -1)
+    return eta * effort - at_least_float32(cost)
+
+
+def adapt_kl_coef(
+    coef: Array, kl: Array, *, target: float, horizon: float, samples: int
+) -> Array:
+    """``coef (1 + clip(kl / target - 1, -0.2, 0.2) samples / horizon)``.
+
+    Args:
+      coef: Coefficient of the KL penalty, scalar.
+      kl: Measured since the last call, scalar.
+      target: Of ``kl``.
+      horizon: Samples in which the coefficient may move by a fifth.
+      samples: Samples since the last call.
+
+    Reference: Ziegler et al., arXiv 1909.08593.
+    """
+    error = jnp.clip(kl / target - 1, -0.2, 0.2)
+    return coef * (1 + error * samples / horizon)
+
+
+def adapt_entropy_coef(
+    coef: Array,
+    entropy: Array,
+    *,
+    target: float = 0.2,
+    step: float = 0.005,
+    low: float = 0.0,
+    high: float = 1.0,
+) -> Array:
+    """Raises an entropy bonus by ``step`` below the target entropy, else lowers it.
+
+    The bonus itself is to act only below the target, as in Skywork's rule. ``high`` is
+    our guard (unverified against the paper).
+
+    Args:
+      coef: Coefficient of the bonus, scalar.
+      entropy: Measured, scalar.
+      target: Of ``entropy``.
+      step: How far to move.
+      low: Least coefficient.
+      high: Greatest coefficient.
+
+    Reference: Skywork-OR1, arXiv 2505.22312; TRL's ``use_adaptive_entropy``.
+    """
+    return jnp.clip(coef + jnp.where(entropy < target, step, -step), low, high)

@@ -1,0 +1,290 @@
+"""Whole algorithms: advantage, ratio and aggregation with their papers' defaults.
+
+Each is three lines of the rooms beside it, to use as it is or to copy and change. All
+take the log-probabilities ``[B, T]`` of the sampled tokens and one reward a sequence,
+``[P, G]`` with ``B = P G`` (samples of a prompt are neighbours), or ``[B]`` with
+``group_ids [B]`` and ``num_groups``, and return a `reduce.LossOut`: differentiate
+``out.sum``, or ``finalize(out)[0]``.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxlib_guidance.policy.advantages._group_advantages import (
+    group_center,
+    group_norm,
+    informative,
+    leave_one_out,
+)
+from jaxlib_guidance.policy.losses._kl import Kind, kl_loss
+from jaxlib_guidance.policy.losses._policy_gradient import ppo_clip
+from jaxlib_guidance.policy.losses._ratio import Level, ratio_stats
+from jaxlib_guidance.reduce import Aggregation, LossOut, aggregate, mask_like
+from jaxlib_guidance.types import Array
+
+
+def _by_sequence(fn: Callable[..., Array], rewards, logp, group_ids, num_groups, **kw):
+    """One number of each of the ``B`` sequences, from rewards by group."""
+    if group_ids is None and jnp.ndim(rewards) != 2:
+        raise ValueError(
+            f"rewards has shape {jnp.shape(rewards)}; expected [P, G], or [B] with "
+            "group_ids"
+        )
+    flat = fn(rewards, group_ids, num_groups, **kw).reshape(-1)
+    if jnp.ndim(logp) != 2 or flat.shape != jnp.shape(logp)[:1]:
+        raise ValueError(
+            f"rewards has shape {jnp.shape(rewards)} and logp {jnp.shape(logp)}; "
+            "expected [P, G] or [B], and [B, T] with B = P G"
+        )
+    return flat
+
+
+def _clipped(
+    logp: Array,
+    logp_old: Array,
+    advantage: Array,
+    mask: Array | None,
+    how: Aggregation,
+    *,
+    clip_low: float,
+    clip_high: float,
+    level: Level = "token",
+    constant: float | None = None,
+    logp_ref: Array | None = None,
+    beta: float | None = None,
+    kl: Kind | None = None,
+) -> LossOut:
+    clip: dict[str, Any] = {"clip_low": clip_low, "clip_high": clip_high}
+    loss = ppo_clip(logp, logp_old, advantage, mask, level=level, **clip)
+    aux = ratio_stats(logp, logp_old, advantage, mask, level=level, **clip)
+    if logp_ref is not None:
+        penalty = kl_loss(logp, logp_ref, mask, kind="k3" if kl is None else kl)
+        beta = 0.04 if beta is None else beta
+        loss, aux = loss + beta * penalty, aux | {"kl": penalty}
+    elif beta is not None or kl is not None:
+        raise ValueError(f"beta {beta} and kl {kl!r} have no effect without logp_ref")
+    return aggregate(loss, mask, how, constant=constant, aux=aux)
+
+
+def grpo(
+    logp: Array,
+    logp_old: Array,
+    rewards: Array,
+    mask: Array | None = None,
+    *,
+    logp_ref: Array | None = None,
+    beta: float | None = None,
+    clip: float = 0.2,
+    kl: Kind | None = None,
+    ddof: int = 1,
+    eps: float = 1e-6,
+    group_ids: Array | None = None,
+    num_groups: int | None = None,
+) -> LossOut:
+    """GRPO: `group_norm`, `ppo_clip`, k3 in the loss, mean of each sequence's mean.
+
+    Args:
+      logp: ``[B, T]``.
+      logp_old: Likewise.
+      rewards: ``[P, G]``, or ``[B]`` with ``group_ids``.
+      mask: ``[B, T]``.
+      logp_ref: Of the reference; None for no KL penalty.
+      beta: Coefficient of the penalty; None for the paper's 0.04.
+      clip: On both sides of 1.
+      kl: The penalty's estimator, None for "k3"; see `kl` for what each gradient is.
+      ddof: As in `group_norm`.
+      eps: As in `group_norm`.
+      group_ids: ``[B]``.
+      num_groups: Static.
+
+    Returns:
+      The loss with `ratio_stats` and, where there is a reference, ``kl``.
+
+    Raises:
+      ValueError: Shapes that do not fit, ``beta`` or ``kl`` without a reference.
+
+    Reference: Shao et al., arXiv 2402.03300, eq. 3.
+    """
+    advantage = _by_sequence(
+        group_norm, rewards, logp, group_ids, num_groups, ddof=ddof, eps=eps
+    )
+    return _clipped(
+        logp, logp_old, advantage, mask, "seq_mean_token_mean",
+        clip_low=clip, clip_high=clip, logp_ref=logp_ref, beta=beta, kl=kl,
+    )  # fmt: skip
+
+
+def dr_grpo(
+    logp: Array,
+    logp_old: Array,
+    rewards: Array,
+    mask: Array | None = None,
+    *,
+    max_length: int,
+    clip: float = 0.2,
+    group_ids: Array | None = None,
+    num_groups: int | None = None,
+) -> LossOut:
+    """Dr.GRPO: `group_center`, and sums over tokens over one constant for all.
+
+    Args:
+      logp: ``[B, T]``.
+      logp_old: Likewise.
+      rewards: ``[P, G]``, or ``[B]`` with ``group_ids``.
+      mask: ``[B, T]``.
+      max_length: The constant: the longest response allowed.
+      clip: On both sides of 1.
+      group_ids: ``[B]``.
+      num_groups: Static.
+
+    Returns:
+      The loss with `ratio_stats`.
+
+    Raises:
+      ValueError: Shapes that do not fit.
+
+    Reference: Liu et al., arXiv 2503.20783.
+    """
+    advantage = _by_sequence(group_center, rewards, logp, group_ids, num_groups)
+    return _clipped(
+        logp, logp_old, advantage, mask, "seq_mean_token_scale",
+        clip_low=clip, clip_high=clip, constant=max_length,
+    )  # fmt: skip
+
+
+def dapo(
+    logp: Array,
+    logp_old: Array,
+    rewards: Array,
+    mask: Array | None = None,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.28,
+    ddof: int = 1,
+    eps: float = 1e-6,
+    group_ids: Array | None = None,
+    num_groups: int | None = None,
+) -> LossOut:
+    """DAPO: a higher upper clip, mean over tokens, groups that teach nothing left out.
+
+    The paper samples until the batch is full of groups that do teach; here they leave
+    the mean. `length.overlong_penalty` belongs into ``rewards`` and
+    `corrections.truncation_mask` into ``mask``.
+
+    Args:
+      logp: ``[B, T]``.
+      logp_old: Likewise.
+      rewards: ``[P, G]``, or ``[B]`` with ``group_ids``.
+      mask: ``[B, T]``.
+      clip_low: Below 1.
+      clip_high: Above 1.
+      ddof: As in `group_norm`.
+      eps: As in `group_norm`.
+      group_ids: ``[B]``.
+      num_groups: Static.
+
+    Returns:
+      The loss with `ratio_stats`.
+
+    Raises:
+      ValueError: Shapes that do not fit.
+
+    Reference: Yu et al., arXiv 2503.14476, eq. 8.
+    """
+    groups = (rewards, logp, group_ids, num_groups)
+    advantage = _by_sequence(group_norm, *groups, ddof=ddof, eps=eps)
+    teaches = _by_sequence(informative, *groups)
+    mask = mask_like(mask, logp) * teaches[:, None]
+    return _clipped(
+        logp, logp_old, advantage, mask, "token_mean",
+        clip_low=clip_low, clip_high=clip_high,
+    )  # fmt: skip
+
+
+def gspo(
+    logp: Array,
+    logp_old: Array,
+    rewards: Array,
+    mask: Array | None = None,
+    *,
+    clip_low: float = 3e-4,
+    clip_high: float = 4e-4,
+    token_gradient: bool = False,
+    ddof: int = 1,
+    eps: float = 1e-6,
+    group_ids: Array | None = None,
+    num_groups: int | None = None,
+) -> LossOut:
+    """GSPO: `group_norm` and the clipped ratio of sequences, length-normalised.
+
+    Args:
+      logp: ``[B, T]``.
+      logp_old: Likewise.
+      rewards: ``[P, G]``, or ``[B]`` with ``group_ids``.
+      mask: ``[B, T]``.
+      clip_low: Below 1.
+      clip_high: Above 1.
+      token_gradient: GSPO-token, the only form in verl and tunix; here it has the same
+        value and, as advantages are of sequences, the same gradient.
+      ddof: As in `group_norm`.
+      eps: As in `group_norm`.
+      group_ids: ``[B]``.
+      num_groups: Static.
+
+    Returns:
+      The loss with `ratio_stats`.
+
+    Raises:
+      ValueError: Shapes that do not fit.
+
+    Reference: Zheng et al., arXiv 2507.18071, eq. 5.
+    """
+    advantage = _by_sequence(
+        group_norm, rewards, logp, group_ids, num_groups, ddof=ddof, eps=eps
+    )
+    return _clipped(
+        logp, logp_old, advantage, mask, "seq_mean_token_mean",
+        clip_low=clip_low, clip_high=clip_high,
+        level="seq_token" if token_gradient else "seq",
+    )  # fmt: skip
+
+
+def rloo(
+    logp: Array,
+    logp_old: Array,
+    rewards: Array,
+    mask: Array | None = None,
+    *,
+    clip: float = 0.2,
+    group_ids: Array | None = None,
+    num_groups: int | None = None,
+) -> LossOut:
+    """RLOO: `leave_one_out` and the true ratio of sequences, clipped as in TRL.
+
+    On policy its gradient is the paper's, REINFORCE with sequence log-probabilities. A
+    KL penalty belongs into ``rewards``: see `kl.kl_reward`.
+
+    Args:
+      logp: ``[B, T]``.
+      logp_old: Likewise.
+      rewards: ``[P, G]``, or ``[B]`` with ``group_ids``.
+      mask: ``[B, T]``.
+      clip: On both sides of 1.
+      group_ids: ``[B]``.
+      num_groups: Static.
+
+    Returns:
+      The loss with `ratio_stats`.
+
+    Raises:
+      ValueError: Shapes that do not fit.
+
+    Reference: Ahmadian et al., arXiv 2402.14740.
+    """
+    advantage = _by_sequence(leave_one_out, rewards, logp, group_ids, num_groups)
+    return _clipped(
+        logp, logp_old, advantage, mask, "seq_mean_token_mean",
+        clip_low=clip, clip_high=clip, level="seq_sum",
+    )  # fmt: skip

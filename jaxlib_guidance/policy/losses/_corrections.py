@@ -1,0 +1,227 @@
+"""Weights for losses whose data another policy made, or that should not count.
+
+Each is a constant to multiply a per-token loss with (the tokens stay in the mean, as in
+TRL), or, as a mask, to multiply the mask with (they leave it, as in verl).
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.policy.losses._ratio import (
+    Level,
+    importance_ratio,
+    like_tokens,
+    log_ratio,
+)
+from jaxlib_guidance.reduce import divide, hide, mask_like, masked_sum, require_shape
+from jaxlib_guidance.types import Array, concrete
+
+stop = jax.lax.stop_gradient
+
+
+def rollout_weight(
+    logp: Array,
+    logp_rollout: Array,
+    mask: Array | None = None,
+    *,
+    level: Level = "token",
+    mode: Literal["truncate", "mask", "reject"] = "truncate",
+    low: float | Array = 0.0,
+    high: float | Array = 2.0,
+    kept_mass: Array | None = None,
+) -> Array:
+    """Importance weight ``pi / pi_rollout`` of a sampler that is not quite the policy.
+
+    An engine with other kernels, precision or older weights samples from another
+    distribution than the one that the trainer scores.
+
+    - "truncate": ``clip(w, low, high)`` (truncated importance sampling).
+    - "mask": ``w`` inside ``[low, high]``, 0 outside (IcePop).
+    - "reject": 1 inside, 0 outside; a mask.
+
+    Args:
+      logp: Of the trainer's policy *before* the update, ``[..., T]``.
+      logp_rollout: What the sampler reports.
+      mask: Likewise.
+      level: Whose ratio, as in `ratio.log_ratio`; "seq" is the geometric mean.
+      mode: See above.
+      low: Least ratio.
+      high: Greatest ratio. There is no agreed value: verl's presets have 2 for tokens,
+        IcePop has 0.5 and 5 (from memory), TRL 3.
+      kept_mass: Log of the probability that top-k or top-p left, ``[..., T]``, of a
+        sampler that renormalises over it: it is added to ``logp_rollout``.
+
+    Returns:
+      Float32 ``[..., T]``, gradients stopped, 0 where masked.
+
+    Raises:
+      ValueError: Shapes that do not fit, an unknown mode, an empty range.
+    """
+    if mode not in ("truncate", "mask", "reject"):
+        raise ValueError(f'mode is {mode!r}; expected "truncate", "mask" or "reject"')
+    least, most = concrete(low), concrete(high)
+    if least is not None and most is not None and not least < most:
+        raise ValueError(f"low is {low}, high is {high}; expected low < high")
+    if kept_mass is not None:
+        require_shape("kept_mass", kept_mass, jnp.shape(logp))
+        logp_rollout = hide(logp_rollout, mask) + hide(kept_mass, mask)
+    w = jnp.exp(log_ratio(logp, logp_rollout, mask, level=level))
+    inside = (low <= w) & (w <= high)
+    match mode:
+        case "truncate":
+            w = jnp.clip(w, low, high)
+        case "mask":
+            w = jnp.where(inside, w, 0)
+        case "reject":
+            w = inside.astype(w.dtype)
+    return stop(hide(w, mask))
+
+
+def off_policy_mask(
+    logp: Array,
+    logp_rollout: Array,
+    advantage: Array,
+    mask: Array | None = None,
+    *,
+    threshold: float,
+) -> Array:
+    """0 for sequences to move away from that the policy has long left, else 1.
+
+    Kept if ``A >= 0`` or ``mean_t(logp_rollout - logp) <= threshold``.
+
+    Args:
+      logp: Of the policy now, ``[..., T]``.
+      logp_rollout: Of the policy that acted.
+      advantage: ``[..., T]`` or ``[...]``.
+      mask: Like ``logp``.
+      threshold: In nats per token; TRL suggests 0.5.
+
+    Returns:
+      Float32 ``[..., T]``, 0 where masked.
+
+    Reference: DeepSeek-V3.2, arXiv 2512.02556; TRL's ``off_policy_mask_threshold``.
+    """
+    drift = -stop(log_ratio(logp, logp_rollout, mask, level="seq"))
+    keep = (like_tokens(advantage, logp, mask) >= 0) | (drift <= threshold)
+    return hide(keep, mask)
+
+
+def entropy_quantile_mask(
+    entropy: Array,
+    mask: Array | None = None,
+    *,
+    top: float | Array = 0.2,
+) -> Array:
+    """1 for the share ``top`` of tokens with the highest entropy: the forks.
+
+    The quantile is of all tokens at hand; under accumulation or on several devices that
+    is what each of them sees.
+
+    Args:
+      entropy: Any shape.
+      mask: Likewise.
+      top: In (0, 1]; 1 keeps all.
+
+    Returns:
+      Float32, 0 where masked; equal entropies at the border are all kept.
+
+    Raises:
+      ValueError: ``top`` outside (0, 1].
+
+    Reference: Wang et al., arXiv 2506.01939; TRL's ``top_entropy_quantile``.
+    """
+    known = concrete(top)
+    if known is not None and not 0 < known <= 1:
+        raise ValueError(f"top is {top}; expected a share in (0, 1]")
+    entropy = stop(hide(entropy, mask))
+    known = mask_like(mask, entropy) > 0
+    border = jnp.nanquantile(jnp.where(known, entropy, jnp.nan), 1 - top)
+    return (known & (entropy >= border)).astype(jnp.float32)
+
+
+def truncation_mask(mask: Array, finished: Array) -> Array:
+    """The mask without sequences that were cut off at the length limit.
+
+    Args:
+      mask: ``[..., T]``.
+      finished: Whether each came to its end, ``[...]``.
+
+    Reference: DAPO's overlong filtering, arXiv 2503.14476.
+    """
+    require_shape("finished", finished, jnp.shape(mask)[:-1])
+    whole = jnp.asarray(finished).astype(jnp.float32)[..., None]
+    return mask_like(mask, mask) * whole
+
+
+def mixed_policy_weight(
+    logp: Array,
+    off_policy: Array,
+    mask: Array | None = None,
+    *,
+    shape: Literal["none", "ratio", "shaped"] = "shaped",
+    logp_old: Array | None = None,
+    c: float | Array = 0.1,
+) -> Array:
+    """Weights of tokens that a teacher wrote into the policy's own roll-out.
+
+    They multiply `losses.reinforce`, and so are what stands before the gradient of
+    ``logp``; the policy's tokens, of weight 1, may have another loss::
+
+        weight = mixed_policy_weight(logp, teacher, mask)
+        taught = weight * reinforce(logp, advantage, mask)
+        own = ppo_clip(logp, logp_old, advantage, mask)
+        loss = jnp.where(teacher > 0, taught, own)
+
+    A teacher's tokens have 1 ("none"), ``rho = p / p_old``, the gradient of ``rho A``
+    ("ratio"), or ``c p / (p + c)^2``, that of ``A p / (p + c)`` ("shaped", LUFFY's). It
+    is greatest at ``p = c``: a token that the policy finds unlikely fades ``1 / c``
+    times slower than with ``p``, and one that it is sure of hardly moves. ThinkTuning's
+    own weight depends on the advantage; its form was not found (unverified).
+
+    Args:
+      logp: ``[..., T]``.
+      off_policy: 1 on the teacher's tokens, likewise.
+      mask: Likewise.
+      shape: See above.
+      logp_old: Of whoever wrote them, for "ratio".
+      c: Of "shaped".
+
+    Returns:
+      Float32 ``[..., T]``, gradients stopped, 0 where masked.
+
+    Raises:
+      ValueError: Shapes that do not fit, an unknown shape, a ``logp_old`` that is
+        missing or has no effect.
+
+    Reference: ThinkTuning, arXiv 2508.07616; LUFFY, arXiv 2504.14945, and its
+    ``compute_token_on_off_policy_loss``, where ``c`` is 0.1.
+    """
+    if shape not in ("none", "ratio", "shaped"):
+        raise ValueError(f'shape is {shape!r}; expected "none", "ratio" or "shaped"')
+    if (logp_old is not None) != (shape == "ratio"):
+        raise ValueError(f'logp_old is for shape "ratio" only; shape is {shape!r}')
+    teacher = mask_like(off_policy, logp, "off_policy") > 0
+    if logp_old is not None:
+        weight = importance_ratio(logp, logp_old, mask)
+    else:
+        p = jnp.exp(hide(logp, mask))
+        weight = c * p / jnp.square(p + c) if shape == "shaped" else jnp.ones_like(p)
+    return stop(hide(jnp.where(teacher, weight, 1), mask))
+
+
+def effective_sample_size(weights: Array, mask: Array | None = None) -> Array:
+    """``(sum w)^2 / (n sum w^2)`` in [0, 1]: 1 on policy, 1/n if one token has all.
+
+    Args:
+      weights: Any shape.
+      mask: Likewise.
+
+    Returns:
+      Float32 scalar, 0 where everything is masked.
+    """
+    n = jnp.sum(mask_like(mask, weights))
+    total = masked_sum(weights, mask)
+    square = masked_sum(jnp.square(hide(weights, mask)), mask)
+    return divide(jnp.square(total), n * square)

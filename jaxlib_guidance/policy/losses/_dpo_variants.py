@@ -1,0 +1,224 @@
+"""DPO with another divergence, by quantiles, for data of another policy, or by length.
+
+Log-ratios, masks and aggregation are as in `preference`. The formulas were read in TRL
+(f2cd577) and, for `wpo_weight`, in the authors' code; the papers' own text was not
+(unverified against it).
+"""
+
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.policy.losses._preference import dpo
+from jaxlib_guidance.reduce import hide, mask_like, masked_sum, require_shape
+from jaxlib_guidance.types import Array, at_least_float32, concrete
+
+Divergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
+
+
+def f_dpo(
+    u_w: Array,
+    u_l: Array,
+    *,
+    divergence: Divergence,
+    alpha: float | Array | None = None,
+    beta: float | Array = 0.1,
+) -> Array:
+    """``-log sigmoid(beta (f'(rho_w) - f'(rho_l)))`` with ``rho = exp(u)``.
+
+    ``f`` generates the divergence ``E_ref f(rho)`` that holds the policy to the
+    reference, and constants of its derivative cancel:
+
+    | divergence | ``f'(rho)`` | |
+    |---|---|---|
+    | reverse_kl | ``u`` | DPO |
+    | forward_kl | ``-exp(-u)`` | |
+    | js | ``log sigmoid(u)`` | Jensen-Shannon |
+    | alpha | ``(1 - exp(-alpha u)) / alpha`` | 0 reverse, 1 forward |
+
+    Exponents end at 80, as in TRL, where the gradient then is 0.
+
+    Args:
+      u_w: ``[B]``.
+      u_l: Likewise.
+      divergence: See above.
+      alpha: Of "alpha" only, in [0, 1]. TRL's coefficient of 2026 is 1 less this one.
+      beta: Strength of the reference.
+
+    Raises:
+      ValueError: Shapes that do not fit, an unknown divergence, an ``alpha`` that is
+        missing, has no effect or is out of range.
+
+    Reference: Wang et al., arXiv 2309.16240; TRL's ``f_divergence_type``.
+    """
+    if divergence not in get_args(Divergence):
+        raise ValueError(
+            f"divergence is {divergence!r}; expected one of {get_args(Divergence)}"
+        )
+    if (alpha is not None) != (divergence == "alpha"):
+        raise ValueError(
+            f'alpha is for divergence "alpha" only; it is {alpha} for {divergence!r}'
+        )
+    known = None if alpha is None else concrete(alpha)
+    if known is not None and not 0 <= known <= 1:
+        raise ValueError(f"alpha is {alpha}; expected a number in [0, 1]")
+    require_shape("u_l", u_l, jnp.shape(u_w))
+
+    def slope(u):
+        u = at_least_float32(u)
+        match divergence:
+            case "reverse_kl":
+                return u
+            case "forward_kl":
+                return -jnp.exp(jnp.minimum(-u, 80))
+            case "js":
+                return jax.nn.log_sigmoid(u)
+        a = jnp.asarray(alpha, u.dtype)
+        near = jnp.where(a == 0, 1, a)
+        return jnp.where(a == 0, u, -jnp.expm1(jnp.minimum(-near * u, 80)) / near)
+
+    return dpo(slope(u_w), slope(u_l), beta=beta)
+
+
+def aot(
+    x: Array,
+    y: Array,
+    mask: Array | None = None,
+    *,
+    beta: float | Array = 0.1,
+    noise: float | Array = 0.0,
+) -> Array:
+    """`dpo` of quantiles: the i-th smallest of ``x`` against the i-th of ``y``.
+
+    It asks that ``x`` be the greater in distribution, not pair by pair. Unpaired data
+    (TRL's "aot_unpaired", the paper's AOT) have ``x = u_w`` and ``y = u_l``; paired
+    ones (TRL's "aot") ``x = log pi(y_w) - log pi(y_l)`` and ``y`` the same of the
+    reference. Quantiles are of the elements at hand, so under accumulation and inside a
+    map over devices each part matches its own.
+
+    Args:
+      x: ``[B]``.
+      y: Likewise.
+      mask: ``[B]``; 0 for elements that neither sample has, which may be NaN.
+      beta: Strength of the reference.
+      noise: Share of labels that are wrong, in [0, 0.5), as in `dpo` that does not
+        correct.
+
+    Returns:
+      Float32 ``[B]`` in the order of ``x``, 0 where masked.
+
+    Raises:
+      ValueError: Shapes that do not fit, more axes than one, a noise out of range.
+
+    Reference: Melnyk et al., arXiv 2406.05882; TRL's ``aot`` and ``aot_unpaired``.
+    """
+    if jnp.ndim(x) != 1:
+        raise ValueError(f"x has shape {jnp.shape(x)}; expected [B]")
+    require_shape("y", y, jnp.shape(x))
+    # What is masked comes last in both, and so meets only its like.
+    rank = jnp.argsort(jnp.argsort(hide(x, mask, jnp.inf)))
+    matched = jnp.sort(hide(y, mask, jnp.inf))[rank]
+    x, matched = hide(x, mask), hide(matched, mask)
+    return hide(dpo(x, matched, beta=beta, noise=noise, correct=False), mask)
+
+
+def log_collision(logits: Array) -> Array:
+    """``log sum_v p_v^2``, the log-probability that two samples agree: ``[..., V]``.
+
+    Args:
+      logits: ``[..., V]``; ``-inf`` forbids.
+
+    Returns:
+      Float32 ``[...]``.
+    """
+    logits = at_least_float32(logits)
+    whole = jax.nn.logsumexp(logits, -1)
+    return jax.nn.logsumexp(2 * logits, -1) - 2 * whole
+
+
+def wpo_weight(
+    mean_w: Array, mean_l: Array, *, most: float | Array | None = 1.0
+) -> Array:
+    """``min(exp(mean_w + mean_l), most)``: pairs that the policy might have written.
+
+    It multiplies any loss of pairs, so that data of another policy count as if they
+    were the policy's own. For "sampled alignment", which both codes have and under
+    which a policy's own token has a weight of 1 on average, the means are of ``logp -
+    log_collision(logits)``, by `preference.sequence_logp` with ``mean=True``.
+
+    Args:
+      mean_w: Mean per token of the chosen answer, ``[B]``.
+      mean_l: Of the rejected one.
+      most: The authors' code has 1; None for no limit, as in TRL.
+
+    Returns:
+      Float32 ``[B]``, gradients stopped.
+
+    Raises:
+      ValueError: Shapes that do not fit.
+
+    Reference: Zhou et al., arXiv 2406.11827; its ``run_wpo.py``; TRL's
+    ``use_weighting``.
+    """
+    require_shape("mean_l", mean_l, jnp.shape(mean_w))
+    weight = jnp.exp(at_least_float32(mean_w) + at_least_float32(mean_l))
+    if most is not None:
+        weight = jnp.minimum(weight, most)
+    return jax.lax.stop_gradient(weight)
+
+
+def ld_dpo(
+    ratio_w: Array,
+    ratio_l: Array,
+    mask_w: Array | None = None,
+    mask_l: Array | None = None,
+    *,
+    alpha: float | Array,
+    beta: float | Array = 0.1,
+) -> Array:
+    """`dpo` in which tokens beyond the length of the shorter answer count ``alpha``.
+
+    ``u = sum_{t <= n} u_t + alpha sum_{t > n} u_t`` with ``n`` the shorter's length: a
+    longer answer is not better for its length alone. At ``alpha = 1`` it is `dpo`.
+
+    Args:
+      ratio_w: Log-ratios to the reference of the chosen answer's tokens,
+        ``[..., T_w]``.
+      ratio_l: Of the rejected one's, ``[..., T_l]``.
+      mask_w: Like ``ratio_w``, 1 on the answer.
+      mask_l: Like ``ratio_l``.
+      alpha: In [0, 1].
+      beta: Strength of the reference.
+
+    Returns:
+      Float32 ``[...]``.
+
+    Raises:
+      ValueError: Shapes that do not fit, an ``alpha`` out of range.
+
+    Reference: Liu et al., arXiv 2409.06411; TRL's ``ld_alpha``.
+    """
+    known = concrete(alpha)
+    if known is not None and not 0 <= known <= 1:
+        raise ValueError(f"alpha is {alpha}; expected a number in [0, 1]")
+    if jnp.ndim(ratio_w) < 1 or jnp.shape(ratio_w)[:-1] != jnp.shape(ratio_l)[:-1]:
+        raise ValueError(
+            f"ratio_w has shape {jnp.shape(ratio_w)} and ratio_l "
+            f"{jnp.shape(ratio_l)}; expected [..., T_w] and [..., T_l]"
+        )
+    places = [
+        jnp.cumsum(mask_like(mask, ratio, name) > 0, -1, dtype=jnp.int32)
+        for mask, ratio, name in (
+            (mask_w, ratio_w, "mask_w"),
+            (mask_l, ratio_l, "mask_l"),
+        )
+    ]
+    shared = jnp.minimum(places[0][..., -1:], places[1][..., -1:])
+    u_w, u_l = (
+        masked_sum(hide(ratio, mask) * jnp.where(place <= shared, 1, alpha), mask, -1)
+        for ratio, mask, place in zip(
+            (ratio_w, ratio_l), (mask_w, mask_l), places, strict=True
+        )
+    )
+    return dpo(u_w, u_l, beta=beta)

@@ -1,0 +1,298 @@
+"""Policy losses, one number for each token, to be *minimised*.
+
+All take log-probabilities of what was taken, ``[..., T]`` (the steps of a diffusion
+sampler are tokens too), advantages of tokens ``[..., T]`` or sequences ``[...]``, and a
+mask that is 1 on what the policy chose. Advantages and ``logp_old`` are constants. What
+is masked may be NaN: it has loss 0 and gradient exactly 0.
+
+Nothing is reduced here. Add penalties, multiply by weights (`corrections`), and give
+the sum to `reduce.aggregate`::
+
+    loss = ppo_clip(logp, logp_old, advantage, mask) + 0.04 * kl_loss(logp, ref, mask)
+    out = aggregate(loss, mask, "seq_mean_token_mean")
+
+Numbers such as ``clip_high`` may be arrays of no axes: `jax.vmap` over them is a sweep.
+A bound is checked where it is known, not while it is traced.
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.policy.losses._ratio import (
+    Level,
+    importance_ratio,
+    like_tokens,
+    log_ratio,
+)
+from jaxlib_guidance.reduce import divide, hide, mask_like, masked_sum, require_shape
+from jaxlib_guidance.types import Array, concrete
+
+stop = jax.lax.stop_gradient
+
+
+def reinforce(logp: Array, advantage: Array, mask: Array | None = None) -> Array:
+    """``-A logp``.
+
+    Args:
+      logp: ``[..., T]``.
+      advantage: ``[..., T]`` or ``[...]``.
+      mask: Like ``logp``.
+
+    Returns:
+      Float32 like ``logp``.
+
+    Reference: Williams (1992).
+    """
+    return -like_tokens(advantage, logp, mask) * hide(logp, mask)
+
+
+def ppo_clip(
+    logp: Array,
+    logp_old: Array,
+    advantage: Array,
+    mask: Array | None = None,
+    *,
+    clip_low: float | Array = 0.2,
+    clip_high: float | Array = 0.2,
+    dual_clip: float | Array | None = None,
+    delta: float | Array | None = None,
+    level: Level = "token",
+    limit: float = 20.0,
+) -> Array:
+    """``-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)``.
+
+    Args:
+      logp: ``[..., T]``.
+      logp_old: Like ``logp``.
+      advantage: ``[..., T]`` or ``[...]``.
+      mask: Like ``logp``.
+      clip_low: PPO and GRPO 0.2, DAPO 0.2, GSPO 3e-4; DDPO 1e-4.
+      clip_high: PPO and GRPO 0.2, DAPO 0.28, GSPO 4e-4; DDPO 1e-4.
+      dual_clip: Where ``A < 0`` the loss is at most ``-dual_clip A``; verl's is 3.
+      delta: Greatest ratio of the unclipped branch (TRL); more than ``1 + clip_high``.
+      level: Whose ratio ``rho`` is; see `ratio.log_ratio`. "seq" is GSPO.
+      limit: Of the log-ratio.
+
+    Returns:
+      Float32 like ``logp``.
+
+    Raises:
+      ValueError: Shapes that do not fit, bounds that contradict each other.
+
+    Reference: PPO, arXiv 1707.06347, eq. 7; dual clip, arXiv 1912.09729;
+    ``delta`` INTELLECT-2, arXiv 2505.07291.
+    """
+    if dual_clip is not None:
+        known = concrete(dual_clip)
+        if known is not None and known <= 1:
+            raise ValueError(f"dual_clip is {dual_clip}; expected more than 1")
+    if delta is not None:
+        known, most = concrete(delta), concrete(clip_high)
+        if known is not None and most is not None and known <= 1 + most:
+            raise ValueError(
+                f"delta is {delta}; expected more than 1 + clip_high = {1 + most}"
+            )
+    a = like_tokens(advantage, logp, mask)
+    rho = importance_ratio(logp, logp_old, mask, level=level, limit=limit)
+    free = rho if delta is None else jnp.minimum(rho, delta)
+    objective = jnp.minimum(free * a, jnp.clip(rho, 1 - clip_low, 1 + clip_high) * a)
+    if dual_clip is not None:
+        objective = jnp.where(a < 0, jnp.maximum(objective, dual_clip * a), objective)
+    return -objective
+
+
+def cispo(
+    logp: Array,
+    logp_old: Array,
+    advantage: Array,
+    mask: Array | None = None,
+    *,
+    low: float | Array = 0.0,
+    high: float | Array = 5.0,
+    bounds: Literal["absolute", "around_one"] = "absolute",
+) -> Array:
+    """``-sg(clip(rho)) A logp``: REINFORCE whose weights are clipped, not its gradient.
+
+    Args:
+      logp: ``[..., T]``.
+      logp_old: Like ``logp``.
+      advantage: ``[..., T]`` or ``[...]``.
+      mask: Like ``logp``.
+      low: Least weight.
+      high: Greatest weight.
+      bounds: "absolute" ``[low, high]`` (TRL, with 5 recommended), "around_one"
+        ``[1 - low, 1 + high]`` (verl and the paper's symbols). One library's number
+        means another weight in the other: TRL's 0.2 is a weight of at most 0.2.
+
+    Raises:
+      ValueError: Shapes that do not fit, an unknown convention, no weight allowed.
+
+    Reference: MiniMax-M1, arXiv 2506.13585, eqs. 4 and 5.
+    """
+    if bounds not in ("absolute", "around_one"):
+        raise ValueError(f'bounds is {bounds!r}; expected "absolute" or "around_one"')
+    least, most = (low, high) if bounds == "absolute" else (1 - low, 1 + high)
+    bottom, top = concrete(least), concrete(most)
+    if bottom is not None and top is not None and not bottom < top:
+        raise ValueError(f"{bounds} bounds {low}, {high} leave no weight")
+    weight = jnp.clip(importance_ratio(logp, logp_old, mask), least, most)
+    return reinforce(logp, advantage, mask) * stop(weight)
+
+
+def sapo(
+    logp: Array,
+    logp_old: Array,
+    advantage: Array,
+    mask: Array | None = None,
+    *,
+    tau_pos: float = 1.0,
+    tau_neg: float = 1.05,
+) -> Array:
+    """``-(4 / tau) sigmoid(tau (rho - 1)) A``: a gate that closes smoothly.
+
+    At ``rho = 1`` its gradient is that of `reinforce`.
+
+    Args:
+      logp: ``[..., T]``.
+      logp_old: Like ``logp``.
+      advantage: ``[..., T]`` or ``[...]``.
+      mask: Like ``logp``.
+      tau_pos: ``tau`` where ``A > 0``.
+      tau_neg: ``tau`` elsewhere.
+
+    Reference: Gao et al., arXiv 2511.20347.
+    """
+    a = like_tokens(advantage, logp, mask)
+    rho = importance_ratio(logp, logp_old, mask)
+    tau = jnp.where(a > 0, tau_pos, tau_neg)
+    return -4 / tau * jax.nn.sigmoid(tau * (rho - 1)) * a
+
+
+def gmpo(
+    logp: Array,
+    logp_old: Array,
+    advantage: Array,
+    mask: Array | None = None,
+    *,
+    clip_low: float = 0.4,
+    clip_high: float = 0.4,
+) -> Array:
+    """``-A exp(mean_t of clipped log rho_t)``: the geometric mean of tokens' ratios.
+
+    Each log-ratio is clipped to ``[-clip_low, clip_high]`` on the side where ``A`` is
+    gained. All tokens of a sequence have its loss, so aggregate with
+    "seq_mean_token_mean" for the paper's mean of sequences.
+
+    Args:
+      logp: ``[..., T]``.
+      logp_old: Like ``logp``.
+      advantage: ``[...]``, or ``[..., T]`` of which the mean is taken.
+      mask: Like ``logp``.
+      clip_low: In logs; the paper's (e^-0.4, e^0.4).
+      clip_high: In logs.
+
+    Reference: Zhao et al., arXiv 2507.20673; verl's ``geo_mean``.
+    """
+    a = like_tokens(advantage, logp, mask)
+    logs = log_ratio(logp, logp_old, mask)
+    clipped = jnp.clip(logs, -clip_low, clip_high)
+    sign = jnp.sign(a)
+    each = sign * jnp.minimum(sign * logs, sign * clipped)
+    tokens = jnp.sum(mask_like(mask, each), -1, keepdims=True)
+    mean = divide(masked_sum(each, mask, -1)[..., None], tokens)
+    whole = divide(masked_sum(a, mask, -1)[..., None], tokens)
+    return hide(jnp.broadcast_to(-whole * jnp.exp(mean), a.shape), mask)
+
+
+def nft(
+    logp: Array,
+    logp_old: Array,
+    correct: Array,
+    success_rate: Array,
+    mask: Array | None = None,
+    *,
+    weight: Literal["one", "dr_grpo", "grpo"] = "dr_grpo",
+    negative: float | Array = 1.0,
+    floor_pos: float | Array = 0.0,
+    floor_neg: float | Array = 1.0,
+    level: Level = "token",
+) -> Array:
+    """Negative-aware fine-tuning: likelihood for right answers, and for wrong ones too.
+
+    Right: ``-log rho``. Wrong: ``-log((1 - r rho) / (1 - r))``, the likelihood under
+    the policy that is left when right answers are taken out of the old one. Floors keep
+    the gradient. On policy, "dr_grpo" has the gradient of Dr.GRPO, and "grpo" that of
+    GRPO with the population's deviation.
+
+    Args:
+      logp: ``[..., T]``.
+      logp_old: Like ``logp``.
+      correct: 0 or 1 a sequence, ``[...]``.
+      success_rate: ``r``, share of right answers to the prompt, ``[...]``; clipped to
+        [0.02, 0.98]. Leave out prompts with 0 or 1: see `advantages.informative`.
+      mask: Like ``logp``.
+      weight: 1, ``1 - r`` or ``sqrt((1 - r) / r)``.
+      negative: Weight of wrong answers; 0 is rejection-sampling fine-tuning.
+      floor_pos: Least ``rho`` whose log is taken.
+      floor_neg: Least ``(1 - r rho) / (1 - r)`` whose log is taken, more than 0.
+      level: "token", or "seq_sum" for the ratio of sequences.
+
+    Raises:
+      ValueError: Shapes that do not fit, an unknown weight, no floor.
+
+    Reference: Chen et al., arXiv 2505.18116; its ``dp_actor.py``.
+    """
+    if weight not in ("one", "dr_grpo", "grpo"):
+        raise ValueError(f'weight is {weight!r}; expected "one", "dr_grpo" or "grpo"')
+    known = concrete(floor_neg)
+    if known is not None and known <= 0:
+        raise ValueError(f"floor_neg is {floor_neg}; expected more than 0")
+    shape = jnp.shape(logp)[:-1]
+    require_shape("correct", correct, shape)
+    require_shape("success_rate", success_rate, shape)
+    right = like_tokens(correct, logp, mask, "correct")
+    r = jnp.clip(like_tokens(success_rate, logp, None, "success_rate"), 0.02, 0.98)
+    rho = importance_ratio(logp, logp_old, mask, level=level, limit=10.0)
+    loss = -right * _log_floored(rho, floor_pos)
+    loss -= negative * (1 - right) * _log_floored((1 - r * rho) / (1 - r), floor_neg)
+    if weight == "dr_grpo":
+        loss *= 1 - r
+    elif weight == "grpo":
+        loss *= jnp.sqrt((1 - r) / r)
+    return hide(loss, mask)
+
+
+def _log_floored(x, floor):
+    return jnp.log(x + stop(jnp.maximum(x, floor) - x))
+
+
+def value_clip(
+    values: Array,
+    values_old: Array,
+    targets: Array,
+    mask: Array | None = None,
+    *,
+    clip: float | None = 0.2,
+) -> Array:
+    """``max((v - R)^2, (clip(v, v_old - clip, v_old + clip) - R)^2) / 2``.
+
+    Args:
+      values: Any shape.
+      values_old: Those of the roll-out.
+      targets: ``R``, constants.
+      mask: Likewise.
+      clip: None for the plain squared error.
+
+    Reference: OpenAI baselines' PPO2; TRL's ``cliprange_value``.
+    """
+    for name, x in (("values_old", values_old), ("targets", targets)):
+        require_shape(name, x, jnp.shape(values))
+    v, old, target = (hide(x, mask) for x in (values, values_old, targets))
+    old, target = stop(old), stop(target)
+    error = jnp.square(v - target)
+    if clip is not None:
+        near = jnp.clip(v, old - clip, old + clip)
+        error = jnp.maximum(error, jnp.square(near - target))
+    return 0.5 * error

@@ -1,0 +1,176 @@
+"""Rewards that are designed: by a teacher who knows the optimum, or by the learner.
+
+Tables ``[S, A]`` of states and actions.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.reduce import require_shape
+from jaxlib_guidance.types import Array, PyTree, at_least_float32
+
+
+def informativeness(
+    rewards: Array,
+    transitions: Array,
+    policy: Array,
+    gap: Array,
+    *,
+    gamma: float,
+    horizons: Sequence[int] = (1, 4, 8, 16, 32),
+) -> Array:
+    """How soon a reward tells right actions from wrong ones: 0 at best, else negative.
+
+    ``-mean over H, s of max(0, max over a != pi(s) of gap_s - (Q_H(s, pi(s)) - Q_H(s,
+    a)))``, with ``Q_H`` the return of ``H`` steps that go on by ``pi``. Concave in the
+    reward.
+
+    Args:
+      rewards: The designed ``[S, A]``.
+      transitions: ``P``, ``[S, A, S]``.
+      policy: An optimal action in each state, integers ``[S]``.
+      gap: How much worse the best wrong action is under the task's reward, ``[S]``.
+      gamma: Discount.
+      horizons: ``H``, static.
+
+    Raises:
+      ValueError: Shapes that do not fit.
+
+    Reference: EXPRD, Devidze et al., NeurIPS 2021, in the thesis "Reward Design for
+    Reinforcement Learning Agents".
+    """
+    r, p = at_least_float32(rewards), at_least_float32(transitions)
+    states, actions = r.shape
+    require_shape("transitions", p, (states, actions, states))
+    require_shape("policy", policy, (states,))
+    require_shape("gap", gap, (states,))
+    policy = jnp.asarray(policy)
+    wrong = jnp.arange(actions) != policy[:, None]
+
+    def follow(q):
+        return jnp.take_along_axis(q, policy[:, None], 1)[:, 0]
+
+    def step(q, _):
+        q = r + gamma * p @ follow(q)
+        return q, q
+
+    _, by_horizon = jax.lax.scan(step, jnp.zeros_like(r), length=max(horizons))
+    q = by_horizon[jnp.array(horizons) - 1]
+    lead = jax.vmap(follow)(q)[..., None] - q
+    short = jnp.where(wrong, gap[:, None] - lead, -jnp.inf)
+    return -jnp.mean(jnp.maximum(jnp.max(short, -1), 0))
+
+
+def explicable_step(
+    rewards: Array,
+    state: Array | int,
+    policy: Array,
+    advantage: Array,
+    visits: Array | float = 1.0,
+    *,
+    rate: float,
+) -> Array:
+    """A gradient step on a state's rewards toward what the teacher knows of actions.
+
+    Of ``mu sum_a pi(a) (A*(a) - E_pi A*)(R(a) - E_pi R)``: what the learner does often
+    and what is better than it thinks is rewarded first.
+
+    Args:
+      rewards: ``[S, A]``.
+      state: Which one.
+      policy: The learner's, in that state, ``[A]``.
+      advantage: The teacher's ``A*`` there, ``[A]``.
+      visits: ``mu(s)`` of an optimal policy.
+      rate: Step.
+
+    Reference: EXPADARD, in the thesis "Reward Design for Reinforcement Learning
+    Agents"; the variant without a linear program.
+    """
+    require_shape("policy", policy, jnp.shape(rewards)[1:])
+    require_shape("advantage", advantage, jnp.shape(rewards)[1:])
+    pi, a = at_least_float32(policy), at_least_float32(advantage)
+    up = rate * visits * pi * (a - jnp.sum(pi * a))
+    return at_least_float32(rewards).at[state].add(up)
+
+
+def self_design_step(
+    shaping: Array,
+    state: Array | int,
+    action: Array | int,
+    policy: Array,
+    advantage: Array | float,
+    *,
+    rate: float = 0.01,
+) -> Array:
+    """The learner's own shaping reward, by what an action turned out to be worth.
+
+    ``phi(s, .) += rate pi(a|s) (G - V(s)) (onehot_a - pi(.|s))``: sums to 0 over
+    actions.
+
+    Args:
+      shaping: ``phi``, ``[S, A]``.
+      state: Visited.
+      action: Taken.
+      policy: In that state, ``[A]``.
+      advantage: ``G - V(s)`` of the task's reward.
+      rate: Step.
+
+    Reference: ExploRS, Devidze et al., NeurIPS 2022, in the thesis "Reward Design for
+    Reinforcement Learning Agents".
+    """
+    require_shape("policy", policy, jnp.shape(shaping)[1:])
+    pi = at_least_float32(policy)
+    chosen = (jnp.arange(pi.size) == action).astype(pi.dtype)
+    return (
+        at_least_float32(shaping)
+        .at[state]
+        .add(rate * pi[action] * advantage * (chosen - pi))
+    )
+
+
+def implicit_hypergradient(
+    outer_gradient: PyTree,
+    inner_update: Callable[[PyTree, PyTree], PyTree],
+    theta: PyTree,
+    phi: PyTree,
+    *,
+    damping: float = 0.0,
+    step: float = 0.1,
+    terms: int = 50,
+) -> PyTree:
+    """``dJ / dphi`` through the policy that a reward ``phi`` trains, at its optimum.
+
+    Where ``inner_update(theta, phi) = 0``: ``-grad_theta J H^-1 d_phi update`` with ``H
+    = d_theta update - damping I``, by ``terms`` of Neumann's series, which converges
+    for eigenvalues of ``-H`` in ``(0, 2 / step)``. Needs products with ``H`` only.
+
+    Args:
+      outer_gradient: ``grad_theta J`` of the primary reward, like ``theta``.
+      inner_update: The direction in which training moves ``theta``; any rule.
+      theta: The trained policy's parameters.
+      phi: The reward's.
+      damping: Of the inner problem.
+      step: Of the series.
+      terms: Static.
+
+    Returns:
+      Like ``phi``.
+
+    Reference: BARFI, Gupta et al., arXiv 2310.19007 (the paper's body was not at hand;
+    unverified beyond the implicit function theorem).
+    """
+    _, pull = jax.vjp(inner_update, theta, phi)
+
+    def term(_, carry):
+        v, total = carry
+        total = jax.tree.map(jnp.add, total, v)
+        back, _ = pull(v)
+        v = jax.tree.map(lambda a, b: a + step * (b - damping * a), v, back)
+        return v, total
+
+    zeros = jax.tree.map(jnp.zeros_like, outer_gradient)
+    _, total = jax.lax.fori_loop(0, terms, term, (outer_gradient, zeros))
+    _, through = pull(total)
+    return jax.tree.map(lambda x: step * x, through)

@@ -1,0 +1,61 @@
+"""Rewards that other agents or critics give: shifts of belief, games about steps."""
+
+import jax.numpy as jnp
+
+from jaxlib_guidance.reduce import masked_sum, require_shape
+from jaxlib_guidance.types import Array, at_least_float32
+
+
+def belief_shift(
+    beliefs: Array, speaker_sign: Array, alive: Array | None = None
+) -> Array:
+    """``sign_t (B_t - B_{t-1})``: a message is worth what it does to the others.
+
+    ``B`` is the sum over living crew members of the probability they give to the true
+    impostor. The rewards of a meeting sum to its change, and a silent turn has 0.
+
+    Args:
+      beliefs: Before the meeting and after each turn, ``[T + 1, N]``.
+      speaker_sign: +1 where a crew member spoke, -1 for an impostor, ``[T]``.
+      alive: Listeners who count, ``[N]``: those who live through the whole meeting.
+
+    Returns:
+      Float32 ``[T]``.
+
+    Raises:
+      ValueError: Shapes that do not fit.
+
+    Reference: Sarkar et al., arXiv 2502.06060; its ``string_env.py``.
+    """
+    if jnp.ndim(beliefs) != 2:
+        raise ValueError(f"beliefs has shape {jnp.shape(beliefs)}; expected [T + 1, N]")
+    steps, listeners = jnp.shape(beliefs)
+    require_shape("speaker_sign", speaker_sign, (steps - 1,))
+    if alive is not None:
+        require_shape("alive", alive, (listeners,))
+        alive = jnp.broadcast_to(at_least_float32(alive), (steps, listeners))
+    pool = masked_sum(beliefs, alive, -1)
+    return at_least_float32(speaker_sign) * jnp.diff(pool)
+
+
+def step_game(fooled: Array, lowered: Array | None = None) -> Array:
+    """Rewards of a sneaky generator and a critic over one step: they sum to 0.
+
+    The generator has +1 if the critic takes its wrong step for a right one, else -1.
+
+    Args:
+      fooled: 0 or 1, any shape.
+      lowered: Whether the step lowers the chance of success; one that does not is no
+        game, and both get 0 (the condition is from memory, unverified).
+
+    Returns:
+      Likewise with a last axis of 2: generator, critic.
+
+    Reference: SPC, Chen et al., arXiv 2504.19162. Its loss is ``losses.ppo_clip(level=
+    "seq")`` with the reference as the old policy, plus 0.15 times `losses.nll`.
+    """
+    gain = 2 * at_least_float32(fooled) - 1
+    if lowered is not None:
+        require_shape("lowered", lowered, jnp.shape(fooled))
+        gain = gain * at_least_float32(lowered)
+    return jnp.stack([gain, -gain], -1)

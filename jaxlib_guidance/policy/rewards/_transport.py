@@ -1,0 +1,114 @@
+"""Rewards from an expert: its trajectories, by transport, and its interventions."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.reduce import require_shape
+from jaxlib_guidance.types import Array, at_least_float32
+
+
+class Plan(NamedTuple):
+    """A transport plan ``[N, M]``, its cost, and how far its rows miss their sums."""
+
+    plan: Array
+    cost: Array
+    error: Array
+
+
+def sinkhorn(
+    cost: Array, *, epsilon: float = 0.01, steps: int = 300, start: float = 1.0
+) -> Plan:
+    """Entropic transport between uniform marginals, in logs, with annealing.
+
+    ``epsilon`` falls geometrically from ``start`` to its value in the first half of the
+    steps. Without that, and outside logs, a small one needs tens of thousands of steps
+    or underflows; ``error`` says whether it was enough.
+
+    Args:
+      cost: ``[N, M]``.
+      epsilon: Regularisation.
+      steps: Static.
+      start: First regularisation, at least ``epsilon``.
+
+    Raises:
+      ValueError: Another shape, a regularisation that is not positive or rises.
+
+    Reference: Cuturi, arXiv 1306.0895.
+    """
+    if jnp.ndim(cost) != 2:
+        raise ValueError(f"cost has shape {jnp.shape(cost)}; expected [N, M]")
+    if not 0 < epsilon <= start:
+        raise ValueError(f"epsilon is {epsilon}; expected a number in (0, {start}]")
+    cost = at_least_float32(cost)
+    n, m = cost.shape
+    log_n, log_m = -jnp.log(jnp.float32(n)), -jnp.log(jnp.float32(m))
+
+    def step(potentials, eps):
+        _, g = potentials
+        f = eps * (log_n - jax.nn.logsumexp((g[None] - cost) / eps, 1))
+        g = eps * (log_m - jax.nn.logsumexp((f[:, None] - cost) / eps, 0))
+        return (f, g), None
+
+    fall = jnp.clip(jnp.arange(steps) / max(steps // 2, 1), 0, 1)
+    schedule = start * (epsilon / start) ** fall
+    zeros = jnp.zeros(n, cost.dtype), jnp.zeros(m, cost.dtype)
+    (f, g), _ = jax.lax.scan(step, zeros, schedule.astype(cost.dtype))
+    plan = jnp.exp((f[:, None] + g[None] - cost) / epsilon)
+    return Plan(plan, jnp.sum(plan * cost), jnp.sum(jnp.abs(jnp.sum(plan, 1) - 1 / n)))
+
+
+def transport_rewards(plan: Array, cost: Array, *, scale: float = 200.0) -> Array:
+    """``-scale sum_j P_ij C_ij`` of each step ``i``: ``[N, M]`` to ``[N]``.
+
+    Transport does not see order: a trajectory played backwards costs nothing more. See
+    `longest_increasing`.
+
+    Args:
+      plan: From `sinkhorn`.
+      cost: Between the agent's steps and the expert's.
+      scale: 200 in the released code.
+
+    Reference: ADS, Liu et al., arXiv 2310.07433; its code.
+    """
+    require_shape("plan", plan, jnp.shape(cost))
+    return -scale * jnp.sum(at_least_float32(plan) * at_least_float32(cost), -1)
+
+
+def longest_increasing(x: Array) -> Array:
+    """Length of the longest strictly increasing subsequence of ``[T]``.
+
+    Of the expert's steps nearest to the agent's, it is progress in order.
+
+    Args:
+      x: ``[T]``.
+
+    Returns:
+      int32 scalar.
+    """
+    x = jnp.asarray(x)
+    if x.ndim != 1:
+        raise ValueError(f"x has shape {x.shape}; expected [T]")
+
+    def step(best, t):
+        before = (jnp.arange(x.size) < t) & (x < x[t])
+        here = 1 + jnp.max(jnp.where(before, best, 0), initial=0)
+        return best.at[t].set(here), None
+
+    best, _ = jax.lax.scan(step, jnp.zeros(x.size, jnp.int32), jnp.arange(x.size))
+    return jnp.max(best, initial=0)
+
+
+def discount_schedule(progress: Array, *, alpha: float = 0.2) -> Array:
+    """``gamma = alpha^(1 / k)``: the farther imitation has got, the farther it looks.
+
+    Args:
+      progress: ``k``, steps of the expert that are mastered, at least 1.
+      alpha: What a reward ``k`` steps ahead counts.
+
+    Reference: ADS, Liu et al., arXiv 2310.07433; its code.
+    """
+    return jnp.asarray(alpha, jnp.float32) ** (
+        1 / jnp.maximum(at_least_float32(progress), 1)
+    )

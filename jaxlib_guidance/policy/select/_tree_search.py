@@ -1,0 +1,58 @@
+"""Values and scores of a tree search over steps."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.reduce import require_shape
+from jaxlib_guidance.types import Array, at_least_float32
+
+
+def quality_values(correct: Array, remaining: Array) -> Array:
+    """Values of a reasoning path's steps: 0 at the start, 1 at a right answer's end.
+
+    ``v_k = max(0, v_{k-1} + (1 - v_{k-1}) / (m_k + 1) s_k)`` with ``s_k`` +1 for a
+    right step and -1 for a wrong one.
+
+    Args:
+      correct: 0 or 1, ``[S]``; `jax.vmap` for a batch.
+      remaining: ``m``, steps left to a right answer after this one, ``[S]``.
+
+    Returns:
+      Float32 ``[S]`` in [0, 1].
+
+    Reference: ReST-MCTS*, Zhang et al., arXiv 2406.03816, its ``MCTS/base.py``.
+    """
+    require_shape("remaining", remaining, jnp.shape(correct))
+    if jnp.ndim(correct) != 1:
+        raise ValueError(f"correct has shape {jnp.shape(correct)}; expected [S]")
+    # A sign is exact in any type, so the steps left decide in which to count.
+    m = at_least_float32(remaining)
+    sign = (2 * at_least_float32(correct) - 1).astype(m.dtype)
+
+    def step(v, now):
+        s, m = now
+        v = jnp.maximum(v + (1 - v) / (m + 1) * s, 0)
+        return v, v
+
+    start = jnp.zeros((), sign.dtype)
+    return jax.lax.scan(step, start, (sign, m))[1]
+
+
+def uct_scores(
+    values: Array, visits: Array, parent_visits: Array, *, c: float = 0.7
+) -> Array:
+    """``V + c sqrt(2 ln N_parent / N)``, and ``V + 1`` for a node without a visit.
+
+    Args:
+      values: Of a node's children, ``[..., K]``.
+      visits: ``N``, likewise.
+      parent_visits: ``[...]``, at least 1.
+      c: Exploration; 0 is greedy.
+
+    Reference: ReST-MCTS*, Zhang et al., arXiv 2406.03816, its ``MCTS/task.py``.
+    """
+    require_shape("visits", visits, jnp.shape(values))
+    require_shape("parent_visits", parent_visits, jnp.shape(values)[:-1])
+    n, parent = at_least_float32(visits), at_least_float32(parent_visits)[..., None]
+    bonus = c * jnp.sqrt(2 * jnp.log(parent) / jnp.maximum(n, 1))
+    return at_least_float32(values) + jnp.where(n > 0, bonus, 1)

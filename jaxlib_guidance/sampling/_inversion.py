@@ -1,0 +1,142 @@
+"""DDIM inversion: from data to the noise that DDIM takes back to it."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.sampling._loop import sample
+from jaxlib_guidance.sampling._prepare import require_grid
+from jaxlib_guidance.sampling._sampler import Sampler, Stepped, stateless
+from jaxlib_guidance.transition import Transition
+from jaxlib_guidance.types import Array, Denoiser, PyTree, at_least_float32, expand
+
+
+class Inversion(NamedTuple):
+    """What `invert` returns.
+
+    Attributes:
+      x: The state at the grid's first time ``[B, *S]``; sample from here.
+      trajectory: States at all times of the grid ``[N + 1, B, *S]``, in its order: the
+        last is the data. ``trajectory[:-1]`` is a ``ref`` for `sample`, which gives
+        step ``i`` the state at the step's own noise level.
+    """
+
+    x: Array
+    trajectory: Array
+
+
+def ddim_inversion(iterations: int = 0) -> Sampler:
+    """DDIM run towards noise, plain or iterated until it undoes DDIM's step.
+
+    DDIM takes ``x'`` at the noisier ``t'`` to
+    ``x = (alpha/alpha') x' + (sigma - sigma' alpha/alpha') eps(x', t')``. Solved for
+    ``x'``, with ``eps`` at what is known, this is the plain step; each iteration
+    evaluates ``eps`` at the last ``x'``, and the fixed point is the exact inverse. It
+    converges where ``|sigma' - sigma alpha'/alpha| |d eps/dx| < 1``, the better the
+    shorter the steps; where the network forgets ``x`` there is no inverse to find.
+
+    From ``sigma = 0``, where no network is evaluated, the plain step evaluates at
+    ``(alpha' x0, t')``.
+
+    Args:
+      iterations: Fixed-point iterations; each costs an evaluation.
+
+    Raises:
+      ValueError: Negative ``iterations``.
+
+    Reference: Song et al., arXiv 2010.02502, section 4.3; fixed points: Pan et al.,
+      AIDI, 2309.04907, and Meiri et al., 2312.12540.
+    """
+    if (
+        isinstance(iterations, bool)
+        or not isinstance(iterations, int)
+        or iterations < 0
+    ):
+        raise ValueError(f"iterations is {iterations!r}; expected 0 or more")
+
+    def step(denoise, x, state, guidance_state, interval):
+        alpha, sigma, alpha_next, sigma_next = interval[3:7]
+        scale = alpha_next / alpha
+        gain = expand(sigma_next - sigma * scale, x)
+        scaled = expand(scale, x) * x
+
+        def eps(y, t, a, s, guidance_state):
+            x0, guidance_state = denoise(y, t, guidance_state)
+            return (y - expand(a, y) * x0) / expand(s, y), x0, guidance_state
+
+        clean = sigma == 0
+        noise, x0, guidance_state = eps(
+            jnp.where(expand(clean, x), scaled, x),
+            jnp.where(clean, interval.t_next, interval.t),
+            jnp.where(clean, alpha_next, alpha),
+            jnp.where(clean, sigma_next, sigma),
+            guidance_state,
+        )
+        found = scaled + gain * noise
+        if iterations:
+
+            def refine(carry, _):
+                y, _, guidance_state = carry
+                noise, x0, guidance_state = eps(
+                    y, interval.t_next, alpha_next, sigma_next, guidance_state
+                )
+                return (scaled + gain * noise, x0, guidance_state), None
+
+            (found, x0, guidance_state), _ = jax.lax.scan(
+                refine, (found, x0, guidance_state), length=iterations
+            )
+        return Stepped(
+            Transition(found, jnp.zeros_like(sigma)), x0, state, guidance_state
+        )
+
+    return Sampler(stateless, step, evaluations=1 + iterations, reversible=True)
+
+
+def invert(
+    keys: Array,
+    denoiser: Denoiser | Sequence[Denoiser],
+    process: Any,
+    grid: Any,
+    x: Array,
+    cond: PyTree = None,
+    *,
+    iterations: int = 0,
+    guidance: Any = None,
+    **options: Any,
+) -> Inversion:
+    """The noise from which DDIM on the same grid, condition and guidance gives ``x``.
+
+    Args:
+      keys: One typed key for each sample ``[B]``, for guidance that draws.
+      denoiser: The network, or a tuple of them.
+      process: The noise process.
+      grid: Times ``[N + 1]`` as for sampling, from noise to data. Where it ends at 0,
+        the last step of sampling is a denoising, which is undone as far as it can be.
+      x: Data, or the state at ``grid[-1]``, ``[B, *S]``.
+      cond: Condition pytree, every leaf ``[B, ...]``.
+      iterations: 0 is plain DDIM inversion; see `ddim_inversion`.
+      guidance: A chain of guidance terms.
+      **options: ``ref``, ``remat``, ``progress``, ``plan`` or ``unroll`` of `sample`.
+
+    Raises:
+      ValueError: A growing grid, or what `sample` raises.
+    """
+    grid, known = require_grid(grid, reversible=True)
+    if known is not None and known[0] < known[-1]:
+        raise ValueError("grid increases; expected sampling's, from noise to data")
+    x = at_least_float32(x)
+    end, states = sample(
+        keys,
+        denoiser,
+        process,
+        ddim_inversion(iterations),
+        grid[::-1] if known is None else known[::-1],
+        x,
+        cond,
+        guidance=guidance,
+        trace=lambda info: info.x_next,
+        **options,
+    )
+    return Inversion(end, jnp.concatenate([states[::-1], x[None]]))

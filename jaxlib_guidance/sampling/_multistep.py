@@ -1,0 +1,274 @@
+"""Multistep solvers: a polynomial through past predictions, integrated exactly.
+
+One predictor and corrector serve DPM-Solver++, UniPC, DEIS, LMS, PNDM and our own
+`adams`; they differ only in the space in which the polynomial is taken (see
+`sampling.spaces`), in its order, and in whether the step is corrected.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from jaxlib_guidance.sampling._sampler import Sampler, Stepped
+from jaxlib_guidance.sampling._spaces import (
+    Level,
+    Space,
+    clock,
+    decay,
+    moments,
+    predicted,
+    require_space,
+    root,
+    stretch,
+)
+from jaxlib_guidance.transition import Transition
+from jaxlib_guidance.types import Array, expand
+
+
+class History(NamedTuple):
+    """What a multistep solver remembers of its past.
+
+    Attributes:
+      seen: How many predictions there were, int32.
+      clocks: When the latest were made, newest first, each ``[B]``.
+      table: Newton's divided differences at the latest, by order, each ``[B, *S]``.
+      moments: Of the last step, each ``[B]``.
+      added: What the polynomial added to the last step ``[B, *S]``.
+    """
+
+    seen: Array
+    clocks: tuple[Array, ...]
+    table: tuple[Array, ...]
+    moments: tuple[Array, ...]
+    added: Array
+
+
+def multistep(
+    space: Space,
+    order: int,
+    correct: bool = False,
+    *,
+    midpoint: bool = False,
+    eta: Any = 0.0,
+    scale: float = 1.0,
+) -> Sampler:
+    """Integrates the polynomial through the last ``order`` predictions.
+
+    ``x' = DDIM(x, x0) + sum_k N_k d_k``, where ``d_k`` is the k-th divided difference
+    of the predictions ``f`` and ``N_k`` the integral of Newton's k-th polynomial. The
+    corrector takes the prediction at ``x'`` into the polynomial and goes over the step
+    again: an order gained without an evaluation. Each of the first steps has the order
+    that its history allows.
+
+    Args:
+      space: Where the polynomial is taken; see `sampling.spaces`.
+      order: Number of predictions, 1 to 4.
+      correct: Whether every step but the last is corrected.
+      midpoint: Integrate a straight line by its value at the middle, as DPM-Solver++ 2M
+        and UniPC's ``B_2`` do; for "logsnr".
+      eta: Noise, for "logsnr": 0 is the ODE, 1 the reverse-time SDE; scalar, or a
+        function of a step's first time.
+      scale: Unit in which x0 is measured, for "flow".
+
+    Raises:
+      ValueError: Unknown ``space``, ``order`` or ``scale`` out of range, or
+        ``midpoint``, ``eta`` or ``scale`` where they mean nothing.
+    """
+    require_space(space)
+    if isinstance(order, bool) or order not in (1, 2, 3, 4):
+        raise ValueError(f"order is {order!r}; expected 1, 2, 3 or 4")
+    stochastic = not (isinstance(eta, (int, float)) and eta == 0)
+    if space != "logsnr" and (stochastic or midpoint):
+        raise ValueError(f"eta and midpoint need space='logsnr'; got {space!r}")
+    if not scale > 0 or (scale != 1 and space != "flow"):
+        raise ValueError(f"scale is {scale} in space {space!r}; expected > 0, 'flow'")
+    depth = order if correct else order - 1
+
+    def init(x):
+        each, whole = jnp.zeros(x.shape[:1], x.dtype), jnp.zeros_like(x)
+        return History(
+            jnp.int32(0),
+            (each,) * depth,
+            (whole,) * depth,
+            (each,) * (depth + 1) if correct else (),
+            whole if correct else each,
+        )
+
+    def step(denoise, x, state, guidance_state, interval):
+        x0, guidance_state = denoise(x, interval.t, guidance_state)
+        # From here on x0 is in units of `scale`: x = (scale alpha) (x0 / scale) + ...
+        y0 = x0 / scale
+        start = Level(scale * interval.alpha, interval.sigma, interval.index)
+        end = Level(
+            scale * interval.alpha_next, interval.sigma_next, interval.index + 1
+        )
+        eps = (x - expand(start.alpha, x) * y0) / expand(start.sigma, x)
+        now = jnp.broadcast_to(clock(space, start), x.shape[:1])
+        seen, clocks, table, old_moments, old_added = state
+
+        differences = [predicted(space, y0, eps)]
+        for k in range(depth):
+            gap = jnp.where(seen > k, now - clocks[k], 1)
+            slope = (differences[k] - table[k]) / expand(gap, x)
+            differences.append(jnp.where(seen > k, slope, 0))
+
+        # Log-SNR runs away near data: a straight line on the step before the last.
+        left = interval.left if space == "logsnr" else 2**30
+        shift = jnp.zeros_like(x)
+        if correct:
+            nodes = (clocks[0], now, *clocks[1:])
+            degree = jnp.minimum(seen, jnp.minimum(order, left + 1))
+            again = _newton(old_moments, nodes, differences, degree)
+            shift = jnp.where(seen > 0, again - old_added, 0)
+        level = eta(interval.t) if callable(eta) else eta
+        m = moments(space, start, end, depth + 1, level)
+        if midpoint:
+            h = clock(space, end) - clock(space, start)
+            m[0] = jnp.where(end.sigma > 0, m[0] * h / 2, 0)
+        elif depth:
+            m[0] = m[1]
+        m = tuple(jnp.broadcast_to(each, x.shape[:1]) for each in m)
+        degree = jnp.minimum(seen, jnp.minimum(order, jnp.maximum(left, 2)) - 1)
+        added = _newton(m, (now, *clocks), differences[:order], degree)
+
+        noise_kept = decay(start, end, level)
+        mean = expand(end.alpha, x) * y0 + expand(end.sigma * noise_kept, x) * eps
+        mean += expand(stretch(space, start, end) * noise_kept, x) * shift + added
+        std = end.sigma * root(1 - noise_kept**2)
+        state = History(
+            seen + 1,
+            (now, *clocks)[:depth],
+            tuple(differences[:depth]),
+            m if correct else (),
+            added if correct else old_added,
+        )
+        return Stepped(Transition(mean, std), x0, state, guidance_state)
+
+    return Sampler(init, step, stochastic=stochastic, reversible=not stochastic)
+
+
+def _newton(moments, nodes, differences, degree):
+    """``sum_k d_k int (c - c_0) ... (c - c_{k-1}) dc`` over the step, k to ``degree``.
+
+    ``moments[0]`` stands for the first moment while the polynomial is a straight line.
+    """
+    total = jnp.zeros_like(differences[0])
+    product = [1.0]  # the product's coefficients of (c - c_0)^1, ^2, ...
+    for k, d in enumerate(differences[1:], 1):
+        weight = sum(p * m for p, m in zip(product, moments[1:], strict=False))
+        if k == 1:
+            weight = jnp.where(degree == 1, moments[0], weight)
+        total += expand(jnp.where(k <= degree, weight, 0), d) * d
+        if k < len(nodes):
+            shift = nodes[0] - nodes[k]
+            product = [
+                a + shift * b for a, b in zip([0, *product], [*product, 0], strict=True)
+            ]
+    return total
+
+
+def adams(order: int = 3, correct: bool = True, scale: float = 1.0) -> Sampler:
+    """Adams-Bashforth-Moulton on the rectified flow of any process; recommended.
+
+    The flow of every process is that of ``y = x / (s alpha + sigma)`` in
+    ``tau = sigma / (s alpha + sigma)``, ``dy/dtau = eps - x0 / s``: the rectified flow
+    of data measured in units of s. It is smooth from pure noise to data, so a classical
+    multistep method keeps its order on every step, the first and the last included.
+    Meant for `flow_grid`, whose ``shift`` is this ``scale``.
+
+    Args:
+      order: Predictions in the polynomial, 1 to 4; corrected, the order gains one.
+      correct: Whether every step but the last is corrected.
+      scale: ``s``; near the standard deviation of the data.
+    """
+    return multistep("flow", order, correct, scale=scale)
+
+
+def lms(order: int = 4, correct: bool = False) -> Sampler:
+    """Linear multistep in ``sigma / alpha``, as in k-diffusion.
+
+    Adams-Bashforth with variable steps for ``d(x / alpha) / d(sigma / alpha) = eps``;
+    also DEIS with the polynomial in rho.
+
+    Args:
+      order: Predictions in the polynomial, 1 to 4.
+      correct: Whether to correct each step but the last.
+
+    Reference: Liu et al., PNDM, arXiv 2202.09778, eq. 9 for the constant-step weights;
+    Zhang and Chen, DEIS, arXiv 2204.13902, section 3 (rho-AB).
+    """
+    return multistep("sigma", order, correct)
+
+
+def deis(order: int = 3, correct: bool = False) -> Sampler:
+    """DEIS: eps as a polynomial in ``log(sigma / alpha)``, integrated exactly.
+
+    Args:
+      order: Predictions in the polynomial, 1 to 4.
+      correct: Whether to correct each step but the last.
+
+    Reference: Zhang and Chen, arXiv 2204.13902, eq. 14 (exponential Adams-Bashforth).
+    """
+    return multistep("logsigma", order, correct)
+
+
+def pndm(order: int = 4) -> Sampler:
+    """PNDM: Adams-Bashforth weights for equal steps, then DDIM's transfer of eps.
+
+    ``eps* = (55 eps_0 - 59 eps_1 + 37 eps_2 - 9 eps_3) / 24`` at order 4, whatever the
+    spacing of the grid; it is meant for one that is even in time. The start takes lower
+    orders instead of Runge-Kutta steps ("skip PRK").
+
+    Args:
+      order: Predictions in the average, 1 to 4.
+
+    Reference: Liu et al., arXiv 2202.09778, eq. 11 and 12.
+    """
+    return multistep("step", order)
+
+
+def unipc(order: int = 2) -> Sampler:
+    """UniPC-p with ``B_2``: DPM-Solver++ as predictor, and a corrector for free.
+
+    UniPC's coefficients solve a linear system that makes a step exact for x0 polynomial
+    in ``log(alpha / sigma)``; here that polynomial is integrated directly. The numbers
+    are the same wherever the system fixes them (there ``B`` drops out); it does not for
+    a straight line, which ``B_2`` integrates by its middle.
+
+    Args:
+      order: Order of the predictor, 1 to 4; the corrector has one more.
+
+    Reference: Zhao et al., arXiv 2302.04867, algorithms 1 and 2.
+    """
+    return multistep("logsnr", order, correct=True, midpoint=True)
+
+
+def sa_solver(
+    tau: Any | Callable[[Array], Array] = 1.0, order: int = 2, corrector: bool = True
+) -> Sampler:
+    """SA-Solver: stochastic Adams-Bashforth-Moulton steps, exact in the linear part.
+
+    With ``c = 1 + tau^2`` and ``h`` the step in ``lambda = log(alpha / sigma)``
+
+      ``x' = sigma'/sigma e^(-tau^2 h) x + alpha' int_0^h c e^(-c u) x0(lambda' - u) du
+      + sigma' sqrt(1 - e^(-2 tau^2 h)) z``
+
+    with a polynomial through past estimates for ``x0``. The corrector keeps ``z`` and
+    waits for the next step's estimate, so that every step is Gaussian given the state
+    and the state. At ``tau = 0`` it is UniPC without ``B_2``; ``order=1`` without
+    corrector is DDIM there, and DDPM at ``tau = 1``. A step to ``sigma = 0`` is the
+    estimate itself.
+
+    Args:
+      tau: Noise level, scalar or a function of a step's first time; may be traced.
+      order: Estimates that the predictor uses, 1 to 4. The corrector adds one.
+      corrector: Whether to correct.
+
+    Raises:
+      ValueError: ``order`` out of range.
+
+    Reference: Xue et al., arXiv 2309.05019, eq. 12-17 and algorithm 1.
+    """
+    eta = (lambda t: tau(t) ** 2) if callable(tau) else tau**2
+    return multistep("logsnr", order, corrector, eta=eta)

@@ -1,0 +1,93 @@
+"""What every loop over time does first, and what it gives to a solver's step."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlib_guidance import rng
+from jaxlib_guidance.sampling._sampler import Denoise, Interval
+from jaxlib_guidance.types import (
+    Array,
+    Context,
+    PyTree,
+    concrete,
+    expand,
+)
+
+
+def require_grid(grid: Any, reversible: bool) -> tuple[Array, np.ndarray | None]:
+    """The grid as an array, and as numpy when its values are known.
+
+    Raises:
+      ValueError: Not one-dimensional, fewer than two times, not finite, not monotonic,
+        or increasing under a solver that cannot run backwards.
+    """
+    grid = jnp.asarray(grid, jnp.float32)
+    if grid.ndim != 1 or grid.shape[0] < 2:
+        raise ValueError(f"grid has shape {grid.shape}; expected [N + 1] with N >= 1")
+    known = concrete(grid)
+    if known is not None:
+        if not np.isfinite(known).all():
+            raise ValueError("grid has times that are not finite")
+        gaps = np.diff(known)
+        if not ((gaps < 0).all() or (gaps > 0).all()):
+            raise ValueError(
+                "grid must be strictly monotonic, from noise (large t) to 0"
+            )
+        if gaps[0] > 0 and not reversible:
+            raise ValueError(
+                "grid increases, which is inversion; this sampler cannot run backwards"
+            )
+    return grid, known
+
+
+def require_cond(cond: PyTree, batch: int) -> None:
+    """Raises unless every leaf of the condition leads with the batch."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(cond):
+        if jnp.shape(leaf)[:1] != (batch,):
+            raise ValueError(
+                f"cond{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}; "
+                f"expected the batch {batch} first"
+            )
+
+
+def make_denoise(network, process, cond, interval, steps, ref) -> Denoise:
+    """The function that a solver's step calls: it knows the step it is part of."""
+
+    def denoise(x, t, guidance_state):
+        batch = x.shape[:1]
+        ctx = Context(
+            x=x,
+            t=jnp.broadcast_to(t, batch),
+            alpha=expand(jnp.broadcast_to(process.alpha(t), batch), x),
+            sigma=expand(jnp.broadcast_to(process.sigma(t), batch), x),
+            cond=cond,
+            keys=rng.fold(interval.keys, rng.GUIDANCE),
+            process=process,
+            step=interval.index,
+            steps=steps,
+            t_step=interval.t,
+            t_next=interval.t_next,
+            ref=ref,
+        )
+        return network(ctx, guidance_state)
+
+    return denoise
+
+
+def make_interval(process, index, t, t_next, keys, left=2**30) -> Interval:
+    """The interval between two times, with its coefficients and keys."""
+    return Interval(
+        index,
+        t,
+        t_next,
+        process.alpha(t),
+        process.sigma(t),
+        process.alpha(t_next),
+        process.sigma(t_next),
+        rng.fold(keys, index),
+        process,
+        left,
+    )

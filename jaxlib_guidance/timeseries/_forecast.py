@@ -1,0 +1,187 @@
+"""Forecasts and imputations by observation self-guidance.
+
+The model is of whole windows and was never told what is observed. While it samples, the
+gradient of an energy between its estimate and the observed entries, taken through the
+network, draws the window to them, and what was not observed follows. Which entries
+those are is the caller's business: a forecast hides the horizon, an imputation any set.
+"""
+
+from functools import partial
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlib_guidance import rng
+from jaxlib_guidance.guidance import (
+    ObservationEnergy,
+    Observed,
+    observation,
+    spread_levels,
+)
+from jaxlib_guidance.sampling import Sampler, ddpm, guided_after, sample
+from jaxlib_guidance.timeseries._layout import Inputs, Layout
+from jaxlib_guidance.types import (
+    Array,
+    Denoiser,
+    PyTree,
+    concrete,
+)
+
+Form = Literal["posterior", "estimate", "after"]
+FORMS = ("posterior", "estimate", "after")
+
+
+def infill(
+    keys: Array,
+    denoiser: Denoiser,
+    process: Any,
+    observed: Observed,
+    cond: PyTree = None,
+    *,
+    grid: Any,
+    energy: str | ObservationEnergy = "quantile",
+    scale: Any = 1.0,
+    form: Form = "posterior",
+    sampler: Sampler | None = None,
+) -> Array:
+    """Windows that agree with what was observed: forecasts, imputations.
+
+    Observed entries are drawn to ``y``, not copied: compare them to see how well.
+
+    Args:
+      keys: Typed keys ``[B]``.
+      denoiser: Of windows ``[B, L, C]``.
+      process: Its noise process.
+      observed: What is known, and each path's level.
+      cond: Condition, every leaf ``[B, ...]``.
+      grid: Times ``[N + 1]``.
+      energy: "quantile", "square" or a function ``(x0, observed) -> [B]``.
+      scale: Guidance scale, scalar or ``[B]``; 0 samples without guidance.
+      form: "posterior", "estimate" (see `observation`) or "after" (`guided_after`).
+      sampler: The solver; None is ``ddpm()``.
+
+    Returns:
+      ``[B, L, C]``.
+
+    Raises:
+      ValueError: Unknown energy or form; shapes that do not fit; "posterior" or "after"
+        guidance of a solver that draws no noise.
+    """
+    if form not in FORMS:
+        raise ValueError(f"form is {form!r}; expected one of {FORMS}")
+    sampler = ddpm() if sampler is None else sampler
+    known = concrete(scale)
+    guided = known is None or bool(np.any(known))
+    if form == "posterior" and guided and not sampler.stochastic:
+        raise ValueError(
+            "form 'posterior' moves by a step's variance and needs a stochastic "
+            "sampler, such as ddpm(); take form 'estimate' for one that draws no noise"
+        )
+    guidance = None
+    if form == "after":
+        sampler = guided_after(sampler, observed, energy, scale)
+    else:
+        guidance = observation(observed, energy, scale, form)
+    shape = observed.y.shape[1:]
+    return sample(
+        keys, denoiser, process, sampler, grid, shape, cond, guidance=guidance
+    )[0]
+
+
+def paths_of(inputs: Inputs, samples: int) -> tuple[Observed, PyTree]:
+    """Each window ``samples`` times, at levels that are spread over its paths.
+
+    Args:
+      inputs: Of ``N`` windows.
+      samples: Paths ``S`` of each.
+
+    Returns:
+      What is observed and the condition, with batch ``N S``; the paths of a window are
+      next to each other.
+
+    Raises:
+      ValueError: ``samples`` that is no whole number from 1.
+    """
+    levels = spread_levels(samples)
+    many = jax.tree.map(lambda leaf: jnp.repeat(leaf, samples, 0), inputs)
+    level = jnp.tile(levels, len(inputs.x))
+    return Observed(many.x, many.mask, level), many.cond
+
+
+def forecast(
+    keys: Array,
+    denoiser: Denoiser,
+    process: Any,
+    layout: Layout,
+    inputs: Inputs,
+    samples: int,
+    *,
+    grid: Any,
+    energy: str | ObservationEnergy = "quantile",
+    scale: Any = 1.0,
+    form: Form = "posterior",
+    sampler: Sampler | None = None,
+) -> Array:
+    """Paths of each window in the unit of its series: history and future.
+
+    A network that is told what is observed samples unguided; then ``scale`` must be 0.
+
+    Args:
+      keys: Typed keys, one for each window ``[N]``.
+      denoiser: Of windows ``[B, L, C]``.
+      process: Its noise process.
+      layout: Of its inputs.
+      inputs: Of ``N`` windows, from ``layout.inputs``.
+      samples: Paths ``S`` of each window.
+      grid: Times.
+      energy: See `infill`; so also the rest.
+      scale: Guidance scale, scalar or one for each path ``[N S]``.
+      form: Form of the guidance.
+      sampler: The solver.
+
+    Returns:
+      ``[N, S, L]``, or ``[N, S, L, D]`` of joint series. The last ``layout.horizon``
+      steps are the forecast; where the window was observed, paths show how closely the
+      guidance follows it.
+
+    Raises:
+      ValueError: Inputs of another layout, such as a horizon that the network was not
+        trained for; guidance of a network that is told.
+    """
+    rng.require_keys(keys)
+    known = concrete(scale)
+    if layout.told and (known is None or known.any()):
+        raise ValueError(
+            "scale must be 0: this network is told what is observed, not guided there"
+        )
+    wanted = (keys.shape[0], layout.length, layout.channels)
+    if inputs.x.shape != wanted:
+        raise ValueError(
+            f"inputs have shape {inputs.x.shape}; expected {wanted} for {len(keys)} "
+            f"keys and the layout's {layout.length} steps and {layout.channels} "
+            "channels"
+        )
+    observed, cond = paths_of(inputs, samples)
+    own = jax.vmap(
+        lambda key: jax.vmap(partial(jax.random.fold_in, key))(
+            jnp.arange(samples, dtype=jnp.uint32)
+        )
+    )(keys).reshape(-1)
+    x = infill(
+        own,
+        denoiser,
+        process,
+        observed,
+        cond,
+        grid=grid,
+        energy=energy,
+        scale=scale,
+        form=form,
+        sampler=sampler,
+    )
+    x = x[..., : layout.joint].reshape(*wanted[:1], samples, layout.length, -1)
+    if layout.joint == 1:
+        x = x[..., 0]
+    return layout.restore(x, inputs.scale)

@@ -1,0 +1,113 @@
+"""Synthetic windows, and how well forecasters do that were fitted to them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxlib_guidance.sampling import Sampler, ddpm, sample
+from jaxlib_guidance.timeseries._baselines import fit_ridge, scale_context
+from jaxlib_guidance.timeseries._layout import Layout
+from jaxlib_guidance.timeseries._metrics import wql
+from jaxlib_guidance.types import Array, Denoiser, PyTree
+
+
+def synthesize(
+    keys: Array,
+    denoiser: Denoiser,
+    process: Any,
+    layout: Layout,
+    cond: PyTree = None,
+    *,
+    grid: Any,
+    sampler: Sampler | None = None,
+) -> Array:
+    """Windows from the model alone, in the scaled space: their unit is 1.
+
+    Args:
+      keys: Typed keys ``[N]``.
+      denoiser: Of windows ``[N, L, C]``.
+      process: Its noise process.
+      layout: Of its inputs.
+      cond: Condition ``[N, L, F]`` if the layout has features. Zeros for lags and for
+        what is told are "unknown"; see `without_past`.
+      grid: Times.
+      sampler: The solver; None is ``ddpm()``.
+
+    Returns:
+      ``[N, L]``, or ``[N, L, D]`` of joint series.
+    """
+    sampler = ddpm() if sampler is None else sampler
+    shape = (layout.length, layout.channels)
+    x, _ = sample(keys, denoiser, process, sampler, grid, shape, cond)
+    x = x[..., : layout.joint]
+    one = jnp.ones((len(x), layout.joint)) if layout.joint > 1 else jnp.ones(len(x))
+    return layout.restore(x[..., 0] if layout.joint == 1 else x, one)
+
+
+def without_past(layout: Layout, cond: Array) -> Array:
+    """A condition of which only the covariates are left, ``[N, L, F]``."""
+    told = layout.features - layout.covariates
+    return jnp.where(jnp.arange(layout.features) < told, 0, cond)
+
+
+def downstream_score(
+    windows: Array,
+    context: Array,
+    target: Array,
+    fit: Callable[[Array, Array], Callable[[Array], Array]],
+) -> Array:
+    """Test loss of a forecaster that was fitted to windows, real or synthetic.
+
+    The forecaster maps a window's first steps to its last, as many as ``target`` has.
+    Test contexts are cut to what it takes and divided by their mean absolute value, and
+    its forecasts multiplied by that. The score is `wql`.
+
+    Args:
+      windows: ``[M, L]``, scaled and finite: not divided by anything here.
+      context: Real contexts ``[N, P]`` with ``P >= L - H``; NaN where missing.
+      target: Real targets ``[N, H]``; NaN where missing.
+      fit: ``(x [M, L - H], y [M, H])`` to a forecaster, which maps ``x [N, L - H]`` to
+        samples ``[N, S, H]``.
+
+    Returns:
+      A number.
+
+    Raises:
+      ValueError: Windows that are no longer than the horizon, or longer than the test
+        contexts; a forecaster whose samples have another shape.
+
+    Reference: Kollovieh et al., arXiv 2307.11494, section 4.3; the scaling is that of
+      the released code.
+    """
+    horizon = target.shape[1]
+    inputs = windows.shape[1] - horizon
+    if not 1 <= inputs <= context.shape[1]:
+        raise ValueError(
+            f"windows have {windows.shape[1]} steps; expected more than the horizon "
+            f"{horizon} and at most {context.shape[1] + horizon}"
+        )
+    forecaster = fit(windows[:, :inputs], windows[:, inputs:])
+    x, scale = scale_context(context[:, -inputs:])
+    samples = forecaster(x)
+    if samples.ndim != 3 or samples.shape[::2] != target.shape:
+        raise ValueError(
+            f"fit's forecaster gave {samples.shape}; expected [{len(x)}, S, {horizon}]"
+        )
+    return wql(samples * scale[:, None, None], target)
+
+
+def linear_predictive_score(
+    windows: Array, context: Array, target: Array, alpha: float = 1.0
+) -> Array:
+    """`downstream_score` of a ridge regression with penalty ``alpha``.
+
+    A point forecast, so the score is also its ND. The ridge is that of the released
+    code; see `downstream_score` for the rest.
+    """
+
+    def fit(x, y):
+        ridge = fit_ridge(x, y, alpha)
+        return lambda x: ridge(x)[:, None]
+
+    return downstream_score(windows, context, target, fit)

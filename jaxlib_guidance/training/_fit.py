@@ -1,0 +1,215 @@
+"""The loop that all training recipes share: resume, step, log, save, and leave.
+
+A recipe keeps its own model, loss and data. It hands over a step, a state and a pure
+function from the number of a step to its batch, so that a run which was stopped, killed
+or moved goes on with the batch that would have come.
+"""
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from jaxlib_guidance.training._run import MetricLog, StopSignal
+from jaxlib_guidance.training.saving._checkpoint import Checkpoints
+from jaxlib_guidance.types import Array, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """What to write and when; may be changed when a run is resumed."""
+
+    every: int = 25
+    """Steps between lines of metrics.jsonl, which are means over them."""
+    save_every: int = 200
+    """Steps between checkpoints: the most that a crash can lose."""
+    look_every: int = 0
+    """Steps between looks at the state (pictures, validation); 0 only at the end."""
+    keep: int = 2
+    """How many of the newest checkpoints to keep; the best comes besides, where the
+    recipe ranks them."""
+    tensorboard: bool = False
+
+    def __post_init__(self):
+        least = {"every": 1, "save_every": 1, "look_every": 0, "keep": 1}
+        for name, number in least.items():
+            if getattr(self, name) < number:
+                raise ValueError(
+                    f"log.{name} is {getattr(self, name)}; expected at least {number}"
+                )
+
+
+class Fitted(NamedTuple):
+    """The last state, and whether it took all steps or was asked to stop."""
+
+    state: PyTree
+    finished: bool
+
+
+def fit(
+    step: Callable[[PyTree, PyTree], tuple[PyTree, Mapping[str, Array]]],
+    state: PyTree,
+    batch_at: Callable[[int], PyTree],
+    *,
+    steps: int,
+    folder: Path,
+    log: Log = Log(),
+    look: Callable[[int, PyTree], Mapping[str, float] | None] | None = None,
+    rank: str | None = None,
+    mode: Literal["min", "max"] = "min",
+) -> Fitted:
+    """Takes a state to ``steps``, from the last good checkpoint in ``folder`` if any.
+
+    Every process of a run calls it; the first one writes logs. SIGTERM or Ctrl-C, on
+    whichever process, saves and returns, on all of them after the same step; if that
+    is the last one, the next call returns after a step.
+
+    Args:
+      step: ``(state, batch) -> (state, metrics)``, such as `make_train_step` gives. Its
+        metrics are scalars; "loss" and "grad_norm" must be finite.
+      state: The initial state, with a scalar ``step``, placed on its devices; a
+        checkpoint is read in its place. It is given up, as the step donates it.
+      batch_at: ``number -> batch``, a pure function: it alone makes a resumed run the
+        same run.
+      steps: Steps in all.
+      folder: Of the run; gets "checkpoints" and "metrics.jsonl".
+      log: What to write and when.
+      look: ``(steps taken, state) -> metrics or None``, called after every
+        ``log.look_every`` steps and the last. Every process calls it.
+      rank: One of the metrics that ``look`` returns: the best checkpoint by it is kept
+        besides the newest, and ``look`` is called before every save. A value that is
+        not finite is the worst.
+      mode: Whether a small ("min") or a large ("max") value of ``rank`` is good.
+
+    Returns:
+      The state and whether it is of the last step.
+
+    Raises:
+      FloatingPointError: "loss" or "grad_norm" is not finite; nothing later is saved.
+      ValueError: ``rank`` without ``look``, or not among what it returns; a folder
+        that is past ``steps``.
+    """
+    if rank is not None and look is None:
+        raise ValueError(f"rank is {rank!r} and look is None; expected both or neither")
+    chief = jax.process_index() == 0
+    with (
+        # The outer one: a signal must not cut short the writing of the last save.
+        StopSignal() as stop,
+        Checkpoints(
+            folder / "checkpoints", keep=log.keep, metric=rank, mode=mode
+        ) as saved,
+    ):
+        state, recent = _restore(saved, state)
+        done = int(state.step)
+        if done > steps:
+            raise ValueError(
+                f"{folder} is at step {done}, and {steps} are wanted; expected another "
+                "folder, or no fewer steps than it has taken"
+            )
+        if chief:
+            print(
+                f"{jax.device_count()} device(s); "
+                + (f"resumed after step {done}" if done else f"new run in {folder}"),
+                flush=True,
+            )
+        events = folder / "events" if log.tensorboard else None
+        with (
+            MetricLog(folder / "metrics.jsonl", done, events)
+            if chief
+            else nullcontext() as lines,
+            tqdm(
+                total=steps, initial=done, dynamic_ncols=True, disable=not chief
+            ) as bar,
+        ):
+            # A state that is saved in a hurry is not looked at, and not the best.
+            worst = sys.float_info.max * (1 if mode == "min" else -1)
+            mark, since, leave = time.perf_counter(), done, False
+            while done < steps and not leave:
+                state, metrics = step(state, batch_at(done))
+                # One step ahead keeps a device busy. More would hold their batches,
+                # and stall a CPU whose virtual devices share few threads.
+                jax.block_until_ready(recent[-1:])
+                recent.append(metrics)
+                done += 1
+                bar.update()
+                saved.check()
+                last = done == steps
+                write = last or done % log.every == 0
+                save = last or done % log.save_every == 0
+                due = last or (log.look_every and done % log.look_every == 0)
+                line: dict[str, float] = {}
+                if look is not None and (due or (rank and save)):
+                    jax.block_until_ready(metrics)
+                    line = {k: float(v) for k, v in (look(done, state) or {}).items()}
+                    if rank is not None and rank not in line:
+                        raise ValueError(
+                            f"rank is {rank!r} and look returned {sorted(line)}; "
+                            "expected one of these"
+                        )
+                value = worst if rank is None else line.get(rank, worst)
+                value = value if np.isfinite(value) else worst
+                ranks = None if rank is None else {rank: value}
+                if write:
+                    recent = _settle(recent, done, saved)
+                    now = time.perf_counter()
+                    means = {k: np.mean([m[k] for m in recent]) for k in recent[0]}
+                    rate = (done - since) / (now - mark)
+                    line = {**means, "steps_per_second": rate, **line}
+                    mark, since, recent = now, done, []
+                if line and lines is not None:
+                    lines.write(done, line)
+                    shown = {k: line[k] for k in ("loss", rank) if k in line}
+                    bar.set_postfix({k: f"{v:.4g}" for k, v in shown.items()})
+                leave = stop.reached()
+                if save or leave:
+                    recent = _settle(recent, done, saved)
+                    # A copy: it is written while the loop goes on.
+                    extra = {"recent": list(recent)}
+                    saved.save(done, state, metrics=ranks, extra=extra)
+        if leave and done < steps:
+            stop.obeyed = True
+            if chief:
+                print(f"stopped after step {done}; the same command goes on from there")
+    return Fitted(state, done >= steps)
+
+
+def _restore(saved: Checkpoints, state: PyTree) -> tuple[PyTree, list[Any]]:
+    """The newest good state, and the metrics since its last line; or ``state``."""
+    if not saved.steps():
+        return state, []
+    like = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=leaf.sharding
+        ),
+        state,
+    )
+    # A state that fills the memory makes room for the one that is read.
+    jax.tree.map(lambda leaf: leaf.delete(), state)
+    restored = saved.restore_latest(like)
+    assert restored is not None
+    return restored.state, restored.extra.get("recent", [])
+
+
+def _settle(recent, done, saved):
+    """Metrics of the last steps as floats, which must be finite."""
+    recent = [jax.tree.map(float, metrics) for metrics in jax.device_get(recent)]
+    for at, metrics in enumerate(recent, done - len(recent) + 1):
+        for name in ("loss", "grad_norm"):
+            if name in metrics and not np.isfinite(metrics[name]):
+                saved.wait()
+                good = saved.steps()
+                raise FloatingPointError(
+                    f"{name} is {metrics[name]} at step {at}. The last good checkpoint "
+                    f"in {saved.directory} is of step {good[-1] if good else 0}: go on "
+                    "from a copy of the folder with a lower learning rate, in its "
+                    "config.json and on the command line, or find the batch with "
+                    "jax_debug_nans"
+                )
+    return recent

@@ -1,0 +1,174 @@
+"""Mutates weight files under a memory limit and reads them; prints counts as JSON.
+
+    python tests/files/fuzz_readers.py FOLDER --mutations 1500
+
+FOLDER holds whole files (.npz, .safetensors, .gguf). Whatever is done to them, a reader
+may give arrays or raise CorruptFileError; everything else is a failure, as is a read
+that takes long or much memory. `test_fuzz_readers.py` makes the folder and runs this.
+"""
+
+import argparse
+import io
+import json
+import re
+import resource
+import tempfile
+import time
+import traceback
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from jaxlib_guidance.files import (
+    CorruptFileError,
+    load_gguf,
+    load_safetensors,
+    load_weights,
+)
+
+HEADROOM = 256 * 2**20
+HUGE = (0, 1, 7, 2**16, 2**31 - 1, 2**32 - 1, 2**33, 2**62, 2**63, 2**64 - 1)
+
+
+def touch(tree):
+    if isinstance(tree, np.ndarray):
+        tree.tobytes()
+    else:
+        for name in tree:
+            touch(tree[name])
+
+
+READERS = {
+    ".npz": lambda path: touch(load_weights(path)[0]),
+    ".safetensors": lambda path: touch(load_safetensors(path)[0]),
+    ".gguf": lambda path: touch(load_gguf(path)[0]),
+}
+
+
+def flip(rng, data):
+    for _ in range(rng.integers(1, 9)):
+        data[rng.integers(len(data))] ^= 1 << rng.integers(8)
+
+
+def overwrite(rng, data):
+    at, size = rng.integers(len(data)), rng.integers(1, 17)
+    data[at : at + size] = rng.bytes(size)
+
+
+def truncate(rng, data):
+    del data[rng.integers(len(data)) :]
+
+
+def insert(rng, data):
+    at = rng.integers(len(data) + 1)
+    data[at:at] = rng.bytes(rng.integers(1, 65))
+
+
+def delete(rng, data):
+    at = rng.integers(len(data))
+    del data[at : at + rng.integers(1, 65)]
+
+
+def repeat(rng, data):
+    at, size = rng.integers(len(data)), rng.integers(1, 257)
+    data[at:at] = data[at : at + size]
+
+
+def claim(rng, data):
+    """A count or an offset becomes a boundary value, in binary or in digits."""
+    value = HUGE[rng.integers(len(HUGE))]
+    numbers = list(re.finditer(rb"\d+", data))
+    if numbers and rng.random() < 0.5:
+        place = numbers[rng.integers(len(numbers))].span()
+        data[slice(*place)] = str(value * (-1) ** int(rng.integers(2))).encode()
+    else:
+        size = (4, 8)[rng.integers(2)]
+        at = rng.integers(len(data))
+        data[at : at + size] = value.to_bytes(8, "little")[:size]
+
+
+def swap(rng, data):
+    size, last = 8, len(data) - 8
+    if last > size:
+        a, b = sorted(int(n) for n in rng.integers(last, size=2))
+        data[a : a + size], data[b : b + size] = data[b : b + size], data[a : a + size]
+
+
+def nest(rng, data):
+    at = rng.integers(len(data))
+    data[at:at] = (b"[", b'{"a":', b"(", b"-")[rng.integers(4)] * 20_000
+
+
+CHANGES = (flip, overwrite, truncate, insert, delete, repeat, claim, swap, nest)
+
+
+def mutate(rng, whole):
+    data = bytearray(whole)
+    for _ in range(1 + rng.integers(4) // 2):
+        if data:
+            CHANGES[rng.integers(len(CHANGES))](rng, data)
+    return bytes(data)
+
+
+def mutate_member(rng, whole):
+    """Past the checksums: one member of the archive is changed, and packed anew."""
+    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name = list(members)[rng.integers(len(members))]
+    members[name] = mutate(rng, members[name])
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, held in members.items():
+            archive.writestr(name, held)
+    return buffer.getvalue()
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--mutations", type=int, default=1500)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    rng = np.random.default_rng(options.seed)
+    seeds = [(path.suffix, path.read_bytes()) for path in options.folder.iterdir()]
+    seeds.sort()
+    counts = {suffix: {"read": 0, "refused": 0} for suffix, _ in seeds}
+    failures, slowest = [], 0.0
+    status = Path("/proc/self/status").read_text()
+    in_use = int(re.search(r"VmSize:\s+(\d+) kB", status)[1]) * 1024
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + HEADROOM, -1))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(options.mutations):
+            suffix, whole = seeds[i % len(seeds)]
+            inside = suffix == ".npz" and rng.random() < 0.5
+            data = (mutate_member if inside else mutate)(rng, whole)
+            path = Path(folder) / f"mutated{suffix}"
+            path.write_bytes(data)
+            start = time.perf_counter()
+            try:
+                READERS[suffix](path)
+                counts[suffix]["read"] += 1
+            except CorruptFileError:
+                counts[suffix]["refused"] += 1
+            except BaseException:
+                failures.append(f"mutation {i}, {suffix}: {traceback.format_exc()}")
+            slowest = max(slowest, time.perf_counter() - start)
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(
+        json.dumps(
+            {
+                "mutations": options.mutations,
+                "counts": counts,
+                "failures": len(failures),
+                "first_failures": failures[:3],
+                "slowest_s": round(slowest, 4),
+                "memory_grown_mb": round(grown / 1024, 1),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
