@@ -99,7 +99,6 @@ def sampled(p: Problem, guidance: Callable, plan: str = "auto") -> Callable:
         return jg.sample(
             p.keys,
             p.denoiser(params),
-            PROCESS,
             jg.ddim(),
             p.grid,
             p.x,

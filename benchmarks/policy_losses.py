@@ -25,7 +25,7 @@ import tyro
 from jaxlib_guidance import policy
 from jaxlib_guidance.policy import (
     gae,
-    group_norm,
+    group_normalize,
     informative,
     next_valid,
     sequence_logp,
@@ -293,7 +293,7 @@ def table(torch):
         "SimPO": (by_pair(policy.simpo, True, False), pairs(simpo, True, False)),
         "ORPO": (by_pair(policy.orpo, True, False), pairs(orpo, True, False)),
         "group advantages": (
-            lambda p, b: (group_norm(b.rewards),),
+            lambda p, b: (group_normalize(b.rewards),),
             lambda p, b: (normed(b),),
         ),
         "GAE": (gae_of_batch, their_gae),

@@ -109,7 +109,6 @@ def main(config: Config) -> dict[str, dict[str, float]]:
         images, _ = jg.sample(
             keys,
             denoisers,
-            model.process,
             jg.dpmpp_2m(),
             grid,
             model.shape,

@@ -121,7 +121,7 @@ def ours(solvers, counts):
             def run(which, grid, x, mixture, sampler=sampler):
                 process = AnyOf(which, members)
                 denoiser = exact_denoiser(mixture, process)
-                return sample(keys, denoiser, process, sampler, grid, x)[0]
+                return sample(keys, denoiser, sampler, grid, x)[0]
 
             for count in counts:
                 steps = count // sampler.evaluations

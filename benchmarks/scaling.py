@@ -163,7 +163,6 @@ def count_collectives(config: Config) -> None:
         return jg.sample(
             keys,
             model.denoiser(params),
-            model.process,
             jg.dpmpp_2m(),
             model.grid(config.solver_steps),
             model.shape,
@@ -226,7 +225,6 @@ def measure_memory(config: Config) -> None:
             x, _ = jg.sample(
                 keys,
                 model.denoiser(params),
-                model.process,
                 jg.ddim(),
                 model.grid(config.solver_steps),
                 model.shape,

@@ -206,7 +206,7 @@ def training(case: Case, config: Config):
 
     def loss(params, batch, keys):
         x0, t, cond = batch
-        given = (model.process, x0, rng.normal(keys, shape), t, cond)
+        given = (x0, rng.normal(keys, shape), t, cond)
         return denoising_loss(model.denoiser(params), *given, weighting=weighting), {}
 
     tx = optax.adamw(RATE, b2=0.99, weight_decay=DECAY)
@@ -269,7 +269,7 @@ def sampling(case: Case, config: Config, form: str):
 
     @jax.jit
     def draw(params, keys, inputs):
-        given = (keys, model.denoiser(params), model.process)
+        given = (keys, model.denoiser(params))
         known = paths_of(inputs, config.samples)
         return infill(*given, *known, grid=grid, form=form)
 

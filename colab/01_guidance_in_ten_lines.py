@@ -67,11 +67,9 @@ grid = model.grid(20)
 
 @jax.jit
 def draw(params, guidance):
-    denoiser, process = model.denoiser(params), model.process
+    denoiser = model.denoiser(params)
     solver, shape = jg.dpmpp_2m(), model.shape
-    return jg.sample(
-        keys, denoiser, process, solver, grid, shape, labels, guidance=guidance
-    )[0]
+    return jg.sample(keys, denoiser, solver, grid, shape, labels, guidance=guidance)[0]
 
 
 plain = draw(params, jg.chain())
@@ -109,7 +107,6 @@ def sweep(params, weights):
         return jg.sample(
             keys[:rows],
             model.denoiser(params),
-            model.process,
             jg.dpmpp_2m(),
             grid,
             model.shape,
@@ -146,7 +143,6 @@ def objective(schedule, key):
     images, _ = jg.sample(
         jg.sample_keys(key, few),
         model.denoiser(params),
-        model.process,
         jg.dpmpp_2m(),
         coarse,
         model.shape,
@@ -207,7 +203,6 @@ def steer(weight):
     return jg.sample(
         jg.sample_keys(jax.random.key(1), 500 if FAST else 3000),
         testing.exact_denoiser(mixture, process),
-        process,
         jg.dpmpp_2m(),
         jg.logsnr_grid(process, 40),
         (2,),

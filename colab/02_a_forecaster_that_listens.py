@@ -185,7 +185,7 @@ def improve(params, start):
     cond = jnp.repeat(inputs.cond, SAMPLES, 0)
     denoiser, process = forecaster.model.denoiser(params), forecaster.model.process
     level = process.t_of_logsnr(jnp.float32(0.0))  # as much noise as signal
-    y = refine(own, denoiser, process, start, cond, t=level)
+    y = refine(own, denoiser, start, cond, t=level)
     y = y[:, -layout.horizon :, 0].reshape(paths.shape)
     return layout.restore(y, inputs.scale)
 

@@ -28,6 +28,29 @@ def pytree_dataclass(cls: type[T]) -> type[T]:
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
 
 
+class Process(Protocol):
+    """What samplers and losses need of a noise process.
+
+    ``t_min`` and ``t_max`` bound the times at which networks are trained and sampled;
+    ``t = 0`` itself is clean data and is never given to a network.
+    """
+
+    t_min: float
+    t_max: float
+
+    def alpha(self, t: Array) -> Array:
+        """Scale of the data at time ``t``."""
+        ...
+
+    def sigma(self, t: Array) -> Array:
+        """Standard deviation of the noise at time ``t``."""
+        ...
+
+    def t_of_logsnr(self, logsnr: Array) -> Array:
+        """The time at which ``2 log(alpha / sigma)`` has this value."""
+        ...
+
+
 class Denoised(NamedTuple):
     """What a denoiser returns.
 
@@ -67,11 +90,18 @@ class Denoiser:
 
     Not a pytree: build it inside the function that is differentiated or jitted, from
     parameters that are arguments of that function.
+
+    Attributes:
+      apply: ``(x, t, cond, *, control, capture) -> Denoised``.
+      sites: Names of the attention sites that accept an edit.
+      taps: Names of the arrays that can be captured.
+      process: The noise process of ``x``; None if it is told at each use.
     """
 
     apply: Callable[..., Denoised]
     sites: tuple[str, ...] = ()
     taps: tuple[str, ...] = ()
+    process: Process | None = None
 
     def __call__(
         self,
@@ -87,6 +117,49 @@ class Denoiser:
         require_known("control", control, self.sites, "sites")
         require_known("capture", capture, self.taps, "taps")
         return self.apply(x, t, cond, control=control, capture=tuple(capture))
+
+
+def process_of(
+    denoiser: Denoiser | Sequence[Denoiser], process: Process | None = None
+) -> Process:
+    """The noise process of one denoiser or of several that share it.
+
+    Args:
+      denoiser: The network, or a sequence of networks.
+      process: What the caller says it is, or None.
+
+    Raises:
+      ValueError: Nobody says what the process is, or two say different things. Two
+        processes whose parameters are being traced are not compared.
+    """
+    nets = (denoiser,) if isinstance(denoiser, Denoiser) else denoiser
+    for net in nets:
+        own = getattr(net, "process", None)
+        if own is None:
+            continue
+        if process is not None and _differ(process, own):
+            raise ValueError(
+                f"the denoiser's process is {own}, but here it is {process}; a network "
+                "can be sampled with the process of its training only"
+            )
+        process = own if process is None else process
+    if process is None:
+        raise ValueError(
+            "the denoiser has no process: make it by parametrize, or pass process="
+        )
+    return process
+
+
+def _differ(a: Process, b: Process) -> bool:
+    if a is b:
+        return False
+    if jax.tree.structure(a) != jax.tree.structure(b):
+        return True
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    known = [(concrete(x), concrete(y)) for x, y in pairs]
+    return any(
+        x is not None and y is not None and not np.array_equal(x, y) for x, y in known
+    )
 
 
 def require_known(
@@ -144,7 +217,7 @@ class Context(NamedTuple):
     sigma: Array
     cond: PyTree
     keys: Array
-    process: Any
+    process: Process
     step: Array
     steps: int | None
     t_step: Array

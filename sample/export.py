@@ -62,7 +62,6 @@ def write(config: Config) -> dict[str, Any]:
         return jg.sample(
             jg.sample_keys(jax.random.key(seed), ids),
             model.denoiser(params),
-            model.process,
             jg.dpmpp_2m(),
             grid,
             model.shape,

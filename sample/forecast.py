@@ -166,7 +166,7 @@ def training_times(forecaster: Forecaster) -> jax.Array:
 def find_time(setup: Setup, count: int = 256) -> jax.Array:
     """The noise level that refinement denoises at, from training windows."""
     forecaster = setup.forecaster
-    layout, process = forecaster.layout, forecaster.model.process
+    layout = forecaster.layout
     cut = setup.reader.cut(*setup.training_windows(count))
     mask = forecast_mask(layout.context, layout.horizon)
     inputs = layout.inputs(observed=mask, truth=True, **cut)
@@ -177,7 +177,7 @@ def find_time(setup: Setup, count: int = 256) -> jax.Array:
     def find(params, inputs):
         denoiser = forecaster.model.denoiser(params)
         return representative_time(
-            keys, denoiser, process, inputs.x, times, inputs.cond, inputs.mask
+            keys, denoiser, inputs.x, times, inputs.cond, inputs.mask
         )
 
     return find(setup.params, inputs)
@@ -225,7 +225,7 @@ def invent(setup: Setup, count: int, key: Any) -> np.ndarray:
     @jax.jit
     def run(params, keys, cond):
         denoiser, grid = forecaster.model.denoiser(params), forecaster.grid(steps)
-        return synthesize(keys, denoiser, process, layout, cond, grid=grid)
+        return synthesize(keys, denoiser, layout, cond, grid=grid)
 
     keys = jg.sample_keys(key, count)
     return in_batches(partial(run, setup.params), 500, keys, cond)

@@ -87,9 +87,7 @@ class Setup:
         @partial(jax.jit, static_argnames="energy")
         def move(params, options, keys, start: Observed, cond, energy):
             denoiser = model.denoiser(params)
-            return refine(
-                keys, denoiser, model.process, start, cond, energy=energy, **options
-            )
+            return refine(keys, denoiser, start, cond, energy=energy, **options)
 
         return move
 

@@ -241,7 +241,6 @@ def draw(config: Config) -> tuple[np.ndarray, np.ndarray]:
         return jg.sample(
             jg.sample_keys(root, ids),
             nets.denoisers(params),
-            model.process,
             sampler,
             grid,
             model.shape,

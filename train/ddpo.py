@@ -50,7 +50,7 @@ from jaxlib_guidance.models import (
     from_config,
     load_pretrained,
 )
-from jaxlib_guidance.policy import group_norm
+from jaxlib_guidance.policy import group_normalize
 from jaxlib_guidance.reduce import masked_mean
 from jaxlib_guidance.sampling import flow_sde
 from jaxlib_guidance.testing import judge_samples
@@ -243,7 +243,7 @@ def by_steps(config: Config, model: DiffusionModel) -> Method:
         "ddpo": (jg.ddim(1.0), model.grid(n)),
         "flow_grpo": (flow_sde(0.7), model.grid(n, jg.flow_grid)),
     }[config.method]
-    policy = (model.process, sampler, grid)
+    policy = (sampler, grid)
     same: Any = {"guidance": guided(config, model), "reduce": "sum"}
     steps, net = n * (2 if config.guidance else 1), model.denoiser
 
@@ -285,7 +285,6 @@ def by_contrast(config: Config, model: DiffusionModel) -> Method:
             "x": jg.sample(
                 jg.sample_keys(root, ids),
                 net(params),
-                process,
                 jg.dpmpp_2m(),
                 model.grid(n),
                 model.shape,
@@ -332,7 +331,7 @@ def make_round(
         rows = method.draw(params, ids, prompts)
         reward = task.reward(rows["x"], prompts)
         # Each label is a group of its own; without labels the batch is one.
-        advantage = group_norm(reward, prompts, groups, ddof=0, eps=1e-4)
+        advantage = group_normalize(reward, prompts, groups, ddof=0, eps=1e-4)
         rows |= {"id": ids, "prompt": prompts, "advantage": advantage}
         return rows, jnp.mean(reward)
 
@@ -378,7 +377,6 @@ def make_evaluation(config: Config, model: DiffusionModel, task: Task, base: Any
         x, _ = jg.sample(
             keys,
             net(params),
-            model.process,
             jg.dpmpp_2m(),
             grid,
             model.shape,
@@ -388,7 +386,7 @@ def make_evaluation(config: Config, model: DiffusionModel, task: Task, base: Any
         return x, task.reward(x, prompts)
 
     def stray(params, base, keys, prompts):
-        policy = (model.process, jg.ddim(1.0), grid)
+        policy = (jg.ddim(1.0), grid)
         path = rollout(keys, net(params), *policy, model.shape, prompts, **options)
         there = rescore(keys, net(base), *policy, path.states, prompts, **options)
         each = step_kl(path.transition, there.transition, "sum")

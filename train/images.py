@@ -247,7 +247,6 @@ def make_loss(model: DiffusionModel, config: Config, scale: float) -> Any:
         )
         each = diffusion.denoising_loss(
             model.denoiser(params),
-            process,
             images,
             eps,
             levels(process, batch["u"]),
@@ -267,7 +266,6 @@ def make_sampler(model: DiffusionModel, steps: int, mesh: jax.sharding.Mesh) -> 
         return jg.sample(
             keys,
             model.denoiser(params),
-            model.process,
             jg.dpmpp_2m(),
             grid,
             model.shape,

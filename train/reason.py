@@ -41,7 +41,7 @@ from jaxlib_guidance.models import (
 )
 from jaxlib_guidance.policy import (
     group_center,
-    group_norm,
+    group_normalize,
     informative,
     kl_loss,
     leave_one_out,
@@ -337,7 +337,9 @@ def make_algorithm(config: Config) -> Algorithm:
         return reinforce(logp, row["advantage"], row["mask"]) + pull
 
     return {
-        "grpo": Algorithm(1, lambda r, _: [{"advantage": group_norm(r[0])}], clipped),
+        "grpo": Algorithm(
+            1, lambda r, _: [{"advantage": group_normalize(r[0])}], clipped
+        ),
         "rloo": Algorithm(
             1, lambda r, _: [{"advantage": leave_one_out(r[0])}], by_sequence
         ),

@@ -37,7 +37,6 @@ from jaxlib_guidance.diffusion._predict import (
 )
 from jaxlib_guidance.diffusion._process import (
     VE,
-    Process,
     RectifiedFlow,
     VPCosine,
     VPDiscrete,
@@ -50,6 +49,7 @@ from jaxlib_guidance.diffusion._process import (
     scaled_linear_betas,
     vp_discrete,
 )
+from jaxlib_guidance.types import Process
 
 __all__ = [
     # Noise processes

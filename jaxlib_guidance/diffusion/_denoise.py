@@ -93,4 +93,4 @@ def parametrize(
             x0 = to_x0(process, predicts, value, x, t)
         return Denoised(x0, maps)
 
-    return Denoiser(apply, sites=tuple(net.sites), taps=tuple(net.taps))
+    return Denoiser(apply, tuple(net.sites), tuple(net.taps), process)

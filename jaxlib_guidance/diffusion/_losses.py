@@ -16,8 +16,15 @@ from jaxlib_guidance.diffusion._predict import (
     edm_scalings,
     require_prediction,
 )
-from jaxlib_guidance.diffusion._process import Process, perturb
-from jaxlib_guidance.types import Array, Denoiser, PyTree, at_least_float32
+from jaxlib_guidance.diffusion._process import perturb
+from jaxlib_guidance.types import (
+    Array,
+    Denoiser,
+    Process,
+    PyTree,
+    at_least_float32,
+    process_of,
+)
 
 Weighting = Callable[[Process, Array], Array]
 
@@ -130,25 +137,25 @@ def sigmoid_weight(process: Process, t: Array, bias: float = -3.0) -> Array:
 
 def denoising_loss(
     denoiser: Denoiser,
-    process: Process,
     x0: Array,
     eps: Array,
     t: Array,
     cond: PyTree = None,
     *,
     weighting: Prediction | Weighting = "eps",
+    process: Process | None = None,
 ) -> Array:
     """``w(t) mean((D(alpha x0 + sigma eps, t, cond) - x0)^2)`` for each sample.
 
     Args:
       denoiser: The network, as `parametrize` makes it.
-      process: The noise process.
       x0: Data ``[B, *S]``.
       eps: Standard normal noise ``[B, *S]``.
       t: ``[B]``; see `noise_levels` for how to draw it.
       cond: Condition pytree, every leaf ``[B, ...]``.
       weighting: The prediction whose plain error to minimise, or a function such as
         `edm_weight` or ``functools.partial(min_snr_weight, gamma=5.0)``.
+      process: The noise process; None takes the denoiser's.
 
     Returns:
       ``[B]``, float32: mean over the elements of a sample, no mean over samples.
@@ -156,6 +163,7 @@ def denoising_loss(
     Raises:
       ValueError: Shapes that do not fit, or an unknown weighting.
     """
+    process = process_of(denoiser, process)
     x0, t = at_least_float32(x0), at_least_float32(t)
     if t.shape != x0.shape[:1]:
         raise ValueError(

@@ -6,7 +6,6 @@ in these, never in a table of steps, so every solver runs on every process.
 """
 
 import math
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,34 +13,12 @@ import numpy as np
 
 from jaxlib_guidance.types import (
     Array,
+    Process,
     at_least_float32,
     expand,
     pytree_dataclass,
     static,
 )
-
-
-class Process(Protocol):
-    """What samplers and losses need of a noise process.
-
-    ``t_min`` and ``t_max`` bound the times at which networks are trained and sampled;
-    ``t = 0`` itself is clean data and is never given to a network.
-    """
-
-    t_min: float
-    t_max: float
-
-    def alpha(self, t: Array) -> Array:
-        """Scale of the data at time ``t``."""
-        ...
-
-    def sigma(self, t: Array) -> Array:
-        """Standard deviation of the noise at time ``t``."""
-        ...
-
-    def t_of_logsnr(self, logsnr: Array) -> Array:
-        """The time at which ``2 log(alpha / sigma)`` has this value."""
-        ...
 
 
 @pytree_dataclass

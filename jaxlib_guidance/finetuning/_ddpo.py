@@ -4,8 +4,6 @@ What they optimise is what `policy` has for tokens, with a step for a token; her
 the names, the constants, and the pull towards the base model.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -13,7 +11,7 @@ from jaxlib_guidance.diffusion import Prediction, prediction_weight
 from jaxlib_guidance.policy import importance_ratio, ppo_clip, reinforce
 from jaxlib_guidance.policy.losses._ratio import like_tokens
 from jaxlib_guidance.reduce import hide, require_shape
-from jaxlib_guidance.types import Array, at_least_float32
+from jaxlib_guidance.types import Array, Process, at_least_float32
 
 
 def ddpo(
@@ -89,7 +87,7 @@ def dpok(
 
 
 def prediction_gap(
-    process: Any, t: Array, x0: Array, x0_ref: Array, kind: Prediction = "eps"
+    process: Process, t: Array, x0: Array, x0_ref: Array, kind: Prediction = "eps"
 ) -> Array:
     """``mean (f - f_ref)^2`` of two networks' predictions at one state.
 

@@ -15,7 +15,14 @@ from jaxlib_guidance import rng
 from jaxlib_guidance.diffusion import perturb
 from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.sampling import Interval, Sampler
-from jaxlib_guidance.types import Array, Denoiser, PyTree, at_least_float32
+from jaxlib_guidance.types import (
+    Array,
+    Denoiser,
+    Process,
+    PyTree,
+    at_least_float32,
+    process_of,
+)
 
 
 def _through(sampler: Sampler, chosen: Callable[[Interval], Array], inputs: bool):
@@ -93,13 +100,13 @@ def refl_loss(reward: Array, *, margin: float = 2.0, weight: float = 1e-3) -> Ar
 def draft_lv(
     keys: Array,
     denoiser: Denoiser,
-    process: Any,
     x: Array,
     t: Any,
     cond: PyTree = None,
     *,
     reward: Callable[[Array], Array],
     n: int = 2,
+    process: Process | None = None,
 ) -> Array:
     """DRaFT-LV: the last step's reward, averaged over fresh noise at the same sample.
 
@@ -109,12 +116,12 @@ def draft_lv(
     Args:
       keys: One typed key for each sample ``[B]``.
       denoiser: The network; for a guided one, a `Denoiser` around its guidance.
-      process: The noise process.
       x: Samples of the current model ``[B, *S]``.
       t: The grid's last time above 0, scalar or ``[B]``.
       cond: Condition pytree.
       reward: ``[B, *S] -> [B]``, differentiable.
       n: Noisings; the paper uses 2 (unverified).
+      process: The noise process; None takes the denoiser's.
 
     Returns:
       ``[B]``.
@@ -124,6 +131,7 @@ def draft_lv(
 
     Reference: Clark et al., arXiv 2309.17400, section 3.3 (number unverified).
     """
+    process = process_of(denoiser, process)
     if n < 1:
         raise ValueError(f"n is {n}; expected at least 1")
     x = jax.lax.stop_gradient(x)

@@ -17,7 +17,14 @@ import jax.numpy as jnp
 from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.sampling import Sampler, initial_state, sample
 from jaxlib_guidance.transition import Transition, kl, log_prob
-from jaxlib_guidance.types import Array, Denoiser, PyTree, at_least_float32
+from jaxlib_guidance.types import (
+    Array,
+    Denoiser,
+    Process,
+    PyTree,
+    at_least_float32,
+    process_of,
+)
 
 Reduction = Literal["mean", "sum"]
 
@@ -41,7 +48,6 @@ class Trajectory(NamedTuple):
 def rollout(
     keys: Array,
     denoiser: Denoiser | Sequence[Denoiser],
-    process: Any,
     sampler: Sampler,
     grid: Any,
     x: Any,
@@ -51,13 +57,13 @@ def rollout(
     ref: PyTree = None,
     reduce: Reduction = "mean",
     plan: str = "auto",
+    process: Process | None = None,
 ) -> Trajectory:
     """Samples, and keeps what a policy gradient needs. Nothing is differentiated.
 
     Args:
       keys: One typed key for each sample ``[B]``.
       denoiser: As in `sample`, and all that follow but ``reduce``.
-      process: The noise process.
       sampler: A stochastic solver, such as ``ddim(1.0)`` or `flow_sde`. One that draws
         noise inside its step too (correctors, recurrence) is scored given that noise.
       grid: Times ``[K + 1]``.
@@ -68,6 +74,7 @@ def rollout(
       reduce: Over the elements of a sample: "sum" is the log-density; "mean", which
         the field's codes use with clip ranges as small as 1e-4, a root of it.
       plan: How guidance batches its branches.
+      process: The noise process; None takes the denoiser's.
 
     Returns:
       The trajectory; the samples are ``states[:, -1]``. A step without noise, as the
@@ -77,12 +84,12 @@ def rollout(
     Raises:
       ValueError: A sampler without noise, or an unknown reduction.
     """
+    process = process_of(denoiser, process)
     _require(sampler, reduce)
     first = initial_state(keys, process, jnp.asarray(grid, jnp.float32)[0], x)
     _, (after, transition) = sample(
         keys,
         denoiser,
-        process,
         sampler,
         grid,
         first,
@@ -91,6 +98,7 @@ def rollout(
         ref=ref,
         trace=lambda info: (info.x_next, info.transition),
         plan=plan,
+        process=process,
     )
     states = jnp.concatenate([first[:, None], jnp.moveaxis(after, 0, 1)], axis=1)
     return jax.lax.stop_gradient(_scored(states, transition, reduce))
@@ -99,7 +107,6 @@ def rollout(
 def rescore(
     keys: Array,
     denoiser: Denoiser | Sequence[Denoiser],
-    process: Any,
     sampler: Sampler,
     grid: Any,
     states: Array,
@@ -110,6 +117,7 @@ def rescore(
     reduce: Reduction = "mean",
     plan: str = "auto",
     remat: bool = False,
+    process: Process | None = None,
 ) -> Trajectory:
     """Scores stored states under other parameters; differentiate this one.
 
@@ -117,7 +125,6 @@ def rescore(
       keys: Those of the roll-out, as for all other arguments but the denoiser's
         parameters and guidance weights.
       denoiser: The network.
-      process: The noise process.
       sampler: The solver.
       grid: Times ``[K + 1]``.
       states: `Trajectory.states`, ``[B, K + 1, *S]``, treated as constants.
@@ -127,6 +134,7 @@ def rescore(
       reduce: As in `rollout`.
       plan: How guidance batches its branches.
       remat: Recompute each step on the backward pass: memory of one step and not K.
+      process: The noise process; None takes the denoiser's.
 
     Returns:
       The same states with the steps' laws under these parameters.
@@ -134,6 +142,7 @@ def rescore(
     Raises:
       ValueError: States that do not fit the grid, or as in `rollout`.
     """
+    process = process_of(denoiser, process)
     _require(sampler, reduce)
     steps = jnp.shape(grid)[0] - 1
     if jnp.ndim(states) < 2 or states.shape[1] != steps + 1:
@@ -150,7 +159,6 @@ def rescore(
     _, transition = sample(
         keys,
         denoiser,
-        process,
         sampler._replace(step=step, stochastic=False),
         grid,
         states[:, 0],
@@ -160,6 +168,7 @@ def rescore(
         trace=lambda info: info.transition,
         plan=plan,
         remat=remat,
+        process=process,
     )
     return _scored(states, transition, reduce)
 

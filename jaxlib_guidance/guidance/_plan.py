@@ -27,6 +27,7 @@ from jaxlib_guidance.types import (
     Branch,
     Context,
     Denoiser,
+    Process,
     PyTree,
     at_least_float32,
 )
@@ -147,7 +148,7 @@ class GuidedDenoiser:
         return init_state(self.guidance, x)
 
     def segments(
-        self, process: Any, times: np.ndarray | None, steps: int
+        self, process: Process, times: np.ndarray | None, steps: int
     ) -> list[tuple[int, int, "GuidedDenoiser"]]:
         """Cuts ``steps`` into runs over which the same terms are active.
 

@@ -13,6 +13,7 @@ from jaxlib_guidance.types import (
     Array,
     Branch,
     Context,
+    Process,
     PyTree,
     concrete,
     expand,
@@ -41,7 +42,7 @@ class During:
         """The inner term's."""
         return init_state(self.inner, x)
 
-    def inside(self, process: Any, t: Any, index: Any, steps: int | None) -> Any:
+    def inside(self, process: Process, t: Any, index: Any, steps: int | None) -> Any:
         """Whether steps that start at ``t``, number ``index``, are inside."""
         start, stop = fixed(self.start), fixed(self.stop)
         if self.unit == "fraction":
@@ -64,7 +65,7 @@ class During:
             level = 2 * (jnp.log(alpha) - jnp.log(sigma))
         return (level > start) & (level <= stop)
 
-    def window(self, process: Any, times: Any, steps: int) -> np.ndarray | None:
+    def window(self, process: Process, times: Any, steps: int) -> np.ndarray | None:
         """Which of the N steps are inside, ``bool [N]``; None if not known yet."""
         for bound in (fixed(self.start), fixed(self.stop)):
             if concrete(bound) is None or jnp.ndim(bound):

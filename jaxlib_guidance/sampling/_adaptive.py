@@ -21,7 +21,15 @@ from jaxlib_guidance.sampling._prepare import (
     require_cond,
 )
 from jaxlib_guidance.sampling._sampler import Denoise
-from jaxlib_guidance.types import Array, Denoiser, PyTree, concrete, expand
+from jaxlib_guidance.types import (
+    Array,
+    Denoiser,
+    Process,
+    PyTree,
+    concrete,
+    expand,
+    process_of,
+)
 
 # Where sigma / alpha exceeds this the data is invisible: one first-order step, whose
 # error is of order alpha^2, leads from there to a time at which log-SNR is finite.
@@ -73,7 +81,7 @@ def embedded_step(
     denoise: Denoise,
     x: Array,
     guidance_state: PyTree,
-    process: Any,
+    process: Process,
     t: Array,
     t_next: Array,
     order: int,
@@ -146,7 +154,6 @@ def _freeze(keep_new, new, old):
 def sample_adaptive(
     keys: Array,
     denoiser: Denoiser | Sequence[Denoiser],
-    process: Any,
     x: Any,
     cond: PyTree = None,
     *,
@@ -160,6 +167,7 @@ def sample_adaptive(
     max_evaluations: int = 1000,
     guidance: Any = None,
     plan: str = "auto",
+    process: Process | None = None,
 ) -> tuple[Array, AdaptiveReport]:
     """Draws samples with per-sample steps in log-SNR, to a stated tolerance.
 
@@ -176,7 +184,6 @@ def sample_adaptive(
     Args:
       keys: One typed key for each sample ``[B]``.
       denoiser: The network, or a tuple of them.
-      process: The noise process.
       x: A sample's shape ``(*S,)``, or the state ``[B, *S]`` at ``t_max``.
       cond: Condition pytree, every leaf ``[B, ...]``.
       order: 2 or 3; the evaluations of a step.
@@ -189,6 +196,7 @@ def sample_adaptive(
       max_evaluations: Bound on the calls of the network.
       guidance: A chain of guidance terms.
       plan: How guidance batches its branches.
+      process: The noise process; None takes the denoiser's.
 
     Returns:
       ``(x [B, *S], report)``.
@@ -205,13 +213,14 @@ def sample_adaptive(
         raise ValueError(
             f"max_evaluations is {max_evaluations}; expected at least {order + 2}"
         )
+    network = guided(denoiser, guidance, plan)
+    process = process_of(denoiser, process)
     last = process.t_min if t_min is None else t_min
     first = process.t_max if t_max is None else t_max
     if not 0 < last < first:
         raise ValueError(
             f"t_min is {last} and t_max {first}; expected 0 < t_min < t_max"
         )
-    network = guided(denoiser, guidance, plan)
     with jax.ensure_compile_time_eval():
         t = jnp.full((), first, jnp.float32)
         end = jnp.full((), last, jnp.float32)

@@ -10,7 +10,14 @@ from jaxlib_guidance.sampling._loop import sample
 from jaxlib_guidance.sampling._prepare import require_grid
 from jaxlib_guidance.sampling._sampler import Sampler, Stepped, stateless
 from jaxlib_guidance.transition import Transition
-from jaxlib_guidance.types import Array, Denoiser, PyTree, at_least_float32, expand
+from jaxlib_guidance.types import (
+    Array,
+    Denoiser,
+    Process,
+    PyTree,
+    at_least_float32,
+    expand,
+)
 
 
 class Inversion(NamedTuple):
@@ -97,13 +104,13 @@ def ddim_inversion(iterations: int = 0) -> Sampler:
 def invert(
     keys: Array,
     denoiser: Denoiser | Sequence[Denoiser],
-    process: Any,
     grid: Any,
     x: Array,
     cond: PyTree = None,
     *,
     iterations: int = 0,
     guidance: Any = None,
+    process: Process | None = None,
     **options: Any,
 ) -> Inversion:
     """The noise from which DDIM on the same grid, condition and guidance gives ``x``.
@@ -111,7 +118,6 @@ def invert(
     Args:
       keys: One typed key for each sample ``[B]``, for guidance that draws.
       denoiser: The network, or a tuple of them.
-      process: The noise process.
       grid: Times ``[N + 1]`` as for sampling, from noise to data. Where it ends at 0,
         the last step of sampling is a denoising, which is undone as far as it can be.
       x: Data, or the state at ``grid[-1]``, ``[B, *S]``.
@@ -119,6 +125,7 @@ def invert(
       iterations: 0 is plain DDIM inversion; see `ddim_inversion`.
       guidance: A chain of guidance terms.
       **options: ``ref``, ``remat``, ``progress``, ``plan`` or ``unroll`` of `sample`.
+      process: The noise process; None takes the denoiser's.
 
     Raises:
       ValueError: A growing grid, or what `sample` raises.
@@ -130,7 +137,6 @@ def invert(
     end, states = sample(
         keys,
         denoiser,
-        process,
         ddim_inversion(iterations),
         grid[::-1] if known is None else known[::-1],
         x,
@@ -138,5 +144,6 @@ def invert(
         guidance=guidance,
         trace=lambda info: info.x_next,
         **options,
+        process=process,
     )
     return Inversion(end, jnp.concatenate([states[::-1], x[None]]))

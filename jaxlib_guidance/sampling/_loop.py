@@ -25,12 +25,14 @@ from jaxlib_guidance.transition import draw
 from jaxlib_guidance.types import (
     Array,
     Denoiser,
+    Process,
     PyTree,
     at_least_float32,
+    process_of,
 )
 
 
-def initial_state(keys: Array, process: Any, t: Array, x: Any) -> Array:
+def initial_state(keys: Array, process: Process, t: Array, x: Any) -> Array:
     """The state at the first time: noise ``sigma(t) eps`` for a shape, else ``x``.
 
     Args:
@@ -56,7 +58,6 @@ def initial_state(keys: Array, process: Any, t: Array, x: Any) -> Array:
 def sample(
     keys: Array,
     denoiser: Denoiser | Sequence[Denoiser],
-    process: Any,
     sampler: Sampler,
     grid: Any,
     x: Any,
@@ -69,6 +70,7 @@ def sample(
     progress: Callable[[int, int], None] | None = None,
     plan: str = "auto",
     unroll: int = 1,
+    process: Process | None = None,
 ) -> tuple[Array, PyTree]:
     """Draws samples: one `lax.scan` over the time grid.
 
@@ -79,7 +81,6 @@ def sample(
       keys: One typed key for each sample ``[B]``; see `sample_keys`.
       denoiser: The network, or a tuple of them (the base first) for terms that contrast
         networks.
-      process: The noise process.
       sampler: The solver, such as ``ddim()``.
       grid: Times ``[N + 1]`` from noise to data, the last usually 0. A growing grid
         runs the ODE backwards, for solvers that can.
@@ -94,6 +95,7 @@ def sample(
       progress: Called on the host with ``(steps done, N)``, at most twenty times.
       plan: How guidance batches its branches; see `guidance.steer`.
       unroll: Steps per iteration of the compiled loop.
+      process: The noise process; None takes the denoiser's.
 
     Returns:
       ``(x [B, *S], traced)`` where ``traced`` has leading ``N``, or is None.
@@ -107,6 +109,7 @@ def sample(
         name = getattr(sampler, "__name__", type(sampler).__name__)
         raise TypeError(f"sampler is {name}; expected a Sampler, such as ddim()")
     network = guided(denoiser, guidance, plan)
+    process = process_of(denoiser, process)
     grid, known = require_grid(grid, sampler.reversible)
     steps = grid.shape[0] - 1
     x = initial_state(keys, process, grid[0], x)

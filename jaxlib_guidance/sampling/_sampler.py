@@ -1,11 +1,12 @@
 """What a solver is: a pair of pure functions, and what a step sees and returns."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jaxlib_guidance.transition import Transition
 from jaxlib_guidance.types import (
     Array,
+    Process,
     PyTree,
 )
 
@@ -30,7 +31,7 @@ class Interval(NamedTuple):
     alpha_next: Array
     sigma_next: Array
     keys: Array
-    process: Any
+    process: Process
     left: Array | int = 2**30
 
 

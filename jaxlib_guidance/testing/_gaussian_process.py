@@ -14,6 +14,7 @@ from jaxlib_guidance.types import (
     Array,
     Denoised,
     Denoiser,
+    Process,
     at_least_float32,
     pytree_dataclass,
 )
@@ -74,7 +75,7 @@ def seasonal_cov(
     return season + noise * np.eye(length)
 
 
-def process_denoiser(law: GaussianProcess, process: Any) -> Denoiser:
+def process_denoiser(law: GaussianProcess, process: Process) -> Denoiser:
     """``E[x0 | x_t] = alpha S (alpha^2 S + sigma^2 I)^-1 x_t``, for ``x [B, L, 1]``.
 
     Args:
@@ -91,7 +92,7 @@ def process_denoiser(law: GaussianProcess, process: Any) -> Denoiser:
         x0 = jnp.einsum("bkc,lk->blc", gain[..., None] * along, law.axes)
         return Denoised(x0)
 
-    return Denoiser(apply)
+    return Denoiser(apply, process=process)
 
 
 def condition(

@@ -13,7 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.types import Array, Denoised, Denoiser, pytree_dataclass
+from jaxlib_guidance.types import (
+    Array,
+    Denoised,
+    Denoiser,
+    Process,
+    pytree_dataclass,
+)
 
 
 @pytree_dataclass
@@ -120,7 +126,7 @@ def score(mixture: GaussianMixture, x: Array, alpha: Any, sigma: Any) -> Array:
     return (a * mean - x) / s**2
 
 
-def exact_denoiser(mixture: GaussianMixture, process: Any) -> Denoiser:
+def exact_denoiser(mixture: GaussianMixture, process: Process) -> Denoiser:
     """The perfect network for this mixture and process.
 
     A condition ``cond [B]`` of component labels (-1 for none) gives the conditional
@@ -142,7 +148,7 @@ def exact_denoiser(mixture: GaussianMixture, process: Any) -> Denoiser:
             )(flat, alpha, sigma, jnp.asarray(cond))
         return Denoised(mean.reshape(x.shape))
 
-    return Denoiser(apply)
+    return Denoiser(apply, process=process)
 
 
 def draw_exact(mixture: GaussianMixture, key: Array, n: int) -> Array:

@@ -25,6 +25,7 @@ from jaxlib_guidance.timeseries._layout import Inputs, Layout
 from jaxlib_guidance.types import (
     Array,
     Denoiser,
+    Process,
     PyTree,
     concrete,
 )
@@ -36,7 +37,6 @@ FORMS = ("posterior", "estimate", "after")
 def infill(
     keys: Array,
     denoiser: Denoiser,
-    process: Any,
     observed: Observed,
     cond: PyTree = None,
     *,
@@ -45,6 +45,7 @@ def infill(
     scale: Any = 1.0,
     form: Form = "posterior",
     sampler: Sampler | None = None,
+    process: Process | None = None,
 ) -> Array:
     """Windows that agree with what was observed: forecasts, imputations.
 
@@ -53,7 +54,6 @@ def infill(
     Args:
       keys: Typed keys ``[B]``.
       denoiser: Of windows ``[B, L, C]``.
-      process: Its noise process.
       observed: What is known, and each path's level.
       cond: Condition, every leaf ``[B, ...]``.
       grid: Times ``[N + 1]``.
@@ -61,6 +61,7 @@ def infill(
       scale: Guidance scale, scalar or ``[B]``; 0 samples without guidance.
       form: "posterior", "estimate" (see `observation`) or "after" (`guided_after`).
       sampler: The solver; None is ``ddpm()``.
+      process: The noise process; None takes the denoiser's.
 
     Returns:
       ``[B, L, C]``.
@@ -86,7 +87,7 @@ def infill(
         guidance = observation(observed, energy, scale, form)
     shape = observed.y.shape[1:]
     return sample(
-        keys, denoiser, process, sampler, grid, shape, cond, guidance=guidance
+        keys, denoiser, sampler, grid, shape, cond, guidance=guidance, process=process
     )[0]
 
 
@@ -113,7 +114,6 @@ def paths_of(inputs: Inputs, samples: int) -> tuple[Observed, PyTree]:
 def forecast(
     keys: Array,
     denoiser: Denoiser,
-    process: Any,
     layout: Layout,
     inputs: Inputs,
     samples: int,
@@ -123,6 +123,7 @@ def forecast(
     scale: Any = 1.0,
     form: Form = "posterior",
     sampler: Sampler | None = None,
+    process: Process | None = None,
 ) -> Array:
     """Paths of each window in the unit of its series: history and future.
 
@@ -131,7 +132,6 @@ def forecast(
     Args:
       keys: Typed keys, one for each window ``[N]``.
       denoiser: Of windows ``[B, L, C]``.
-      process: Its noise process.
       layout: Of its inputs.
       inputs: Of ``N`` windows, from ``layout.inputs``.
       samples: Paths ``S`` of each window.
@@ -140,6 +140,7 @@ def forecast(
       scale: Guidance scale, scalar or one for each path ``[N S]``.
       form: Form of the guidance.
       sampler: The solver.
+      process: The noise process; None takes the denoiser's.
 
     Returns:
       ``[N, S, L]``, or ``[N, S, L, D]`` of joint series. The last ``layout.horizon``
@@ -172,7 +173,6 @@ def forecast(
     x = infill(
         own,
         denoiser,
-        process,
         observed,
         cond,
         grid=grid,
@@ -180,6 +180,7 @@ def forecast(
         scale=scale,
         form=form,
         sampler=sampler,
+        process=process,
     )
     x = x[..., : layout.joint].reshape(*wanted[:1], samples, layout.length, -1)
     if layout.joint == 1:

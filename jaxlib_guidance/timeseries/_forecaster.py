@@ -107,7 +107,6 @@ class Forecaster:
         return forecast(
             keys,
             self.model.denoiser(params),
-            self.model.process,
             self.layout,
             inputs,
             samples,

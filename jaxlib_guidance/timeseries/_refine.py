@@ -21,9 +21,11 @@ from jaxlib_guidance.transition import Transition, draw
 from jaxlib_guidance.types import (
     Array,
     Denoiser,
+    Process,
     PyTree,
     at_least_float32,
     concrete,
+    process_of,
 )
 
 # Sub-streams of a step: the noise that is denoised, and the move's own.
@@ -32,27 +34,29 @@ DENOISED, MOVED = 0, 1
 
 def noise_errors(
     denoiser: Denoiser,
-    process: Any,
     x0: Array,
     eps: Array,
     t: Array,
     cond: PyTree = None,
     mask: Array | None = None,
+    *,
+    process: Process | None = None,
 ) -> Array:
     """``sum (eps - eps_hat(alpha x0 + sigma eps, t))^2`` of each window.
 
     Args:
       denoiser: Of windows.
-      process: Its noise process.
       x0: ``[B, L, C]``.
       eps: Standard normal noise, of the same shape.
       t: Scalar or ``[B]``.
       cond: Condition, every leaf ``[B, ...]``.
       mask: ``[B, L, C]``: only these entries count.
+      process: The noise process; None takes the denoiser's.
 
     Returns:
       ``[B]``.
     """
+    process = process_of(denoiser, process)
     x_t = perturb(process, x0, eps, t)
     alpha, sigma = coefficients(process, t, x_t)
     # eps_hat = (x_t - alpha x0_hat) / sigma: the error of x0 in another unit.
@@ -64,11 +68,12 @@ def noise_errors(
 def representative_time(
     keys: Array,
     denoiser: Denoiser,
-    process: Any,
     x0: Array,
     times: Array,
     cond: PyTree = None,
     mask: Array | None = None,
+    *,
+    process: Process | None = None,
 ) -> Array:
     """The time whose loss is nearest to the mean loss over all times.
 
@@ -77,12 +82,12 @@ def representative_time(
     Args:
       keys: Typed keys ``[B]``.
       denoiser: Of windows.
-      process: Its noise process.
       x0: Windows to measure on ``[B, L, C]``, a few hundred; the published batch has
         1024.
       times: Candidates ``[T]``, those of training.
       cond: Condition, every leaf ``[B, ...]``.
       mask: ``[B, L, C]``, what is known of ``x0``.
+      process: The noise process; None takes the denoiser's.
 
     Returns:
       One of ``times``, a scalar.
@@ -93,7 +98,7 @@ def representative_time(
 
     def loss(i):
         eps = rng.normal(rng.fold(keys, i), x0.shape[1:])
-        each = noise_errors(denoiser, process, x0, eps, times[i], cond, mask)
+        each = noise_errors(denoiser, x0, eps, times[i], cond, mask, process=process)
         return jnp.mean(each)
 
     losses = jax.lax.map(loss, jnp.arange(len(times)))
@@ -103,7 +108,6 @@ def representative_time(
 def refine(
     keys: Array,
     denoiser: Denoiser,
-    process: Any,
     start: Observed,
     cond: PyTree = None,
     *,
@@ -113,6 +117,7 @@ def refine(
     step_size: Any = 0.1,
     noise: Any = 0.1,
     weight: Any = 1.0,
+    process: Process | None = None,
 ) -> Array:
     """Moves windows to where the model finds them likely, but not far from a start.
 
@@ -124,7 +129,6 @@ def refine(
     Args:
       keys: Typed keys ``[B]``.
       denoiser: Of windows ``[B, L, C]``.
-      process: Its noise process.
       start: The completed windows, from `completed`; its mask says where ``R`` counts:
         published are the observed entries for "square", and these and the forecast for
         "quantile". Where it is 0 and ``y`` is not finite, the start is 0.
@@ -135,6 +139,7 @@ def refine(
       step_size: ``h``.
       noise: ``nu``; the published ``gamma`` is its square.
       weight: ``w``.
+      process: The noise process; None takes the denoiser's.
 
     Returns:
       ``[B, L, C]``.
@@ -153,7 +158,7 @@ def refine(
     std = jnp.sqrt(2 * h) * noise
 
     def total(y, eps):
-        each = noise_errors(denoiser, process, y, eps, t, cond)
+        each = noise_errors(denoiser, y, eps, t, cond, process=process)
         return jnp.sum(each + weight * chosen(y, start))
 
     def move(y, i):

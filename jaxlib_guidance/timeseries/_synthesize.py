@@ -9,37 +9,37 @@ from jaxlib_guidance.sampling import Sampler, ddpm, sample
 from jaxlib_guidance.timeseries._baselines import fit_ridge, scale_context
 from jaxlib_guidance.timeseries._layout import Layout
 from jaxlib_guidance.timeseries._metrics import wql
-from jaxlib_guidance.types import Array, Denoiser, PyTree
+from jaxlib_guidance.types import Array, Denoiser, Process, PyTree
 
 
 def synthesize(
     keys: Array,
     denoiser: Denoiser,
-    process: Any,
     layout: Layout,
     cond: PyTree = None,
     *,
     grid: Any,
     sampler: Sampler | None = None,
+    process: Process | None = None,
 ) -> Array:
     """Windows from the model alone, in the scaled space: their unit is 1.
 
     Args:
       keys: Typed keys ``[N]``.
       denoiser: Of windows ``[N, L, C]``.
-      process: Its noise process.
       layout: Of its inputs.
       cond: Condition ``[N, L, F]`` if the layout has features. Zeros for lags and for
         what is told are "unknown"; see `without_past`.
       grid: Times.
       sampler: The solver; None is ``ddpm()``.
+      process: The noise process; None takes the denoiser's.
 
     Returns:
       ``[N, L]``, or ``[N, L, D]`` of joint series.
     """
     sampler = ddpm() if sampler is None else sampler
     shape = (layout.length, layout.channels)
-    x, _ = sample(keys, denoiser, process, sampler, grid, shape, cond)
+    x, _ = sample(keys, denoiser, sampler, grid, shape, cond, process=process)
     x = x[..., : layout.joint]
     one = jnp.ones((len(x), layout.joint)) if layout.joint > 1 else jnp.ones(len(x))
     return layout.restore(x[..., 0] if layout.joint == 1 else x, one)

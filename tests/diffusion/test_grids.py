@@ -160,4 +160,4 @@ def test_sampling_refuses_bad_grids(grid, match):
     keys = sample_keys(jax.random.key(0), 2)
     denoiser = Denoiser(lambda x, t, cond, **_: Denoised(x))
     with pytest.raises(ValueError, match=match):
-        sample(keys, denoiser, VPCosine(), ddim(), np.array(grid), (2,))
+        sample(keys, denoiser, ddim(), np.array(grid), (2,), process=VPCosine())

@@ -45,7 +45,7 @@ def test_the_weighted_x0_error_is_the_plain_error_of_the_prediction(name, kind):
     keys = rng.sample_keys(jax.random.key(1), 4)
     x0, eps = rng.normal(keys, (3, 2)), rng.normal(rng.fold(keys, 1), (3, 2))
     guess = denoiser_with_error(0.3)
-    got = denoising_loss(guess, process, x0, eps, T, weighting=kind)
+    got = denoising_loss(guess, x0, eps, T, weighting=kind, process=process)
     x_t = perturb(process, x0, eps, T)
     said = from_x0(process, kind, guess(x_t, T).x0, x_t, T)
     true = from_x0(process, kind, x0, x_t, T)
@@ -73,7 +73,7 @@ def test_edm_weight_gives_the_raw_network_unit_weight(name):
             lambda x, level, c: raw, process, precondition=True, sigma_data=0.7
         )
         weight = partial(edm_weight, sigma_data=0.7)
-        return denoising_loss(made, process, x0, eps, T, weighting=weight)
+        return denoising_loss(made, x0, eps, T, weighting=weight, process=process)
 
     zero = jnp.zeros((4, 8))
     # Quadratic in F, so its second derivative along ones is 2 mean(1) = 2.
@@ -184,7 +184,9 @@ def test_the_exact_denoiser_minimises_every_weighting(weighting):
         def apply(x, t, cond, *, control, capture):
             return Denoised(gain * exact(x, t, cond).x0 + shift)
 
-        each = denoising_loss(Denoiser(apply), process, x0, eps, t, weighting=weighting)
+        each = denoising_loss(
+            Denoiser(apply), x0, eps, t, weighting=weighting, process=process
+        )
         return jnp.mean(each)
 
     shifts, gains = jnp.array([0, 0.1, -0.1, 0, 0]), jnp.array([1, 1, 1, 1.1, 0.9])
@@ -194,20 +196,24 @@ def test_the_exact_denoiser_minimises_every_weighting(weighting):
 
 def test_samples_do_not_meet():
     x0 = jnp.ones((4, 2))
-    each = denoising_loss(denoiser_with_error(0.5), VE(), x0, x0, T)
-    alone = denoising_loss(denoiser_with_error(0.5), VE(), x0[2:3], x0[2:3], T[2:3])
+    each = denoising_loss(denoiser_with_error(0.5), x0, x0, T, process=VE())
+    alone = denoising_loss(
+        denoiser_with_error(0.5), x0[2:3], x0[2:3], T[2:3], process=VE()
+    )
     np.testing.assert_allclose(each[2:3], alone, rtol=1e-6)
 
 
 def test_refusals():
     x0, guess = jnp.ones((4, 2)), denoiser_with_error(0.5)
     with pytest.raises(ValueError, match="weighting is 'snr'"):
-        denoising_loss(guess, VE(), x0, x0, T, weighting="snr")
+        denoising_loss(guess, x0, x0, T, weighting="snr", process=VE())
     with pytest.raises(ValueError, match="t has shape"):
-        denoising_loss(guess, VE(), x0, x0, T[0])
+        denoising_loss(guess, x0, x0, T[0], process=VE())
     with pytest.raises(ValueError, match="eps has shape"):
-        denoising_loss(guess, VE(), x0, x0[:, :1], T)
+        denoising_loss(guess, x0, x0[:, :1], T, process=VE())
     with pytest.raises(ValueError, match="weighting returned shape"):
-        denoising_loss(guess, VE(), x0, x0, T, weighting=lambda p, t: t[:, None])
+        denoising_loss(
+            guess, x0, x0, T, weighting=lambda p, t: t[:, None], process=VE()
+        )
     with pytest.raises(ValueError, match="kind is 'snr'"):
         prediction_weight(VE(), T, "snr")

@@ -43,7 +43,6 @@ def direct(params, seed, ids, labels, cfg):
     return jg.sample(
         jg.sample_keys(jax.random.key(seed), ids),
         jg.parametrize(network, PROCESS, "x0"),
-        PROCESS,
         jg.ddim(1.0),
         GRID,
         (3,),

@@ -53,7 +53,7 @@ def test_the_score_function_is_the_gradient_of_the_expected_reward():
     @jax.jit
     def estimate(params):
         first = rollout(
-            keys, denoiser(params), FLOW, flow_sde(), GRID, (), reduce="sum"
+            keys, denoiser(params), flow_sde(), GRID, (), reduce="sum", process=FLOW
         )
         reward = -((first.states[:, -1] - 1) ** 2)
 
@@ -61,11 +61,11 @@ def test_the_score_function_is_the_gradient_of_the_expected_reward():
             again = rescore(
                 keys,
                 denoiser(params),
-                FLOW,
                 flow_sde(),
                 GRID,
                 first.states,
                 reduce="sum",
+                process=FLOW,
             )
             each = ddpo(
                 again.logp, None, leave_one_out(reward), again.mask, advantage_clip=1e9
@@ -133,12 +133,14 @@ def test_dpok_is_ddpo_within_the_range_and_nothing_outside():
 def test_the_gap_is_the_kl_up_to_a_factor_of_time():
     process = VPCosine()
     keys = sample_keys(jax.random.key(1), 4)
-    args = (process, ddim(1.0), uniform_grid(process, 3))
+    args = (ddim(1.0), uniform_grid(process, 3))
 
     @jax.jit
     def divergence():
-        first = rollout(keys, denoiser((0.5, 0.0)), *args, (2,))
-        other = rescore(keys, denoiser((0.5, 0.3)), *args, first.states)
+        first = rollout(keys, denoiser((0.5, 0.0)), *args, (2,), process=process)
+        other = rescore(
+            keys, denoiser((0.5, 0.3)), *args, first.states, process=process
+        )
         return step_kl(other.transition, first.transition)[:, :2]
 
     kl = divergence()

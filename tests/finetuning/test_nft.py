@@ -74,7 +74,7 @@ def test_all_good_at_beta_1_is_flow_matching_on_the_samples():
 
     def matching(gain):
         return denoising_loss(
-            denoiser(gain), process, TARGET, eps, t, weighting="x0"
+            denoiser(gain), TARGET, eps, t, weighting="x0", process=process
         ).sum()
 
     got, want = (jax.value_and_grad(f)(0.7) for f in (nft, matching))

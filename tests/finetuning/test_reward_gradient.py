@@ -30,7 +30,7 @@ def reward(x):
 
 
 def run(params, sampler, **options):
-    return sample(KEYS, denoiser(params), FLOW, sampler, GRID, START, **options)
+    return sample(KEYS, denoiser(params), sampler, GRID, START, **options, process=FLOW)
 
 
 def closed_form(k):
@@ -88,11 +88,11 @@ def test_through_all_steps_is_autodiff_of_the_guided_sampler_with_memory():
                         jnp.tanh(params[0] * x + params[1] * cond[:, None])
                     )
                 ),
-                FLOW,
                 sampler,
                 GRID,
                 START,
                 **options,
+                process=FLOW,
             )
             return reward(x).sum(), x
 
@@ -124,11 +124,11 @@ def test_frozen_steps_are_not_computed_again():
         x, _ = sample(
             KEYS,
             Denoiser(lambda x, t, cond, **_: Denoised(jnp.tanh(params[0] * x))),
-            FLOW,
             through_last(ddim(), 1),
             GRID,
             START,
             remat=True,
+            process=FLOW,
         )
         return reward(x).sum()
 
@@ -171,7 +171,9 @@ def test_draft_lv_in_closed_form():
     @jax.jit
     def slopes(params):
         def values(params, n):
-            return draft_lv(keys, denoiser(params), FLOW, x, t, reward=reward, n=n)
+            return draft_lv(
+                keys, denoiser(params), x, t, reward=reward, n=n, process=FLOW
+            )
 
         return [jax.jacfwd(values)(params, n) for n in (1, 8)]
 
@@ -184,7 +186,9 @@ def test_draft_lv_in_closed_form():
         assert (np.abs(error) < 4 * each.std(0) / np.sqrt(b)).all()
     np.testing.assert_allclose(many.var(0) / one.var(0), 1 / 8, rtol=0.15)
     blind = jax.grad(
-        lambda x: draft_lv(KEYS, denoiser(PARAMS), FLOW, x, t, reward=reward).sum()
+        lambda x: draft_lv(
+            KEYS, denoiser(PARAMS), x, t, reward=reward, process=FLOW
+        ).sum()
     )(START)
     assert not blind.any()
 
@@ -192,6 +196,6 @@ def test_draft_lv_in_closed_form():
 def test_bad_input_is_named():
     net = denoiser(PARAMS)
     with pytest.raises(ValueError, match="n is 0"):
-        draft_lv(KEYS, net, FLOW, START, 0.1, reward=reward, n=0)
+        draft_lv(KEYS, net, START, 0.1, reward=reward, n=0, process=FLOW)
     with pytest.raises(ValueError, match=r"reward\(x\) has shape \(3, 1\)"):
-        draft_lv(KEYS, net, FLOW, START, 0.1, reward=lambda x: x)
+        draft_lv(KEYS, net, START, 0.1, reward=lambda x: x, process=FLOW)

@@ -30,7 +30,7 @@ def denoiser(params):
         shift = 0.0 if cond is None else params["shift"][cond][:, None, None]
         return Denoised(params["gain"] * alpha * x + shift)
 
-    return Denoiser(apply)
+    return Denoiser(apply, process=PROCESS)
 
 
 def brightness(x0, ctx):
@@ -51,7 +51,7 @@ POLICIES = {
 
 def arguments(name):
     sampler, guidance = POLICIES[name]
-    return (PROCESS, sampler, GRID), {"guidance": guidance, "reduce": "sum"}
+    return (sampler, GRID), {"guidance": guidance, "reduce": "sum"}
 
 
 @pytest.fixture(scope="module", params=POLICIES)
@@ -232,7 +232,7 @@ def test_half_precision_has_float32_densities():
 def test_bad_input_is_named():
     args, _ = arguments("ddim")
     with pytest.raises(ValueError, match="draws no noise"):
-        rollout(KEYS, denoiser(PARAMS), PROCESS, ddim(), GRID, SHAPE)
+        rollout(KEYS, denoiser(PARAMS), ddim(), GRID, SHAPE, process=PROCESS)
     with pytest.raises(ValueError, match="reduce is 'max'"):
         rollout(KEYS, denoiser(PARAMS), *args, SHAPE, reduce="max")
     with pytest.raises(ValueError, match=r"expected \[B, 6, \*S\]"):
@@ -241,4 +241,4 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="q.mean has shape"):
         step_kl(law, jax.tree.map(lambda leaf: leaf[:1], law))
     with pytest.raises(TypeError, match="expected a Sampler"):
-        rollout(KEYS, denoiser(PARAMS), PROCESS, ddim, GRID, SHAPE)
+        rollout(KEYS, denoiser(PARAMS), ddim, GRID, SHAPE, process=PROCESS)

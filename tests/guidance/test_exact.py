@@ -87,9 +87,9 @@ def test_exact_evidence_draws_from_the_tilted_posterior(size, kind):
     @jax.jit
     def run(weight):
         guidance = jg.chain(term(weight))
-        return jg.sample(
-            keys, denoiser, PROCESS, dpmpp_2m(), GRID, (size,), guidance=guidance
-        )[0]
+        return jg.sample(keys, denoiser, dpmpp_2m(), GRID, (size,), guidance=guidance)[
+            0
+        ]
 
     bounds = 3.5 * count**-0.5, 3.5 * (2 / count) ** 0.5
     mean, variance = misfit(run(1.0), exact, prior)

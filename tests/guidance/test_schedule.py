@@ -18,7 +18,6 @@ def run(counter, guidance, sampler=None, grid=None, batch=2, **options):
     return jg.sample(
         keys,
         counter.denoiser,
-        PROCESS,
         sampler or jg.ddim(),
         grid,
         (4,),

@@ -219,7 +219,15 @@ def sample(guidance, x, labels, keys, params=PARAMS, **options):
     nets, solver = denoisers(params), jg.ddim(0.5)
     guidance = jg.chain(guidance)
     return jg.sample(
-        keys, nets, PROCESS, solver, grid, x, labels, guidance=guidance, **options
+        keys,
+        nets,
+        solver,
+        grid,
+        x,
+        labels,
+        guidance=guidance,
+        **options,
+        process=PROCESS,
     )[0]
 
 

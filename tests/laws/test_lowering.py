@@ -52,16 +52,14 @@ def shrunk(x, t, cond):
 @pytest.mark.parametrize("name", SOLVERS)
 def test_solvers(name):
     denoiser = jg.parametrize(shrunk, PROCESS)
-    lower(
-        lambda k: jg.sample(k, denoiser, PROCESS, SOLVERS[name], GRID, SHAPE)[0], KEYS
-    )
+    lower(lambda k: jg.sample(k, denoiser, SOLVERS[name], GRID, SHAPE)[0], KEYS)
 
 
 def test_adaptive_solver_and_inversion():
     denoiser = jg.parametrize(shrunk, PROCESS)
-    lower(lambda k: jg.sample_adaptive(k, denoiser, PROCESS, SHAPE)[0], KEYS)
+    lower(lambda k: jg.sample_adaptive(k, denoiser, SHAPE)[0], KEYS)
     x = jnp.ones((2, *SHAPE))
-    lower(lambda k, x: jg.invert(k, denoiser, PROCESS, GRID, x), KEYS, x)
+    lower(lambda k, x: jg.invert(k, denoiser, GRID, x), KEYS, x)
 
 
 @pytest.mark.parametrize("make", [tiny_dit, tiny_unet])
@@ -83,7 +81,6 @@ def test_guided_networks(make):
         return jg.sample(
             keys,
             denoiser,
-            PROCESS,
             jg.dpmpp_2m(),
             GRID,
             SHAPE,
@@ -104,9 +101,7 @@ def test_train_step():
         denoiser = jg.parametrize(jg.models.from_linen(module, params), PROCESS, "v")
         eps = rng.normal(keys, SHAPE)
         t = log_normal_t(PROCESS, rng.uniform(rng.fold(keys, 1)))
-        return denoising_loss(
-            denoiser, PROCESS, batch["image"], eps, t, batch["label"]
-        ), {}
+        return denoising_loss(denoiser, batch["image"], eps, t, batch["label"]), {}
 
     tx = optax.adamw(1e-3)
     step = make_train_step(loss, tx, ema_decay=0.99, accumulate=2, clip=1.0)

@@ -70,7 +70,7 @@ def steer(weight, pull=0.1):
 def guided(keys, cond, weight=0.7, sampler=SAMPLERS["ddpm"], net=NET, **options):
     term = steer(weight)
     return sample(
-        keys, net, PROCESS, sampler, GRID, (2,), cond, guidance=term, **options
+        keys, net, sampler, GRID, (2,), cond, guidance=term, **options, process=PROCESS
     )[0]
 
 
@@ -147,7 +147,7 @@ def test_the_search_for_collectives_finds_one():
     sharding = NamedSharding(mesh(), PartitionSpec("data"))
 
     def coupled(keys):
-        x = sample(keys, NET, PROCESS, ddpm(), GRID, (2,), COND)[0]
+        x = sample(keys, NET, ddpm(), GRID, (2,), COND, process=PROCESS)[0]
         return x - jnp.mean(x)
 
     keys = jax.device_put(KEYS, sharding)
@@ -188,7 +188,7 @@ def test_the_network_is_traced_once(name):
     net = counting(calls)
     sampler = SAMPLERS[name]
     plain = jax.jit(
-        lambda keys: sample(keys, net, PROCESS, sampler, GRID, (2,), COND)[0]
+        lambda keys: sample(keys, net, sampler, GRID, (2,), COND, process=PROCESS)[0]
     )
     plain.lower(KEYS)
     # Wrappers that make Langevin moves hold a second copy of it, for the moves.
@@ -199,12 +199,12 @@ def test_the_network_is_traced_once(name):
         lambda keys, weight: sample(
             keys,
             net,
-            PROCESS,
             sampler,
             GRID,
             (2,),
             COND,
             guidance=chain(cfg(weight, jnp.int32(-1))),
+            process=PROCESS,
         )[0]
     )
     contrast.lower(KEYS, jnp.float32(1))
@@ -230,7 +230,7 @@ def test_windows_cost_what_they_cover():
         calls.clear()
         jax.jit(
             lambda keys: sample(
-                keys, net, PROCESS, ddpm(), GRID, (2,), COND, guidance=term
+                keys, net, ddpm(), GRID, (2,), COND, guidance=term, process=PROCESS
             )[0]
         ).lower(KEYS)
         return [shape[0] for shape in calls]
@@ -279,7 +279,7 @@ def test_inpainting_shards_with_its_source():
     @jax.jit
     def run(keys, source):
         sampler = with_recurrence(inpaint(ddpm(), source, jnp.array([1.0, 0.0])), 1)
-        return sample(keys, NET, PROCESS, sampler, GRID, (2,), COND)[0]
+        return sample(keys, NET, sampler, GRID, (2,), COND, process=PROCESS)[0]
 
     args = jax.device_put((KEYS, source), sharding)
     compiled = run.lower(*args).compile()

@@ -160,9 +160,7 @@ def test_a_sampler_loop_transforms_no_kernel():
 
     def run(params):
         grid = jnp.linspace(1.0, 0.0, 5)
-        return sample(
-            keys, model.denoiser(params), model.process, ddim(), grid, model.shape
-        )[0]
+        return sample(keys, model.denoiser(params), ddim(), grid, model.shape)[0]
 
     jaxpr = jax.make_jaxpr(run)(params).jaxpr
     loops = [e for e in jaxpr.eqns if e.primitive.name == "scan"]

@@ -13,7 +13,7 @@ from jaxlib_guidance.policy import (
     best_of_group,
     gpg,
     group_center,
-    group_norm,
+    group_normalize,
     informative,
     leave_one_out,
     multi_reward,
@@ -30,8 +30,8 @@ IDS = np.array([2, 0, 0, 2, 1, 2, 3, 0, 4, 4])  # Groups of 3, 1, 3, 1, 2.
 RAGGED = GEN.normal(size=10).astype(np.float32)
 GROUPED = {
     "center": group_center,
-    "norm": group_norm,
-    "population": functools.partial(group_norm, ddof=0, eps=1e-4),
+    "norm": group_normalize,
+    "population": functools.partial(group_normalize, ddof=0, eps=1e-4),
     "loo": leave_one_out,
     "best": best_of_group,
 }
@@ -91,7 +91,7 @@ def test_a_sample_without_reward(name, one_program):
 
 
 def test_a_reward_that_is_nan_is_not_hidden():
-    got = np.asarray(group_norm(np.where(R[2, 1] == R, np.nan, R)))
+    got = np.asarray(group_normalize(np.where(R[2, 1] == R, np.nan, R)))
     assert np.isnan(got[2]).all()
     assert np.isfinite(np.delete(got, 2, 0)).all()
 
@@ -101,7 +101,7 @@ def test_golden():
     # specs/policy_llm.md, sections 5.1 and 9.
     np.testing.assert_allclose(leave_one_out(one)[0], [1, -1 / 3, -1 / 3, -1 / 3])
     for ddof, expected in ((1, (1.5, -0.5)), (0, (3**0.5, -(3**-0.5)))):
-        got = group_norm(one, ddof=ddof, eps=0.0)[0]
+        got = group_normalize(one, ddof=ddof, eps=0.0)[0]
         np.testing.assert_allclose(got[:2], expected, rtol=1e-5)
     np.testing.assert_allclose(leave_one_out(R), group_center(R) * 4 / 3, atol=1e-6)
 
@@ -109,9 +109,9 @@ def test_golden():
 def test_scale_of_the_batch_on_eight_devices():
     r = GEN.normal(size=(8, 4)).astype(np.float32)
     expected = (r - r.mean(1, keepdims=True)) / (r.std(ddof=1) + 1e-6)
-    fn = functools.partial(group_norm, scale="batch")
+    fn = functools.partial(group_normalize, scale="batch")
     np.testing.assert_allclose(fn(r), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(group_norm(r, scale="none"), group_center(r))
+    np.testing.assert_allclose(group_normalize(r, scale="none"), group_center(r))
     split = on_eight_devices(fn)(r)
     np.testing.assert_allclose(split, expected, rtol=1e-4, atol=1e-5)
     split = on_eight_devices(whiten)(r)
@@ -222,9 +222,11 @@ def test_several_rewards():
     rewards = GEN.normal(size=(5, 4, 2)).astype(np.float32) * np.float32([1, 100])
     weights = np.array([0.7, 0.3])
     summed = multi_reward(rewards, weights)
-    np.testing.assert_allclose(summed, group_norm(rewards @ weights), rtol=1e-4)
+    np.testing.assert_allclose(summed, group_normalize(rewards @ weights), rtol=1e-4)
     apart = multi_reward(rewards, weights, order="norm_then_sum")
-    each = 0.7 * group_norm(rewards[..., 0]) + 0.3 * group_norm(rewards[..., 1])
+    each = 0.7 * group_normalize(rewards[..., 0]) + 0.3 * group_normalize(
+        rewards[..., 1]
+    )
     np.testing.assert_allclose(apart, each, rtol=1e-4, atol=1e-5)
     # The large reward rules the sum, not the sum of what is normalised.
     louder = rewards * np.float32([1, 10])
@@ -281,11 +283,11 @@ def test_gradients_stop():
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda: group_norm(R, IDS), "num_groups is None and group_ids an array"),
-        (lambda: group_norm(R, IDS, 3), r"expected \[B\] with group_ids"),
-        (lambda: group_norm(RAGGED, IDS[1:], 3), "group_ids has shape"),
-        (lambda: group_norm(R, scale="all"), "scale is 'all'"),
-        (lambda: group_norm(R, axis_name="data"), "axis_name has no effect"),
+        (lambda: group_normalize(R, IDS), "num_groups is None and group_ids an array"),
+        (lambda: group_normalize(R, IDS, 3), r"expected \[B\] with group_ids"),
+        (lambda: group_normalize(RAGGED, IDS[1:], 3), "group_ids has shape"),
+        (lambda: group_normalize(R, scale="all"), "scale is 'all'"),
+        (lambda: group_normalize(R, axis_name="data"), "axis_name has no effect"),
         (lambda: group_center(jnp.float32(1)), "rewards is a scalar"),
         (lambda: opo(R, RAGGED), "lengths has shape"),
         (lambda: remax(R, R), "greedy has shape"),

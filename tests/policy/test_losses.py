@@ -17,7 +17,7 @@ from jaxlib_guidance.policy import (
     focal_nll,
     gmpo,
     group_center,
-    group_norm,
+    group_normalize,
     ld_dpo,
     log_ratio,
     mixed_policy_weight,
@@ -209,7 +209,7 @@ def test_nft_ties_with_dr_grpo_and_grpo(right):
     logp = jnp.asarray(-GEN.uniform(0.1, 3, size=(6, T)), jnp.float32)
     for weight, advantage in (
         ("dr_grpo", group_center(correct[None])),
-        ("grpo", group_norm(correct[None], ddof=0, eps=0.0)),
+        ("grpo", group_normalize(correct[None], ddof=0, eps=0.0)),
     ):
         fn = functools.partial(nft, weight=weight)
         got = jax.jit(jax.grad(lambda p, fn=fn: jnp.sum(fn(p, logp, correct, rate))))(

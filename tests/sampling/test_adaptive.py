@@ -55,11 +55,11 @@ def test_error_follows_the_tolerance(name, mixture, order, loose, tight, cost):
         return sample_adaptive(
             KEYS,
             exact_denoiser(mixture, process),
-            process,
             exact.shape[1:],
             order=order,
             rtol=rtol,
             atol=rtol / 10,
+            process=process,
         )
 
     errors = []
@@ -86,7 +86,7 @@ def test_sample_does_not_depend_on_its_batch():
     @jax.jit
     def run(keys, cond):
         return sample_adaptive(
-            keys, guided, process, (2,), cond, rtol=1e-2, guidance=term
+            keys, guided, (2,), cond, rtol=1e-2, guidance=term, process=process
         )
 
     cond = jnp.arange(8) % 3
@@ -103,7 +103,9 @@ def test_bound_on_evaluations():
     process = PROCESSES["ve"]
     net = exact_denoiser(PLANE, process)
     x, report = jax.jit(
-        lambda: sample_adaptive(KEYS[:4], net, process, (2,), max_evaluations=20)
+        lambda: sample_adaptive(
+            KEYS[:4], net, (2,), max_evaluations=20, process=process
+        )
     )()
     assert int(report.evaluations.max()) <= 20
     assert not report.finished.any()
@@ -118,12 +120,16 @@ def test_windows_act_by_level_and_not_by_fraction():
     @jax.jit
     def run(low, high):
         term = during(always, low, high, "sigma")
-        return sample_adaptive(KEYS[:4], net, process, (2,), cond, guidance=term)[0]
+        return sample_adaptive(
+            KEYS[:4], net, (2,), cond, guidance=term, process=process
+        )[0]
 
     @jax.jit
     def without(weight):
         term = chain(cfg(weight, jnp.int32(-1)))
-        return sample_adaptive(KEYS[:4], net, process, (2,), cond, guidance=term)[0]
+        return sample_adaptive(
+            KEYS[:4], net, (2,), cond, guidance=term, process=process
+        )[0]
 
     plain, whole = without(jnp.float32(0)), without(jnp.float32(3))
     np.testing.assert_allclose(run(100.0, 200.0), plain, atol=1e-4)
@@ -135,10 +141,10 @@ def test_windows_act_by_level_and_not_by_fraction():
         sample_adaptive(
             KEYS[:4],
             net,
-            process,
             (2,),
             cond,
             guidance=during(always, 0.0, 0.5),
+            process=process,
         )
 
 
@@ -165,7 +171,7 @@ def test_guidance_memory_goes_by_sample():
     @jax.jit
     def run(state):
         term = chain(Remembering(state))
-        return sample_adaptive(KEYS[:2], net, process, (2,), guidance=term)[0]
+        return sample_adaptive(KEYS[:2], net, (2,), guidance=term, process=process)[0]
 
     with pytest.raises(ValueError, match="batch 2 must come first"):
         run(jnp.zeros(()))
@@ -182,7 +188,13 @@ def test_forward_derivatives_only():
             return out._replace(x0=scale * out.x0)
 
         x, _ = sample_adaptive(
-            KEYS[:2], Denoiser(apply), process, (2,), order=2, rtol=1e-4, atol=1e-5
+            KEYS[:2],
+            Denoiser(apply),
+            (2,),
+            order=2,
+            rtol=1e-4,
+            atol=1e-5,
+            process=process,
         )
         return jnp.sum(x)
 
@@ -208,5 +220,5 @@ def test_bad_arguments(options, message):
     process = PROCESSES["ve"]
     with pytest.raises(ValueError, match=message):
         sample_adaptive(
-            KEYS[:2], exact_denoiser(PLANE, process), process, (2,), **options
+            KEYS[:2], exact_denoiser(PLANE, process), (2,), **options, process=process
         )

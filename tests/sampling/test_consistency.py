@@ -83,7 +83,7 @@ def test_exact_at_every_number_of_steps(gamma, judge):
     @jax.jit
     def run(grid):
         net = ORACLE if gamma == 1 else trajectory_oracle(grid, gamma)
-        return sample(KEYS, net, PROCESS, consistency(gamma), grid, (2,))[0]
+        return sample(KEYS, net, consistency(gamma), grid, (2,), process=PROCESS)[0]
 
     for times in ([0.999, 0.0], [0.999, 0.8, 0.6, 0.4, 0.0]):
         law = judge(PLANE, run(jnp.array(times)))
@@ -94,25 +94,25 @@ def test_exact_at_every_number_of_steps(gamma, judge):
 def test_a_posterior_mean_is_not_a_consistency_function(judge):
     grid = jnp.array([0.999, 0.75, 0.5, 0.25, 0.0])
     net = exact_denoiser(PLANE, PROCESS)
-    x, _ = sample(KEYS, net, PROCESS, consistency(), grid, (2,))
+    x, _ = sample(KEYS, net, consistency(), grid, (2,), process=PROCESS)
     assert judge(PLANE, x).distance > 0.15
 
 
 def test_limits():
     grid, net = logsnr_grid(PROCESS, 5), exact_denoiser(PLANE, PROCESS)
     keep = lambda info: (info.x0, info.transition, info.x)  # noqa: E731
-    zero, _ = sample(KEYS[:8], net, PROCESS, consistency(0.0), grid, (2,))
-    plain, _ = sample(KEYS[:8], net, PROCESS, ddim(), grid, (2,))
+    zero, _ = sample(KEYS[:8], net, consistency(0.0), grid, (2,), process=PROCESS)
+    plain, _ = sample(KEYS[:8], net, ddim(), grid, (2,), process=PROCESS)
     np.testing.assert_allclose(zero, plain, atol=1e-5)
     _, (x0, law, _) = sample(
-        KEYS[:8], net, PROCESS, consistency(1.0), grid, (2,), trace=keep
+        KEYS[:8], net, consistency(1.0), grid, (2,), trace=keep, process=PROCESS
     )
     alpha, sigma = PROCESS.alpha(grid[1:]), PROCESS.sigma(grid[1:])
     np.testing.assert_allclose(law.mean, expand(alpha, x0) * x0, atol=1e-6)
     np.testing.assert_allclose(law.std, sigma, atol=1e-6)
     # Whatever gamma, signal and noise add up to the process at the next time.
     _, (x0, law, x) = sample(
-        KEYS[:8], net, PROCESS, consistency(0.3), grid, (2,), trace=keep
+        KEYS[:8], net, consistency(0.3), grid, (2,), trace=keep, process=PROCESS
     )
     eps = (x - expand(PROCESS.alpha(grid[:-1]), x) * x0) / expand(
         PROCESS.sigma(grid[:-1]), x

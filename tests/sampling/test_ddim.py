@@ -106,7 +106,9 @@ def test_law_of_a_gaussian_in_closed_form(process, eta):
 
     keys = sample_keys(jax.random.key(7), 4000)
     out, _ = jax.jit(
-        lambda grid: sample(keys, Denoiser(apply), process, ddim(eta), grid, (1,))
+        lambda grid: sample(
+            keys, Denoiser(apply), ddim(eta), grid, (1,), process=process
+        )
     )(grid)
     assert abs(out.mean() - mean) < 4 * np.sqrt(variance / 4000)
     assert abs(out.var() / variance - 1) < 4 * np.sqrt(2 / 4000)
@@ -127,6 +129,8 @@ def test_inversion_has_finite_gradients():
     denoiser = Denoiser(lambda x, t, cond, **_: Denoised(jnp.tanh(x)))
 
     def run(grid):
-        return sample(KEYS, denoiser, process, ddim(), grid, jnp.ones((4, 2)))[0].sum()
+        return sample(KEYS, denoiser, ddim(), grid, jnp.ones((4, 2)), process=process)[
+            0
+        ].sum()
 
     assert np.isfinite(jax.grad(run)(jnp.array([0.1, 0.4, 0.8, 1.0]))).all()

@@ -30,7 +30,6 @@ def traced(sampler, grid, x):
         lambda grid, x: sample(
             keys,
             exact_denoiser(MIXTURE, PROCESS),
-            PROCESS,
             sampler,
             grid,
             x,
@@ -112,7 +111,7 @@ def test_eta_may_be_traced():
     def run(eta):
         return jnp.stack(
             [
-                sample(keys, denoiser, PROCESS, make(eta), grid, z)[0]
+                sample(keys, denoiser, make(eta), grid, z)[0]
                 for make in (dpmpp_2m, dpmpp_2s)
             ]
         )
@@ -176,7 +175,7 @@ def test_laws(name):
     @jax.jit
     def run(mixture):
         denoiser = exact_denoiser(mixture, PROCESS)
-        return sample(keys, denoiser, PROCESS, sampler, grid, (2,))[0]
+        return sample(keys, denoiser, sampler, grid, (2,))[0]
 
     out = np.asarray(run(gaussian))
     np.testing.assert_allclose(out.mean(0), [0.4, -1.0], atol=0.045)

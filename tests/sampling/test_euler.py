@@ -34,7 +34,9 @@ def traced(sampler, process, grid, x):
     keys = sample_keys(jax.random.key(0), x.shape[0])
     denoiser = exact_denoiser(MIXTURE, process)
     _, kept = jax.jit(
-        lambda grid, x: sample(keys, denoiser, process, sampler, grid, x, trace=look)
+        lambda grid, x: sample(
+            keys, denoiser, sampler, grid, x, trace=look, process=process
+        )
     )(grid, x)
     return [np.asarray(leaf, np.float64) for leaf in kept]
 
@@ -88,7 +90,7 @@ def test_churn_stays_within_the_networks_times():
 
     grid = logsnr_grid(process, 12)
     keys = sample_keys(jax.random.key(0), 4)
-    out, _ = sample(keys, Denoiser(apply), process, edm(0.4), grid, (2,))
+    out, _ = sample(keys, Denoiser(apply), edm(0.4), grid, (2,), process=process)
     jax.block_until_ready(out)
     jax.effects_barrier()
     assert max(seen) <= 2.0 + 1e-5
@@ -145,7 +147,7 @@ def test_churn_keeps_the_law(process):
     grid = flow_grid(process, 25)
     out, _ = jax.jit(
         lambda grid: sample(
-            keys, denoiser, process, edm(0.25, space="flow"), grid, (2,)
+            keys, denoiser, edm(0.25, space="flow"), grid, (2,), process=process
         )
     )(grid)
     exact = np.asarray(draw_exact(MIXTURE, jax.random.key(3), 100_000))

@@ -161,7 +161,12 @@ def test_samples_have_that_variance():
 
     run = jax.jit(
         lambda a, keys: sample(
-            keys, Denoiser(apply), FLOW, flow_sde(a), uniform_grid(FLOW, 10), (64,)
+            keys,
+            Denoiser(apply),
+            flow_sde(a),
+            uniform_grid(FLOW, 10),
+            (64,),
+            process=FLOW,
         )[0]
     )
     keys = sample_keys(jax.random.key(3), 1000)

@@ -24,13 +24,10 @@ COSINE = VPCosine()
 
 def round_trip(process, grid, iterations, guidance=None, cond=None):
     net = exact_denoiser(PLANE, process)
-    back = invert(
-        KEYS, net, process, grid, DATA, cond, iterations=iterations, guidance=guidance
-    )
+    back = invert(KEYS, net, grid, DATA, cond, iterations=iterations, guidance=guidance)
     again, states = sample(
         KEYS,
         net,
-        process,
         ddim(),
         grid,
         back.x,
@@ -56,7 +53,7 @@ def test_plain_inversion_is_first_order(process):
 def test_inverts_the_probability_flow():
     grid = logsnr_grid(COSINE, 400, final_zero=False)
     net = exact_denoiser(PLANE, COSINE)
-    back = jax.jit(lambda: invert(KEYS, net, COSINE, grid, DATA).x)()
+    back = jax.jit(lambda: invert(KEYS, net, grid, DATA).x)()
     ends = [tuple(float(f(t)) for f in (COSINE.alpha, COSINE.sigma)) for t in grid]
     exact = exact_flow(PLANE, DATA, ends[-1], ends[0], rtol=1e-8)
     assert np.abs(np.asarray(back) - exact).mean() < 0.02
@@ -107,7 +104,7 @@ def test_guided_inversion_undoes_guided_sampling():
 def test_arguments():
     grid, net = logsnr_grid(COSINE, 4), exact_denoiser(PLANE, COSINE)
     with pytest.raises(ValueError, match="grid increases"):
-        invert(KEYS, net, COSINE, grid[::-1], DATA)
+        invert(KEYS, net, grid[::-1], DATA)
     with pytest.raises(ValueError, match="iterations is -1"):
         ddim_inversion(-1)
     assert ddim_inversion(3).evaluations == 4

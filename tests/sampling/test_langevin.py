@@ -53,7 +53,7 @@ def test_moves_have_the_closed_form_law(monkeypatch):
         # From pure noise: the moves must find the law themselves.
         x = 3 * rng.normal(keys, (2,))
         sampler = with_corrector(STAY, steps=60, snr=snr)
-        return np.asarray(jax.jit(lambda: sample(keys, net, VP, sampler, grid, x)[0])())
+        return np.asarray(jax.jit(lambda: sample(keys, net, sampler, grid, x)[0])())
 
     x = run()
     exact_mean, exact_cov = stationary(mean, cov, alpha, sigma, snr)
@@ -76,7 +76,7 @@ def test_corrector_mends_a_coarse_predictor(judge):
     net = exact_denoiser(PLANE, VP)
 
     def law(sampler):
-        run = jax.jit(lambda: sample(KEYS, net, VP, sampler, grid, (2,))[0])
+        run = jax.jit(lambda: sample(KEYS, net, sampler, grid, (2,))[0])
         return judge(PLANE, run())
 
     plain, mended = law(ddim()), law(with_corrector(ddim(), 5, 0.3))
@@ -88,7 +88,7 @@ def test_corrector_mends_a_coarse_predictor(judge):
 def test_predictor_corrector_samples_the_law(judge):
     grid, net = logsnr_grid(VP, 50), exact_denoiser(PLANE, VP)
     sampler = with_corrector(ddim(), 2, 0.1)
-    x = jax.jit(lambda: sample(KEYS, net, VP, sampler, grid, (2,))[0])()
+    x = jax.jit(lambda: sample(KEYS, net, sampler, grid, (2,))[0])()
     law = judge(PLANE, x)
     assert law.distance < 0.06
     assert abs(law.gap) < 0.06
@@ -98,7 +98,7 @@ def test_annealed_langevin_samples_the_law(judge):
     ve = VE(t_min=0.01, t_max=20.0)
     grid, net = logsnr_grid(ve, 50), exact_denoiser(PLANE, ve)
     sampler = annealed_langevin(40, 0.3)
-    x = jax.jit(lambda: sample(KEYS, net, ve, sampler, grid, (2,))[0])()
+    x = jax.jit(lambda: sample(KEYS, net, sampler, grid, (2,))[0])()
     law = judge(PLANE, x)
     assert law.distance < 0.07
     assert abs(law.gap) < 0.06
@@ -119,7 +119,7 @@ def test_wrapping():
     cond, term = jnp.zeros(3, jnp.int32), chain(cfg(2.0, jnp.int32(-1)))
 
     def run(sampler):
-        return sample(KEYS[:3], net, VP, sampler, grid, (2,), cond, guidance=term)[0]
+        return sample(KEYS[:3], net, sampler, grid, (2,), cond, guidance=term)[0]
 
     np.testing.assert_allclose(run(with_corrector(base, 1, 0.0)), run(base), atol=1e-6)
     assert float(jnp.abs(run(with_corrector(base, 1)) - run(base)).max()) > 1e-3

@@ -43,7 +43,9 @@ SHRINK = Denoiser(shrink)
 )
 def test_trace_agrees_with_the_transitions(sampler):
     out, info = jax.jit(
-        lambda: sample(KEYS, NET, PROCESS, sampler, GRID, (2,), trace=lambda i: i)
+        lambda: sample(
+            KEYS, NET, sampler, GRID, (2,), trace=lambda i: i, process=PROCESS
+        )
     )()
     assert info.x.shape == info.x_next.shape == info.x0.shape == (6, 4, 2)
     np.testing.assert_array_equal(info.index, np.arange(6))
@@ -74,7 +76,7 @@ def test_on_policy_ratio_is_one(sampler):
 
         keep = lambda i: (i.x_next, i.transition)  # noqa: E731
         _, (x_next, law) = sample(
-            KEYS, Denoiser(apply), PROCESS, sampler, GRID, (2,), trace=keep
+            KEYS, Denoiser(apply), sampler, GRID, (2,), trace=keep, process=PROCESS
         )
         return x_next, law
 
@@ -91,7 +93,9 @@ def test_progress(steps, calls):
     grid = uniform_grid(PROCESS, steps)
 
     def run(progress):
-        return sample(KEYS, SHRINK, PROCESS, ddim(), grid, (2,), progress=progress)[0]
+        return sample(
+            KEYS, SHRINK, ddim(), grid, (2,), progress=progress, process=PROCESS
+        )[0]
 
     told = jax.jit(lambda: run(lambda done, total: seen.append((done, total))))()
     jax.effects_barrier()
@@ -106,7 +110,7 @@ def test_progress(steps, calls):
 )
 def test_samples_of_any_shape(shape, sampler):
     x, kept = sample(
-        KEYS[:1], SHRINK, PROCESS, sampler, GRID, shape, trace=lambda i: i.x0
+        KEYS[:1], SHRINK, sampler, GRID, shape, trace=lambda i: i.x0, process=PROCESS
     )
     assert x.shape == (1, *shape)
     assert kept.shape == (6, 1, *shape)
@@ -117,9 +121,9 @@ def test_samples_of_any_shape(shape, sampler):
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.int32])
 def test_starts_are_taken_to_float32(dtype):
     start = jnp.array([[1.0, -2.0], [0.0, 3.0]], dtype)
-    x, _ = sample(KEYS[:2], SHRINK, PROCESS, ddim(), GRID, start)
+    x, _ = sample(KEYS[:2], SHRINK, ddim(), GRID, start, process=PROCESS)
     exact, _ = sample(
-        KEYS[:2], SHRINK, PROCESS, ddim(), GRID, start.astype(jnp.float32)
+        KEYS[:2], SHRINK, ddim(), GRID, start.astype(jnp.float32), process=PROCESS
     )
     assert x.dtype == jnp.float32
     np.testing.assert_array_equal(x, exact)
@@ -130,7 +134,7 @@ def test_half_precision_network_keeps_a_float32_state():
         return (0.5 * x.astype(jnp.bfloat16)).astype(jnp.bfloat16)
 
     net = parametrize(network, PROCESS, "eps")
-    x, _ = sample(KEYS, net, PROCESS, ddpm(), GRID, (3,))
+    x, _ = sample(KEYS, net, ddpm(), GRID, (3,), process=PROCESS)
     assert x.dtype == jnp.float32
     assert bool(jnp.isfinite(x).all())
 
@@ -138,14 +142,24 @@ def test_half_precision_network_keeps_a_float32_state():
 def test_start_from_noise_is_the_process_at_the_first_time():
     keys = rng.sample_keys(jax.random.key(3), 4000)
     grid = jnp.array([0.5, 0.0])
-    _, x = sample(keys, SHRINK, PROCESS, ddim(), grid, (1,), trace=lambda i: i.x)
+    _, x = sample(
+        keys, SHRINK, ddim(), grid, (1,), trace=lambda i: i.x, process=PROCESS
+    )
     assert abs(float(x.std()) - float(PROCESS.sigma(grid[0]))) < 0.02
 
 
 def test_unroll_and_plan_change_nothing():
     def run(**options):
         return sample(
-            KEYS, NET, PROCESS, ddpm(), GRID, (2,), COND, guidance=CHAIN, **options
+            KEYS,
+            NET,
+            ddpm(),
+            GRID,
+            (2,),
+            COND,
+            guidance=CHAIN,
+            **options,
+            process=PROCESS,
         )[0]
 
     base = run()
@@ -167,13 +181,13 @@ def test_reference_goes_by_step():
         return sample(
             KEYS,
             SHRINK,
-            PROCESS,
             ddim(),
             GRID,
             (2,),
             guidance=chain(Pull()),
             ref=ref,
             trace=lambda i: i.x0,
+            process=PROCESS,
         )
 
     x, x0 = run(ref)
@@ -233,11 +247,11 @@ def test_one_gaussian_is_sampled_exactly():
     _, (x, x_next) = sample(
         KEYS,
         exact_denoiser(gaussian, PROCESS),
-        PROCESS,
         ddim(),
         GRID,
         (1,),
         trace=lambda i: (i.x, i.x_next),
+        process=PROCESS,
     )
     alpha, sigma = (np.asarray(f(GRID)) for f in (PROCESS.alpha, PROCESS.sigma))
     for i in range(6):

@@ -94,11 +94,11 @@ def weights_of(sampler, process, grid, steps):
     _, states = sample(
         KEYS[:1],
         Denoiser(apply),
-        process,
         sampler,
         grid[: steps + 1],
         x,
         trace=lambda info: info.x_next,
+        process=process,
     )
     states = np.asarray(states, np.float64)[:, 0]
     alpha, sigma = (
@@ -136,7 +136,7 @@ def test_first_order_is_ddim():
     denoiser = Denoiser(lambda x, t, cond, **_: Denoised(jnp.tanh(2 * x) - 0.2))
 
     def end(sampler):
-        return sample(KEYS, denoiser, process, sampler, grid, x)[0]
+        return sample(KEYS, denoiser, sampler, grid, x, process=process)[0]
 
     want = end(ddim())
     first = [multistep(space, 1) for space in SPACES] + [pndm(1), adams(1, False)]
@@ -144,9 +144,9 @@ def test_first_order_is_ddim():
         np.testing.assert_allclose(end(sampler), want, rtol=1e-5, atol=1e-6)
     # One step has no history, corrected or not.
     one = jnp.array([1.0, 0.0])
-    want = sample(KEYS, denoiser, process, ddim(), one, x)[0]
+    want = sample(KEYS, denoiser, ddim(), one, x, process=process)[0]
     for sampler in (adams(4), deis(3), lms(4), multistep("logsnr", 3, True)):
-        got = sample(KEYS, denoiser, process, sampler, one, x)[0]
+        got = sample(KEYS, denoiser, sampler, one, x, process=process)[0]
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
@@ -165,8 +165,10 @@ def test_scale_is_a_change_of_units():
         return Denoised(net(x))
 
     start = x * (s * 0.1 + 0.9)
-    got, _ = sample(KEYS, Denoiser(big), process, adams(3, scale=s), grid, start)
-    want, _ = sample(KEYS, Denoiser(small), process, adams(3), unit, x)
+    got, _ = sample(
+        KEYS, Denoiser(big), adams(3, scale=s), grid, start, process=process
+    )
+    want, _ = sample(KEYS, Denoiser(small), adams(3), unit, x, process=process)
     np.testing.assert_allclose(got, s * want, rtol=2e-5, atol=2e-5)
 
 
@@ -179,7 +181,9 @@ def test_one_network_in_the_compiled_loop():
 
     grid = jnp.linspace(1.0, 0.0, 9)
     jax.jit(
-        lambda x: sample(KEYS, Denoiser(apply), RectifiedFlow(), adams(4), grid, x)[0]
+        lambda x: sample(
+            KEYS, Denoiser(apply), adams(4), grid, x, process=RectifiedFlow()
+        )[0]
     ).lower(jnp.ones((3, 2)))
     assert len(traces) == 1
 

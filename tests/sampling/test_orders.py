@@ -94,7 +94,7 @@ def errors(sampler, steps):
 
     def run(mixture):
         return sample(
-            KEYS, exact_denoiser(mixture, process), process, sampler, grid, x
+            KEYS, exact_denoiser(mixture, process), sampler, grid, x, process=process
         )[0]
 
     plane, space = np.asarray(jax.jit(jax.vmap(run))(problems()), np.float64)
@@ -144,7 +144,7 @@ def test_from_pure_noise_to_data(name):
             return Denoised(jnp.where(known, x0, mean))
 
         keys = KEYS[:3]
-        out, _ = sample(keys, Denoiser(apply), process, sampler, grid, x)
+        out, _ = sample(keys, Denoiser(apply), sampler, grid, x, process=process)
         return jnp.sum(out**2), out
 
     grad = jax.jit(jax.value_and_grad(run, argnums=(0, 1), has_aux=True))
@@ -173,7 +173,9 @@ def test_flow_of_every_process_is_one(process):
     want = exact_flow(mixture, x, level, rtol=1e-7)
     grid, sampler = flow_grid(process, 20, shift=0.7), adams(4, scale=0.7)
     denoiser = exact_denoiser(mixture, process)
-    got, _ = jax.jit(lambda x: sample(KEYS, denoiser, process, sampler, grid, x))(x)
+    got, _ = jax.jit(
+        lambda x: sample(KEYS, denoiser, sampler, grid, x, process=process)
+    )(x)
     assert np.linalg.norm(got - want, axis=1).mean() < 3e-3
 
 
@@ -226,4 +228,4 @@ def test_stochastic_solvers_do_not_invert(name):
     process = VE()
     denoiser = exact_denoiser(plane_mixture(), process)
     with pytest.raises(ValueError, match="cannot run backwards"):
-        sample(KEYS[:2], denoiser, process, SOLVERS[name], [0.1, 1.0], (2,))
+        sample(KEYS[:2], denoiser, SOLVERS[name], [0.1, 1.0], (2,), process=process)

@@ -45,7 +45,7 @@ def test_recurrence_keeps_the_law(judge, monkeypatch):
 
     def law():
         sampler = with_recurrence(ddim(), 2)
-        run = jax.jit(lambda: sample(KEYS, net, VP, sampler, grid, (2,))[0])
+        run = jax.jit(lambda: sample(KEYS, net, sampler, grid, (2,), process=VP)[0])
         return judge(PLANE, run())
 
     kept = law()
@@ -71,9 +71,11 @@ def test_repeats_and_window():
     def run(start, stop):
         sampler = with_recurrence(base, 2, start, stop)
         keep = lambda info: info.x_next  # noqa: E731
-        return sample(KEYS[:4], net, VP, sampler, grid, (2,), trace=keep)[1]
+        return sample(KEYS[:4], net, sampler, grid, (2,), trace=keep, process=VP)[1]
 
-    plain = sample(KEYS[:4], net, VP, base, grid, (2,), trace=lambda i: i.x_next)[1]
+    plain = sample(
+        KEYS[:4], net, base, grid, (2,), trace=lambda i: i.x_next, process=VP
+    )[1]
     np.testing.assert_allclose(run(2.0, 3.0), plain, atol=1e-6)
     # Only the third step: before it nothing changes, after it everything.
     third = run(grid[3], grid[2])
@@ -93,7 +95,9 @@ def test_one_copy_of_the_network_and_differentiable():
 
         grid = logsnr_grid(VP, 5)
         sampler = with_recurrence(ddim(0.5), 2)
-        x, _ = sample(KEYS[:2], Denoiser(apply), VP, sampler, grid, (2,), remat=remat)
+        x, _ = sample(
+            KEYS[:2], Denoiser(apply), sampler, grid, (2,), remat=remat, process=VP
+        )
         return jnp.sum(x)
 
     jax.jit(run).lower(jnp.float32(1))
@@ -114,7 +118,7 @@ def test_inpainting_conditions_the_rest():
 
     def run(repeats):
         sampler = with_recurrence(inpaint(ddim(1.0), source, known), repeats)
-        return jax.jit(lambda: sample(KEYS, net, VP, sampler, grid, (2,))[0])()
+        return jax.jit(lambda: sample(KEYS, net, sampler, grid, (2,), process=VP)[0])()
 
     alone, again = run(0), run(12)
     for x in (alone, again):
@@ -135,11 +139,11 @@ def test_fixed_noise_follows_the_inversion():
 
     @jax.jit
     def run():
-        start = invert(KEYS[:8], net, VP, grid, data, iterations=8).x
+        start = invert(KEYS[:8], net, grid, data, iterations=8, process=VP).x
         found = []
         for noise in ("fixed", "fresh"):
             sampler = inpaint(ddim(), data, jnp.array([1.0, 0.0]), noise)
-            found.append(sample(KEYS[:8], net, VP, sampler, grid, start)[0])
+            found.append(sample(KEYS[:8], net, sampler, grid, start, process=VP)[0])
         return found
 
     fixed, fresh = (float(jnp.abs(x - data).mean()) for x in run())
@@ -159,8 +163,8 @@ def test_bad_arguments():
         sample(
             KEYS[:2],
             exact_denoiser(PLANE, VP),
-            VP,
             inpaint(ddim(), source, jnp.ones(3)),
             logsnr_grid(VP, 3),
             (2,),
+            process=VP,
         )

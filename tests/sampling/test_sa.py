@@ -34,9 +34,7 @@ def test_order_of_the_deterministic_solver(order, corrector, expected, bar):
     @jax.jit
     def run(grid):
         sampler = sa_solver(0.0, order, corrector)
-        return sample(KEYS, exact_denoiser(mixture, flow), flow, sampler, grid, (16,))[
-            0
-        ]
+        return sample(KEYS, exact_denoiser(mixture, flow), sampler, grid, (16,))[0]
 
     errors = [
         np.linalg.norm(np.asarray(run(logsnr_grid(flow, n))) - exact, axis=1).mean()
@@ -52,8 +50,8 @@ def test_first_order_is_ddim_and_ddpm():
 
     @jax.jit
     def run(tau, eta):
-        one = sample(KEYS, net, VP, sa_solver(tau, 1, False), grid, (2,))[0]
-        two = sample(KEYS, net, VP, ddim(eta), grid, (2,))[0]
+        one = sample(KEYS, net, sa_solver(tau, 1, False), grid, (2,))[0]
+        two = sample(KEYS, net, ddim(eta), grid, (2,))[0]
         return one, two
 
     for level in (0.0, 1.0):
@@ -117,7 +115,7 @@ def test_is_the_textbook_predictor_corrector(order):
     net = exact_denoiser(PLANE, VP)
     x = rng.normal(rng.fold(keys, rng.INITIAL), (2,))
     exact = textbook(net, VP, np.asarray(grid), x, keys, 0.7, order)
-    got, _ = sample(keys, net, VP, sa_solver(0.7, order), grid, x)
+    got, _ = sample(keys, net, sa_solver(0.7, order), grid, x)
     np.testing.assert_allclose(got, exact, atol=2e-4)
 
 
@@ -136,7 +134,7 @@ def test_samples_the_law(tau, judge):
     @jax.jit
     def run(scale):
         sampler = base._replace(step=lambda *args: step(scale, *args))
-        return sample(keys, exact_denoiser(PLANE, VP), VP, sampler, grid, (2,))[0]
+        return sample(keys, exact_denoiser(PLANE, VP), sampler, grid, (2,))[0]
 
     law = judge(PLANE, run(1.0))
     assert law.distance < 0.06

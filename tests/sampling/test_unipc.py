@@ -65,7 +65,7 @@ def test_is_the_papers_algorithm(order, spacing):
     keys = sample_keys(jax.random.key(0), 16)
     got, _ = jax.jit(
         lambda grid, x: sample(
-            keys, exact_denoiser(mixture, process), process, unipc(order), grid, x
+            keys, exact_denoiser(mixture, process), unipc(order), grid, x
         )
     )(grid, z)
     alphas, sigmas = (

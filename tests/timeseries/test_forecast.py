@@ -54,7 +54,6 @@ def run():
         return infill(
             keys,
             DENOISER,
-            PROCESS,
             known,
             grid=GRID,
             energy=energy,
@@ -143,7 +142,6 @@ def test_one_step_is_the_printed_formula(form, truth):
     end, law = sample(
         keys,
         DENOISER,
-        PROCESS,
         sampler,
         jnp.array([(i + 1) / STEPS, i / STEPS]),
         start,
@@ -184,14 +182,14 @@ def test_a_scale_for_each_path_is_as_many_scales(truth):
     @partial(jax.jit, static_argnames="form")
     def fill(scale, form):
         options = {"grid": grid, "energy": "square", "form": form, "scale": scale}
-        return infill(keys, DENOISER, PROCESS, known, **options)
+        return infill(keys, DENOISER, known, **options)
 
     for form in ("estimate", "after"):
         each = fill(jnp.array([0.0, 2.0]), form)
         np.testing.assert_allclose(each[0], fill(0.0, form)[0], atol=1e-5)
         np.testing.assert_allclose(each[1], fill(2.0, form)[1], atol=1e-5)
     # Unguided, any solver does.
-    infill(keys, DENOISER, PROCESS, known, grid=grid, scale=0.0, sampler=ddim())
+    infill(keys, DENOISER, known, grid=grid, scale=0.0, sampler=ddim())
 
 
 def test_the_posterior_form_leaves_the_last_step_alone(truth):
@@ -201,7 +199,7 @@ def test_the_posterior_form_leaves_the_last_step_alone(truth):
     def end(y):
         guidance = observation(observed(y, 2), "square", 1.0)
         return [
-            sample(keys, DENOISER, PROCESS, ddpm(), grid, start, guidance=guidance)[0]
+            sample(keys, DENOISER, ddpm(), grid, start, guidance=guidance)[0]
             for grid in (jnp.array([0.5, 0.0]), jnp.array([0.5, 0.1]))
         ]
 
@@ -228,7 +226,6 @@ def test_your_own_energy_and_paths_of_windows(truth):
         return forecast(
             keys,
             DENOISER,
-            PROCESS,
             layout,
             inputs,
             samples,
@@ -279,6 +276,6 @@ def test_what_is_refused(truth):
         with pytest.raises(ValueError, match=f"samples is {samples}; expected a whole"):
             draw(right, inputs, samples=samples)
     with pytest.raises(ValueError, match=r"keys has shape \(\); expected \[B\]"):
-        forecast(keys[0], DENOISER, PROCESS, right, inputs, 2, grid=GRID)
+        forecast(keys[0], DENOISER, right, inputs, 2, grid=GRID)
     with pytest.raises(ValueError, match="scale must be 0: this network is told"):
         draw(Layout(CONTEXT, HORIZON, told=True), inputs)

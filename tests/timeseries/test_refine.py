@@ -45,7 +45,6 @@ def run(keys, start, energy, steps=20, step_size=0.1, noise=0.0, weight=1.0):
     return refine(
         keys,
         DENOISER,
-        PROCESS,
         start,
         t=T,
         energy=energy,
@@ -74,7 +73,7 @@ def test_one_descent_step_is_the_gradient():
     a = (alpha / sigma) * (alpha * gain - np.eye(LENGTH))
     error = y @ a.T + alpha * np.asarray(eps, float) @ gain.T
     np.testing.assert_allclose(
-        noise_errors(DENOISER, PROCESS, start.y, eps[..., None], T),
+        noise_errors(DENOISER, start.y, eps[..., None], T),
         np.sum(error**2, 1),
         rtol=1e-3,
     )
@@ -215,7 +214,7 @@ def test_what_is_unknown_of_a_start_is_not_read():
     assert np.isfinite(end).all()
     odd = start._replace(y=start.y.at[1, 0].set(jnp.nan))
     with pytest.raises(ValueError, match=r"start\.y has 1 values .* first in window 1"):
-        refine(keys, DENOISER, PROCESS, odd, t=T)
+        refine(keys, DENOISER, odd, t=T)
 
 
 def test_what_is_refused():

@@ -30,9 +30,7 @@ def test_synthetic_windows_teach_a_ridge_as_much_as_real_ones():
     layout = Layout(LENGTH - HORIZON, HORIZON, centre=3.0)
     grid = jnp.linspace(0.999, 0.0, 101)
     made = jax.jit(
-        lambda keys: synthesize(
-            keys, process_denoiser(LAW, process), process, layout, grid=grid
-        )
+        lambda keys: synthesize(keys, process_denoiser(LAW, process), layout, grid=grid)
     )(rng.sample_keys(jax.random.key(0), 3000))
     assert made.shape == (3000, LENGTH)
     np.testing.assert_allclose(np.cov(made.T), LAW.cov, atol=0.2)

@@ -96,7 +96,7 @@ def test_a_sharded_sampler_is_the_single_one_and_never_communicates(mesh):
     grid = uniform_grid(process, 5)
 
     def run(keys, eta):
-        return sample(keys, denoiser, process, ddim(eta), grid, (2,))[0]
+        return sample(keys, denoiser, ddim(eta), grid, (2,))[0]
 
     keys, eta = rng.sample_keys(jax.random.key(0), 16), jnp.float32(0.5)
     mapped = pmapped(run, mesh, (0, None))

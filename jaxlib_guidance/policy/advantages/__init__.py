@@ -16,7 +16,7 @@ from jaxlib_guidance.policy.advantages._estimators import (
 )
 from jaxlib_guidance.policy.advantages._group_advantages import (
     group_center,
-    group_norm,
+    group_normalize,
     informative,
     leave_one_out,
     multi_reward,
@@ -53,7 +53,7 @@ __all__ = [
     "Groups",
     # Advantages in a group
     "group_center",
-    "group_norm",
+    "group_normalize",
     "leave_one_out",
     "informative",
     "multi_reward",

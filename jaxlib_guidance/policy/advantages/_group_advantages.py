@@ -50,7 +50,7 @@ def group_center(
     return groups.keep(groups.rewards - groups.mean(groups.rewards))
 
 
-def group_norm(
+def group_normalize(
     rewards: Array,
     group_ids: Array | None = None,
     num_groups: int | None = None,
@@ -165,9 +165,9 @@ def multi_reward(
 ) -> Array:
     """One advantage from several rewards.
 
-    "sum_then_norm" is `group_norm` of ``sum_m w_m r_m``, in which the reward of the
-    largest spread rules; "norm_then_sum" is ``sum_m w_m group_norm(r_m)`` (GDPO, which
-    then whitens over the batch: see `whiten`).
+    "sum_then_norm" is `group_normalize` of ``sum_m w_m r_m``, in which the reward of
+    the largest spread rules; "norm_then_sum" is ``sum_m w_m group_normalize(r_m)``
+    (GDPO, which then whitens over the batch: see `whiten`).
 
     Args:
       rewards: ``[..., G, M]``.
@@ -175,9 +175,9 @@ def multi_reward(
       order: See above.
       mask: Of one reward of one sample, like ``rewards``. A reward that is missing
         counts nothing; a sample that has none gets 0.
-      scale: As in `group_norm`, and the next two.
-      ddof: See `group_norm`.
-      eps: See `group_norm`.
+      scale: As in `group_normalize`, and the next two.
+      ddof: See `group_normalize`.
+      eps: See `group_normalize`.
 
     Returns:
       ``[..., G]``.
@@ -195,10 +195,10 @@ def multi_reward(
     if order == "sum_then_norm":
         total = jnp.sum(rewards * weights, -1)
         some = jnp.max(known, -1)
-        return group_norm(total, mask=some, scale=scale, ddof=ddof, eps=eps)
+        return group_normalize(total, mask=some, scale=scale, ddof=ddof, eps=eps)
 
     def one(reward, known):
-        return group_norm(reward, mask=known, scale=scale, ddof=ddof, eps=eps)
+        return group_normalize(reward, mask=known, scale=scale, ddof=ddof, eps=eps)
 
     return jax.vmap(one, -1, -1)(rewards, known) @ weights
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.policy.advantages._group_advantages import (
     group_center,
-    group_norm,
+    group_normalize,
     informative,
     leave_one_out,
 )
@@ -83,7 +83,7 @@ def grpo(
     group_ids: Array | None = None,
     num_groups: int | None = None,
 ) -> LossOut:
-    """GRPO: `group_norm`, `ppo_clip`, k3 in the loss, mean of each sequence's mean.
+    """GRPO: `group_normalize`, `ppo_clip`, k3 in the loss, mean of sequences' means.
 
     Args:
       logp: ``[B, T]``.
@@ -94,8 +94,8 @@ def grpo(
       beta: Coefficient of the penalty; None for the paper's 0.04.
       clip: On both sides of 1.
       kl: The penalty's estimator, None for "k3"; see `kl` for what each gradient is.
-      ddof: As in `group_norm`.
-      eps: As in `group_norm`.
+      ddof: As in `group_normalize`.
+      eps: As in `group_normalize`.
       group_ids: ``[B]``.
       num_groups: Static.
 
@@ -108,7 +108,7 @@ def grpo(
     Reference: Shao et al., arXiv 2402.03300, eq. 3.
     """
     advantage = _by_sequence(
-        group_norm, rewards, logp, group_ids, num_groups, ddof=ddof, eps=eps
+        group_normalize, rewards, logp, group_ids, num_groups, ddof=ddof, eps=eps
     )
     return _clipped(
         logp, logp_old, advantage, mask, "seq_mean_token_mean",
@@ -180,8 +180,8 @@ def dapo(
       mask: ``[B, T]``.
       clip_low: Below 1.
       clip_high: Above 1.
-      ddof: As in `group_norm`.
-      eps: As in `group_norm`.
+      ddof: As in `group_normalize`.
+      eps: As in `group_normalize`.
       group_ids: ``[B]``.
       num_groups: Static.
 
@@ -194,7 +194,7 @@ def dapo(
     Reference: Yu et al., arXiv 2503.14476, eq. 8.
     """
     groups = (rewards, logp, group_ids, num_groups)
-    advantage = _by_sequence(group_norm, *groups, ddof=ddof, eps=eps)
+    advantage = _by_sequence(group_normalize, *groups, ddof=ddof, eps=eps)
     teaches = _by_sequence(informative, *groups)
     mask = mask_like(mask, logp) * teaches[:, None]
     return _clipped(
@@ -217,7 +217,7 @@ def gspo(
     group_ids: Array | None = None,
     num_groups: int | None = None,
 ) -> LossOut:
-    """GSPO: `group_norm` and the clipped ratio of sequences, length-normalised.
+    """GSPO: `group_normalize` and the clipped ratio of sequences, length-normalised.
 
     Args:
       logp: ``[B, T]``.
@@ -228,8 +228,8 @@ def gspo(
       clip_high: Above 1.
       token_gradient: GSPO-token, the only form in verl and tunix; here it has the same
         value and, as advantages are of sequences, the same gradient.
-      ddof: As in `group_norm`.
-      eps: As in `group_norm`.
+      ddof: As in `group_normalize`.
+      eps: As in `group_normalize`.
       group_ids: ``[B]``.
       num_groups: Static.
 
@@ -242,7 +242,7 @@ def gspo(
     Reference: Zheng et al., arXiv 2507.18071, eq. 5.
     """
     advantage = _by_sequence(
-        group_norm, rewards, logp, group_ids, num_groups, ddof=ddof, eps=eps
+        group_normalize, rewards, logp, group_ids, num_groups, ddof=ddof, eps=eps
     )
     return _clipped(
         logp, logp_old, advantage, mask, "seq_mean_token_mean",
