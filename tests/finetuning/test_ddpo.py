@@ -147,7 +147,7 @@ def test_the_gap_is_the_kl_up_to_a_factor_of_time():
     # Shift 0.3 in x0 is the same gap at every state.
     x0 = jnp.full((4, 2), 0.3)
     gap = jnp.stack(
-        [prediction_gap(process, t, x0, 0 * x0) for t in args[2][:2]], axis=1
+        [prediction_gap(process, t, x0, 0 * x0) for t in args[1][:2]], axis=1
     )
     factor = kl / gap
     np.testing.assert_allclose(factor, factor[:1].repeat(4, 0), rtol=2e-3)

@@ -106,10 +106,10 @@ def test_weights_are_learned_and_swept_without_recompiling():
     base, edited = x0(PARAMS, {}), x0(PARAMS, {SITE: identity()})
     want = jnp.sum(2 * (base + 1.5 * (base - edited)) * (base - edited))
     np.testing.assert_allclose(jax.grad(loss)(1.5), want, rtol=1e-3)
-    before = guided._cache_size()
+    before = guided_x0._cache_size()
     for weight in (0.5, 1.0, 2.0):
         loss(jnp.float32(weight))
-    assert guided._cache_size() <= before + 1
+    assert guided_x0._cache_size() <= before + 1
 
 
 def test_names_tell_sites_apart_and_unknown_sites_raise():

@@ -23,6 +23,7 @@ def run(counter, guidance, sampler=None, grid=None, batch=2, **options):
         (4,),
         cond,
         guidance=guidance,
+        process=PROCESS,
         **options,
     )[0]
 

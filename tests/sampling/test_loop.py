@@ -224,7 +224,9 @@ def wrong(change, error, message):
         wrong({"denoiser": ()}, TypeError, "denoiser is tuple; expected"),
         wrong({"denoiser": (NET, shrink)}, TypeError, "denoiser holds function"),
         wrong({"sampler": ddim}, TypeError, "sampler is ddim; expected a Sampler"),
-        wrong({"guidance": 3.0}, TypeError, "guidance is float; expected a chain"),
+        wrong(
+            {"guidance": 3.0}, TypeError, "guidance is float; expected a guidance term"
+        ),
         wrong({"plan": "best", "guidance": CHAIN, "cond": COND}, ValueError, "plan is"),
     ],
 )

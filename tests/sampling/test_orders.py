@@ -213,7 +213,7 @@ def test_inversion_and_back(name):
 
     @jax.jit
     def both(x):
-        run = functools.partial(sample, KEYS, exact_denoiser(mixture, process), process)
+        run = functools.partial(sample, KEYS, exact_denoiser(mixture, process))
         up, _ = run(sampler, grid[::-1], x)
         return up, run(sampler, grid, up)[0]
 

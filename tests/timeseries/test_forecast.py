@@ -252,7 +252,7 @@ def test_your_own_energy_and_paths_of_windows(truth):
 
 def test_what_is_refused(truth):
     known, keys = observed(truth, 2), rng.sample_keys(jax.random.key(1), 2)
-    fill = partial(infill, keys, DENOISER, PROCESS, known, grid=GRID)
+    fill = partial(infill, keys, DENOISER, known, grid=GRID)
     with pytest.raises(ValueError, match="form is 'post'; expected one of"):
         fill(form="post")
     with pytest.raises(ValueError, match="energy is 'mse'"):
@@ -268,7 +268,7 @@ def test_what_is_refused(truth):
             with pytest.raises(ValueError, match=r"scale has shape .* \(\) or \(2,\)"):
                 fill(form=form, scale=scale)
     inputs = Inputs(known.y, known.mask, None, jnp.ones(2))
-    draw = partial(forecast, keys, DENOISER, PROCESS, grid=GRID, samples=2)
+    draw = partial(forecast, keys, DENOISER, grid=GRID, samples=2)
     with pytest.raises(ValueError, match=r"inputs have shape \(2, 24, 1\); expected"):
         draw(Layout(CONTEXT, 12), inputs)
     right = Layout(CONTEXT, HORIZON)

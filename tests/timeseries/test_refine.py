@@ -125,7 +125,7 @@ def test_the_representative_time_has_the_mean_loss():
     keys = rng.sample_keys(jax.random.key(5), 256)
     x0 = jnp.asarray(draw(4, 256)[..., None], jnp.float32)
     times = jnp.linspace(0.02, 0.98, 25)
-    t = jax.jit(partial(representative_time, keys, DENOISER, PROCESS))(x0, times)
+    t = jax.jit(partial(representative_time, keys, DENOISER))(x0, times)
     # The expected loss of an exact denoiser in closed form, in the axes of the law.
     alpha, sigma = PROCESS.alpha(times)[:, None], PROCESS.sigma(times)[:, None]
     share = alpha**2 * LAW.variances / (alpha**2 * LAW.variances + sigma**2)

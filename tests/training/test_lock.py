@@ -14,7 +14,7 @@ from jaxlib_guidance.training.saving._lock import Lock
 HOLD = """
 import sys, time
 from pathlib import Path
-from jaxlib_guidance.training.lock import Lock
+from jaxlib_guidance.training.saving._lock import Lock
 held = Lock(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)

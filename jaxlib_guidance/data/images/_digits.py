@@ -25,7 +25,7 @@ def load_digits(split: Split = "train") -> tuple[np.ndarray, np.ndarray]:
     """
     if split not in ("train", "test"):
         raise ValueError(f"split is {split!r}; expected 'train' or 'test'")
-    file = resources.files("jaxlib_guidance.data") / "digits.npz"
+    file = resources.files("jaxlib_guidance.data.images") / "digits.npz"
     with file.open("rb") as handle, np.load(handle) as data:
         images, labels, cut = data["images"], data["labels"], int(data["train"])
     rows = slice(None, cut) if split == "train" else slice(cut, None)
