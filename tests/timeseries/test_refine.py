@@ -219,7 +219,7 @@ def test_what_is_unknown_of_a_start_is_not_read():
 
 def test_what_is_refused():
     keys = rng.sample_keys(jax.random.key(0), 1)
-    go = partial(refine, keys, DENOISER, PROCESS, begin(draw(0), KNOWN), t=T)
+    go = partial(refine, keys, DENOISER, begin(draw(0), KNOWN), t=T)
     with pytest.raises(ValueError, match="steps is 0; expected a whole number"):
         go(steps=0)
     with pytest.raises(ValueError, match="energy is 'l2'"):
