@@ -9,16 +9,17 @@ import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxlib_guidance import rng
+from jaxlib_guidance.reduce import LossOut, Mean, Peak, divide, finalize, merge
 from jaxlib_guidance.training._parallel import AXIS, batch_sharding, replicated
 from jaxlib_guidance.training._state import (
     TrainState,
-    at_least_float32,
     ema_decay_at,
     ema_update,
+    float32_or_wider,
 )
 from jaxlib_guidance.types import Array, PyTree
 
-Loss = Callable[[PyTree, PyTree, Array], tuple[Array, dict[str, Array]]]
+Loss = Callable[[PyTree, PyTree, Array], tuple[Array, dict[str, Array]] | LossOut]
 Step = Callable[..., tuple[TrainState, dict[str, Array]]]
 
 
@@ -36,82 +37,62 @@ def make_train_step(
 ) -> Step:
     """Builds ``step(state, batch, weights=None) -> (state, metrics)``, compiled.
 
-    The objective is ``sum_i w_i loss_i / sum_i w_i`` over the *global* batch (and 0 if
-    the weights are). It is
-    written once in the global view, so a mesh, micro-batches and padding rows change
-    where it is computed and not what: row ``i`` has the key ``fold_in(fold_in(root, i),
-    step)`` wherever it lands, and no gradient is averaged by hand.
+    The objective is ``sum_i w_i loss_i / sum_i w_i`` over the *global* batch for a loss
+    of rows, and ``sum / weight`` of the merged parts for a loss that returns a
+    `LossOut`; where the divisor is 0, the gradient and the metrics are 0. It is written
+    once in the global view, so a mesh, micro-batches and padding rows change where it
+    is computed and not what: row ``i`` has the key ``fold_in(fold_in(root, i), step)``
+    wherever it lands, and no gradient is averaged by hand.
 
     Args:
-      loss: ``(params, batch, keys [B]) -> (loss [B], metrics)``, metrics a dict of
-        ``[B]``. Called with micro-batches when ``accumulate`` > 1, so it must treat
-        rows alone.
-      tx: An optax transformation, without clipping if ``clip`` is given.
-      ema_decay: Decay of the average of the parameters.
+      loss: Function ``(params, batch, keys [B])`` that returns one loss a row and
+        metrics by name, ``(loss [B], {name: [B]})``, or a `LossOut` such as
+        `policy.grpo` and `reduce.aggregate` give. With micro-batches and on a mesh it
+        sees some of the rows at a time and must treat each row alone; a row may be a
+        whole group of samples, ``[G, ...]``.
+      tx: Optax transformation, without clipping if ``clip`` is given.
+      ema_decay: Decay of the exponential moving average of the parameters.
       ema_warmup: Whether the decay ramps up, see `ema_decay_at`.
-      accumulate: Micro-batches in which the batch is processed, to save memory.
-      clip: Largest global norm of the gradient.
-      mesh: Data mesh; the batch must be `shard_batch`-ed and the state placed.
-      sharding: Of the state, from `state_sharding`; None is a whole copy on each device
-        of the mesh.
+      accumulate: Number of micro-batches in which the batch is processed, to save
+        memory.
+      clip: Largest global norm of the gradient; None does not clip.
+      mesh: Data mesh; the batch must be `shard_batch`-ed and the state placed. None is
+        a single device.
+      sharding: Sharding of the state, from `state_sharding`; None is a whole copy on
+        each device of the mesh.
       donate: Whether the old state's memory is reused (it is then gone).
 
     Returns:
-      The step. Its metrics are weighted means over the batch, float32 scalars: "loss",
-      those of ``loss``, and "grad_norm" before clipping.
+      The step. Its ``weights [B]`` are one number a row, 0 for padding; rows of weight
+      0 are replaced by a row that counts before the loss sees them, so that whatever
+      they hold changes nothing. Its metrics are float32 scalars: "loss", those of
+      ``loss`` as weighted means (or as `reduce.finalize` reports them), and "grad_norm"
+      before clipping.
 
     Raises:
       ValueError: At the call, a batch that micro-batches or devices cannot share, a
-        loss that is not one number for each row, or weights of another shape.
+        loss that is neither one number for each row nor a `LossOut`, weights of another
+        shape, or weights beside a `LossOut`, whose mask they belong to.
+
+    Example:
+      A whole policy-gradient step, where a row of the batch is a group of samples::
+
+        def loss(params, batch, keys):
+            logp = log_prob(params, batch["tokens"])  # [P, G, T]
+            return policy.grpo(logp, batch["logp"], batch["reward"], batch["mask"])
+
+        step = make_train_step(loss, optax.adamw(1e-5), accumulate=4)
     """
     if accumulate < 1:
         raise ValueError(f"accumulate is {accumulate}; expected at least 1")
     if clip is not None and not clip > 0:
         raise ValueError(f"clip is {clip}; expected a positive norm or None")
-
     if mesh is None and sharding is not None:
         raise ValueError("sharding needs a mesh; got None")
-
     devices = 1 if mesh is None else mesh.size
     whole = None if mesh is None else replicated(mesh)
     placed = whole if sharding is None else sharding
-
-    def weighted_sum(params, batch, keys, weights):
-        each, metrics = loss(params, batch, keys)
-        metrics = {"loss": each, **metrics}
-        for name, value in metrics.items():
-            if value.shape != weights.shape:
-                raise ValueError(
-                    f"{name} has shape {value.shape}; expected {weights.shape}, one "
-                    "number for each row"
-                )
-        sums = {k: jnp.sum(weights * v.astype(jnp.float32)) for k, v in metrics.items()}
-        return sums["loss"], sums
-
-    differentiate = jax.grad(weighted_sum, has_aux=True)
-
-    def accumulated(params, rows):
-        # Micro-batch j takes rows j, j + A, ...: each device keeps its own rows, where
-        # consecutive blocks would send them across the mesh.
-        parts = jax.tree.map(
-            lambda leaf: jnp.swapaxes(
-                leaf.reshape(-1, accumulate, *leaf.shape[1:]), 0, 1
-            ),
-            rows,
-        )
-
-        def add(total, part):
-            found = differentiate(params, *part)
-            return jax.tree.map(lambda t, x: t + x.astype(t.dtype), total, found), None
-
-        first = jax.eval_shape(
-            differentiate, params, *jax.tree.map(lambda leaf: leaf[0], parts)
-        )
-        # Sums of half-precision gradients would round at every addition.
-        zeros = jax.tree.map(
-            lambda leaf: jnp.zeros(leaf.shape, at_least_float32(leaf.dtype)), first
-        )
-        return jax.lax.scan(add, zeros, parts)[0]
+    differentiate = _differentiated(loss)
 
     def gradient(params, rows):
         if sharding is not None:
@@ -121,18 +102,23 @@ def make_train_step(
         if accumulate == 1:
             return differentiate(params, *rows)
         if mesh is None:
-            return accumulated(params, rows)
+            return _accumulated(differentiate, accumulate, params, rows)
+
+        def on_device(params, rows):
+            parts = _accumulated(differentiate, accumulate, params, rows)
+            return jax.tree.map(lambda leaf: leaf[None], parts)
+
         # Each device adds up its own micro-batches and the sum of them travels; in the
         # global view every micro-batch's would.
         on_devices: Any = jax.shard_map(
-            lambda *local: jax.tree.map(lambda leaf: leaf[None], accumulated(*local)),
+            on_device,
             mesh=mesh,
             in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
             out_specs=PartitionSpec(AXIS),
             check_vma=False,
         )
-        each = on_devices(params, rows)
-        return jax.tree.map(lambda leaf: jnp.sum(leaf, 0), each)
+        grads, out = on_devices(params, rows)
+        return jax.tree.map(lambda leaf: jnp.sum(leaf, 0), grads), _merged(out)
 
     def step(state: TrainState, batch: PyTree, weights: Array | None = None) -> Any:
         n = _rows(batch)
@@ -141,20 +127,27 @@ def make_train_step(
                 f"batch has {n} rows; expected a multiple of {devices} devices times "
                 f"{accumulate} micro-batches"
             )
-        weights = jnp.ones(n) if weights is None else jnp.asarray(weights, jnp.float32)
-        if weights.shape != (n,):
-            raise ValueError(f"weights has shape {weights.shape}; expected ({n},)")
-        # Before the sum, which of many rows would overflow in float16; and a batch of
-        # padding alone teaches nothing, instead of NaN.
-        total = jnp.sum(weights)
-        weights = weights / jnp.where(total == 0, 1.0, total)
+        if weights is not None:
+            weights = jnp.asarray(weights, jnp.float32)
+            if weights.shape != (n,):
+                raise ValueError(f"weights has shape {weights.shape}; expected ({n},)")
+            batch = _without_padding(batch, weights > 0)
+            # Before the sum, which of many rows would overflow in float16.
+            weights = divide(weights, jnp.sum(weights))
         keys = rng.fold(rng.sample_keys(state.key, n), state.step)
         rows = (batch, keys, weights)
         if mesh is not None:
             rows = jax.lax.with_sharding_constraint(rows, batch_sharding(mesh))
-        grads, metrics = gradient(state.params, rows)
-        # The optimiser's state has the parameters' types, and would not with others.
-        grads = jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
+        grads, out = gradient(state.params, rows)
+        value, metrics = finalize(out)
+        metrics = {"loss": value, **metrics}
+        # A batch of padding alone teaches nothing, instead of NaN. The optimiser's
+        # state has the parameters' types, and would not with others.
+        grads = jax.tree.map(
+            lambda g, p: divide(g, out.weight.astype(g.dtype)).astype(p.dtype),
+            grads,
+            state.params,
+        )
         norm = metrics["grad_norm"] = _norm(grads)
         if clip is not None:
             scale = jnp.minimum(1.0, clip / jnp.maximum(norm, 1e-12))
@@ -173,6 +166,116 @@ def make_train_step(
         out_shardings=None if mesh is None else (placed, whole),
         donate_argnums=(0,) if donate else (),
     )
+
+
+def _differentiated(loss: Loss) -> Callable[..., tuple[PyTree, LossOut]]:
+    """``(params, batch, keys, weights) -> (gradient of the sum, LossOut)``, float32."""
+
+    def objective(params, batch, keys, weights):
+        out = loss(params, batch, keys)
+        if isinstance(out, LossOut):
+            if weights is not None:
+                raise ValueError(
+                    "weights have no effect on a loss that returns a LossOut; expected "
+                    "None, and padding rows hidden by the loss's own mask"
+                )
+        else:
+            out = _of_rows(out, keys.shape[0], weights)
+        # The mean and not the sum is differentiated: the gradient of a sum over many
+        # tokens would overflow in float16.
+        scale = jax.lax.stop_gradient(out.weight)
+        return divide(out.sum, scale), (out, scale)
+
+    def differentiate(params, batch, keys, weights):
+        grads, (out, scale) = jax.grad(objective, has_aux=True)(
+            params, batch, keys, weights
+        )
+        wide = jax.tree.map(lambda g: g.astype(float32_or_wider(g.dtype)), grads)
+        return jax.tree.map(lambda g: g * scale.astype(g.dtype), wide), out
+
+    return differentiate
+
+
+def _of_rows(out: Any, n: int, weights: Array | None) -> LossOut:
+    """A loss of rows with its metrics as sums that are not yet divided."""
+    if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], dict)):
+        raise ValueError(
+            f"loss returned {type(out).__name__}; expected (loss [B], metrics) or a "
+            "reduce.LossOut"
+        )
+    each, metrics = out
+    for name, value in {"loss": each, **metrics}.items():
+        if jnp.shape(value) != (n,):
+            raise ValueError(
+                f"{name} has shape {jnp.shape(value)}; expected ({n},), one number for "
+                "each row"
+            )
+    weights = jnp.full(n, 1.0, jnp.float32) if weights is None else weights
+    weight = jnp.sum(weights)
+
+    def total(x):
+        return jnp.sum(weights * x.astype(jnp.float32))
+
+    report = {name: Mean(total(value), weight) for name, value in metrics.items()}
+    return LossOut(total(each), weight, report)
+
+
+def _accumulated(differentiate, accumulate, params, rows):
+    """Gradient and loss of the micro-batches together."""
+    # Micro-batch j takes rows j, j + A, ...: each device keeps its own rows, where
+    # consecutive blocks would send them across the mesh.
+    parts = jax.tree.map(
+        lambda leaf: jnp.swapaxes(leaf.reshape(-1, accumulate, *leaf.shape[1:]), 0, 1),
+        rows,
+    )
+
+    def add(total, part):
+        grads, out = differentiate(params, *part)
+        return (jax.tree.map(jnp.add, total[0], grads), merge(total[1], out)), None
+
+    shapes = jax.eval_shape(
+        differentiate, params, *jax.tree.map(lambda leaf: leaf[0], parts)
+    )
+    grads, out = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    aux = {
+        name: Peak(jnp.full_like(x.value, -jnp.inf)) if isinstance(x, Peak) else x
+        for name, x in out.aux.items()
+    }
+    return jax.lax.scan(add, (grads, out._replace(aux=aux)), parts)[0]
+
+
+def _merged(parts: LossOut) -> LossOut:
+    """One loss from those of the devices, which lead."""
+
+    def report(x):
+        if isinstance(x, Peak):
+            return Peak(jnp.max(x.value, 0))
+        return Mean(jnp.sum(x.sum, 0), jnp.sum(x.weight, 0))
+
+    aux = {name: report(x) for name, x in parts.aux.items()}
+    return LossOut(jnp.sum(parts.sum, 0), jnp.sum(parts.weight, 0), aux)
+
+
+def _without_padding(batch: PyTree, counts: Array) -> PyTree:
+    """The batch with a row that counts in place of each that does not.
+
+    A weight of 0 hides a row's loss but not its gradient: the derivative of a square
+    root, a logarithm or a quotient at what padding happens to hold is infinite, and
+    times 0 is NaN.
+    """
+    first = (jnp.arange(len(counts)) == jnp.argmax(counts)) & counts
+
+    def replace(leaf):
+        def over(mask):
+            return mask.reshape(-1, *(1,) * (leaf.ndim - 1))
+
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return leaf
+        # A sum over one row, which a sharded batch sends as one row.
+        row = jnp.sum(jnp.where(over(first), leaf, jnp.zeros_like(leaf)), 0)
+        return jnp.where(over(counts), leaf, row.astype(leaf.dtype))
+
+    return jax.tree.map(replace, batch)
 
 
 def _norm(tree: PyTree) -> Array:

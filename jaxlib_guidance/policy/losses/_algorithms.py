@@ -1,10 +1,11 @@
 """Whole algorithms: advantage, ratio and aggregation with their papers' defaults.
 
 Each is three lines of the rooms beside it, to use as it is or to copy and change. All
-take the log-probabilities ``[B, T]`` of the sampled tokens and one reward a sequence,
-``[P, G]`` with ``B = P G`` (samples of a prompt are neighbours), or ``[B]`` with
-``group_ids [B]`` and ``num_groups``, and return a `reduce.LossOut`: differentiate
-``out.sum``, or ``finalize(out)[0]``.
+take the log-probabilities of the sampled tokens, ``[P, G, T]`` or ``[B, T]``, and one
+reward a sequence: ``[P, G]`` with ``B = P G`` (samples of a prompt are neighbours), or
+``[B]`` with ``group_ids [B]`` and ``num_groups``. They return a `reduce.LossOut`, which
+`training.make_train_step` takes as it is; by hand, differentiate ``finalize(out)[0]``.
+Groups that stay apart, ``[P, G, T]``, are what a train step may cut between.
 """
 
 from collections.abc import Callable
@@ -26,17 +27,20 @@ from jaxlib_guidance.types import Array
 
 
 def _by_sequence(fn: Callable[..., Array], rewards, logp, group_ids, num_groups, **kw):
-    """One number of each of the ``B`` sequences, from rewards by group."""
+    """One number of each sequence ``[B]``, or ``[P, G]`` for groups that stay apart."""
     if group_ids is None and jnp.ndim(rewards) != 2:
         raise ValueError(
             f"rewards has shape {jnp.shape(rewards)}; expected [P, G], or [B] with "
             "group_ids"
         )
-    flat = fn(rewards, group_ids, num_groups, **kw).reshape(-1)
+    each = fn(rewards, group_ids, num_groups, **kw)
+    if jnp.ndim(logp) == 3 and jnp.shape(logp)[:2] == each.shape:
+        return each
+    flat = each.reshape(-1)
     if jnp.ndim(logp) != 2 or flat.shape != jnp.shape(logp)[:1]:
         raise ValueError(
             f"rewards has shape {jnp.shape(rewards)} and logp {jnp.shape(logp)}; "
-            "expected [P, G] or [B], and [B, T] with B = P G"
+            "expected [P, G] or [B], and [P, G, T] or [B, T] with B = P G"
         )
     return flat
 
@@ -196,7 +200,7 @@ def dapo(
     groups = (rewards, logp, group_ids, num_groups)
     advantage = _by_sequence(group_normalize, *groups, ddof=ddof, eps=eps)
     teaches = _by_sequence(informative, *groups)
-    mask = mask_like(mask, logp) * teaches[:, None]
+    mask = mask_like(mask, logp) * teaches[..., None]
     return _clipped(
         logp, logp_old, advantage, mask, "token_mean",
         clip_low=clip_low, clip_high=clip_high,
