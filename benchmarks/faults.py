@@ -6,10 +6,10 @@
 
 A tiny model of the bundled digits is trained by train/images.py, in processes of its
 own where the fault is to a process. A run that was never disturbed says what every line
-of metrics.jsonl and the weights in ema.npz must be: they are compared bit for bit. A
-resume is broken if it disagrees, if it begins anywhere but at the newest step that is
-whole, or if a run can no longer be resumed at all. Lost are the steps that were logged
-and had to be taken again: those since the last save that was complete. A save is
+of metrics.jsonl and the weights in ema.safetensors must be: they are compared bit for
+bit. A resume is broken if it disagrees, if it begins anywhere but at the newest step
+that is whole, or if a run can no longer be resumed at all. Lost are the steps that were
+logged and had to be taken again: those since the last save that was complete. A save is
 complete before the next begins, so that these are at most two intervals; the steps
 here are so short that many fit into the writing of one save.
 """
@@ -172,7 +172,10 @@ class Undisturbed:
 
     def __init__(self, folder: Path, seconds: float):
         self.folder, self.seconds = folder, seconds
-        self.metrics, self.ema = metrics(folder), load_weights(folder / "ema.npz")[0]
+        self.metrics, self.ema = (
+            metrics(folder),
+            load_weights(folder / "ema.safetensors")[0],
+        )
 
     def differences(self, folder: Path, finished: bool) -> list[str]:
         found = metrics(folder)
@@ -182,10 +185,10 @@ class Undisturbed:
             problems.append(f"{len(self.metrics) - len(found)} steps are not logged")
         if finished:
             same = jax.tree.map(
-                np.array_equal, load_weights(folder / "ema.npz")[0], self.ema
+                np.array_equal, load_weights(folder / "ema.safetensors")[0], self.ema
             )
             if not all(jax.tree.leaves(same)):
-                problems.append("ema.npz differs")
+                problems.append("ema.safetensors differs")
         return problems
 
 

@@ -1,6 +1,6 @@
 """Forecasts, gaps, refinement and synthesis on real series, beside baselines.
 
-    python benchmarks/timeseries.py table --told runs/pedestrians_told/ema.npz
+    python benchmarks/timeseries.py table --told runs/pedestrians_told/ema.safetensors
     python benchmarks/timeseries.py table --parts forecast --classical  # ETS and MSTL
 
 Prints the tables of docs/timeseries.md. Weights are of train/timeseries.py, --told's

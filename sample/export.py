@@ -1,11 +1,11 @@
 """Writes a guided sampler to one file, which runs where this package is not installed.
 
     python sample/export.py
-    python sample/export.py --weights runs/digits/ema.npz --steps 30 --perturb block2
+    python sample/export.py --weights runs/digits/ema.safetensors --perturb block2
 
 The file takes ``seed``, ``ids`` (sample i is the same in any batch), ``labels`` if the
 model has classes, the weight of classifier-free guidance ``cfg`` and that of perturbed
-attention ``pag``. `jaxlib_guidance.sampling.export` shows the lines that call it.
+attention ``pag``. `jaxlib_guidance/files/_program.py` shows the lines that call it.
 Needs flatbuffers: pip install 'jaxlib-guidance[export]'.
 """
 
@@ -37,7 +37,7 @@ class Config:
         "cuda",
         "tpu",
     )
-    out: Path = Path("out/sampler.npz")
+    out: Path = Path("out/sampler.safetensors")
 
 
 def write(config: Config) -> dict[str, Any]:

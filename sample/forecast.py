@@ -4,7 +4,7 @@
     python sample/forecast.py --task impute --hide random
     python sample/forecast.py --task refine --base ridge
     python sample/forecast.py --task synthesize
-    python sample/forecast.py --weights runs/pedestrians/ema.npz
+    python sample/forecast.py --weights runs/pedestrians/ema.safetensors
 
 Each writes a picture, and the numbers beside it as ``.npz``: paths ``[N, S, L]`` in the
 unit of the series. The guidance is what the search on validation windows found, with

@@ -3,7 +3,7 @@
     python sample/images.py --guide cfg=3 --guide pag=1.5@block2
     python sample/images.py --sampler unipc --steps 12 --guide apg=3,eta=0,during=0:0.8
     python sample/images.py --guide auto=1@digits_weak --guide classifier=2 --labels 3 8
-    python sample/images.py --weights runs/digits/ema.npz --images 17 4 --out again.png
+    python sample/images.py --weights runs/digits/ema.safetensors --images 17 4
 
 A guide is NAME=WEIGHT, then optionally @WHERE and ,KEY=VALUE pairs; guides apply in the
 order given. WHERE is a term's attention sites (joined by +), network or classifier.

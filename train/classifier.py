@@ -4,7 +4,7 @@ to guide samplers with.
     python train/classifier.py                          # a judge of the bundled digits
     python train/classifier.py --noise cosine --directory runs/noisy
 
-A run lives in one folder, as that of train/images.py; its weights are ema.npz.
+A run lives in one folder, as that of train/images.py; its weights are ema.safetensors.
 """
 
 import dataclasses
@@ -66,7 +66,7 @@ class Config:
     weight_decay: float = 1e-2
     seed: int = 0
     store: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type in which ema.npz stores weights."""
+    """Type in which ema.safetensors stores weights."""
     log: Log = Log()
     scale: OmitArgPrefixes[Scale] = Scale()
     hosts: OmitArgPrefixes[Hosts] = Hosts()
@@ -171,8 +171,10 @@ def train(config: Config) -> float | None:
             "test_accuracy": accuracy,
         }
         store = jnp.dtype(config.store)
-        export_weights(folder / "ema.npz", params, about, dtype=store)
-        print(f"accuracy on the test split {accuracy:.4f}; {folder / 'ema.npz'}")
+        export_weights(folder / "ema.safetensors", params, about, dtype=store)
+        print(
+            f"accuracy on the test split {accuracy:.4f}; {folder / 'ema.safetensors'}"
+        )
     return accuracy
 
 

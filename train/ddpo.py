@@ -419,7 +419,8 @@ def load_base(config: Config) -> tuple[DiffusionModel, Any, dict[str, Any]]:
     if not path.is_file():
         load_pretrained(config.weights)  # Says which names there are.
         path = (
-            resources.files("jaxlib_guidance.models") / f"assets/{config.weights}.npz"
+            resources.files("jaxlib_guidance.models")
+            / f"assets/{config.weights}.safetensors"
         )
     with resources.as_file(path) as file:
         params, about = load_weights(file)
@@ -513,9 +514,11 @@ def train(config: Config) -> dict[str, dict[str, float]]:
     after, _ = evaluate(ema)
     if chief:
         about["finetuning"] = {k: v for k, v in settings.items() if k != "directory"}
-        export_weights(folder / "ema.npz", ema, about)
+        export_weights(folder / "ema.safetensors", ema, about)
         print(show(config.method, after))
-        print(f"weights in {folder / 'ema.npz'}, pictures in {folder / 'samples'}")
+        print(
+            f"weights in {folder / 'ema.safetensors'}, pictures in {folder / 'samples'}"
+        )
     return {"base": before, config.method: after}
 
 

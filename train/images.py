@@ -5,10 +5,10 @@
     python train/images.py --help
 
 A run lives in one folder: config.json, metrics.jsonl, checkpoints/, samples/*.png and
-at the end ema.npz, which `load_pretrained` and sample/images.py read. Stop it as you
-like (Ctrl-C, SIGTERM, kill -9) and start it again with the same arguments, on the same
-devices or others: it goes on with the same next batch. docs/launch.md says how to start
-it on a TPU pod, on several GPUs and on several hosts.
+at the end ema.safetensors, which `load_pretrained` and sample/images.py read. Stop it
+as you like (Ctrl-C, SIGTERM, kill -9) and start it again with the same arguments, on
+the same devices or others: it goes on with the same next batch. docs/launch.md says how
+to start it on a TPU pod, on several GPUs and on several hosts.
 """
 
 import dataclasses
@@ -158,7 +158,7 @@ class Config:
     scale: OmitArgPrefixes[Scale] = Scale()
     hosts: OmitArgPrefixes[Hosts] = Hosts()
     store: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type in which ema.npz stores weights."""
+    """Type in which ema.safetensors stores weights."""
 
 
 def require_use(config: Config) -> None:
@@ -412,8 +412,8 @@ def train(config: Config) -> dict[str, Any]:
     if chief:
         about["training"] = {k: v for k, v in settings.items() if k != "directory"}
         store = jnp.dtype(config.store)
-        export_weights(folder / "ema.npz", ema, about, dtype=store)
-        print(f"weights in {folder / 'ema.npz'}")
+        export_weights(folder / "ema.safetensors", ema, about, dtype=store)
+        print(f"weights in {folder / 'ema.safetensors'}")
     if judge is None or test is None:
         return {}
     results = evaluate(model, ema, config, data, test, judge)

@@ -475,7 +475,7 @@ def train(config: Config) -> dict[str, dict[str, float]]:
     ema = jax.tree.map(np.asarray, replicate(mesh, state.train.ema))
     after = evaluate(ema)
     if jax.process_index() == 0:
-        export_weights(folder / "ema.npz", ema, {"reason": settings})
+        export_weights(folder / "ema.safetensors", ema, {"reason": settings})
         for name, figures in (("before", before), ("after", after)):
             print(name, *(f"{k} {v:.3f}" for k, v in figures.items()), sep="  ")
     return {"before": before, "after": after}

@@ -225,7 +225,7 @@ def train(config: Config) -> dict[str, float]:
     ema = jax.tree.map(np.asarray, replicate(mesh, state.train.ema))
     result = look(config.updates, state)
     if jax.process_index() == 0:
-        export_weights(folder / "ema.npz", ema, {"selfplay": settings})
+        export_weights(folder / "ema.safetensors", ema, {"selfplay": settings})
         print("  ".join(f"{name} {value:.4f}" for name, value in result.items()))
     return result
 

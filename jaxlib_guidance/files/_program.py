@@ -1,18 +1,20 @@
 """A compiled sampler and its parameters in a file, for a process without this package.
 
-The file is one of `export_weights`: numpy arrays, the serialised program among them,
-and a JSON header. Nothing in it is pickled. With jax, numpy and flatbuffers alone:
+The file is one of `export_weights`, so it is safetensors: the parameters, the program
+as bytes, and JSON. Nothing in it is pickled. With jax, flatbuffers and safetensors
+alone:
 
 ```python
 import json
 import jax
 import numpy as np
 from jax import export
+from safetensors import safe_open
 
-with np.load("sampler.npz") as file:  # as sample/export.py writes it
-    about = json.loads(file["header"])["config"]
-    program = export.deserialize(bytearray(file["program"]))
-    params = {name: file[name] for name in file.files if name.startswith("params/")}
+with safe_open("sampler.safetensors", "np") as file:  # as sample/export.py writes it
+    about = json.loads(file.metadata()["jaxlib_guidance"])["config"]
+    params = {name: file.get_tensor(name) for name in file.keys()}
+program = export.deserialize(bytearray(params.pop("program")))
 draw = jax.jit(program.call)  # about["arguments"] says what it takes
 ids = np.arange(7, dtype=np.int32)
 options = {"seed": np.int32(0), "ids": ids, "labels": ids, "cfg": np.float32(2)}
@@ -53,26 +55,10 @@ def _name(path):
     return "/".join(("params", *(str(getattr(part, "key", part)) for part in path)))
 
 
-def _as_stored(params):
-    """Leaves by their names in the file, as the bits that the file holds."""
-    stored = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        leaf = np.asarray(leaf)
-        bits = leaf.view(np.uint16) if leaf.dtype == jnp.bfloat16 else leaf
-        stored[_name(path)] = bits
-    return stored
-
-
-def _from_stored(leaves, like):
-    """The inverse of `_as_stored`, inside the program."""
-
-    def read(path, was):
-        leaf = leaves[_name(path)]
-        if jnp.result_type(was) != jnp.bfloat16:
-            return leaf
-        return jax.lax.bitcast_convert_type(leaf, jnp.bfloat16)
-
-    return jax.tree_util.tree_map_with_path(read, like)
+def _by_name(params):
+    """The leaves by their names in the file."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return {_name(path): leaf for path, leaf in leaves}
 
 
 def _parse(name, text, scope):
@@ -106,7 +92,7 @@ def export_sampler(
     digits differ.
 
     Args:
-      path: Where to, conventionally ``.npz``.
+      path: File to write, with the suffix ``.safetensors``.
       fn: ``fn(params, **arguments) -> pytree of arrays``, in plain tuples, lists and
         dicts. It makes its keys itself, from an integer seed or from key data
         ("uint32[2]"), and must not call back to the host, as ``progress=`` does.
@@ -130,10 +116,11 @@ def export_sampler(
     _require_flatbuffers()
     scope = export.SymbolicScope()
     specs = {name: _parse(name, text, scope) for name, text in arguments.items()}
-    leaves = _as_stored(params)
+    leaves = {name: np.asarray(leaf) for name, leaf in _by_name(params).items()}
 
     def run(leaves, **options):
-        return fn(_from_stored(leaves, params), **options)
+        tree = jax.tree_util.tree_map_with_path(lambda p, _: leaves[_name(p)], params)
+        return fn(tree, **options)
 
     try:
         exported = export.export(jax.jit(run), platforms=platforms)(leaves, **specs)
@@ -190,7 +177,7 @@ def load_exported(
             f"{path} was exported by jax {about['jax']}, which jax {jax.__version__} "
             "cannot run; export it again from the weights"
         )
-    leaves = jax.tree.map(jnp.asarray, _as_stored(held.get("params", {})))
+    leaves = jax.tree.map(jnp.asarray, _by_name(held.get("params", {})))
     call = jax.jit(program.call)
 
     def draw(**arguments):

@@ -187,7 +187,7 @@ def pretrained_names() -> tuple[str, ...]:
     """The models that come with the package."""
     folder = resources.files("jaxlib_guidance.models") / "assets"
     names = (Path(file.name) for file in folder.iterdir())
-    return tuple(sorted(name.stem for name in names if name.suffix == ".npz"))
+    return tuple(sorted(name.stem for name in names if name.suffix == ".safetensors"))
 
 
 def read_pretrained(name: str | os.PathLike) -> tuple[PyTree, dict[str, Any]]:
@@ -200,7 +200,7 @@ def read_pretrained(name: str | os.PathLike) -> tuple[PyTree, dict[str, Any]]:
             f"{str(name)!r} is neither a file nor one of {pretrained_names()}"
         )
     folder = resources.files("jaxlib_guidance.models") / "assets"
-    with resources.as_file(folder / f"{name}.npz") as path:
+    with resources.as_file(folder / f"{name}.safetensors") as path:
         return load_weights(path)
 
 

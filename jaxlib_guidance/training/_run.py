@@ -102,7 +102,8 @@ def _require_same(folder, config, free):
         if not any(f"{where}.".startswith(f"{name}.") for name in free)
     ]
     saved = folder / "checkpoints"
-    begun = any(p.name.isdigit() for p in saved.glob("*")) or any(folder.glob("*.npz"))
+    weights = any(folder.glob("*.safetensors"))
+    begun = weights or any(p.name.isdigit() for p in saved.glob("*"))
     if found and begun:
         raise OtherRunError(
             f"{folder} holds a run with another configuration: {'; '.join(found)}. "

@@ -2,20 +2,19 @@
 
     python tests/files/fuzz_readers.py FOLDER --mutations 1500
 
-FOLDER holds whole files (.npz, .safetensors, .gguf). Whatever is done to them, a reader
-may give arrays or raise CorruptFileError; everything else is a failure, as is a read
-that takes long or much memory. `test_fuzz_readers.py` makes the folder and runs this.
+FOLDER holds folders of whole files: weights, safetensors, gguf. Whatever is done to
+them, a reader may give arrays or raise CorruptFileError; everything else is a failure,
+as is a read that takes long or much memory. `test_fuzz_readers.py` makes the folder and
+runs this.
 """
 
 import argparse
-import io
 import json
 import re
 import resource
 import tempfile
 import time
 import traceback
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,7 @@ from jaxlib_guidance.files import (
     load_safetensors,
     load_weights,
 )
+from jaxlib_guidance.files._weights import ABOUT, checksum
 
 HEADROOM = 256 * 2**20
 HUGE = (0, 1, 7, 2**16, 2**31 - 1, 2**32 - 1, 2**33, 2**62, 2**63, 2**64 - 1)
@@ -40,9 +40,9 @@ def touch(tree):
 
 
 READERS = {
-    ".npz": lambda path: touch(load_weights(path)[0]),
-    ".safetensors": lambda path: touch(load_safetensors(path)[0]),
-    ".gguf": lambda path: touch(load_gguf(path)[0]),
+    "weights": lambda path: touch(load_weights(path)[0]),
+    "safetensors": lambda path: touch(load_safetensors(path)[0]),
+    "gguf": lambda path: touch(load_gguf(path)[0]),
 }
 
 
@@ -111,17 +111,24 @@ def mutate(rng, whole):
     return bytes(data)
 
 
-def mutate_member(rng, whole):
-    """Past the checksums: one member of the archive is changed, and packed anew."""
-    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    name = list(members)[rng.integers(len(members))]
-    members[name] = mutate(rng, members[name])
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, held in members.items():
-            archive.writestr(name, held)
-    return buffer.getvalue()
+def mutate_inside(rng, whole):
+    """Past the checksum: the JSON text is changed, and signed where it still is one."""
+    start = 8 + int.from_bytes(whole[:8], "little")
+    header = json.loads(whole[8:start])
+    text = mutate(rng, header["__metadata__"][ABOUT].encode()).decode(errors="replace")
+    try:
+        about = json.loads(text)
+        leaves = {
+            name: np.frombuffer(whole, np.uint8)[start:][slice(*each["data_offsets"])]
+            for name, each in header.items()
+            if name != "__metadata__"
+        }
+        text = json.dumps(about | {"crc32": checksum(about, leaves)})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    header["__metadata__"][ABOUT] = text
+    held = json.dumps(header).encode()
+    return len(held).to_bytes(8, "little") + held + whole[start:]
 
 
 def main():
@@ -131,9 +138,9 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
-    seeds = [(path.suffix, path.read_bytes()) for path in options.folder.iterdir()]
-    seeds.sort()
-    counts = {suffix: {"read": 0, "refused": 0} for suffix, _ in seeds}
+    files = sorted(options.folder.glob("*/*"))
+    seeds = [(path.parent.name, path.read_bytes()) for path in files]
+    counts = {kind: {"read": 0, "refused": 0} for kind, _ in seeds}
     failures, slowest = [], 0.0
     status = Path("/proc/self/status").read_text()
     in_use = int(re.search(r"VmSize:\s+(\d+) kB", status)[1]) * 1024
@@ -141,19 +148,19 @@ def main():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with tempfile.TemporaryDirectory() as folder:
         for i in range(options.mutations):
-            suffix, whole = seeds[i % len(seeds)]
-            inside = suffix == ".npz" and rng.random() < 0.5
-            data = (mutate_member if inside else mutate)(rng, whole)
-            path = Path(folder) / f"mutated{suffix}"
+            kind, whole = seeds[i % len(seeds)]
+            inside = kind == "weights" and rng.random() < 0.5
+            data = (mutate_inside if inside else mutate)(rng, whole)
+            path = Path(folder) / "mutated"
             path.write_bytes(data)
             start = time.perf_counter()
             try:
-                READERS[suffix](path)
-                counts[suffix]["read"] += 1
+                READERS[kind](path)
+                counts[kind]["read"] += 1
             except CorruptFileError:
-                counts[suffix]["refused"] += 1
+                counts[kind]["refused"] += 1
             except BaseException:
-                failures.append(f"mutation {i}, {suffix}: {traceback.format_exc()}")
+                failures.append(f"mutation {i}, {kind}: {traceback.format_exc()}")
             slowest = max(slowest, time.perf_counter() - start)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     print(

@@ -29,8 +29,11 @@ def seeds(folder, write_gguf, write_safetensors):
         "zeros": np.zeros(9000),
     }
     config = {"kind": "dit", "betas": [0.9], "none": None}
-    export_weights(folder / "plain.npz", params, config)
-    export_weights(folder / "half.npz", params, config, dtype=jnp.bfloat16)
+    for kind in ("weights", "safetensors", "gguf"):
+        (folder / kind).mkdir()
+    weights = folder / "weights"
+    export_weights(weights / "plain.safetensors", params, config)
+    export_weights(weights / "half.safetensors", params, config, dtype=jnp.bfloat16)
     kinds = {"F32": 4, "BF16": 2, "U8": 1, "F8_E4M3": 1, "I64": 8, "BOOL": 1}
     tensors = {
         f"layer.{name}": (name, (30, 4), rng.bytes(120 * size))
@@ -38,7 +41,7 @@ def seeds(folder, write_gguf, write_safetensors):
     }
     tensors["empty"] = ("F16", (0, 4), b"")
     whole = write_safetensors(tensors, {"format": "pt"})
-    (folder / "model.safetensors").write_bytes(whole)
+    (folder / "safetensors" / "model").write_bytes(whole)
     metadata = {
         "general.architecture": "llama",
         "general.alignment": np.array(32, np.uint32),
@@ -51,7 +54,7 @@ def seeds(folder, write_gguf, write_safetensors):
         for code, kind in KINDS.items()
         if kind.decode
     }
-    (folder / "model.gguf").write_bytes(write_gguf(held, metadata))
+    (folder / "gguf" / "model").write_bytes(write_gguf(held, metadata))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +73,7 @@ def test_mutated_files_are_read_or_refused(
     print(found)
     assert found["failures"] == 0, found["first_failures"]
     # The mutations reach both outcomes of each reader, many times.
-    for suffix in (".npz", ".safetensors", ".gguf"):
-        assert min(found["counts"][suffix].values()) > mutations / 100
+    for kind in ("weights", "safetensors", "gguf"):
+        assert min(found["counts"][kind].values()) > mutations / 100
     assert found["slowest_s"] < 2
     assert found["memory_grown_mb"] < 64

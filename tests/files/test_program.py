@@ -63,7 +63,7 @@ def options(batch, seed=3, cfg=2.0):
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("export") / "sampler.npz"
+    path = tmp_path_factory.mktemp("export") / "sampler.safetensors"
     export_sampler(path, direct, PARAMS, ARGUMENTS, config={"of": "a toy"})
     return path
 
@@ -85,7 +85,7 @@ def test_equal_to_the_direct_sampler_for_any_batch(file):
 
 def test_bit_for_bit_when_compiled_for_one_platform_and_size(tmp_path):
     sizes = {name: text.replace("b", "7") for name, text in ARGUMENTS.items()}
-    path = tmp_path / "one.npz"
+    path = tmp_path / "one.safetensors"
     export_sampler(path, direct, PARAMS, sizes, platforms=("cpu",))
     draw, _ = load_exported(path)
     want = jax.jit(direct)(PARAMS, **options(7))
@@ -166,15 +166,19 @@ def test_parameters_can_be_baked_in(tmp_path):
         return {"x": scale * PARAMS["net"]["scale"]}
 
     about = export_sampler(
-        tmp_path / "baked.npz", baked, {}, {"scale": "float32[]"}, platforms=("cpu",)
+        tmp_path / "baked.safetensors",
+        baked,
+        {},
+        {"scale": "float32[]"},
+        platforms=("cpu",),
     )
     assert about["result"] == {"x": "float32[3]"}
-    draw, _ = load_exported(tmp_path / "baked.npz")
+    draw, _ = load_exported(tmp_path / "baked.safetensors")
     np.testing.assert_allclose(draw(scale=2.0)["x"], 2 * PARAMS["net"]["scale"])
 
 
 def test_what_cannot_be_exported_is_named(tmp_path, monkeypatch):
-    path = tmp_path / "none.npz"
+    path = tmp_path / "none.safetensors"
 
     def talks(params, x):
         jax.debug.callback(lambda x: None, x)
@@ -197,23 +201,23 @@ def test_what_cannot_be_exported_is_named(tmp_path, monkeypatch):
 
 def test_what_cannot_be_loaded_is_named(file, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="none"):
-        load_exported(tmp_path / "none.npz")
+        load_exported(tmp_path / "none.safetensors")
     data = bytearray(file.read_bytes())
     for name, damaged in (
         ("short", data[: len(data) // 2]),
         ("flipped", data[:2000] + bytes([data[2000] ^ 1]) + data[2001:]),
     ):
-        path = tmp_path / f"{name}.npz"
+        path = tmp_path / f"{name}.safetensors"
         path.write_bytes(damaged)
         with pytest.raises(CorruptFileError, match=name):
             load_exported(path)
-    export_weights(tmp_path / "weights.npz", PARAMS, {"shape": [3]})
+    export_weights(tmp_path / "weights.safetensors", PARAMS, {"shape": [3]})
     with pytest.raises(CorruptFileError, match="is not a sampler"):
-        load_exported(tmp_path / "weights.npz")
+        load_exported(tmp_path / "weights.safetensors")
     held, about = load_weights(file)
-    export_weights(tmp_path / "newer.npz", held, about | {"devices": 2})
+    export_weights(tmp_path / "newer.safetensors", held, about | {"devices": 2})
     with pytest.raises(ValueError, match="newer.* exported by jax .*again from the"):
-        load_exported(tmp_path / "newer.npz")
+        load_exported(tmp_path / "newer.safetensors")
     monkeypatch.setattr(
         export.export, "minimum_supported_calling_convention_version", 1000
     )

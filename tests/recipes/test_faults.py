@@ -56,7 +56,7 @@ def run(tmp_path_factory):
     lines = [{"step": s, "loss": 1 / s, "steps_per_second": 9} for s in range(1, 7)]
     text = "".join(f"{json.dumps(line)}\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text)
-    export_weights(folder / "ema.npz", {"w": np.ones(3, np.float32)}, {})
+    export_weights(folder / "ema.safetensors", {"w": np.ones(3, np.float32)}, {})
     return folder
 
 
@@ -91,8 +91,8 @@ def test_the_harness_notices_what_is_wrong(faults, run, tmp_path, monkeypatch):
     (other / "metrics.jsonl").write_text("\n".join([*lines[:4], last, '{"step": 6']))
     assert whole.differences(other, finished=False) == ["step 5 has other metrics"]
     assert "1 steps are not logged" in whole.differences(other, finished=True)
-    export_weights(other / "ema.npz", {"w": np.float32([1, 1, 1.0000001])}, {})
-    assert "ema.npz differs" in whole.differences(other, finished=True)
+    export_weights(other / "ema.safetensors", {"w": np.float32([1, 1, 1.0000001])}, {})
+    assert "ema.safetensors differs" in whole.differences(other, finished=True)
     # And states: another number under the same step.
     checked = faults.Checked(run, STATE, tmp_path)
     checked.renew()

@@ -19,7 +19,7 @@ SPEC.loader.exec_module(recipe)
 
 
 def test_the_digits_come_out_of_the_file(tmp_path, capsys):
-    out = tmp_path / "deep" / "sampler.npz"
+    out = tmp_path / "deep" / "sampler.safetensors"
     recipe.main(recipe.Config(steps=3, perturb="block2", out=out))
     said = capsys.readouterr().out
     assert "seed: int32[]" in said
@@ -56,4 +56,4 @@ def test_the_digits_come_out_of_the_file(tmp_path, capsys):
 )
 def test_mistakes_are_named(options, message, tmp_path):
     with pytest.raises(SystemExit, match=message):
-        recipe.main(recipe.Config(out=tmp_path / "none.npz", **options))
+        recipe.main(recipe.Config(out=tmp_path / "none.safetensors", **options))

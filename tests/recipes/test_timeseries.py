@@ -80,7 +80,7 @@ def weights(source, tmp_path_factory):
     run = tmp_path_factory.mktemp("run")
     found = train.train(tiny(run, source))
     assert set(found) == {"unguided", "square", "quantile"}
-    return run / "ema.npz"
+    return run / "ema.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def told(source, tmp_path_factory):
     run = tmp_path_factory.mktemp("told")
     config = tiny(run, source, told=True)
     assert set(train.train(config)) == {"told"}
-    return run / "ema.npz"
+    return run / "ema.safetensors"
 
 
 def test_weights_know_their_layout_and_guidance(weights):
@@ -242,7 +242,7 @@ def test_the_published_preset_trains(told, source, tmp_path):
     )
     found = train.train(config)
     assert set(found) == (set() if told else {"unguided", "square", "quantile"})
-    forecaster, _ = load_forecaster(tmp_path / "ema.npz")
+    forecaster, _ = load_forecaster(tmp_path / "ema.safetensors")
     layout = forecaster.layout
     assert (layout.length, layout.channels) == (60, 1 if told else 2)
     assert forecaster.model.module.skip
@@ -253,7 +253,9 @@ def test_the_published_preset_trains(told, source, tmp_path):
 def test_series_without_spread_train_and_short_ones_are_named(tmp_path):
     np.save(tmp_path / "flat.npy", np.ones((1, 1200)))
     train.train(tiny(tmp_path / "flat", tmp_path / "flat.npy", scales=()))
-    assert load_forecaster(tmp_path / "flat" / "ema.npz")[0].layout.spread == 1.0
+    assert (
+        load_forecaster(tmp_path / "flat" / "ema.safetensors")[0].layout.spread == 1.0
+    )
     np.save(tmp_path / "flat.npy", np.full((1, 1200), 2.0))
     with pytest.raises(OtherRunError, match="data.identity was '1 series, crc32"):
         train.train(tiny(tmp_path / "flat", tmp_path / "flat.npy", scales=()))
@@ -278,8 +280,10 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(source, tmp_path, monkeypat
         train, "fit", lambda *args, **given: (fit(*args, **given | {"steps": 2})[0], 0)
     )
     assert run("parts") == {}
-    assert not (tmp_path / "parts" / "ema.npz").exists()
+    assert not (tmp_path / "parts" / "ema.safetensors").exists()
     monkeypatch.setattr(train, "fit", fit)
     run("parts")
-    each = [load_forecaster(tmp_path / n / "ema.npz")[1] for n in ("whole", "parts")]
+    each = [
+        load_forecaster(tmp_path / n / "ema.safetensors")[1] for n in ("whole", "parts")
+    ]
     jax.tree.map(np.testing.assert_array_equal, *each)

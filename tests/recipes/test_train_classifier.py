@@ -29,7 +29,7 @@ def test_it_learns_and_is_loaded(recipe, tmp_path, monkeypatch):
     config = recipe.Config(tmp_path, widths=(16, 32), steps=60, log=log)
     accuracy = recipe.train(config)
     assert accuracy > 0.2
-    model, _ = load_pretrained(tmp_path / "ema.npz")
+    model, _ = load_pretrained(tmp_path / "ema.safetensors")
     assert (model.classes, model.shape) == (10, (8, 8, 1))
     # Weights may be stored otherwise; other images are another run.
     assert recipe.train(replace(config, store="bfloat16")) == accuracy

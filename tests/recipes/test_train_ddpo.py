@@ -43,7 +43,7 @@ def weights(tmp_path_factory):
         "classes": 10,
     }
     params = from_config(about).init(jax.random.key(0))
-    path = tmp_path_factory.mktemp("weights") / "tiny.npz"
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     export_weights(path, jax.tree.map(lambda leaf: leaf + 0.02, params), about)
     return str(path)
 
@@ -75,18 +75,18 @@ def test_resumed_it_ends_as_in_one_go(recipe, weights, tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "make_evaluation", lambda *_: lambda params: figures)
     config = tiny(recipe, tmp_path, weights)
     recipe.train(config)
-    want, lines_whole = load_weights(tmp_path / "ema.npz")[0], lines(tmp_path)
+    want, lines_whole = load_weights(tmp_path / "ema.safetensors")[0], lines(tmp_path)
     # As if it had been killed in its last round, after the log and before the state.
     shutil.rmtree(tmp_path / "checkpoints" / "2")
-    (tmp_path / "ema.npz").unlink()
+    (tmp_path / "ema.safetensors").unlink()
     recipe.train(config)
-    got = load_weights(tmp_path / "ema.npz")[0]
+    got = load_weights(tmp_path / "ema.safetensors")[0]
     jax.tree.map(np.testing.assert_array_equal, got, want)
     assert lines(tmp_path) == lines_whole
     assert len(lines_whole) == 2
     base, _ = load_weights(weights)
     assert any(map(np.any, jax.tree.leaves(jax.tree.map(np.subtract, got, base))))
-    model, _ = load_pretrained(tmp_path / "ema.npz")
+    model, _ = load_pretrained(tmp_path / "ema.safetensors")
     assert model.shape == (8, 8, 1)
     names = sorted(path.name for path in (tmp_path / "samples").iterdir())
     # What is saved is judged, so that the best can be kept.

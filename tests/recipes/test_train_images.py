@@ -89,7 +89,9 @@ def test_stopped_and_crashed_it_ends_as_in_one_go(
     recipe.train(config)
     assert "resumed after step 4" in capsys.readouterr().out
     assert losses(tmp_path) == losses(uninterrupted)
-    got, want = (load_weights(f / "ema.npz")[0] for f in (tmp_path, uninterrupted))
+    got, want = (
+        load_weights(f / "ema.safetensors")[0] for f in (tmp_path, uninterrupted)
+    )
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
@@ -97,14 +99,14 @@ def test_what_a_run_leaves_behind(uninterrupted):
     assert sorted(losses(uninterrupted)) == [1, 2, 3, 4, 5, 6]
     picture = (uninterrupted / "samples" / "final.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
-    model, params = load_pretrained(uninterrupted / "ema.npz")
+    model, params = load_pretrained(uninterrupted / "ema.safetensors")
     assert model.shape == (8, 8, 1)
     assert model.classes == 10
     assert model.options["precondition"]
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
     estimate = jax.jit(lambda params, x: model.denoiser(params)(x, 0.5).x0)
     assert estimate(params, x).shape == x.shape
-    _, config = load_weights(uninterrupted / "ema.npz")
+    _, config = load_weights(uninterrupted / "ema.safetensors")
     assert config["training"]["optimiser"]["steps"] == 6
 
 
@@ -119,7 +121,7 @@ def test_an_evaluation_that_fails_costs_no_weights_and_may_be_changed(
     recipe, uninterrupted, tmp_path, monkeypatch
 ):
     run = shutil.copytree(uninterrupted, tmp_path / "run")
-    (run / "ema.npz").unlink()
+    (run / "ema.safetensors").unlink()
     config = tiny(recipe, run, store="bfloat16")
     judged = dataclasses.replace(config.evaluation, judge="digits_judge", weight=2.0)
 
@@ -129,7 +131,7 @@ def test_an_evaluation_that_fails_costs_no_weights_and_may_be_changed(
     monkeypatch.setattr(recipe, "evaluate", fails)
     with pytest.raises(CrashError):
         recipe.train(dataclasses.replace(config, evaluation=judged))
-    assert (run / "ema.npz").exists()
+    assert (run / "ema.safetensors").exists()
     assert recipe.train(config) == {}
 
 

@@ -169,7 +169,9 @@ def test_resumes(recipe, tmp_path, monkeypatch):
         return [json.loads(line)["loss"] for line in text]
 
     assert losses("whole") == losses("again")
-    weights = [load_weights(tmp_path / n / "ema.npz")[0] for n in ("whole", "again")]
+    weights = [
+        load_weights(tmp_path / n / "ema.safetensors")[0] for n in ("whole", "again")
+    ]
     jax.tree.map(np.testing.assert_array_equal, *weights)
 
 

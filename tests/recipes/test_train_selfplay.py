@@ -109,7 +109,8 @@ def test_learns_and_resumes(recipe, tmp_path, monkeypatch):
 
     assert lines("whole") == lines("again")
     weights = [
-        load_weights(tmp_path / name / "ema.npz")[0] for name in ("whole", "again")
+        load_weights(tmp_path / name / "ema.safetensors")[0]
+        for name in ("whole", "again")
     ]
     jax.tree.map(np.testing.assert_array_equal, *weights)
 

@@ -58,7 +58,7 @@ def test_a_run_that_never_began_does_not_own_its_folder(tmp_path):
     assert json.loads((folder / "config.json").read_text()) == CONFIG
     claim(folder, other)
     assert json.loads((folder / "config.json").read_text()) == other
-    (folder / "ema.npz").touch()
+    (folder / "ema.safetensors").touch()
     with pytest.raises(OtherRunError, match="seed was 1 and is now 0"):
         claim(folder, CONFIG)
 
