@@ -33,6 +33,7 @@ from jaxlib_guidance.diffusion._predict import (
     convert,
     edm_scalings,
     from_x0,
+    require_prediction,
     to_x0,
 )
 from jaxlib_guidance.diffusion._process import (
@@ -68,6 +69,7 @@ __all__ = [
     "perturb",
     # What a network predicts
     "Prediction",
+    "require_prediction",
     "to_x0",
     "from_x0",
     "convert",

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.diffusion import Prediction, prediction_weight
-from jaxlib_guidance.policy import importance_ratio, ppo_clip, reinforce
-from jaxlib_guidance.policy.losses._ratio import like_tokens
+from jaxlib_guidance.policy import importance_ratio, like_tokens, ppo_clip, reinforce
 from jaxlib_guidance.reduce import hide, require_shape
 from jaxlib_guidance.types import Array, Process, at_least_float32
 

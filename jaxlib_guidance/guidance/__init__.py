@@ -26,8 +26,10 @@ from jaxlib_guidance.guidance._inverse import (
     ENERGIES,
     ObservationEnergy,
     Observed,
+    find_energy,
     observation,
     quantile_energy,
+    require_scale,
     spread_levels,
     square_energy,
 )
@@ -83,6 +85,8 @@ __all__ = [
     "square_energy",
     "quantile_energy",
     "ENERGIES",
+    "find_energy",
+    "require_scale",
     "spread_levels",
     "observation",
     # Classifiers

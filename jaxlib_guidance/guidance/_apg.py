@@ -5,8 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.diffusion import Prediction, from_x0
-from jaxlib_guidance.diffusion._predict import require_prediction
+from jaxlib_guidance.diffusion import Prediction, from_x0, require_prediction
 from jaxlib_guidance.guidance._base import BASE, Evals, fix, sample_axes, sample_norm
 from jaxlib_guidance.guidance._contrast import like_cond
 from jaxlib_guidance.guidance._prediction import gain_of, to_x0_change

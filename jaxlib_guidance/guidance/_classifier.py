@@ -46,7 +46,7 @@ def joint_logit(
 
 
 @dataclasses.dataclass(frozen=True)
-class NegativeLogDensity:
+class _NegativeLogDensity:
     """``-joint_logit`` of the label, as an energy's function.
 
     An object that equals another of the same classifier, so that a term that is built
@@ -117,7 +117,7 @@ def classifier_guidance(
       the use of a classifier of clean images: Ma et al., EluCD, arXiv 2310.11311.
     """
     return energy(
-        NegativeLogDensity(classifier),
+        _NegativeLogDensity(classifier),
         weight,
         (params, fix(labels), tau1, tau2),
         through=through,

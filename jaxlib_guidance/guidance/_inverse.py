@@ -180,8 +180,20 @@ def _posterior_share(ctx: Context) -> Array:
     return (next_sigma / sigma) ** 2 * alpha / next_alpha
 
 
-def require_scale(scale, observed):
-    """The scale, once it is one number or one for each window."""
+def require_scale(scale: Array | float, observed: Observed) -> Array | float:
+    """The scale of an observation's guidance, once its shape is known to fit.
+
+    Args:
+      scale: Scale of the guidance, scalar or ``[B]``.
+      observed: The observation whose batch the scale must fit.
+
+    Returns:
+      The scale: a scalar as it is, so that 0 stays a number that costs nothing; an
+      array in float32.
+
+    Raises:
+      ValueError: The scale is neither a scalar nor ``[B]``.
+    """
     per_sample(scale, observed.y, "scale")
     # A number that is 0 before tracing costs nothing: it must stay one.
     return scale if np.ndim(scale) == 0 else jnp.asarray(scale, jnp.float32)

@@ -35,7 +35,7 @@ from jaxlib_guidance.types import (
 PLANS = ("auto", "fused")
 
 
-def evaluate(
+def _evaluate(
     denoisers: Sequence[Denoiser],
     branches: Mapping[str, Branch],
     ctx: Context,
@@ -206,14 +206,14 @@ class GuidedDenoiser:
 
     def _evaluate(self, branches, ctx) -> Evals:
         if not any(hasattr(term, "energy") for term in walk(self.guidance)):
-            return evaluate(self.denoisers, branches, ctx, ctx.x)
+            return _evaluate(self.denoisers, branches, ctx, ctx.x)
         graded = _differentiated(branches, self.plan)
         inner = {n: b for n, b in branches.items() if n in graded}
         outer = {n: b for n, b in branches.items() if n not in graded}
-        still = evaluate(self.denoisers, outer, ctx, ctx.x)
+        still = _evaluate(self.denoisers, outer, ctx, ctx.x)
 
         def differentiated(x):
-            return evaluate(self.denoisers, inner, ctx, x)[:2]
+            return _evaluate(self.denoisers, inner, ctx, x)[:2]
 
         moving, pullback = jax.vjp(differentiated, ctx.x)
         evals = Evals({**moving[0], **still.x0}, {**moving[1], **still.maps})

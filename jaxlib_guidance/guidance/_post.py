@@ -10,8 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.diffusion import Prediction, from_x0
-from jaxlib_guidance.diffusion._predict import require_prediction
+from jaxlib_guidance.diffusion import Prediction, from_x0, require_prediction
 from jaxlib_guidance.guidance._base import (
     BASE,
     Evals,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxlib_guidance.models._unet import group_norm
+from jaxlib_guidance.models._norm import group_norm
 from jaxlib_guidance.models.layers._embed import sinusoidal
 from jaxlib_guidance.types import Array
 

@@ -20,7 +20,7 @@ from jaxlib_guidance.models.layers._embed import ConditionEmbed, grid_positions
 from jaxlib_guidance.types import Array, PyTree, require_known
 
 
-class Block(nn.Module):
+class _Block(nn.Module):
     """Transformer block whose normalisations are modulated by ``c`` (adaLN-zero).
 
     Attributes:
@@ -239,7 +239,7 @@ class DiT(nn.Module):
         return table.reshape(-1, self.width)
 
     def _blocks(self, h, c, context, mask, grid, control, capture):
-        block = Block(
+        block = _Block(
             self.heads,
             self.mlp_ratio,
             self.qk_norm,

@@ -18,7 +18,7 @@ from jaxlib_guidance.models.layers._s4 import S4D, layer_spectrum
 from jaxlib_guidance.types import Array, PyTree, require_known
 
 
-def step_embedding(step: Array, width: int) -> Array:
+def _step_embedding(step: Array, width: int) -> Array:
     """``[sin(step f), cos(step f)]`` with ``f_i = 1e4^(-i / (n - 1))``.
 
     Of the ``n = width / 2`` rates the last is 1e-4 itself, which
@@ -44,7 +44,7 @@ def step_embedding(step: Array, width: int) -> Array:
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1)
 
 
-class GatedBlock(nn.Module):
+class _GatedBlock(nn.Module):
     """``z = h + e``; ``z += W GELU(S4D(LN(z)))``; ``h + W_a g``, ``W_b g`` are out.
 
     With ``g = tanh(z) sigmoid(z)`` and ``GELU(u) = u Phi(u)``, not its approximation by
@@ -173,12 +173,12 @@ class TSDiff(nn.Module):
 
         c_noise = jnp.broadcast_to(c_noise, x.shape[:1])
         step = c_noise * self.time_scale + self.time_offset
-        e = step_embedding(step, self.embedding)
+        e = _step_embedding(step, self.embedding)
         e = nn.silu(dense("time_out", nn.silu(dense("time_in", e))))
         h = nn.relu(dense("input", x))
-        block, total, maps = GatedBlock, jnp.zeros_like(h), {}
+        block, total, maps = _GatedBlock, jnp.zeros_like(h), {}
         if self.remat:
-            block: Any = nn.remat(GatedBlock)
+            block: Any = nn.remat(_GatedBlock)
         for i in range(self.blocks):
             h, share = block(
                 self.state, self.poles, self.rule, self.dtype, name=f"block{i}"

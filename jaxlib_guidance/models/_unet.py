@@ -1,6 +1,5 @@
 """A U-Net for images, with named attention sites at chosen levels."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,17 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.attention import Edit
+from jaxlib_guidance.models._norm import group_norm
 from jaxlib_guidance.models.layers._attention import Attention
 from jaxlib_guidance.models.layers._embed import ConditionEmbed
 from jaxlib_guidance.types import Array, PyTree, require_known
 
 
-def group_norm(channels: int, name: str) -> nn.GroupNorm:
-    """Group normalisation in float32, in as many as 32 groups."""
-    return nn.GroupNorm(math.gcd(32, channels), dtype=jnp.float32, name=name)
-
-
-class ResBlock(nn.Module):
+class _ResBlock(nn.Module):
     """Residual block whose second normalisation is modulated by ``c``.
 
     Attributes:
@@ -53,7 +48,7 @@ class ResBlock(nn.Module):
         return x + h
 
 
-class PixelAttention(nn.Module):
+class _PixelAttention(nn.Module):
     """Attention of the pixels of a feature map to themselves, then to a text.
 
     Attributes:
@@ -197,7 +192,7 @@ class UNet(nn.Module):
             self.dtype,
             name="condition",
         )(jnp.broadcast_to(c_noise, x.shape[:1]), cond)
-        res_block = nn.remat(ResBlock) if self.remat else ResBlock
+        res_block = nn.remat(_ResBlock) if self.remat else _ResBlock
         maps = {}
 
         def residual(name, h, level):
@@ -205,7 +200,7 @@ class UNet(nn.Module):
             return res_block(channels, self.dtype, name=name)(h, c)
 
         def attention(place, h):
-            layer = PixelAttention(
+            layer = _PixelAttention(
                 self.heads, self.kernel, self.dtype, name=f"{place}_attention"
             )
             kinds = ("attn", "cross")

@@ -77,7 +77,7 @@ def _weights(h):
     return constant, linear, h**2 - 2 * linear
 
 
-def embedded_step(
+def _embedded_step(
     denoise: Denoise,
     x: Array,
     guidance_state: PyTree,
@@ -252,7 +252,7 @@ def sample_adaptive(
         here = _half_logsnr(process, t)
         arrives = here + now.h >= final_level - 1e-4
         t_next = jnp.where(arrives, end, process.t_of_logsnr(2 * (here + now.h)))
-        lower, higher, guidance_state = embedded_step(
+        lower, higher, guidance_state = _embedded_step(
             at_step(now.attempts + opening, t, t_next),
             now.x,
             now.guidance_state,

@@ -5,8 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.guidance import ObservationEnergy, Observed
-from jaxlib_guidance.guidance._inverse import find_energy, require_scale
+from jaxlib_guidance.guidance import (
+    ObservationEnergy,
+    Observed,
+    find_energy,
+    require_scale,
+)
 from jaxlib_guidance.sampling._sampler import Sampler
 from jaxlib_guidance.transition import Transition, draw
 from jaxlib_guidance.types import (

@@ -18,7 +18,7 @@ from jaxlib_guidance.transition import Transition, draw
 from jaxlib_guidance.types import Array, PyTree, expand
 
 
-def langevin_move(x: Array, x0: Array, alpha: Any, sigma: Any, snr: Any) -> Transition:
+def _langevin_move(x: Array, x0: Array, alpha: Any, sigma: Any, snr: Any) -> Transition:
     """One unadjusted Langevin move at a noise level.
 
     ``mean = x + eps (alpha x0 - x) / sigma^2``, ``std = sqrt(2 eps)``,
@@ -52,7 +52,7 @@ def _run(
     def move(carry, i):
         x, guidance_state = carry
         x0, guidance_state = denoise(x, interval.t, guidance_state)
-        law = langevin_move(x, x0, interval.alpha, interval.sigma, snr)
+        law = _langevin_move(x, x0, interval.alpha, interval.sigma, snr)
         return (draw(law, rng.fold(keys, i)), guidance_state), None
 
     return jax.lax.scan(move, (x, guidance_state), jnp.arange(steps))[0]
@@ -120,7 +120,7 @@ def annealed_langevin(steps: int = 10, snr: Any = 0.16) -> Sampler:
                 denoise, x, guidance_state, interval, steps - 1, snr
             )
         x0, guidance_state = denoise(x, interval.t, guidance_state)
-        law = langevin_move(x, x0, interval.alpha, interval.sigma, snr)
+        law = _langevin_move(x, x0, interval.alpha, interval.sigma, snr)
         final = interval.sigma_next == 0
         mean = jnp.where(
             expand(final, x), expand(interval.alpha_next, x) * x0, law.mean

@@ -26,7 +26,7 @@ from jaxlib_guidance.transition import Transition
 from jaxlib_guidance.types import Array, expand
 
 
-class History(NamedTuple):
+class _History(NamedTuple):
     """What a multistep solver remembers of its past.
 
     Attributes:
@@ -87,7 +87,7 @@ def multistep(
 
     def init(x):
         each, whole = jnp.zeros(x.shape[:1], x.dtype), jnp.zeros_like(x)
-        return History(
+        return _History(
             jnp.int32(0),
             (each,) * depth,
             (whole,) * depth,
@@ -136,7 +136,7 @@ def multistep(
         mean = expand(end.alpha, x) * y0 + expand(end.sigma * noise_kept, x) * eps
         mean += expand(stretch(space, start, end) * noise_kept, x) * shift + added
         std = end.sigma * root(1 - noise_kept**2)
-        state = History(
+        state = _History(
             seen + 1,
             (now, *clocks)[:depth],
             tuple(differences[:depth]),

@@ -11,7 +11,7 @@ from jaxlib_guidance.transition import Transition, draw
 from jaxlib_guidance.types import Array, PyTree, expand
 
 
-def renoise(x: Array, interval: Interval) -> Transition:
+def _renoise(x: Array, interval: Interval) -> Transition:
     """The noise process itself, from ``t_next`` back up to ``t``.
 
     ``q(x_t | x_next) = N(r x_next, (sigma^2 - r^2 sigma'^2) I)`` with
@@ -70,7 +70,7 @@ def with_recurrence(
             x, out = carry
             out, keys = attempt(i, x, out.guidance_state)
             x = draw(out.transition, rng.fold(keys, 0))
-            return draw(renoise(x, interval), rng.fold(keys, 1)), out
+            return draw(_renoise(x, interval), rng.fold(keys, 1)), out
 
         inside = jnp.array(True)
         if start is not None:

@@ -13,8 +13,12 @@ import numpy as np
 
 from jaxlib_guidance import rng
 from jaxlib_guidance.diffusion import coefficients, perturb
-from jaxlib_guidance.guidance import ObservationEnergy, Observed, spread_levels
-from jaxlib_guidance.guidance._inverse import find_energy
+from jaxlib_guidance.guidance import (
+    ObservationEnergy,
+    Observed,
+    find_energy,
+    spread_levels,
+)
 from jaxlib_guidance.timeseries._adapters import quantiles_to_samples
 from jaxlib_guidance.timeseries._layout import Inputs, Layout
 from jaxlib_guidance.transition import Transition, draw

@@ -46,13 +46,13 @@ def init_state(params: PyTree, tx: PyTree, key: Array) -> TrainState:
     params = jax.tree.map(jnp.array, params)
     # In bfloat16 an average of decay 0.999 would stand still: what is added to it is
     # less than its last bit.
-    ema = jax.tree.map(lambda p: jnp.array(p, float32_or_wider(p.dtype)), params)
+    ema = jax.tree.map(lambda p: jnp.array(p, _float32_or_wider(p.dtype)), params)
     return TrainState(
         jnp.zeros((), jnp.int32), params, ema, tx.init(params), jnp.array(key)
     )
 
 
-def float32_or_wider(dtype: Any) -> Any:
+def _float32_or_wider(dtype: Any) -> Any:
     """float32 for floats of less, and any other type as it is."""
     small = jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 4
     return jnp.dtype(jnp.float32) if small else dtype

@@ -13,9 +13,9 @@ from jaxlib_guidance.reduce import LossOut, Mean, Peak, divide, finalize, merge
 from jaxlib_guidance.training._parallel import AXIS, batch_sharding, replicated
 from jaxlib_guidance.training._state import (
     TrainState,
+    _float32_or_wider,
     ema_decay_at,
     ema_update,
-    float32_or_wider,
 )
 from jaxlib_guidance.types import Array, PyTree
 
@@ -190,7 +190,7 @@ def _differentiated(loss: Loss) -> Callable[..., tuple[PyTree, LossOut]]:
         grads, (out, scale) = jax.grad(objective, has_aux=True)(
             params, batch, keys, weights
         )
-        wide = jax.tree.map(lambda g: g.astype(float32_or_wider(g.dtype)), grads)
+        wide = jax.tree.map(lambda g: g.astype(_float32_or_wider(g.dtype)), grads)
         return jax.tree.map(lambda g: g * scale.astype(g.dtype), wide), out
 
     return differentiate

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.testing import _mixtures as mixtures
+from jaxlib_guidance import testing as mixtures
 
 PROCESS = jg.VPCosine()
 PRIOR = mixtures.gaussian_mixture([1.0], [[0.0]], [[[1.0]]])

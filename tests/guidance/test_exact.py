@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import jaxlib_guidance as jg
+from jaxlib_guidance import testing as mixtures
 from jaxlib_guidance.guidance import classifier_guidance
 from jaxlib_guidance.sampling import dpmpp_2m
-from jaxlib_guidance.testing import _mixtures as mixtures
 
 PROCESS = jg.VPCosine()
 LABEL, NOISE = 1, 0.3

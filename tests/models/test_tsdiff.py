@@ -17,7 +17,7 @@ from jaxlib_guidance.models import (
     tsdiff_cpu,
     tsdiff_paper,
 )
-from jaxlib_guidance.models._tsdiff import step_embedding
+from jaxlib_guidance.models._tsdiff import _step_embedding
 from jaxlib_guidance.sampling import ddim, sample
 from jaxlib_guidance.testing import randomise
 
@@ -97,11 +97,11 @@ def test_the_step_is_embedded_at_the_published_rates():
     for step in (0, 1, 99):
         want = [math.sin(step * f) for f in rates] + [math.cos(step * f) for f in rates]
         np.testing.assert_allclose(
-            step_embedding(jnp.array(step), 128), want, atol=1e-5
+            _step_embedding(jnp.array(step), 128), want, atol=1e-5
         )
     for width in (2, 5):
         with pytest.raises(ValueError, match=f"embedding is {width}; expected an even"):
-            step_embedding(TIMES, width)
+            _step_embedding(TIMES, width)
 
 
 def test_the_published_network_is_told_steps_from_0_to_99():

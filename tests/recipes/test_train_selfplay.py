@@ -15,7 +15,7 @@ import pytest
 from jaxlib_guidance import rng
 from jaxlib_guidance.files import load_weights
 from jaxlib_guidance.training import Checkpoints
-from jaxlib_guidance.worlds import _kuhn as kuhn
+from jaxlib_guidance.worlds import kuhn
 
 RECIPE = Path(__file__).parents[2] / "train" / "selfplay.py"
 LOGITS = jnp.asarray(np.random.default_rng(1).normal(size=12), jnp.float32)

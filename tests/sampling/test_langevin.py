@@ -60,13 +60,13 @@ def test_moves_have_the_closed_form_law(monkeypatch):
     np.testing.assert_allclose(x.mean(0), exact_mean, atol=0.03)
     error = np.linalg.norm(np.cov(x.T) - exact_cov) / np.linalg.norm(exact_cov)
     assert error < 0.03
-    move = langevin.langevin_move
+    move = langevin._langevin_move
 
     def too_noisy(*args):
         law = move(*args)
         return Transition(law.mean, 1.1 * law.std)
 
-    monkeypatch.setattr(langevin, "langevin_move", too_noisy)
+    monkeypatch.setattr(langevin, "_langevin_move", too_noisy)
     broken = np.cov(run().T)
     assert np.linalg.norm(broken - exact_cov) / np.linalg.norm(exact_cov) > 0.15
 

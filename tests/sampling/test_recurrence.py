@@ -10,7 +10,7 @@ from jaxlib_guidance.diffusion import VE, RectifiedFlow, VPLinear, logsnr_grid
 from jaxlib_guidance.sampling import _recurrence as recurrence
 from jaxlib_guidance.sampling import ddim, inpaint, invert, sample, with_recurrence
 from jaxlib_guidance.sampling._prepare import make_interval
-from jaxlib_guidance.sampling._recurrence import renoise
+from jaxlib_guidance.sampling._recurrence import _renoise
 from jaxlib_guidance.testing import (
     draw_exact,
     exact_denoiser,
@@ -32,7 +32,7 @@ def test_renoise_composes_to_the_process(process, ends):
     t, t_next = (jnp.float32(e) for e in ends)
     interval = make_interval(process, 0, t, t_next, KEYS[:1])
     x0 = jnp.ones((1, 1))
-    law = renoise(process.alpha(t_next) * x0, interval)
+    law = _renoise(process.alpha(t_next) * x0, interval)
     ratio = process.alpha(t) / process.alpha(t_next)
     np.testing.assert_allclose(law.mean, process.alpha(t) * x0, atol=1e-6)
     variance = (ratio * process.sigma(t_next)) ** 2 + law.std**2
@@ -51,13 +51,13 @@ def test_recurrence_keeps_the_law(judge, monkeypatch):
     kept = law()
     assert kept.distance < 0.06
     assert abs(kept.gap) < 0.06
-    right = recurrence.renoise
+    right = recurrence._renoise
 
     def too_noisy(*args):
         mean, std = right(*args)
         return Transition(mean, 1.1 * std)
 
-    monkeypatch.setattr(recurrence, "renoise", too_noisy)
+    monkeypatch.setattr(recurrence, "_renoise", too_noisy)
     assert abs(law().gap) > 0.12
 
 

@@ -7,11 +7,11 @@ import pytest
 
 from jaxlib_guidance.guidance import (
     Observed,
+    find_energy,
     quantile_energy,
     spread_levels,
     square_energy,
 )
-from jaxlib_guidance.guidance._inverse import find_energy
 
 X = np.array([[[0.0], [1.0], [2.0], [3.0]]] * 2, np.float32)
 MASK = np.array([[[1], [1], [0], [1]], [[1], [0], [0], [0]]], np.float32)

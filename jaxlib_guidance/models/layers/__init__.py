@@ -5,6 +5,7 @@ from jaxlib_guidance.models.layers._embed import (
     Condition,
     ConditionEmbed,
     drop_condition,
+    grid_positions,
     sinusoidal,
 )
 from jaxlib_guidance.models.layers._s4 import (
@@ -13,6 +14,7 @@ from jaxlib_guidance.models.layers._s4 import (
     convolve,
     discretise,
     impulse_response,
+    initial_poles,
     layer_spectrum,
     spectrum,
 )
@@ -22,10 +24,12 @@ __all__ = [
     "Attention",
     # Embeddings of time, place and condition
     "sinusoidal",
+    "grid_positions",
     "Condition",
     "ConditionEmbed",
     "drop_condition",
     # Structured state spaces
+    "initial_poles",
     "Sampled",
     "discretise",
     "impulse_response",

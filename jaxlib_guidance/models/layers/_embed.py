@@ -68,7 +68,7 @@ class Condition(NamedTuple):
     text_mask: Array | None = None
 
 
-def read_condition(cond: PyTree) -> Condition:
+def _read_condition(cond: PyTree) -> Condition:
     """Sorts a condition by kind; see the module's description.
 
     Raises:
@@ -127,7 +127,7 @@ class ConditionEmbed(nn.Module):
         Raises:
           ValueError: A condition that this network has no use for, or of another width.
         """
-        given = read_condition(cond)
+        given = _read_condition(cond)
         batch = c_noise.shape[0]
         self._require(given, batch)
         dense = {"dtype": self.dtype}

@@ -30,7 +30,7 @@ class Cache(NamedTuple):
     length: Array
 
 
-class Block(nn.Module):
+class _Block(nn.Module):
     """``x + attention(norm(x))``, then ``x + mlp(norm(x))``.
 
     Attributes:
@@ -197,7 +197,7 @@ class LM(nn.Module):
 
     def _blocks(self, x, turn, visible, cache):
         sizes = (self.heads, self.kv_heads, self.width // self.heads, self.hidden)
-        block = Block(*sizes, self.eps, self.dtype, parent=None)
+        block = _Block(*sizes, self.eps, self.dtype, parent=None)
 
         def init(key):
             return block.init(key, x[:1, :1], turn[:1, :1], visible[:1, :1, :1], None)

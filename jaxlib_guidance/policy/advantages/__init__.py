@@ -25,6 +25,7 @@ from jaxlib_guidance.policy.advantages._group_advantages import (
 )
 from jaxlib_guidance.policy.advantages._groups import Groups
 from jaxlib_guidance.policy.advantages._returns import (
+    Estimate,
     discounted_returns,
     gae,
     next_valid,
@@ -66,6 +67,7 @@ __all__ = [
     "gpg",
     "aggregate_advantages",
     # Returns over time
+    "Estimate",
     "next_valid",
     "td_targets",
     "discounted_returns",

@@ -8,7 +8,7 @@ from jaxlib_guidance.reduce import divide, hide, mask_like, require_shape
 from jaxlib_guidance.types import Array, concrete
 
 
-def in_range(
+def _in_range(
     name: str, ids: Array, n: int, mask: Array | None = None
 ) -> tuple[Array, Array]:
     """Ids with ``n`` for those outside ``[0, n)``, and whether each is inside.
@@ -82,7 +82,7 @@ class Groups:
         self.mask = mask_like(mask, self.rewards) > 0
         self.ids = self.known = None
         if group_ids is not None and num_groups is not None:
-            self.ids, self.known = in_range("group_ids", group_ids, num_groups, mask)
+            self.ids, self.known = _in_range("group_ids", group_ids, num_groups, mask)
         self.count = self.sum(self.mask.astype(self.rewards.dtype))
 
     def sum(self, x: Array) -> Array:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.policy.advantages._groups import in_range
+from jaxlib_guidance.policy.advantages._groups import _in_range
 from jaxlib_guidance.reduce import divide, hide, mask_like, require_shape
 from jaxlib_guidance.types import Array
 
@@ -53,7 +53,7 @@ def role_ema(
     rewards = jax.lax.stop_gradient(hide(rewards, mask))
     require_shape("roles", roles, rewards.shape)
     games = mask_like(mask, rewards) > 0
-    roles = in_range("roles", roles, baseline.shape[0], mask)[0]
+    roles = _in_range("roles", roles, baseline.shape[0], mask)[0]
 
     def step(b, game):
         reward, role, counts = game
@@ -120,7 +120,7 @@ def prompt_norm(
     rewards = jax.lax.stop_gradient(hide(rewards, mask))
     require_shape("prompts", prompts, rewards.shape)
     known = mask_like(mask, rewards) > 0
-    prompts, inside = in_range("prompts", prompts, stats.seen.shape[0], mask)
+    prompts, inside = _in_range("prompts", prompts, stats.seen.shape[0], mask)
     whole = rewards, jnp.where(known, prompts, stats.seen.shape[0]), known
     if axis_name is not None:
         whole = jax.lax.all_gather(whole, axis_name, tiled=True)

@@ -53,6 +53,7 @@ from jaxlib_guidance.policy.losses._preference import (
 )
 from jaxlib_guidance.policy.losses._ratio import (
     importance_ratio,
+    like_tokens,
     log_ratio,
     ratio_stats,
 )
@@ -105,6 +106,7 @@ __all__ = [
     "log_ratio",
     "importance_ratio",
     "ratio_stats",
+    "like_tokens",
     # Corrections of off-policy data
     "rollout_weight",
     "off_policy_mask",

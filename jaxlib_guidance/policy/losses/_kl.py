@@ -225,8 +225,8 @@ def kl_categorical(
     if direction not in ("reverse", "forward"):
         raise ValueError(f'direction is {direction!r}; expected "reverse" or "forward"')
     require_shape("logits_ref", logits_ref, jnp.shape(logits))
-    logp, legal = log_softmax(logits, mask)
-    ref, legal_ref = log_softmax(jax.lax.stop_gradient(logits_ref), mask)
+    logp, legal = _log_softmax(logits, mask)
+    ref, legal_ref = _log_softmax(jax.lax.stop_gradient(logits_ref), mask)
     if direction == "forward":
         logp, ref, legal, legal_ref = ref, logp, legal_ref, legal
     each = jnp.where(legal, jnp.exp(logp) * (logp - ref), 0)
@@ -244,11 +244,11 @@ def entropy(logits: Array, mask: Array | None = None) -> Array:
     Returns:
       Float32 ``[...]``, 0 where masked.
     """
-    logp, legal = log_softmax(logits, mask)
+    logp, legal = _log_softmax(logits, mask)
     return hide(-jnp.sum(jnp.where(legal, jnp.exp(logp) * logp, 0), -1), mask)
 
 
-def log_softmax(logits: Array, mask: Array | None) -> tuple[Array, Array]:
+def _log_softmax(logits: Array, mask: Array | None) -> tuple[Array, Array]:
     """Log-probabilities with 0 for what is forbidden, and what is not forbidden.
 
     Rows that are masked are those of uniform logits and see no gradient.

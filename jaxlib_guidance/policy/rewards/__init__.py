@@ -35,6 +35,7 @@ from jaxlib_guidance.policy.rewards._transport import (
     transport_rewards,
 )
 from jaxlib_guidance.policy.rewards._votes import (
+    Vote,
     cross_view_reward,
     meta_vote,
     naive_vote,
@@ -61,6 +62,7 @@ __all__ = [
     "laser_targets",
     "laser_level",
     # Votes and self-verdicts
+    "Vote",
     "weighted_vote",
     "self_verdict_vote",
     "cross_view_reward",
