@@ -1,12 +1,12 @@
 """Forecasts, gaps, refinement and synthesis on real series, beside baselines.
 
-    python benchmarks/timeseries.py table --told runs/pedestrians_told/ema.safetensors
+    python benchmarks/timeseries.py table --conditional runs/conditional/ema.safetensors
     python benchmarks/timeseries.py table --parts forecast --classical  # ETS and MSTL
 
-Prints the tables of docs/timeseries.md. Weights are of train/timeseries.py, --told's
-with --model.told and --guided's, by default those in the package, without. Guidance
-scales are the ones stored with them, found on validation windows; neither training nor
-search saw the test windows.
+Prints the tables of docs/timeseries.md. Weights are of train/timeseries.py,
+--conditional's with --model.conditional and --guided's, by default those in the
+package, without. Guidance scales are the ones stored with them, found on validation
+windows; neither training nor search saw the test windows.
 """
 
 import argparse
@@ -43,7 +43,11 @@ BASES = {
 
 
 def table(
-    guided: str, told: Path | None, samples: int, parts: list[str], classics: bool
+    guided: str,
+    conditional: Path | None,
+    samples: int,
+    parts: list[str],
+    classics: bool,
 ) -> None:
     setup = recipe.set_up(guided)
     layout = setup.forecaster.layout
@@ -55,12 +59,12 @@ def table(
     context, truth = whole[:, : -layout.horizon], whole[:, -layout.horizon :]
     key = jax.random.key(0)
     models = [("TSDiff", setup)]
-    if told is not None:
-        models.append(("TSDiff-Cond", recipe.set_up(told)))
+    if conditional is not None:
+        models.append(("TSDiff-Cond", recipe.set_up(conditional)))
         other = models[1][1].forecaster.layout
         sizes = (layout.context, layout.horizon)
         if (other.context, other.horizon) != sizes:
-            raise ValueError(f"--told has other windows than {sizes}")
+            raise ValueError(f"--conditional has other windows than {sizes}")
 
     def runs():
         for name, model in models:
@@ -113,7 +117,7 @@ def table(
         )
         print("\n| half of the context hidden | RM | BM-B | BM-E |\n|---|---|---|---|")
         for name, model, energy in runs():
-            if energy in ("quantile", "told"):
+            if energy in ("quantile", "conditional"):
                 scores = [wql(predict(model, energy, how), truth) for how in hidden]
                 line(name, *(f"{score:.4f}" for score in scores))
     if "refine" in parts:
@@ -204,7 +208,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("task", choices=("table",))
     parser.add_argument("--guided", default="pedestrians")
-    parser.add_argument("--told", type=Path)
+    parser.add_argument("--conditional", type=Path)
     parser.add_argument("--samples", type=int, default=32)
     names = ("forecast", "missing", "refine", "synthetic")
     parser.add_argument("--parts", nargs="+", choices=names, default=names)
@@ -214,7 +218,7 @@ if __name__ == "__main__":
         parser.error("--classical would have no effect without the part 'forecast'")
     table(
         options.guided,
-        options.told,
+        options.conditional,
         options.samples,
         options.parts,
         options.classical,

@@ -59,13 +59,13 @@ class Problem:
 
     Attributes:
       series: ``[S, T]``.
-      end: Column at which validation begins.
+      end: Column ``[S]`` of each series at which validation begins.
       history: ``[N, 672]`` before each window's horizon.
       target: ``[N, H]``.
     """
 
     series: np.ndarray
-    end: int
+    end: np.ndarray
     history: jax.Array
     target: jax.Array
 
@@ -77,7 +77,7 @@ def problem(config: Config) -> Problem:
     rows, starts = rolling_positions(series, rolls=config.rolls, **sizes)
     segments = cut_segments(series, rows, starts, **sizes)
     history, target = jnp.split(segments, [sizes["context"]], 1)
-    end = series.shape[1] - 2 * config.horizon * config.rolls
+    end = timeseries.series_ends(series) - 2 * config.horizon * config.rolls
     return Problem(series, end, history, target)
 
 

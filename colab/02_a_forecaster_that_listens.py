@@ -52,7 +52,7 @@ import jaxlib_guidance as jg
 from jaxlib_guidance.data import load_series
 from jaxlib_guidance.timeseries import seasonal_naive
 from jaxlib_guidance.guidance import quantile_energy
-from jaxlib_guidance.timeseries import Guidance, load_forecaster, read_windows
+from jaxlib_guidance.timeseries import GuidanceSettings, load_forecaster, read_windows
 from jaxlib_guidance.timeseries import wql
 from jaxlib_guidance.timeseries import rolling_positions
 from jaxlib_guidance.timeseries import base_paths, completed, refine
@@ -154,7 +154,7 @@ def knows_the_total(weight, total, x0, observed):
 @jax.jit
 def draw_told(params, weight, total):
     energy = partial(knows_the_total, weight, total)
-    how = Guidance(energy, scale=4.0)
+    how = GuidanceSettings(energy, scale=4.0)
     return forecaster.paths(params, keys, inputs, SAMPLES, how)
 
 

@@ -54,7 +54,7 @@ def fit_ridge(
     values: np.ndarray,
     context: int,
     horizon: int,
-    end: int,
+    end: int | np.ndarray,
     count: int = 6000,
 ) -> RidgeForecaster:
     """Ridge regression of random windows, the same for all who ask.
@@ -63,8 +63,9 @@ def fit_ridge(
       values: ``[S, T]``, NaN where missing.
       context: Steps of context.
       horizon: Steps of forecast.
-      end: Column after the last that may be seen: where validation begins, for a
-        forecaster that is compared with trained models to have seen what they saw.
+      end: Column after the last that may be used, one for all or one for each series:
+        where validation begins, for a forecaster that is compared with trained models
+        to have the same values as they.
       count: Windows to draw; those with gaps in the horizon are left out.
     """
     cut = {"context": context, "horizon": horizon}

@@ -24,13 +24,13 @@ import numpy as np
 import tyro
 from bases import BASES, history_steps, same_hour
 from forecast_setup import Setup, set_up
-from panels import draw_panels
+from panels import draw_panels, require_writable
 
 import jaxlib_guidance as jg
 from jaxlib_guidance.diffusion import VPDiscrete, log_normal_t
 from jaxlib_guidance.timeseries import (
     Forecaster,
-    Guidance,
+    GuidanceSettings,
     base_paths,
     blackout_begin,
     blackout_end,
@@ -40,6 +40,7 @@ from jaxlib_guidance.timeseries import (
     random_missing,
     representative_time,
     rolling_positions,
+    series_ends,
     synthesize,
     without_past,
     wql,
@@ -94,13 +95,15 @@ class Config:
     out: Path = Path("out/forecast.png")
 
 
-def guidance_of(forecaster: Forecaster, name: str, scale: float | None) -> Guidance:
+def guidance_of(
+    forecaster: Forecaster, name: str, scale: float | None
+) -> GuidanceSettings:
     """What was found on validation windows, or with another scale.
 
     Raises:
       ValueError: A name that was not searched.
     """
-    name = "told" if forecaster.layout.told else name
+    name = "conditional" if forecaster.layout.conditional else name
     if name not in forecaster.guidance:
         raise ValueError(
             f"no guidance {name!r} is stored; expected one of "
@@ -111,7 +114,7 @@ def guidance_of(forecaster: Forecaster, name: str, scale: float | None) -> Guida
 
 
 def draw_paths(
-    setup: Setup, key: Any, inputs: Any, samples: int, guidance: Guidance
+    setup: Setup, key: Any, inputs: Any, samples: int, guidance: GuidanceSettings
 ) -> np.ndarray:
     """Paths ``[N, S, L]`` in the unit of the series."""
     how = dataclasses.replace(guidance, scale=0.0)
@@ -143,8 +146,8 @@ def base_forecast(
     past = history_steps(setup.freq) if name in BASES else 0
     history = setup.reader.whole(rows, starts, past)[:, : -layout.horizon]
     if observed is not None:
-        seen = jnp.broadcast_to(observed, (len(rows), observed.shape[-1]))
-        hidden = jnp.pad(~seen[:, : layout.context], ((0, 0), (past, 0)))
+        visible = jnp.broadcast_to(observed, (len(rows), observed.shape[-1]))
+        hidden = jnp.pad(~visible[:, : layout.context], ((0, 0), (past, 0)))
         history = jnp.where(hidden, jnp.nan, history)
     if name in BASES:
         return same_hour(name, history, layout.horizon, setup.freq)
@@ -159,7 +162,7 @@ def training_times(forecaster: Forecaster) -> jax.Array:
     process = forecaster.model.process
     if isinstance(process, VPDiscrete):
         return jnp.arange(1.0, process.steps + 1) / process.steps
-    # Quantiles of train/timeseries.py's log-normal law.
+    # Quantiles of train/timeseries.py's log-normal distribution.
     return log_normal_t(process, jnp.arange(0.5, 50) / 50, -0.4, 1.4)
 
 
@@ -214,8 +217,8 @@ def invent(setup: Setup, count: int, key: Any) -> np.ndarray:
     forecaster = setup.forecaster
     layout, process = forecaster.layout, forecaster.model.process
     preset = forecaster.about["training"]["model"]["preset"]
-    if preset == "paper" and layout.told:
-        raise ValueError("this model was always told a past and cannot do without")
+    if preset == "paper" and layout.conditional:
+        raise ValueError("this model was always given a past and cannot do without")
     steps = process.steps if isinstance(process, VPDiscrete) else 20
     cut = setup.reader.cut(*setup.training_windows(count))
     nothing = jnp.zeros(layout.context + layout.horizon)
@@ -231,12 +234,12 @@ def invent(setup: Setup, count: int, key: Any) -> np.ndarray:
     return in_batches(partial(run, setup.params), 500, keys, cond)
 
 
-def require_use(config: Config, told: bool) -> None:
+def require_use(config: Config, conditional: bool) -> None:
     """Raises where an option was chosen that the task has no use for."""
     used, by = USES[config.task], f"the task {config.task!r}"
     options = {name: (name in used, by) for name in sorted(set().union(*USES.values()))}
-    if told and config.task in ("forecast", "impute"):
-        by = "a network that is told what is observed"
+    if conditional and config.task in ("forecast", "impute"):
+        by = "a conditional network"
         options |= {"energy": (False, by), "scale": (False, by)}
     for name in ("freq", "start", "long"):
         options[name] = (config.source is not None, "the series of training")
@@ -253,7 +256,7 @@ def run(config: Config) -> dict[str, Any]:
     where = {"freq": config.freq, "start": config.start, "long": config.long}
     setup = set_up(config.weights, config.source, **where)
     layout, key = setup.forecaster.layout, jax.random.key(config.seed)
-    require_use(config, layout.told)
+    require_use(config, layout.conditional)
     total = len(setup.names)
     chosen = np.arange(0, total, max(1, total // 4))[:4]
     chosen = chosen if config.series is None else np.asarray(config.series)
@@ -266,16 +269,17 @@ def run(config: Config) -> dict[str, Any]:
         draw_panels(config.out, titles, shown, shown[:, None], 0)
         return {"paths": made}
 
-    steps = setup.reader.values.shape[1]
+    # Each series at its own end, whatever the others have.
+    chosen = np.unique(chosen)
+    values = np.asarray(setup.reader.values)[chosen]
     rows, starts = rolling_positions(
-        np.asarray(setup.reader.values),
+        values,
         **setup.data,
         rolls=config.rolls,
-        end=steps + layout.horizon if config.ahead else None,
-        names=setup.names,
+        end=series_ends(values) + layout.horizon if config.ahead else None,
+        names=[setup.names[i] for i in chosen],
     )
-    keep = np.isin(rows, chosen)
-    rows, starts = rows[keep], starts[keep]
+    rows = chosen[rows]
     how = config.hide
     if config.task == "impute" and how == "none":
         how = "random"
@@ -294,8 +298,8 @@ def run(config: Config) -> dict[str, Any]:
             setup, base, inputs, config.samples, config.energy, **options
         )
         # Only the horizon is refined: what is hidden of the history stays unknown.
-        seen = np.asarray(observed)[..., -layout.length : -layout.horizon]
-        past = np.where(seen, truth[:, : -layout.horizon], np.nan)
+        visible = np.asarray(observed)[..., -layout.length : -layout.horizon]
+        past = np.where(visible, truth[:, : -layout.horizon], np.nan)
         past = np.repeat(past[:, None], config.samples, 1)
         paths = np.concatenate([past, drawn], -1)
         if not config.ahead:
@@ -306,9 +310,18 @@ def run(config: Config) -> dict[str, Any]:
         paths = draw_paths(setup, key, inputs, config.samples, guidance)
     if not config.ahead:
         score = float(wql(jnp.asarray(paths)[..., -layout.horizon :], future))
-        print(f"weighted quantile loss of {len(rows)} windows {score:.4f}")
-    seen = np.broadcast_to(observed, (len(rows), observed.shape[-1]))
-    hidden = ~seen[:, -layout.length :]
+        scored = int((~jnp.isnan(future)).any(1).sum())
+        print(f"weighted quantile loss of {scored} windows {score:.4f}")
+        if scored < len(rows):
+            print(f"{len(rows) - scored} windows have no observation to be scored by")
+    diverged = ~np.isfinite(paths[..., -layout.horizon :]).all((1, 2))
+    if diverged.any():
+        raise ValueError(
+            f"{diverged.sum()} of {len(rows)} windows have paths that are not finite; "
+            "the guidance scale or the step is too large"
+        )
+    visible = np.broadcast_to(observed, (len(rows), observed.shape[-1]))
+    hidden = ~visible[:, -layout.length :]
     hidden[:, -layout.horizon :] = False
     titles = [setup.names[row] for row in rows]
     draw_panels(config.out, titles, truth, paths, layout.horizon, hidden)
@@ -318,8 +331,9 @@ def run(config: Config) -> dict[str, Any]:
 def main(config: Config) -> None:
     """Runs and writes."""
     try:
+        require_writable(config.out)
         results = run(config)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
         sys.exit(f"sample/forecast.py: {error}")
     numbers = config.out.with_suffix(".npz")
     np.savez_compressed(numbers, **results)

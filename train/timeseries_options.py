@@ -1,4 +1,4 @@
-"""What train/timeseries.py may be told: options, presets and where series come from."""
+"""Options and presets of train/timeseries.py, and where its series come from."""
 
 import dataclasses
 from pathlib import Path
@@ -14,7 +14,6 @@ from jaxlib_guidance.training import Hosts, Log, Scale
 # code's guidance, to which the published scales belong.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "cpu": {
-        "data": {"lags": (168, 336, 504, 672)},
         "optimiser": {
             "steps": 3000,
             "learning_rate": 2e-3,
@@ -31,7 +30,6 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "paper": {
-        "data": {},
         "optimiser": {
             "learning_rate": 1e-3,
             "warmup": 0,
@@ -64,29 +62,33 @@ class Data:
     """Columns of names, stamps and values of a .csv or .parquet in long form."""
     shortest: int = 0
     """Leave out series of fewer steps."""
-    context: int = 336
-    """Steps of which the scale is taken, and that guidance may use."""
-    horizon: int = 24
+    context: int | None = None
+    """Steps of which the scale is taken, and that guidance may use: two weeks, of daily
+    series four; "paper" 336 hours or 360 days."""
+    horizon: int | None = None
+    """Steps of forecast: a day, of daily series a week; "paper" 24 hours or 30 days."""
     lags: tuple[int, ...] | None = None
-    """Steps back of further channels; None is four weeks ("cpu"), or the published ones
-    of hourly or daily series ("paper"). Where they are told and not diffused, lags
-    shorter than the view would tell the context that guidance is to bring."""
+    """Steps back of further channels: one to four weeks, "paper" the published ones.
+    Where they are conditions, lags shorter than the view would bring the context that
+    guidance is to bring. What is None is known for steps that divide a day, for "D" and
+    "B" ("paper": "h", "D", "B"); series of other frequencies need all three."""
     rolls: int = 7
     """Forecasts of each series to test on, at its end; as many before to validate."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The network and what it is told."""
+    """The network and its condition."""
 
     preset: Literal["cpu", "paper"] = "cpu"
     """"paper" diffuses all lags, at plain values, of the whole context, and trains as
-    published, 128,000 steps; "cpu" is told them and the calendar, and sees the last
-    days of it, of counts the square roots. What is None below is the preset's."""
+    published, 128,000 steps; "cpu" has lags and calendar as its condition, and sees the
+    last days of the context, of counts the square roots. What is None below is the
+    preset's."""
     view: int | None = None
-    """Steps of the context that "cpu" sees; None is 72."""
-    told: bool = False
-    """Whether the network is told what is observed (TSDiff-Cond), or guided there."""
+    """Steps of the context that "cpu" sees: three days, of daily series a week."""
+    conditional: bool = False
+    """Whether observed steps are a condition (TSDiff-Cond), or guide the sampler."""
     init_skip: bool = False
     """Whether the network's output is added to its input, as published for traffic,
     exchange rates and air quality."""
@@ -101,7 +103,7 @@ class Optimiser:
     """Adam: "cpu" warms up and decays to 0 linearly, "paper" keeps its rate."""
 
     steps: int | None = None
-    """3,000; "paper" 128,000, or 12,800 where the network is told."""
+    """3,000; "paper" 128,000, or 12,800 of a conditional network."""
     batch: int = 64
     learning_rate: float | None = None
     """2e-3; "paper" 1e-3."""
@@ -159,40 +161,59 @@ def read_series(data: Data) -> Series:
     )
 
 
+def window_sizes(preset: str, freq: str) -> dict[str, Any]:
+    """Sizes of windows in steps for series of a frequency; empty if it has none."""
+    number, unit = parse_freq(freq) if freq else (0, "")
+    daily = {(86_400, "seconds"): 7, (1, "weekdays"): 5}.get((number, unit))
+    if preset == "paper":
+        if daily:
+            return {"context": 360, "horizon": 30, "lags": DAILY_LAGS}
+        hourly = {"context": 336, "horizon": 24, "lags": HOURLY_LAGS}
+        return hourly if (number, unit) == (3600, "seconds") else {}
+    if daily:
+        sizes = {"context": 4 * daily, "horizon": daily, "view": daily}
+    elif unit == "seconds" and not 86_400 % number:
+        day = 86_400 // number
+        sizes = {"context": 14 * day, "horizon": day, "view": 3 * day}
+        daily = 7 * day
+    else:
+        return {}
+    return sizes | {"lags": tuple(daily * week for week in (1, 2, 3, 4))}
+
+
 def complete(config: Config, freq: str) -> Config:
     """The configuration with the preset's values where none were given.
 
     Raises:
-      ValueError: An option that the preset has no use for; lags that were neither given
-        nor published for series of this frequency.
+      ValueError: An option that the preset has no use for; sizes of windows that were
+        not given and are not known for series of this frequency.
     """
     model, presets = config.model, PRESETS[config.model.preset]
-    data, optim = dict(presets["data"]), dict(presets["optimiser"])
-    if model.preset == "paper":
-        if model.view is not None:
-            raise ValueError('view would have no effect: "paper" sees all the context')
-        optim["steps"] = 12_800 if model.told else 128_000
-        if config.data.lags is None:
-            published = {
-                (3600, "seconds"): HOURLY_LAGS,
-                (86_400, "seconds"): DAILY_LAGS,
-                (1, "weekdays"): DAILY_LAGS,
-            }
-            if not freq or parse_freq(freq) not in published:
-                raise ValueError(
-                    f"freq is {freq!r}, and lags were published for hourly and daily "
-                    "series alone: pass --data.lags, or --data.freq if they are"
-                )
-            data["lags"] = published[parse_freq(freq)]
-    elif model.view is None:
-        model = dataclasses.replace(model, view=min(config.data.context, 72))
+    optim, sizes = dict(presets["optimiser"]), window_sizes(model.preset, freq)
+    view = sizes.pop("view", None)
+    needed = ("context", "horizon", "lags")
+    absent = [n for n in needed if getattr(config.data, n) is None and n not in sizes]
+    if absent:
+        raise ValueError(
+            f"freq is {freq or 'unknown'!r}, for which the preset {model.preset!r} has "
+            f"no windows: pass {', '.join(f'--data.{name}' for name in absent)}, or "
+            "--data.freq if only the source does not say it"
+        )
 
     def filled(part, given):
         left_out = {k: v for k, v in given.items() if getattr(part, k) is None}
         return dataclasses.replace(part, **left_out)
 
+    data = filled(config.data, sizes)
+    if model.preset == "paper":
+        if model.view is not None:
+            raise ValueError('view would have no effect: "paper" sees all the context')
+        optim["steps"] = 12_800 if model.conditional else 128_000
+    elif model.view is None:
+        longest = min(data.lags, default=data.context) if view is None else view
+        model = dataclasses.replace(model, view=min(data.context, longest))
     search = filled(config.search, presets["search"])
-    if search.sampler == "ddim" and search.form != "estimate" and not model.told:
+    if search.sampler == "ddim" and search.form != "estimate" and not model.conditional:
         # Said now, and not when all steps have been taken.
         raise ValueError(
             f'form {search.form!r} moves by a step\'s variance, and "ddim" has none: '
@@ -201,7 +222,7 @@ def complete(config: Config, freq: str) -> Config:
     return dataclasses.replace(
         config,
         model=model,
-        data=filled(config.data, data),
+        data=data,
         optimiser=filled(config.optimiser, optim),
         search=search,
     )

@@ -20,12 +20,12 @@ from jaxlib_guidance.timeseries._forecast import forecast, infill, paths_of
 from jaxlib_guidance.timeseries._forecaster import (
     SAMPLERS,
     Forecaster,
-    Guidance,
+    GuidanceSettings,
     WindowReader,
+    default_scale,
     in_batches,
     load_forecaster,
     read_windows,
-    usual_scale,
 )
 from jaxlib_guidance.timeseries._layout import Inputs, Layout
 from jaxlib_guidance.timeseries._metrics import (
@@ -42,6 +42,7 @@ from jaxlib_guidance.timeseries._positions import (
     Positions,
     calendar,
     rolling_positions,
+    series_ends,
     training_batch,
     training_positions,
 )
@@ -97,6 +98,7 @@ __all__ = [
     "training_positions",
     "training_batch",
     "rolling_positions",
+    "series_ends",
     "calendar",
     # What a network is given of a window
     "Inputs",
@@ -107,11 +109,11 @@ __all__ = [
     "forecast",
     # A model with its settings
     "SAMPLERS",
-    "Guidance",
+    "GuidanceSettings",
     "Forecaster",
     "load_forecaster",
     "WindowReader",
-    "usual_scale",
+    "default_scale",
     "read_windows",
     "in_batches",
     # Refinement of other forecasts

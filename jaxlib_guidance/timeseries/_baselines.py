@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance.rng import require_keys
+from jaxlib_guidance.timeseries._units import unit_of
 from jaxlib_guidance.timeseries._windows import mean_absolute_scale
 from jaxlib_guidance.types import Array, at_least_float32, concrete, pytree_dataclass
 
@@ -186,7 +187,10 @@ def scale_context(context: Array) -> tuple[Array, Array]:
 def _mean(a, axes):
     """Mean of what is known, NaN where nothing is."""
     known = ~jnp.isnan(a)
-    return jnp.sum(jnp.where(known, a, 0), axes) / jnp.sum(known, axes, dtype=a.dtype)
+    a = jnp.where(known, a, 0)
+    unit = unit_of(a, axes)
+    total = jnp.sum(a / unit, axes)
+    return total / jnp.sum(known, axes, dtype=a.dtype) * jnp.squeeze(unit, axes)
 
 
 def _require_history(history, horizon):

@@ -1,9 +1,11 @@
 """Forecasts and imputations by observation self-guidance.
 
-The model is of whole windows and was never told what is observed. While it samples, the
+The model is of whole windows and does not know what is observed. While it samples, the
 gradient of an energy between its estimate and the observed entries, taken through the
 network, draws the window to them, and what was not observed follows. Which entries
 those are is the caller's business: a forecast hides the horizon, an imputation any set.
+
+Reference: Kollovieh et al., arXiv 2307.11494, section 3.2.
 """
 
 from functools import partial
@@ -49,22 +51,26 @@ def infill(
 ) -> Array:
     """Windows that agree with what was observed: forecasts, imputations.
 
-    Observed entries are drawn to ``y``, not copied: compare them to see how well.
+    Observed entries are drawn to ``observed.y``, not copied: compare them to see how
+    well.
 
     Args:
-      keys: Typed keys ``[B]``.
-      denoiser: Of windows ``[B, L, C]``.
-      observed: What is known, and each path's level.
-      cond: Condition, every leaf ``[B, ...]``.
-      grid: Times ``[N + 1]``.
-      energy: "quantile", "square" or a function ``(x0, observed) -> [B]``.
+      keys: Typed keys ``[B]``, one for each window.
+      denoiser: Denoiser of windows ``[B, L, C]``.
+      observed: Observed entries, their mask and each path's quantile level.
+      cond: Condition of the network, every leaf ``[B, ...]``; None for a network
+        without one.
+      grid: Times of the solver ``[N + 1]``.
+      energy: Energy between estimate and observation: "quantile", "square" or a
+        function ``(x0, observed) -> [B]``.
       scale: Guidance scale, scalar or ``[B]``; 0 samples without guidance.
-      form: "posterior", "estimate" (see `observation`) or "after" (`guided_after`).
-      sampler: The solver; None is ``ddpm()``.
-      process: The noise process; None takes the denoiser's.
+      form: Where the energy's gradient acts: "posterior" or "estimate" (see
+        `observation`), or "after" (see `guided_after`).
+      sampler: Solver; None is ``ddpm()``.
+      process: Noise process; None takes the denoiser's.
 
     Returns:
-      ``[B, L, C]``.
+      Windows ``[B, L, C]``.
 
     Raises:
       ValueError: Unknown energy or form; shapes that do not fit; "posterior" or "after"
@@ -95,8 +101,8 @@ def paths_of(inputs: Inputs, samples: int) -> tuple[Observed, PyTree]:
     """Each window ``samples`` times, at levels that are spread over its paths.
 
     Args:
-      inputs: Of ``N`` windows.
-      samples: Paths ``S`` of each.
+      inputs: Inputs of ``N`` windows, from ``layout.inputs``.
+      samples: Number ``S`` of paths of each window, at least 1.
 
     Returns:
       What is observed and the condition, with batch ``N S``; the paths of a window are
@@ -127,20 +133,23 @@ def forecast(
 ) -> Array:
     """Paths of each window in the unit of its series: history and future.
 
-    A network that is told what is observed samples unguided; then ``scale`` must be 0.
+    A conditional network, which has what is observed in its condition, samples
+    unguided; then ``scale`` must be 0.
 
     Args:
-      keys: Typed keys, one for each window ``[N]``.
-      denoiser: Of windows ``[B, L, C]``.
-      layout: Of its inputs.
-      inputs: Of ``N`` windows, from ``layout.inputs``.
-      samples: Paths ``S`` of each window.
-      grid: Times.
-      energy: See `infill`; so also the rest.
+      keys: Typed keys ``[N]``, one for each window.
+      denoiser: Denoiser of windows ``[B, L, C]``.
+      layout: Layout of the network's inputs.
+      inputs: Inputs of ``N`` windows, from ``layout.inputs``.
+      samples: Number ``S`` of paths of each window.
+      grid: Times of the solver.
+      energy: Energy between estimate and observation: "quantile", "square" or a
+        function ``(x0, observed) -> [N S]``.
       scale: Guidance scale, scalar or one for each path ``[N S]``.
-      form: Form of the guidance.
-      sampler: The solver.
-      process: The noise process; None takes the denoiser's.
+      form: Where the energy's gradient acts: "posterior", "estimate" or "after"; see
+        `infill`.
+      sampler: Solver; None is ``ddpm()``.
+      process: Noise process; None takes the denoiser's.
 
     Returns:
       ``[N, S, L]``, or ``[N, S, L, D]`` of joint series. The last ``layout.horizon``
@@ -149,13 +158,14 @@ def forecast(
 
     Raises:
       ValueError: Inputs of another layout, such as a horizon that the network was not
-        trained for; guidance of a network that is told.
+        trained for; guidance of a conditional network.
     """
     rng.require_keys(keys)
     known = concrete(scale)
-    if layout.told and (known is None or known.any()):
+    if layout.conditional and (known is None or known.any()):
         raise ValueError(
-            "scale must be 0: this network is told what is observed, not guided there"
+            "scale must be 0: this network is conditional, it is not guided to what is "
+            "observed"
         )
     wanted = (keys.shape[0], layout.length, layout.channels)
     if inputs.x.shape != wanted:

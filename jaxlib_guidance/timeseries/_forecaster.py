@@ -1,7 +1,7 @@
 """A trained model of windows with all that its use needs: layout, clock and guidance.
 
 The training recipe writes these beside the weights and `load_forecaster` reads them.
-Nothing is jitted here; jit around `Forecaster.paths`.
+Nothing is jitted here: wrap `Forecaster.paths` in `jax.jit` where it is called often.
 """
 
 import dataclasses
@@ -28,15 +28,17 @@ SAMPLERS = {"ddpm": ddpm, "ddim": ddim}
 
 
 @dataclasses.dataclass(frozen=True)
-class Guidance:
+class GuidanceSettings:
     """How to sample: a scale belongs to a form, a solver and a number of steps.
 
     Attributes:
-      energy: "quantile", "square" or a function; None is no guidance.
-      scale: Guidance scale; 0 without an energy.
-      form: See `observation` and `guided_after`.
-      sampler: "ddpm" or "ddim".
-      steps: Steps of the solver.
+      energy: Energy between estimate and observation: "quantile", "square" or a
+        function ``(x0, observed) -> [B]``; None samples without guidance.
+      scale: Guidance scale, scalar or one for each path; must be 0 without an energy.
+      form: Where the energy's gradient acts: "posterior" or "estimate" (`observation`),
+        or "after" (`guided_after`).
+      sampler: Name of the solver, "ddpm" or "ddim".
+      steps: Number of steps of the solver.
 
     Raises:
       ValueError: A scale without an energy, unless it is traced.
@@ -59,22 +61,29 @@ class Guidance:
 
 @dataclasses.dataclass(frozen=True)
 class Forecaster:
-    """A model of windows; parameters are apart.
+    """A model of windows with its settings; the parameters are kept apart.
 
     Attributes:
       model: Network, noise process and parametrisation.
-      layout: Of its inputs.
-      guidance: What was found on validation windows, by name.
-      about: The whole configuration that was stored with the weights.
+      layout: Layout of the network's inputs.
+      guidance: Settings that did best on validation windows, by the energy's name.
+      about: Configuration that was stored with the weights, as JSON.
     """
 
     model: DiffusionModel
     layout: Layout
-    guidance: Mapping[str, Guidance] = dataclasses.field(default_factory=dict)
+    guidance: Mapping[str, GuidanceSettings] = dataclasses.field(default_factory=dict)
     about: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def grid(self, steps: int) -> Array:
-        """Times of a sampler ``[steps + 1]``; evenly spaced for a table of betas."""
+        """Times of a solver; evenly spaced where the process is a table of betas.
+
+        Args:
+          steps: Number of steps.
+
+        Returns:
+          ``[steps + 1]``, falling to 0.
+        """
         if isinstance(self.model.process, VPDiscrete):
             return jnp.linspace(1.0, 0.0, steps + 1)
         return self.model.grid(steps)
@@ -85,19 +94,23 @@ class Forecaster:
         keys: Array,
         inputs: Inputs,
         samples: int,
-        guidance: Guidance,
+        guidance: GuidanceSettings,
     ) -> Array:
-        """Paths ``[N, S, L]`` of windows; see `forecast`.
+        """Paths of windows in the unit of their series; see `forecast`.
 
         Args:
-          params: The model's parameters.
-          keys: Typed keys ``[N]``.
-          inputs: Of ``N`` windows.
-          samples: ``S``.
-          guidance: How; its energy is None where the network is told.
+          params: Parameters of the model.
+          keys: Typed keys ``[N]``, one for each window.
+          inputs: Inputs of the windows, from `WindowReader.inputs`.
+          samples: Number ``S`` of paths of each window.
+          guidance: Settings of the sampling; without an energy for a conditional
+            network.
+
+        Returns:
+          ``[N, S, L]``, or ``[N, S, L, D]`` of joint series.
 
         Raises:
-          ValueError: See `forecast`; an unknown sampler.
+          ValueError: An unknown sampler, or what `forecast` refuses.
         """
         if guidance.sampler not in SAMPLERS:
             raise ValueError(
@@ -120,14 +133,17 @@ class Forecaster:
 
 
 def load_forecaster(path: str | os.PathLike) -> tuple[Forecaster, PyTree]:
-    """A forecaster and its parameters, from what train/timeseries.py wrote.
+    """A forecaster and its parameters, as train/timeseries.py stores them.
 
     A model whose layout takes the square root of values (``layout.values`` is "root")
     is of series that are never negative, and its inputs refuse others.
 
     Args:
-      path: A file, or "pedestrians", of Auckland's hourly counts, which comes with the
-        package.
+      path: File of weights; or "pedestrians", the model of Auckland's hourly counts
+        that comes with the package.
+
+    Returns:
+      The `Forecaster`, and its parameters as a pytree of arrays.
 
     Raises:
       FileNotFoundError: No such file.
@@ -136,15 +152,24 @@ def load_forecaster(path: str | os.PathLike) -> tuple[Forecaster, PyTree]:
     params, about = read_pretrained(path)
     if "layout" not in about:
         raise ValueError(f"{path} has no layout: it is not of train/timeseries.py")
+    about = _current(about)
     model = from_config(about)
     assert isinstance(model, DiffusionModel)
-    fields = [field.name for field in dataclasses.fields(Guidance)]
+    fields = [field.name for field in dataclasses.fields(GuidanceSettings)]
     found = {
-        name: Guidance(**{k: v for k, v in each.items() if k in fields})
+        name: GuidanceSettings(**{k: v for k, v in each.items() if k in fields})
         for name, each in about["guidance"].items()
     }
     made = Forecaster(model, Layout(**about["layout"]), found, about)
     return made, jax.tree.map(jnp.asarray, params)
+
+
+def _current(about: Any) -> Any:
+    """A stored configuration with today's names: weights outlive them."""
+    if not isinstance(about, Mapping):
+        return about
+    renamed = {"told": "conditional"}
+    return {renamed.get(name, name): _current(value) for name, value in about.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,20 +177,30 @@ class WindowReader:
     """Windows of a set of series as a layout's inputs.
 
     Attributes:
-      layout: Of the model.
-      values: ``[S, T]``, NaN where missing.
-      clock: Covariates ``[S, T + horizon, F]``, or None.
-      usual: ``[S, T + 1]``, from `usual_scale`, for windows whose context and lags are
-        all zero or missing; or None.
+      layout: Layout of the model's inputs.
+      values: Values ``[S, T]``, NaN where missing.
+      clock: Covariates ``[S, T + horizon, F]``, or None for a layout without them.
+      default_scale: Size of each series before each column ``[S, T + 1]``, from
+        `default_scale`, for windows whose context and lags are all zero or missing;
+        None gives these no unit.
     """
 
     layout: Layout
     values: Array
     clock: Array | None = None
-    usual: Array | None = None
+    default_scale: Array | None = None
 
     def cut(self, rows: Any, starts: Any) -> dict[str, Any]:
-        """``layout.inputs``' arguments "segments", "covariates", "scale" of windows."""
+        """Arguments of ``layout.inputs`` for windows, all but the mask.
+
+        Args:
+          rows: Which series, int ``[B]``.
+          starts: Columns at which the contexts begin, int ``[B]``.
+
+        Returns:
+          ``{"segments": ..., "covariates": ..., "scale": ...}``, the last two where
+          there are any.
+        """
         layout = self.layout
         cut = {"context": layout.context, "horizon": layout.horizon}
         batch = {
@@ -173,36 +208,55 @@ class WindowReader:
         }
         if self.clock is not None:
             batch["covariates"] = cut_segments(self.clock, rows, starts, **cut)
-        if self.usual is not None:
+        if self.default_scale is not None:
             # The column of a window's start is what was known before it.
-            starts = jnp.clip(jnp.asarray(starts), 0, self.usual.shape[1] - 1)
-            batch["scale"] = self.usual[jnp.asarray(rows), starts]
+            starts = jnp.clip(jnp.asarray(starts), 0, self.default_scale.shape[1] - 1)
+            batch["scale"] = self.default_scale[jnp.asarray(rows), starts]
         return batch
 
     def inputs(self, rows: Any, starts: Any, observed: Any = None) -> Inputs:
-        """The inputs of forecasts, or of windows with other masks."""
+        """Inputs of windows for a forecast, or with another mask.
+
+        Args:
+          rows: Which series, int ``[B]``.
+          starts: Columns at which the contexts begin, int ``[B]``.
+          observed: Which steps are visible, ``[context + horizon]`` or with leading
+            ``B``; None is `forecast_mask`.
+
+        Returns:
+          `Inputs` of the windows.
+        """
         layout = self.layout
         if observed is None:
             observed = forecast_mask(layout.context, layout.horizon)
         return layout.inputs(observed=observed, **self.cut(rows, starts))
 
     def whole(self, rows: Any, starts: Any, past: int = 0) -> Array:
-        """Values of windows, horizon and all, and of ``past`` steps before."""
+        """Values of windows, their horizon included.
+
+        Args:
+          rows: Which series, int ``[B]``.
+          starts: Columns at which the contexts begin, int ``[B]``.
+          past: Number of steps before each window to return as well.
+
+        Returns:
+          ``[B, past + context + horizon]``, NaN where missing.
+        """
         layout = self.layout
         cut = {"context": layout.context, "horizon": layout.horizon}
         lags = (past,) if past else ()
         return cut_segments(self.values, rows, starts, **cut, lags=lags)
 
 
-def usual_scale(values: Array | np.ndarray) -> np.ndarray:
+def default_scale(values: Array | np.ndarray) -> np.ndarray:
     """The mean absolute value of each series before each column, 0 where unknown.
 
     Args:
-      values: ``[S, T]`` (or ``[S, T, D]``), NaN where missing.
+      values: Values ``[S, T]`` (or ``[S, T, D]``), NaN where missing.
 
     Returns:
-      float32 ``[S, T + 1]`` (or ``[S, T + 1, D]``): entry ``i`` is that of ``values[:,
-      :i]``, so no window's scale knows what comes after its start.
+      float32 ``[S, T + 1]`` (or ``[S, T + 1, D]``): entry ``i`` is the mean of
+      ``|values[:, :i]|``, so no window's scale knows what comes after its start.
     """
     size = np.abs(np.asarray(values, np.float64))
     known = ~np.isnan(size)
@@ -215,6 +269,13 @@ def usual_scale(values: Array | np.ndarray) -> np.ndarray:
 
 def read_windows(series: Series, layout: Layout) -> WindowReader:
     """The windows of a set of series, with its calendar if the layout has covariates.
+
+    Args:
+      series: Series, from `load_series`.
+      layout: Layout of the model's inputs.
+
+    Returns:
+      `WindowReader` of the series.
 
     Raises:
       ValueError: A layout with a calendar, and series without stamps; a layout of
@@ -232,20 +293,22 @@ def read_windows(series: Series, layout: Layout) -> WindowReader:
     if layout.covariates:
         steps = series.values.shape[1] + layout.horizon
         clock = jnp.asarray(calendar(series.start, series.freq, steps))
-    usual = jnp.asarray(usual_scale(series.values))
-    return WindowReader(layout, jnp.asarray(series.values), clock, usual)
+    scale = jnp.asarray(default_scale(series.values))
+    return WindowReader(layout, jnp.asarray(series.values), clock, scale)
 
 
 def in_batches(function: Callable[..., Any], size: int, *rows: PyTree) -> np.ndarray:
-    """``function`` of rows, ``size`` at a time; the last batch is filled up.
+    """A function of rows, called on ``size`` of them at a time.
 
     Args:
-      function: Of pytrees with leading ``size``, to an array likewise; usually jitted.
-      size: Rows of a call.
-      *rows: Its arguments, with leading ``N``.
+      function: Function of pytrees with leading axis ``size`` that returns an array
+        with the same leading axis; usually jitted. The last call is filled up with
+        first rows, so that all calls have one shape.
+      size: Number of rows of a call.
+      *rows: Arguments of the function, pytrees with leading axis ``N``.
 
     Returns:
-      The results for all ``N`` rows.
+      The results of all ``N`` rows, ``[N, ...]``.
 
     Raises:
       ValueError: No rows, or arguments with different numbers of them; a size below 1.

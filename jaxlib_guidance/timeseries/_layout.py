@@ -1,9 +1,9 @@
-"""What of a window a network diffuses, and what it is told.
+"""Which part of a window a network diffuses, and which part is its condition.
 
-`windows` knows values, lags and masks. A network has two inputs, the noisy ``x [B, L,
-C]`` and a condition ``[B, L, F]``, and a layout says what goes where: TSDiff diffuses
-the series and all lags; a layout that gives lags as conditions diffuses the series
-alone; TSDiff-Cond is told the observed context besides.
+A network has two inputs, the noisy ``x [B, L, C]`` and a condition ``[B, L, F]``, and a
+layout says what goes where: TSDiff diffuses the series and all lags; a layout that
+gives lags as conditions diffuses the series alone; TSDiff-Cond has the observed context
+in its condition besides.
 """
 
 import dataclasses
@@ -26,10 +26,10 @@ class Inputs(NamedTuple):
     """A batch of windows as a network takes them.
 
     Attributes:
-      x: ``[B, L, C]``: what is diffused, and for training its truth; 0 where unknown.
-      mask: ``[B, L, C]``, 1 where ``x`` is known.
-      cond: ``[B, L, F]``, or None where the network is told nothing.
-      scale: ``[B]`` (``[B, D]``): unit of the plain values.
+      x: What is diffused ``[B, L, C]``, and for training its truth; 0 where unknown.
+      mask: ``[B, L, C]``, 1 where ``x`` is known and 0 elsewhere.
+      cond: Condition of the network ``[B, L, F]``, or None for a network without one.
+      scale: Unit of the plain values, ``[B]`` (``[B, D]`` of ``D`` joint series).
     """
 
     x: Array
@@ -40,25 +40,28 @@ class Inputs(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How windows become inputs; plain JSON as ``dataclasses.asdict``.
+    """How windows become a network's inputs; plain JSON as ``dataclasses.asdict``.
 
     Attributes:
-      context: Steps that the scale is taken from.
+      context: Steps of context, from which the scale of a window is taken.
       horizon: Steps of forecast.
-      lags: Steps back; see `make_windows`.
-      view: The last steps of the context that the network sees; None for all.
+      lags: Steps back of the lagged values, see `make_windows`; empty for none.
+      view: Last steps of the context that the network sees; None for all of them.
       joint: Number ``D`` of series in a window.
-      diffuse_lags: Whether lags are channels of ``x``, as published, or conditions,
-        with their masks.
-      told: Whether the network is told what is observed (TSDiff-Cond), or is guided
-        there.
-      covariates: Channels of what is known for the horizon too, such as `calendar`.
-      values: "plain" scaled values; or their "root", which evens out the spread of
-        counts, for series that are never negative.
-      centre, spread: Of the values, to standardise them; 0 and 1 leave them.
+      diffuse_lags: Whether lags are channels of ``x``, as published, or part of the
+        condition, with their masks.
+      conditional: Whether the observed steps are part of the condition (TSDiff-Cond);
+        False for a network that is guided to them.
+      covariates: Number of channels that are known for the horizon too, such as the 6
+        of `calendar`.
+      values: "plain" for scaled values; "root" for their square roots, which evens out
+        the spread of counts, for series that are never negative.
+      centre: Mean of the values, subtracted to standardise them; 0 leaves them.
+      spread: Standard deviation of the values, by which they are divided; 1 leaves
+        them.
 
     Raises:
-      TypeError, ValueError: A field that is not of these.
+      TypeError, ValueError: A field of another type or out of range.
     """
 
     context: int
@@ -67,7 +70,7 @@ class Layout:
     view: int | None = None
     joint: int = 1
     diffuse_lags: bool = False
-    told: bool = False
+    conditional: bool = False
     covariates: int = 0
     values: Literal["plain", "root"] = "plain"
     centre: float = 0.0
@@ -91,8 +94,8 @@ class Layout:
     @property
     def length(self) -> int:
         """Steps ``L`` that the network sees."""
-        seen = self.context if self.view is None else self.view
-        return seen + self.horizon
+        past = self.context if self.view is None else self.view
+        return past + self.horizon
 
     @property
     def channels(self) -> int:
@@ -103,7 +106,7 @@ class Layout:
     def features(self) -> int:
         """``F``, the channels of the condition."""
         lags = 0 if self.diffuse_lags else len(self.lags)
-        return 2 * self.joint * (lags + self.told) + self.covariates
+        return 2 * self.joint * (lags + self.conditional) + self.covariates
 
     def inputs(
         self,
@@ -114,24 +117,30 @@ class Layout:
         *,
         truth: bool = False,
     ) -> Inputs:
-        """The inputs of windows of which ``observed`` may be seen.
+        """The inputs of windows of which the steps ``observed`` are visible.
 
-        The unit of a window is the mean absolute value of what is seen of its context.
-        A context of nothing but zeros or unknown steps takes that of the lags' history
-        before it, then ``scale``. A window that these leave without a unit keeps that
-        of the series (``scale`` 1). To train on, all of it counts as unknown: its mask
-        is 0, for what is hidden may have any size beside the zeros that are seen.
+        The unit of a window is the mean absolute value of the visible part of its
+        context. A context of nothing but zeros or unknown steps takes that of the lags'
+        history before it, then ``scale``. A window that these leave without a unit
+        keeps that of the series (``scale`` 1). To train on, all of it counts as
+        unknown: its mask is 0, for what is hidden may have any size beside visible
+        zeros.
 
         Args:
-          segments: From `cut_segments`, with this layout's context, horizon and lags;
-            ``[B, T]``, or ``[B, T, D]`` of joint series.
-          observed: Which steps may be seen, ``[context + horizon]`` or with leading
+          segments: Values from `cut_segments` with this layout's context, horizon and
+            lags, ``[B, T]``, or ``[B, T, D]`` of joint series.
+          observed: Which steps are visible, ``[context + horizon]`` or with leading
             ``B``: `forecast_mask`, or a mask with holes to fill.
-          covariates: ``[B, context + horizon, covariates]``, finite.
-          scale: The usual size of each series ``[B]`` (``[B, D]``), 0 where unknown;
-            see `WindowReader`. It must not know the horizon.
-          truth: Whether ``x`` and ``mask`` are the hidden values too, to train on them.
-            The condition and the scale never are.
+          covariates: What is known of all steps, ``[B, context + horizon,
+            covariates]``, finite; None for a layout without covariates.
+          scale: Size of each window's series ``[B]`` (``[B, D]``) for windows without a
+            unit of their own, 0 where unknown; see `default_scale`. It must not depend
+            on the horizon. None is 0.
+          truth: Whether ``x`` and ``mask`` include the hidden values, to train on them.
+            The condition and the scale never do.
+
+        Returns:
+          `Inputs` of the last ``length`` steps.
 
         Raises:
           ValueError: Covariates where there should be none, or of another shape or not
@@ -160,53 +169,65 @@ class Layout:
                 "window, its horizon too"
             )
         cut = {"context": self.context, "horizon": self.horizon, "lags": self.lags}
-        usual = self._usual_scale(segments, scale)
-        default = jnp.where(usual > 0, usual, 1)
-        shown = make_windows(segments, **cut, observed=observed, default_scale=default)
+        default = self._default_scale(segments, scale)
+        or_one = jnp.where(default > 0, default, 1)
+        shown = make_windows(segments, **cut, observed=observed, default_scale=or_one)
         self._require_roots(shown.x)
         visible = self._standardise(shown.x, shown.mask)
         x, mask, now = visible, shown.mask, slice(self.joint)
         if truth:
-            # In the unit of what is shown: the scale of a forecast knows no future.
+            # In the unit of what is visible: the scale of a forecast knows no future.
             whole = make_windows(segments, **cut, scale=shown.scale)
             self._require_roots(whole.x)
-            seen = jnp.any(shown.x[:, : self.context, now] != 0, 1)
-            sized = seen | jnp.reshape(usual > 0, seen.shape)
+            sized = jnp.any(shown.x[:, : self.context, now] != 0, 1)
+            sized |= jnp.reshape(default > 0, sized.shape)
             groups = whole.x.shape[-1] // self.joint
             mask = whole.mask * jnp.tile(sized, groups)[:, None].astype(x.dtype)
             x = self._standardise(whole.x, mask)
-        told = []
+        given = []
         if not self.diffuse_lags:
-            told += [visible[..., self.joint :], shown.mask[..., self.joint :]]
+            given += [visible[..., self.joint :], shown.mask[..., self.joint :]]
             x, mask = x[..., now], mask[..., now]
-        if self.told:
-            told += [visible[..., now], shown.mask[..., now]]
+        if self.conditional:
+            given += [visible[..., now], shown.mask[..., now]]
         if covariates is not None:
-            told.append(covariates.astype(x.dtype))
-        cond = jnp.concatenate(told, -1) if self.features else None
+            given.append(covariates.astype(x.dtype))
+        cond = jnp.concatenate(given, -1) if self.features else None
         start = length - self.length
         cond = None if cond is None else cond[:, start:]
         return Inputs(x[:, start:], mask[:, start:], cond, shown.scale)
 
     def standardise(self, values: Array, scale: Array) -> Array:
-        """Values of the series in its own unit as the network's: channel 0 of ``x``.
-
-        For "root" values the negative, such as another model may forecast, become 0.
+        """Values in the unit of their series as the network's: channel 0 of ``x``.
 
         Args:
-          values: ``[B, ...]``, or ``[B, ..., D]`` of joint series.
-          scale: ``[B]`` (``[B, D]``).
+          values: Values in the unit of the series, ``[B, ...]``, or ``[B, ..., D]`` of
+            joint series. With "root" values the negative ones, such as another model
+            may forecast, become 0.
+          scale: Unit of each window ``[B]`` (``[B, D]``), from `Inputs`.
+
+        Returns:
+          An array in the shape of ``values``.
         """
         return self._standardise(values / _beside(scale, values), 1.0)
 
     def restore(self, x: Array, scale: Array) -> Array:
-        """The inverse of `standardise`; of "root" values the negative become 0."""
+        """The network's values in the unit of their series: undoes `standardise`.
+
+        Args:
+          x: Channel 0 of the network's ``x``, ``[B, ...]``, or ``[B, ..., D]`` of joint
+            series. With "root" values negative roots become 0.
+          scale: Unit of each window ``[B]`` (``[B, D]``), from `Inputs`.
+
+        Returns:
+          An array in the shape of ``x``.
+        """
         plain = x * self.spread + self.centre
         if self.values == "root":
             plain = jnp.square(jnp.maximum(plain, 0))
         return plain * _beside(scale, x)
 
-    def _usual_scale(self, segments, given):
+    def _default_scale(self, segments, given):
         """The mean absolute value before the context, else what is given, else 0."""
         past, _ = window_lengths(self.context, self.horizon, self.lags)
         before = at_least_float32(segments[:, :past])

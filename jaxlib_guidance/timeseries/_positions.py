@@ -17,12 +17,30 @@ class Positions(NamedTuple):
     """Where windows may begin: ``first, ..., first + count - 1`` of each series.
 
     Attributes:
-      first: Column of the first start, int64 ``[S]``.
-      count: Number of starts, int64 ``[S]``.
+      first: Column of the first start of each series, int64 ``[S]``.
+      count: Number of starts of each series, int64 ``[S]``.
     """
 
     first: np.ndarray
     count: np.ndarray
+
+
+def series_ends(series: np.ndarray) -> np.ndarray:
+    """The column after the last known value of each series.
+
+    Series share their columns but need not end together: each is tested at its own end,
+    and what comes next begins there.
+
+    Args:
+      series: Values ``[S, T]`` (or ``[S, T, D]``), NaN where missing.
+
+    Returns:
+      int64 ``[S]``; 0 for a series without a value.
+    """
+    require_series(series)
+    known = _known(series)
+    last = known.shape[1] - np.argmax(known[:, ::-1], 1)
+    return np.where(np.any(known, 1), last, 0)
 
 
 def training_positions(
@@ -31,21 +49,25 @@ def training_positions(
     context: int,
     horizon: int,
     lags: Sequence[int] = (),
-    end: int | None = None,
+    end: int | np.ndarray | None = None,
     names: Sequence[str] | None = None,
 ) -> Positions:
     """Every start of a window with its whole past and future inside its series.
 
-    A series begins with its first value that is not missing.
+    A series reaches from its first known value to its last.
 
     Args:
-      series: ``[S, T]`` (or ``[S, T, D]``).
+      series: Values ``[S, T]`` (or ``[S, T, D]``), NaN where missing.
       context: Steps of context.
       horizon: Steps of forecast.
-      lags: Of `make_windows`.
-      end: Column after the last that may be seen, such as that at which the validation
-        rolls begin; None for all.
-      names: Of the series, for the error.
+      lags: Steps back of the lagged values, see `make_windows`.
+      end: Column after the last that may be used, one for all or one for each series
+        ``[S]``, such as that at which the validation rolls begin. None is
+        `series_ends`.
+      names: Names of the series for the error; None names them by number.
+
+    Returns:
+      `Positions` of the series.
 
     Raises:
       ValueError: A series that is too short for one window; an end after the last
@@ -53,12 +75,19 @@ def training_positions(
     """
     past, length = window_lengths(context, horizon, lags)
     require_series(series)
-    first = _first_columns(series) + past
-    end = series.shape[1] if end is None else end
-    if end > series.shape[1]:
-        raise ValueError(f"end is {end}; the series have {series.shape[1]} columns")
+    ends = series_ends(series)
+    end = ends if end is None else np.broadcast_to(end, ends.shape)
+    if end.max() > series.shape[1]:
+        raise ValueError(
+            f"end is {end.max()}; the series have {series.shape[1]} columns"
+        )
+    end = np.minimum(end, ends)
+    begin = _first_columns(series)
+    first = begin + past
     count = end - length - first + 1
-    _require_long_enough(count, past + length, end, names)
+    needed = f"{past + length} values, for lags of {past}, a context of {context} and"
+    needed = f"{needed} a horizon of {horizon} steps"
+    _require_long_enough(count, needed, begin, end, names)
     return Positions(first, count)
 
 
@@ -67,17 +96,17 @@ def training_batch(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The windows of a training step, a function of the arguments alone.
 
-    An endless reading of shuffled epochs, as `data.images.batch_indices`; every
-    position is as likely as every other, so longer series contribute more.
+    They are an endless reading of shuffled epochs (`batch_indices`). Every position is
+    as likely as every other, so longer series contribute more.
 
     Args:
-      seed: Of the shuffling.
-      step: Number of the step.
-      batch: Windows in a batch.
-      positions: From `training_positions`.
+      seed: Seed of the shuffling, not negative.
+      step: Number of the step, from 0.
+      batch: Number of windows in a batch.
+      positions: Where windows may begin, from `training_positions`.
 
     Returns:
-      ``(rows, starts)``, int32 ``[batch]`` each.
+      ``(rows, starts)``, int32 ``[batch]`` each: series and columns.
     """
     ends = np.cumsum(positions.count)
     index = batch_indices(seed, step, batch, int(ends[-1]))
@@ -93,56 +122,66 @@ def rolling_positions(
     horizon: int,
     rolls: int,
     lags: Sequence[int] = (),
-    end: int | None = None,
+    end: int | np.ndarray | None = None,
     names: Sequence[str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The windows whose horizons tile the last ``rolls * horizon`` columns.
+    """The windows whose horizons tile the end of each series, one after another.
 
     Args:
-      series: ``[S, T]`` (or ``[S, T, D]``).
+      series: Values ``[S, T]`` (or ``[S, T, D]``), NaN where missing.
       context: Steps of context.
       horizon: Steps of forecast.
-      rolls: Windows of each series: 7 days in the published hourly protocol.
-      lags: Of `make_windows`.
-      end: Column after the last horizon. None for the last of the series;
-        ``T - rolls * horizon`` for validation before the test rolls; ``T + horizon``
-        with one roll to forecast what comes next.
-      names: Of the series, for the error.
+      rolls: Number of windows of each series: 7 days in the published hourly protocol.
+      lags: Steps back of the lagged values, see `make_windows`.
+      end: Column after the last horizon, one for all or one for each series ``[S]``.
+        None is `series_ends`, each series' own end; ``series_ends(series) - rolls *
+        horizon`` is for validation before the test rolls, and ``series_ends(series) +
+        horizon`` with one roll forecasts what comes next.
+      names: Names of the series for the error; None names them by number.
 
     Returns:
-      ``(rows, starts)``, int32 ``[rolls * S]`` each, the earliest roll of all series
-      first.
+      ``(rows, starts)``, int32 ``[rolls * S]`` each: series, and columns at which their
+      context begins, the earliest roll of all series first. A roll may still lie in a
+      gap of its series and have no value to be scored by.
 
     Raises:
       ValueError: A series that is too short for the earliest window; an end that is
-        more than a horizon after the last column.
+        more than a horizon after a series' last value.
     """
     past, _ = window_lengths(context, horizon, lags)
     if horizon < 1 or rolls < 1:
         raise ValueError(f"horizon {horizon}, rolls {rolls}; expected at least 1")
     require_series(series)
-    end = series.shape[1] if end is None else end
-    if end - horizon > series.shape[1]:
+    ends = series_ends(series)
+    end = ends if end is None else np.broadcast_to(end, ends.shape)
+    beyond = np.flatnonzero(end - horizon > ends)
+    if len(beyond):
+        i = beyond[0]
         raise ValueError(
-            f"end is {end}; the last forecast of {horizon} steps would begin after the "
-            f"{series.shape[1]} columns that there are"
+            f"end is {end[i]}; the last forecast of {horizon} steps of series "
+            f"{_named(beyond, names)} would begin after its last value, at column "
+            f"{ends[i]}. Take series_ends(series) for each series' own"
         )
-    roll = end - horizon * np.arange(rolls, 0, -1) - context
-    room = roll[0] - past - _first_columns(series) + 1
-    _require_long_enough(room, past + context, roll[0] + context, names)
+    # [rolls, S]
+    roll = end - horizon * np.arange(rolls, 0, -1)[:, None] - context
+    begin = _first_columns(series)
+    needed = f"{past + context} values, for lags of {past} and a context of {context}"
+    needed = f"{needed} steps, before the first of {rolls} rolls of {horizon}"
+    room = roll[0] - past - begin + 1
+    _require_long_enough(room, needed, begin, roll[0] + context, names)
     rows = np.tile(np.arange(len(series)), rolls)
-    return rows.astype(np.int32), np.repeat(roll, len(series)).astype(np.int32)
+    return rows.astype(np.int32), roll.reshape(-1).astype(np.int32)
 
 
 def calendar(start: np.ndarray, freq: str, steps: int) -> np.ndarray:
     """Sine and cosine of the hour of the day, day of the week and day of the year.
 
-    Known for the future too: `cut_segments` cuts them as it cuts the series.
+    They are known for the future too: `cut_segments` cuts them as it cuts the series.
 
     Args:
       start: Stamp of column 0 of each series, datetime64 ``[S]``.
-      freq: Spacing, as in `data.series.Series`.
-      steps: Columns; may be more than the series have.
+      freq: Spacing of the columns as pandas writes it, such as "h".
+      steps: Number of columns; may be more than the series have.
 
     Returns:
       float32 ``[S, steps, 6]``.
@@ -166,19 +205,29 @@ def calendar(start: np.ndarray, freq: str, steps: int) -> np.ndarray:
     return np.stack([of(begin) for begin in np.atleast_1d(start)]).astype(np.float32)
 
 
-def _first_columns(series):
+def _known(series):
+    """Which steps ``[S, T]`` have a value, of any of ``D`` series."""
     known = ~np.isnan(np.asarray(series))
-    known = np.any(known.reshape(*known.shape[:2], -1), -1)
+    return np.any(known.reshape(*known.shape[:2], -1), -1)
+
+
+def _first_columns(series):
+    known = _known(series)
     return np.where(np.any(known, 1), np.argmax(known, 1), known.shape[1])
 
 
-def _require_long_enough(room, needed, end, names):
+def _named(which, names):
+    shown = [names[i] if names is not None else int(i) for i in which[:5]]
+    return f"{shown} and {len(which) - 5} more" if len(which) > 5 else f"{shown}"
+
+
+def _require_long_enough(room, needed, begin, end, names):
     short = np.flatnonzero(room < 1)
     if len(short):
-        which = [names[i] if names is not None else int(i) for i in short[:5]]
-        more = f" and {len(short) - 5} more" if len(short) > 5 else ""
+        i = short[0]
+        there = f"{max(0, end[i] - begin[i])} values before column {max(0, end[i])}"
         raise ValueError(
-            f"series {which}{more} are too short: a window and its lags need {needed} "
-            f"values before column {end}; leave them out, or take a shorter context or "
-            "shorter lags"
+            f"series {_named(short, names)} are too short: they need {needed}, and "
+            f"the first has {there}. Leave them out, or take shorter lags, a shorter "
+            "context or horizon, or fewer rolls"
         )

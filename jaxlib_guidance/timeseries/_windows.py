@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance.rng import require_keys
+from jaxlib_guidance.timeseries._units import unit_of
 from jaxlib_guidance.types import Array, at_least_float32, concrete
 
 # Of the published models: days 1 to 7 and weeks 2 to 4; periods of 30 days to a year.
@@ -166,15 +167,20 @@ def mean_absolute_scale(
     """
     values = at_least_float32(values)
     m = observed.astype(values.dtype)
-    total, count = jnp.sum(jnp.abs(values) * m, 1), jnp.sum(m, 1)
+    size, count = jnp.abs(values) * m, jnp.sum(m, 1)
+    unit = unit_of(size, 1)
+    total = jnp.sum(size / unit, 1)
+    own = total / jnp.maximum(count, 1) * unit[:, 0]
     if default is None:
-        fallback = jnp.sum(total, 0) / jnp.maximum(jnp.sum(count, 0), 1)
+        unit = unit_of(size, (0, 1))
+        whole = jnp.sum(jnp.sum(size / unit, 1), 0)
+        fallback = whole / jnp.maximum(jnp.sum(count, 0), 1) * unit[0, 0]
     else:
         fallback = jnp.asarray(default, values.dtype)
         if fallback.ndim:
             _require_rows(fallback, values, "default")
-    scale = jnp.where(total > 0, total / jnp.maximum(count, 1), fallback)
-    return jnp.maximum(scale, SMALLEST_SCALE)
+    scale = jnp.where(total > 0, own, fallback)
+    return jnp.where(scale > 0, scale, SMALLEST_SCALE)
 
 
 def forecast_mask(context: int, horizon: int) -> Array:

@@ -38,7 +38,7 @@ HOURS = np.arange(1200)
 DAILY = 1.5 + np.sin(2 * np.pi * HOURS / 24)
 
 
-def tiny(directory, source, preset="cpu", told=False, scales=(1.0,), **data):
+def tiny(directory, source, preset="cpu", conditional=False, scales=(1.0,), **data):
     """A configuration that trains and searches in seconds."""
     cut = {"context": 48, "horizon": 12, "lags": (24, 672), "rolls": 1}
     return train.Config(
@@ -47,7 +47,7 @@ def tiny(directory, source, preset="cpu", told=False, scales=(1.0,), **data):
         model=options.Model(
             preset,
             view=24 if preset == "cpu" else None,
-            told=told,
+            conditional=conditional,
             width=4,
             blocks=1,
             state=2,
@@ -84,10 +84,10 @@ def weights(source, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def told(source, tmp_path_factory):
-    run = tmp_path_factory.mktemp("told")
-    config = tiny(run, source, told=True)
-    assert set(train.train(config)) == {"told"}
+def conditional(source, tmp_path_factory):
+    run = tmp_path_factory.mktemp("conditional")
+    config = tiny(run, source, conditional=True)
+    assert set(train.train(config)) == {"conditional"}
     return run / "ema.safetensors"
 
 
@@ -115,7 +115,7 @@ def test_every_task_writes_a_picture_and_its_numbers(task, weights, tmp_path):
     assert np.isfinite(paths).all()
 
 
-def test_what_is_refused(weights, told, tmp_path):
+def test_what_is_refused(weights, conditional, tmp_path):
     def refused(match, of=weights, **given):
         with pytest.raises(ValueError, match=match):
             sample.run(sample.Config(weights=str(of), **given))
@@ -129,10 +129,10 @@ def test_what_is_refused(weights, told, tmp_path):
         refused(f"{none}task 'synthesize'", task="synthesize", **option)
     refused(f"freq is h, which {none}series of training", freq="h")
     for option in ({"energy": "square"}, {"scale": 1.0}):
-        refused("no effect on a network that is told", told, **option)
+        refused("no effect on a conditional network", conditional, **option)
     forecaster, _ = load_forecaster(weights)
-    with pytest.raises(ValueError, match="no guidance 'told' is stored"):
-        sample.guidance_of(forecaster, "told", None)
+    with pytest.raises(ValueError, match="no guidance 'conditional' is stored"):
+        sample.guidance_of(forecaster, "conditional", None)
     np.save(tmp_path / "daily.npy", np.stack([DAILY]))
     daily = {"source": str(tmp_path / "daily.npy"), "start": "2024-01-01"}
     refused("frequency 'D', but the model is of series of 'h'", freq="D", **daily)
@@ -219,34 +219,109 @@ def test_presets_fill_what_is_not_given(tmp_path):
     assert paper.optimiser == options.Optimiser(128_000, 64, 1e-3, 0, 0.0, 0.5, 0.0)
     assert (paper.search.form, paper.search.steps) == ("after", 100)
     assert options.complete(config, "B").data.lags[:2] == (30, 60)
-    told = train.Config(model=options.Model("paper", told=True))
-    assert options.complete(told, "h").optimiser.steps == 12_800
+    conditional = train.Config(model=options.Model("paper", conditional=True))
+    assert options.complete(conditional, "h").optimiser.steps == 12_800
     own = train.Config(optimiser=options.Optimiser(steps=5))
-    cpu = options.complete(own, "")
+    cpu = options.complete(own, "h")
     assert cpu.optimiser == options.Optimiser(5, 64, 2e-3, 100, 0.01, 1.0, 0.999)
-    assert (cpu.model.view, cpu.data.lags[0]) == (72, 168)
-    with pytest.raises(ValueError, match="pass --data.lags"):
+    with pytest.raises(ValueError, match="freq is '15min'.* --data.context, --data.ho"):
         options.complete(config, "15min")
     with pytest.raises(ValueError, match="take --search.form estimate"):
-        options.complete(train.Config(search=options.Search(sampler="ddim")), "")
+        options.complete(train.Config(search=options.Search(sampler="ddim")), "h")
     with pytest.raises(ValueError, match="view would have no effect"):
         options.complete(train.Config(model=options.Model("paper", view=9)), "h")
 
 
+@pytest.mark.parametrize(
+    ("freq", "context", "horizon", "view", "lags"),
+    [
+        ("h", 336, 24, 72, (168, 336, 504, 672)),
+        ("15min", 1344, 96, 288, (672, 1344, 2016, 2688)),
+        # Days and weekdays in weeks, and not 168 to 672 of them.
+        ("D", 28, 7, 7, (7, 14, 21, 28)),
+        ("B", 20, 5, 5, (5, 10, 15, 20)),
+    ],
+)
+def test_default_windows_are_of_time_and_not_of_steps(
+    freq, context, horizon, view, lags
+):
+    config = options.complete(train.Config(), freq)
+    data = config.data
+    assert (data.context, data.horizon, data.lags) == (context, horizon, lags)
+    assert config.model.view == view
+
+
+@pytest.mark.parametrize("freq", ["", "MS", "W", "7h", "2D"])
+def test_series_of_other_frequencies_need_their_windows(freq):
+    with pytest.raises(ValueError, match=r"pass --data.context, --data.horizon, --dat"):
+        options.complete(train.Config(), freq)
+    sizes = {"context": 24, "horizon": 6}
+    with pytest.raises(ValueError, match=r"pass --data.lags, or --data.freq"):
+        options.complete(train.Config(data=options.Data(**sizes)), freq)
+    given = options.Data(**sizes, lags=(12, 24))
+    # No lag brings what guidance is to bring.
+    assert options.complete(train.Config(data=given), freq).model.view == 12
+    given = options.Data(**sizes, lags=())
+    assert options.complete(train.Config(data=given), freq).model.view == 24
+
+
+def test_each_series_is_forecast_at_its_own_end(weights, tmp_path, capsys):
+    values = np.stack([3 * DAILY, 400 * DAILY])
+    values[0, 1100:] = np.nan
+    values[1, 1176:1190] = np.nan
+    np.save(tmp_path / "two.npy", values)
+    where = {"freq": "h", "start": "2024-01-01", "source": str(tmp_path / "two.npy")}
+    config = sample.Config(
+        weights=str(weights), samples=2, out=tmp_path / "two.png", rolls=2, **where
+    )
+    found = sample.run(config)
+    np.testing.assert_array_equal(found["starts"], [1028, 1128, 1040, 1140])
+    known = np.isfinite(found["observed"][:, -12:]).sum(1)
+    np.testing.assert_array_equal(known, [12, 0, 12, 10])
+    said = capsys.readouterr().out
+    assert "weighted quantile loss of 3 windows 0." in said
+    assert "1 windows have no observation to be scored by" in said
+    ahead = sample.run(dataclasses.replace(config, rolls=1, ahead=True))
+    np.testing.assert_array_equal(ahead["starts"] + 48, [1100, 1200])
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_sampling(
+    weights, tmp_path, monkeypatch
+):
+    def never(*args):
+        raise AssertionError("it sampled")
+
+    monkeypatch.setattr(sample, "run", never)
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "taken.npz").mkdir()
+    for name in ("file/a.png", "folder.png", "taken.png", "a.npz", "a"):
+        config = sample.Config(weights=str(weights), out=tmp_path / name)
+        with pytest.raises(SystemExit, match="sample/forecast.py: "):
+            sample.main(config)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("told", [False, True])
-def test_the_published_preset_trains(told, source, tmp_path):
-    config = tiny(tmp_path, source, "paper", told, () if told else (1.0,), lags=(24,))
+@pytest.mark.parametrize("conditional", [False, True])
+def test_the_published_preset_trains(conditional, source, tmp_path):
+    config = tiny(
+        tmp_path,
+        source,
+        "paper",
+        conditional,
+        () if conditional else (1.0,),
+        lags=(24,),
+    )
     config = dataclasses.replace(
         config, model=dataclasses.replace(config.model, init_skip=True)
     )
     found = train.train(config)
-    assert set(found) == (set() if told else {"unguided", "square", "quantile"})
+    assert set(found) == (set() if conditional else {"unguided", "square", "quantile"})
     forecaster, _ = load_forecaster(tmp_path / "ema.safetensors")
     layout = forecaster.layout
-    assert (layout.length, layout.channels) == (60, 1 if told else 2)
+    assert (layout.length, layout.channels) == (60, 1 if conditional else 2)
     assert forecaster.model.module.skip
-    if not told:
+    if not conditional:
         assert forecaster.guidance["quantile"].form == "after"
 
 

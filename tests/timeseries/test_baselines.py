@@ -62,6 +62,14 @@ def test_missing_past_values():
     assert np.isnan(got[2]).all()
 
 
+@pytest.mark.parametrize("unit", [1e-30, 1e38])
+def test_a_gap_is_filled_in_any_unit(unit):
+    history = unit * jnp.array([[jnp.nan, 1.0, 3.0, jnp.nan, 2.0, 2.0]])
+    samples = np.float64(past_values(history, 1, (2, 3, 4))) / unit
+    # Two, nothing and three steps of the history; the gap is their mean.
+    np.testing.assert_allclose(samples[0, :, 0], [2, 2.5, 3], rtol=1e-6)
+
+
 def test_a_periodic_series_is_known_by_its_season():
     whole = np.tile(history(2, 24), (1, 40))
     past, future = whole[:, :-48], whole[:, -48:]

@@ -277,5 +277,7 @@ def test_what_is_refused(truth):
             draw(right, inputs, samples=samples)
     with pytest.raises(ValueError, match=r"keys has shape \(\); expected \[B\]"):
         forecast(keys[0], DENOISER, right, inputs, 2, grid=GRID)
-    with pytest.raises(ValueError, match="scale must be 0: this network is told"):
-        draw(Layout(CONTEXT, HORIZON, told=True), inputs)
+    with pytest.raises(
+        ValueError, match="scale must be 0: this network is conditional"
+    ):
+        draw(Layout(CONTEXT, HORIZON, conditional=True), inputs)

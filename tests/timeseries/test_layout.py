@@ -9,7 +9,9 @@ import pytest
 from jaxlib_guidance.timeseries import Layout, blackout_end, forecast_mask
 
 CUT = {"context": 6, "horizon": 3, "lags": (2, 5)}
-TOLD = Layout(**CUT, view=4, told=True, covariates=2, values="root", centre=0.7)
+CONDITIONAL = Layout(
+    **CUT, view=4, conditional=True, covariates=2, values="root", centre=0.7
+)
 DIFFUSED = Layout(**CUT, diffuse_lags=True)
 SEGMENTS = jnp.asarray(np.random.default_rng(0).uniform(1, 9, (2, 14)), jnp.float32)
 CLOCK = jnp.asarray(np.random.default_rng(1).normal(size=(2, 9, 2)), jnp.float32)
@@ -17,16 +19,20 @@ MASK = forecast_mask(6, 3)
 
 
 def test_sizes():
-    assert (TOLD.length, TOLD.channels, TOLD.features) == (7, 1, 2 * 2 + 2 + 2)
+    assert (CONDITIONAL.length, CONDITIONAL.channels, CONDITIONAL.features) == (
+        7,
+        1,
+        2 * 2 + 2 + 2,
+    )
     assert (DIFFUSED.length, DIFFUSED.channels, DIFFUSED.features) == (9, 3, 0)
     joint = dataclasses.replace(DIFFUSED, joint=2)
     assert (joint.channels, joint.features) == (6, 0)
-    again = Layout(**dataclasses.asdict(TOLD))
-    assert again == TOLD
+    again = Layout(**dataclasses.asdict(CONDITIONAL))
+    assert again == CONDITIONAL
 
 
 def test_entries_by_hand():
-    inputs = TOLD.inputs(SEGMENTS, MASK, CLOCK, truth=True)
+    inputs = CONDITIONAL.inputs(SEGMENTS, MASK, CLOCK, truth=True)
     values = np.asarray(SEGMENTS)
     scale = np.abs(values[:, 5:11]).mean(1)
     root = np.sqrt(values / scale[:, None]) - 0.7
@@ -41,13 +47,13 @@ def test_entries_by_hand():
     np.testing.assert_array_equal(inputs.cond[0, :, 2], known)
     np.testing.assert_array_equal(inputs.cond[..., 3], 1)
     seen = np.array([1, 1, 1, 1, 0, 0, 0])
-    told = root[:, 7:] * seen
-    np.testing.assert_allclose(inputs.cond[..., 4], told, rtol=1e-4, atol=1e-6)
+    past = root[:, 7:] * seen
+    np.testing.assert_allclose(inputs.cond[..., 4], past, rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(inputs.cond[0, :, 5], seen)
     np.testing.assert_array_equal(inputs.cond[..., 6:], CLOCK[:, 2:])
 
 
-@pytest.mark.parametrize("layout", [TOLD, DIFFUSED])
+@pytest.mark.parametrize("layout", [CONDITIONAL, DIFFUSED])
 @pytest.mark.parametrize("mask", [MASK, blackout_end(6, 3, 2)])
 def test_no_hidden_value_reaches_an_input(layout, mask):
     clock = CLOCK if layout.covariates else None
@@ -84,6 +90,23 @@ def test_values_come_back(values):
     np.testing.assert_allclose(inputs.x[:, :6, 0], plain[:, :6], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("values", ["plain", "root"])
+@pytest.mark.parametrize("unit", [1.0, 1e-12, 1e-30, 1e35, 1e37])
+def test_inputs_are_the_same_in_any_unit(unit, values):
+    layout = Layout(50, 10, values=values)
+    segments = jnp.full((1, 60), unit)
+    inputs = layout.inputs(segments, forecast_mask(50, 10))
+    np.testing.assert_allclose(inputs.scale / unit, 1, rtol=1e-6)
+    np.testing.assert_allclose(inputs.x[:, :50, 0], 1, rtol=1e-6)
+    back = layout.restore(inputs.x[..., 0], inputs.scale) / unit
+    np.testing.assert_allclose(back[:, :50], 1, rtol=1e-6)
+    # The unit of the lags' history as well.
+    layout = Layout(2, 1, lags=(50,))
+    segments = jnp.full((1, 53), unit).at[:, 50:].set(jnp.nan)
+    scale = layout.inputs(segments, forecast_mask(2, 1)).scale
+    np.testing.assert_allclose(scale / unit, 1, rtol=1e-6)
+
+
 def test_joint_series_keep_their_own_scale():
     layout = Layout(6, 3, lags=(2,), joint=2, diffuse_lags=True)
     pair = jnp.stack([SEGMENTS[:, 3:], 50 * SEGMENTS[:, 3:]], -1)
@@ -103,7 +126,7 @@ def quiet(context, lags=4000.0, new=5000.0):
     return jnp.stack([odd, SEGMENTS[1]])
 
 
-LAYOUTS = [Layout(**CUT), dataclasses.replace(TOLD, covariates=0), DIFFUSED]
+LAYOUTS = [Layout(**CUT), dataclasses.replace(CONDITIONAL, covariates=0), DIFFUSED]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -184,11 +207,11 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match="lags are"):
         Layout(6, 3, lags=(0,))
     with pytest.raises(ValueError, match=r"covariates have shape None; expected \(2"):
-        TOLD.inputs(SEGMENTS, MASK)
+        CONDITIONAL.inputs(SEGMENTS, MASK)
     with pytest.raises(ValueError, match=r"\(2, 9, 2\); expected None"):
         DIFFUSED.inputs(SEGMENTS, MASK, CLOCK)
     with pytest.raises(ValueError, match="covariates are not all finite"):
-        TOLD.inputs(SEGMENTS, MASK, CLOCK.at[1, 8, 0].set(jnp.nan))
+        CONDITIONAL.inputs(SEGMENTS, MASK, CLOCK.at[1, 8, 0].set(jnp.nan))
     pair = jnp.stack([SEGMENTS, SEGMENTS], -1)
     with pytest.raises(ValueError, match=r"\(2, 14, 2\); expected \[B, T\] for a lay"):
         DIFFUSED.inputs(pair, MASK)

@@ -103,6 +103,66 @@ def test_ensemble_scores_are_those_of_scoringrules(size):
     np.testing.assert_allclose(got, RULES[size], rtol=5e-6)
 
 
+def test_a_score_of_nothing_is_no_score():
+    nan = np.nan
+    samples = 2 * jnp.ones((3, 5, 2))
+    target = jnp.array([[1.0, 1], [nan, nan], [1, nan]])
+    root = np.sqrt(2)
+    for fair in (False, True):
+        energy = energy_score(samples, target, fair=fair)
+        np.testing.assert_allclose(energy, [root, nan, 1], rtol=1e-6)
+    np.testing.assert_allclose(np.nanmean(energy), (root + 1) / 2, rtol=1e-6)
+    # Of one known entry there is no pair.
+    pairs = variogram_score(samples, target)
+    np.testing.assert_array_equal(pairs, [0, nan, nan])
+    whole, mask = jnp.ones((3, 2)), ~jnp.isnan(target)
+    masked = energy_score(samples, whole, mask=mask)
+    np.testing.assert_allclose(masked, [root, nan, 1], rtol=1e-6)
+    pairs = variogram_score(samples, whole, mask=mask)
+    np.testing.assert_array_equal(pairs, [0, nan, nan])
+    gone = jnp.full((3, 2), nan)
+    for score in (
+        wql(samples, gone),
+        coverage(samples, gone),
+        nd(whole, gone),
+        nrmse(whole, gone),
+        mase(whole, gone, jnp.arange(12.0).reshape(3, 4), season=1),
+    ):
+        assert np.isnan(score)
+    assert np.isnan(crps_ensemble(samples, gone)).all()
+
+
+@pytest.mark.parametrize("unit", [2.0**-110, 2.0**-43, 2.0**116])
+def test_scores_are_the_same_in_any_unit(unit):
+    samples, target = floats(*data(6, 16, 10))
+    (past,) = floats(history())
+
+    @jax.jit
+    def scores(unit):
+        x, y, h = unit * samples, unit * target, unit * past
+        relative = point_scores(x, y, y, h)
+        return relative, (crps_ensemble(x, y) / unit, energy_score(x, y) / unit)
+
+    each = scores(jnp.float32(unit)), scores(jnp.float32(1))
+    # A power of two changes no rounding.
+    jax.tree.map(np.testing.assert_array_equal, *each)
+    pairs = variogram_score(unit * samples, unit * target) / unit
+    np.testing.assert_allclose(pairs, variogram_score(samples, target), rtol=1e-5)
+
+
+def test_plain_lists_are_scored():
+    # Of the quantiles 2 and the target 1 the loss is 2 (1 - q), 1 on the mean.
+    assert abs(wql([[[2.0], [2.0]]], [[1.0]]) - 1) < 1e-6
+    assert nd([[2]], [[1]]) == 1
+    assert nrmse([[2]], [[1]]) == 1
+    assert coverage([[[0], [2]]], [[1]], level=0.9) == 1
+    assert abs(mase([[2]], [[1]], [[0, 1, 3]], season=1) - 1 / 1.5) < 1e-6
+    assert energy_score([[[2], [2]]], [[1]]) == 1
+    assert crps_ensemble([[[2], [2]]], [[1]]) == 1
+    assert variogram_score([[[2, 2]]], [[1, 1]]) == 0
+    assert sample_quantiles([[1, 2, 3]], (0.5,)) == 2
+
+
 def test_ensemble_scores_are_their_double_sums():
     samples, target = data(3, 5, 4)
 

@@ -8,6 +8,7 @@ from jaxlib_guidance.timeseries import (
     Positions,
     calendar,
     rolling_positions,
+    series_ends,
     training_batch,
     training_positions,
 )
@@ -60,6 +61,11 @@ def test_rolls_tile_the_end():
     np.testing.assert_array_equal(before + 18, 42)
     with pytest.raises(ValueError, match="end is 67; the last forecast of 6 steps"):
         rolling_positions(values, **SIZES, rolls=1, end=67)
+    # An end for all that lies beyond the one of a series would test it on nothing.
+    gone = values.copy()
+    gone[1, 40:] = np.nan
+    with pytest.raises(ValueError, match=r"steps of series \[1\] would begin after"):
+        rolling_positions(gone, **SIZES, rolls=3, end=60)
     with pytest.raises(ValueError, match="end is 61; the series have 60 columns"):
         training_positions(values, **SIZES, end=61)
     with pytest.raises(TypeError, match="series is a tuple"):
@@ -70,13 +76,41 @@ def test_rolls_tile_the_end():
     np.testing.assert_array_equal(after + 12, 60)
 
 
+def test_each_series_is_cut_at_its_own_end():
+    # Of 60 columns the second series has the first 45, with a gap before its last.
+    values = series(2, 60)
+    values[1, 45:] = np.nan
+    values[1, 40:44] = np.nan
+    np.testing.assert_array_equal(series_ends(values), [60, 45])
+    joint = np.stack([values, np.full_like(values, np.nan)], -1)
+    np.testing.assert_array_equal(series_ends(joint), [60, 45])
+    rows, starts = rolling_positions(values, **SIZES, rolls=2)
+    np.testing.assert_array_equal(rows, [0, 1, 0, 1])
+    np.testing.assert_array_equal(starts + 12, [48, 33, 54, 39])
+    for row, start in zip(rows, starts, strict=True):
+        assert np.isfinite(values[row, start + 12 : start + 18]).any()
+    ends = series_ends(values)
+    _, before = rolling_positions(values, **SIZES, rolls=1, end=ends - 12)
+    np.testing.assert_array_equal(before + 18, [48, 33])
+    _, ahead = rolling_positions(values, **SIZES, rolls=1, end=ends + 6)
+    np.testing.assert_array_equal(ahead + 12, [60, 45])
+    # 27 values are a window: of the second series 45 - 27 + 1 starts.
+    np.testing.assert_array_equal(training_positions(values, **SIZES).count, [34, 19])
+    cut = training_positions(values, **SIZES, end=ends - 12)
+    np.testing.assert_array_equal(cut.count, [22, 7])
+
+
 def test_short_series_are_named():
     values = series(2, 40)
     values[1, :19] = np.nan
     names = ("long", "short")
-    with pytest.raises(ValueError, match=r"\['short'\] are too short.*need 27 values"):
+    with pytest.raises(
+        ValueError, match=r"\['short'\] are too short.*need 27 values.*has 21 "
+    ):
         training_positions(values, **SIZES, names=names)
-    with pytest.raises(ValueError, match=r"series \[1\] are too short.*need 21 .* 34"):
+    with pytest.raises(
+        ValueError, match=r"series \[1\] are too short.*need 21 .* 15 .* 34"
+    ):
         rolling_positions(values, **SIZES, rolls=1)
     rows, _ = rolling_positions(values, **SIZES, rolls=1, end=46)
     assert len(rows) == 2, "its 21 values are the context and the longest lag"

@@ -60,7 +60,7 @@ def test_synthetic_windows_teach_a_ridge_as_much_as_real_ones():
 
 
 def test_conditions_without_a_past_keep_the_calendar():
-    layout = Layout(6, 2, lags=(3,), told=True, covariates=2)
+    layout = Layout(6, 2, lags=(3,), conditional=True, covariates=2)
     cond = jnp.ones((1, 8, layout.features))
     left = without_past(layout, cond)
     np.testing.assert_array_equal(left[0, 0], [0, 0, 0, 0, 1, 1])
