@@ -8,9 +8,9 @@
 
 The default source needs ``pip install 'jaxlib-guidance[timeseries]'``. A run lives in
 one folder: config.json, metrics.jsonl, checkpoints/ and at the end ema.safetensors,
-which sample/forecast.py and benchmarks/timeseries.py read. It holds the guidance scale that
-was best on validation windows, with the sampler that it belongs to. Stop a run as you
-like and start it again with the same arguments.
+which sample/forecast.py and benchmarks/timeseries.py read. It holds the guidance scale
+that was best on validation windows, with the sampler that it belongs to. Stop a run as
+you like and start it again with the same arguments.
 """
 
 import dataclasses
