@@ -81,7 +81,7 @@ def _as_stored(name, leaf, dtype):
 _STORABLE = tuple(DTYPES.values())
 
 
-def checksum(about: Mapping[str, Any], leaves: Mapping[str, np.ndarray]) -> int:
+def _checksum(about: Mapping[str, Any], leaves: Mapping[str, np.ndarray]) -> int:
     """CRC-32 of the JSON text without its checksum, and of the leaves in its order."""
     text = json.dumps({k: v for k, v in about.items() if k != "crc32"})
     value = zlib.crc32(text.encode())
@@ -129,7 +129,7 @@ def export_weights(
     about = {"format": FORMAT, "config": config, "leaves": about}
     # As a reader will have it: of keys that JSON makes equal one stays.
     about = json.loads(json.dumps(about | {"empty": list(_empty(params))}))
-    text = json.dumps(about | {"crc32": checksum(about, leaves)})
+    text = json.dumps(about | {"crc32": _checksum(about, leaves)})
     if len(text) > MAX_ABOUT:
         raise ValueError(f"config and names take {len(text)} bytes of {MAX_ABOUT}")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +177,7 @@ def load_weights(path: str | os.PathLike) -> tuple[PyTree, dict[str, Any]]:
             raise CorruptFileError(f"{path} does not hold the arrays its header lists")
         # Copies: what is verified must be what is returned.
         tensors = {name: np.array(held) for name, held in tensors.items()}
-        if about["crc32"] != checksum(about, tensors):
+        if about["crc32"] != _checksum(about, tensors):
             raise CorruptFileError(f"{path} is damaged: its checksum is another")
         params: dict[str, Any] = {}
         for name, leaf in about["leaves"].items():

@@ -82,7 +82,7 @@ def wql(
     Raises:
       ValueError: Shapes that do not agree; levels outside [0, 1].
     """
-    samples, target = samples_and_target(samples, target)
+    samples, target = _samples_and_target(samples, target)
     quantiles = sample_quantiles(samples, levels, rule=rule)
     return wql_of_quantiles(quantiles, target, levels=levels, mask=mask)
 
@@ -111,10 +111,10 @@ def wql_of_quantiles(
     Raises:
       ValueError: Shapes that do not agree.
     """
-    quantiles, target = samples_and_target(quantiles, target, "quantiles")
+    quantiles, target = _samples_and_target(quantiles, target, "quantiles")
     if quantiles.shape[1] != len(levels):
         raise ValueError(f"got {quantiles.shape[1]} quantiles for {len(levels)} levels")
-    counts = counted(target, mask)
+    counts = _counted(target, mask)
     unit = _unit(target, counts)
     f, y = quantiles / unit, target[:, None] / unit
     q = jnp.asarray(levels, f.dtype).reshape(1, -1, *(1,) * (f.ndim - 2))
@@ -140,7 +140,7 @@ def coverage(
     Raises:
       ValueError: Shapes that do not agree; a level outside (0, 1).
     """
-    samples, target = samples_and_target(samples, target)
+    samples, target = _samples_and_target(samples, target)
     if not 0 < level < 1:
         raise ValueError(f"level is {level}; expected between 0 and 1")
     ends = ((1 - level) / 2, (1 + level) / 2)
@@ -148,7 +148,7 @@ def coverage(
     y = target
     inside = ((low <= y) & (y <= high)).astype(y.dtype)
     inside = jnp.where(jnp.isnan(low + high), jnp.nan, inside)
-    counts = counted(target, mask)
+    counts = _counted(target, mask)
     return _sum(inside, counts) / jnp.sum(counts, dtype=y.dtype)
 
 
@@ -248,7 +248,7 @@ def mase(
     return jnp.sum(ratio) / jnp.sum(some, dtype=ratio.dtype)
 
 
-def samples_and_target(
+def _samples_and_target(
     samples: Array, target: Array, name: str = "samples"
 ) -> tuple[Array, Array]:
     """Both as arrays of float32 at least, once ``samples`` are ``[N, S, *E]``.
@@ -265,7 +265,7 @@ def samples_and_target(
     return samples, target
 
 
-def counted(target: Array, mask: Array | None) -> Array:
+def _counted(target: Array, mask: Array | None) -> Array:
     """Which targets count: those that are known and that ``mask`` does not hide.
 
     Raises:
@@ -296,6 +296,6 @@ def _point(forecast, target, mask, unit=None):
         raise ValueError(
             f"forecast has shape {f.shape} and the target {y.shape}; expected the same"
         )
-    counts = counted(y, mask)
+    counts = _counted(y, mask)
     unit = _unit(y, counts) if unit is None else unit
     return f / unit, y / unit, counts

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxlib_guidance.data import batch_indices, stamps
-from jaxlib_guidance.timeseries._windows import require_series, window_lengths
+from jaxlib_guidance.timeseries._windows import _require_series, window_lengths
 
 
 class Positions(NamedTuple):
@@ -37,7 +37,7 @@ def series_ends(series: np.ndarray) -> np.ndarray:
     Returns:
       int64 ``[S]``; 0 for a series without a value.
     """
-    require_series(series)
+    _require_series(series)
     known = _known(series)
     last = known.shape[1] - np.argmax(known[:, ::-1], 1)
     return np.where(np.any(known, 1), last, 0)
@@ -74,7 +74,7 @@ def training_positions(
         column.
     """
     past, length = window_lengths(context, horizon, lags)
-    require_series(series)
+    _require_series(series)
     ends = series_ends(series)
     end = ends if end is None else np.broadcast_to(end, ends.shape)
     if end.max() > series.shape[1]:
@@ -151,7 +151,7 @@ def rolling_positions(
     past, _ = window_lengths(context, horizon, lags)
     if horizon < 1 or rolls < 1:
         raise ValueError(f"horizon {horizon}, rolls {rolls}; expected at least 1")
-    require_series(series)
+    _require_series(series)
     ends = series_ends(series)
     end = ends if end is None else np.broadcast_to(end, ends.shape)
     beyond = np.flatnonzero(end - horizon > ends)

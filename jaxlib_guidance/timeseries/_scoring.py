@@ -7,7 +7,7 @@ which no target is known has the score NaN: average with `jnp.nanmean`.
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.timeseries._metrics import counted, samples_and_target
+from jaxlib_guidance.timeseries._metrics import _counted, _samples_and_target
 from jaxlib_guidance.timeseries._units import unit_of
 from jaxlib_guidance.types import Array
 
@@ -32,7 +32,7 @@ def crps_ensemble(samples: Array, target: Array, *, fair: bool = False) -> Array
 
     Reference: Gneiting and Raftery, 2007, equation 20; fair, Ferro, 2014.
     """
-    samples, target = samples_and_target(samples, target)
+    samples, target = _samples_and_target(samples, target)
     size = samples.shape[1]
     _require_fair(size, fair)
     gap = samples - target[:, None]
@@ -70,7 +70,7 @@ def energy_score(
 
     Reference: Gneiting and Raftery, 2007, equation 22.
     """
-    samples, target = samples_and_target(samples, target)
+    samples, target = _samples_and_target(samples, target)
     size = samples.shape[1]
     _require_fair(size, fair)
     x, y, kept = _flat(samples, target, mask)
@@ -113,7 +113,7 @@ def variogram_score(
 
     Reference: Scheuerer and Hamill, 2015, equation 8 with weights 1.
     """
-    samples, target = samples_and_target(samples, target)
+    samples, target = _samples_and_target(samples, target)
     if p <= 0:
         raise ValueError(f"p is {p}; expected above 0")
     x, y, kept = _flat(samples, target, mask)
@@ -143,7 +143,7 @@ def _require_fair(size, fair):
 
 def _flat(samples, target, mask):
     """``[N, S, D]``, ``[N, D]``, 0 in both where not counted, and what counts."""
-    kept = counted(target, mask)
+    kept = _counted(target, mask)
     x = jnp.where(kept[:, None], samples, 0)
     y = jnp.where(kept, target, 0)
     rows = len(y)

@@ -70,7 +70,7 @@ def cut_segments(
         outside the series, unless they are traced.
     """
     past, length = window_lengths(context, horizon, lags)
-    require_series(series)
+    _require_series(series)
     rows, starts = jnp.asarray(rows), jnp.asarray(starts)
     if rows.ndim != 1 or rows.shape != starts.shape:
         raise ValueError(
@@ -240,7 +240,7 @@ def window_lengths(context: int, horizon: int, lags: Sequence[int]) -> tuple[int
     return max(lags, default=0), context + horizon
 
 
-def require_series(series: Array | np.ndarray) -> None:
+def _require_series(series: Array | np.ndarray) -> None:
     """Raises unless ``series`` is an array ``[S, T]`` or ``[S, T, D]``."""
     shape = getattr(series, "shape", None)
     if shape is None:
