@@ -86,9 +86,21 @@ def hide(x: Array, mask: Array | None, fill: float = 0.0) -> Array:
 
 
 def divide(a: Array, b: Array) -> Array:
-    """``a / b``, and 0 with gradient 0 where ``b`` is 0."""
+    """``a / b``, and 0 with gradient 0 where ``b`` is 0.
+
+    Two ``where``, because one is not enough under differentiation: the branch that is
+    not taken is differentiated too, and 0 times its infinite slope is NaN. So the
+    denominator is made harmless first and the result replaced afterwards. See
+    https://docs.jax.dev/en/latest/faq.html, "Gradients contain NaN where using where".
+    """
     safe = jnp.where(b == 0, 1, b)
     return jnp.where(b == 0, 0, a / safe)
+
+
+def sqrt(x: Array) -> Array:
+    """``sqrt(x)``, and 0 with gradient 0 where ``x`` is 0; see `divide`."""
+    safe = jnp.where(x == 0, 1, x)
+    return jnp.where(x == 0, 0, jnp.sqrt(safe))
 
 
 def masked_sum(x: Array, mask: Array | None = None, axis: Any = None) -> Array:

@@ -51,6 +51,22 @@ class Process(Protocol):
         ...
 
 
+def require_process(process: Any, name: str = "process") -> None:
+    """Raises unless ``process`` is a noise process: an object and not its class.
+
+    Raises:
+      TypeError: Something else, such as ``VPCosine`` in place of ``VPCosine()``.
+    """
+    parts = ("alpha", "sigma", "t_of_logsnr")
+    if isinstance(process, type) or not all(hasattr(process, p) for p in parts):
+        got = (
+            f"the class {process.__name__}"
+            if isinstance(process, type)
+            else repr(process)
+        )
+        raise TypeError(f"{name} is {got}; expected a noise process, as VPCosine()")
+
+
 class Denoised(NamedTuple):
     """What a denoiser returns.
 
@@ -95,13 +111,24 @@ class Denoiser:
       apply: ``(x, t, cond, *, control, capture) -> Denoised``.
       sites: Names of the attention sites that accept an edit.
       taps: Names of the arrays that can be captured.
-      process: The noise process of ``x``; None if it is told at each use.
+      process: The noise process of ``x``; None where each call of a sampler or loss
+        gives it.
+      classes: Number of classes that labels name, or None for a network whose
+        conditions are not checked. Label ``classes`` means no class.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: jnp.tanh(x), jg.VPCosine())
+      >>> denoiser(jnp.zeros((2, 3)), 0.5).x0.shape
+      (2, 3)
     """
 
     apply: Callable[..., Denoised]
     sites: tuple[str, ...] = ()
     taps: tuple[str, ...] = ()
     process: Process | None = None
+    classes: int | None = None
 
     def __call__(
         self,
@@ -114,6 +141,7 @@ class Denoiser:
     ) -> Denoised:
         """Evaluates; ``control`` and ``capture`` must name existing sites and taps."""
         control = control or {}
+        require_labels(cond, self.classes)
         require_known("control", control, self.sites, "sites")
         require_known("capture", capture, self.taps, "taps")
         return self.apply(x, t, cond, control=control, capture=tuple(capture))
@@ -129,9 +157,12 @@ def process_of(
       process: What the caller says it is, or None.
 
     Raises:
+      TypeError: ``process`` is not a noise process.
       ValueError: Nobody says what the process is, or two say different things. Two
         processes whose parameters are being traced are not compared.
     """
+    if process is not None:
+        require_process(process)
     nets = (denoiser,) if isinstance(denoiser, Denoiser) else denoiser
     for net in nets:
         own = getattr(net, "process", None)
@@ -160,6 +191,32 @@ def _differ(a: Process, b: Process) -> bool:
     return any(
         x is not None and y is not None and not np.array_equal(x, y) for x, y in known
     )
+
+
+def require_labels(cond: PyTree, classes: int | None, name: str = "cond") -> None:
+    """Raises where a label, known while tracing, is none of the classes.
+
+    Args:
+      cond: Labels ``[B]``, or a dict with an entry "label"; other conditions pass.
+      classes: Number of classes; label ``classes`` is the null class. None checks
+        nothing.
+      name: What to call the condition in the error.
+
+    Raises:
+      ValueError: A label below 0 or above ``classes``.
+    """
+    labels = cond.get("label") if isinstance(cond, Mapping) else cond
+    if classes is None or labels is None or jax.tree.structure(labels).num_nodes != 1:
+        return
+    known = concrete(labels)
+    if known is None or not np.issubdtype(known.dtype, np.integer):
+        return
+    wrong = known[(known < 0) | (known > classes)]
+    if wrong.size:
+        raise ValueError(
+            f"{name} has label {wrong.flat[0]}; expected 0, ..., {classes - 1}, or "
+            f"{classes} for no class"
+        )
 
 
 def require_known(
@@ -264,5 +321,9 @@ def at_least_float32(x: Array) -> Array:
 
 
 def concrete(a: Any) -> np.ndarray | None:
-    """The value of ``a`` as numpy, or None while it is being traced."""
-    return None if isinstance(a, jax.core.Tracer) else np.asarray(a)
+    """The value of ``a`` as numpy; None while it is traced or lies on other hosts."""
+    if isinstance(a, jax.core.Tracer):
+        return None
+    if isinstance(a, jax.Array) and not a.is_fully_addressable:
+        return None
+    return np.asarray(a)

@@ -1,7 +1,7 @@
 """Attention as a function whose edits are data."""
 
 from jaxlib_guidance.attention._activations import add_steering, steering_direction
-from jaxlib_guidance.attention._control import Edit, fold_controls, match
+from jaxlib_guidance.attention._control import Edit, fold_controls, match, match_sites
 from jaxlib_guidance.attention._core import attend, self_only
 from jaxlib_guidance.attention._edits import (
     attenuate,
@@ -19,6 +19,7 @@ __all__ = [
     # Edits as data, and the sites that they name
     "Edit",
     "match",
+    "match_sites",
     "fold_controls",
     # Attention itself
     "attend",

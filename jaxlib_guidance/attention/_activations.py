@@ -1,4 +1,4 @@
-"""A direction in activations, from answers that have a property to those that have not.
+"""Steering vectors: a direction in activations that a property of the answers has.
 
 `add_steering` is for the residual stream of the layer at which the direction was taken.
 """
@@ -10,20 +10,23 @@ from jaxlib_guidance.types import Array, at_least_float32
 
 
 def steering_direction(hidden: Array, toward: Array, away: Array) -> Array:
-    """Mean activation of the ones less that of the others.
+    """Mean activation of the answers with a property less that of those without.
 
-    Efficiency steering: from long right answers to short right ones.
+    ``v = mean_{toward} h - mean_{away} h``. Efficiency steering goes from long right
+    answers to short right ones.
 
     Args:
       hidden: Activations at one layer, ``[N, D]``.
-      toward: 1 on answers that have the property, ``[N]``.
-      away: 1 on those that have not.
+      toward: Mask ``[N]``, 1 on answers that have the property.
+      away: Mask ``[N]``, 1 on answers that do not have it.
 
     Returns:
       Float32 ``[D]``; 0 if either side is empty.
 
-    Reference: arXiv 2506.15647 (efficiency steering); its layer and strength are
-    unverified.
+    Raises:
+      ValueError: Activations that are not ``[N, D]``, or masks that are not ``[N]``.
+
+    Reference: efficiency steering, arXiv 2506.15647.
     """
     hidden = at_least_float32(hidden)
     if hidden.ndim != 2:
@@ -43,9 +46,15 @@ def add_steering(hidden: Array, direction: Array, strength: Array | float) -> Ar
     """``h + strength v``, in ``h``'s precision.
 
     Args:
-      hidden: ``[..., D]``.
-      direction: ``v``, ``[D]``.
-      strength: Scalar; 0 is off.
+      hidden: Activations ``[..., D]``.
+      direction: Steering vector ``v``, ``[D]``.
+      strength: Factor of the direction, a scalar; 0 is off.
+
+    Returns:
+      Activations ``[..., D]``.
+
+    Raises:
+      ValueError: A direction of another width.
     """
     require_shape("direction", direction, jnp.shape(hidden)[-1:])
     hidden = jnp.asarray(hidden)

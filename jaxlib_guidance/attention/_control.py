@@ -16,6 +16,7 @@ from jaxlib_guidance.types import Array, pytree_dataclass, static
 GATES = {"borrow_gate": 1.0, "query_blur": 0.0, "renormalise": 0.0, "identity": 0.0}
 TABLES = {"logit_scale": 1.0, "logit_bias": 0.0, "prob_gain": 1.0, "prob_offset": 0.0}
 BORROWABLE = ("q", "k", "v", "probs")
+PIXELS = ". A mask of pixels becomes one of tokens by attention.token_mask(mask, grid)"
 
 
 @pytree_dataclass
@@ -62,6 +63,11 @@ def match(patterns: Iterable[str], names: Sequence[str], what: str) -> tuple[str
     A pattern is a name; or else a leading part of one ("block2" selects "block2/attn"
     where nothing is called "block2"); or a shell pattern ("block*/attn").
 
+    Args:
+      patterns: Names, leading parts of names, or shell patterns.
+      names: All names, in the network's order.
+      what: What the names are, for the error.
+
     Raises:
       ValueError: A pattern selects nothing; the message lists what there is.
     """
@@ -79,6 +85,31 @@ def match(patterns: Iterable[str], names: Sequence[str], what: str) -> tuple[str
     return tuple(name for name in names if name in chosen)
 
 
+def match_sites(pattern: str, sites: Sequence[str]) -> tuple[str, ...]:
+    """The attention sites to edit that a pattern selects, in the network's order.
+
+    A pattern without a slash names places: "mid", "block2" or "block*" select the
+    self-attention there, whatever it attends to besides. A pattern with a slash names
+    sites: "block2/cross", "*/cross".
+
+    Args:
+      pattern: A site, a place or a shell pattern.
+      sites: All sites of the network.
+
+    Raises:
+      ValueError: The pattern selects nothing; the message lists what there is.
+    """
+    chosen = match([pattern], sites, "attention site")
+    if "/" in pattern or chosen == (pattern,):
+        return chosen
+    own = tuple(site for site in chosen if not site.endswith("/cross"))
+    if not own:
+        raise ValueError(
+            f"{pattern!r} has no self-attention; name its sites: {', '.join(chosen)}"
+        )
+    return own
+
+
 def fold_controls(
     controls: Sequence[Mapping[str, Edit]], branches: Sequence[str], batch: int
 ) -> dict[str, Edit]:
@@ -86,8 +117,8 @@ def fold_controls(
 
     Args:
       controls: One mapping from site to edit for each branch.
-      branches: The branches' names, which `Edit.borrow` refers to.
-      batch: ``B``.
+      branches: Names of the branches, which `Edit.borrow` refers to.
+      batch: Number ``B`` of samples, before folding.
 
     Returns:
       Site to edit, for each site that any branch edits. Leaves lead with ``B*K``,
@@ -177,7 +208,7 @@ def _stack_tables(values, neutral, batch, name):
         if value.ndim != 4 or value.shape[0] not in (1, batch):
             raise ValueError(
                 f"{name} has shape {value.shape}; expected () or [B or 1, H or 1, Q or "
-                f"1, M or 1] with B = {batch}"
+                f"1, M or 1] with B = {batch}{PIXELS if 'logit' in name else ''}"
             )
         whole.append(value)
     shape = jnp.broadcast_shapes(*(value.shape for value in whole), (batch, 1, 1, 1))

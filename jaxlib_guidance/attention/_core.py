@@ -10,7 +10,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.attention._control import Edit
+from jaxlib_guidance.attention._control import PIXELS, Edit
+from jaxlib_guidance.reduce import divide
 from jaxlib_guidance.types import Array, expand
 
 KERNELS = (None, "xla", "cudnn")
@@ -37,7 +38,7 @@ def attend(
         sample major.
       k: Keys ``[B, M, H, D]``.
       v: Values ``[B, M, H, D]``.
-      edit: What to change; None leaves plain attention.
+      edit: What to change in the map, or None for plain attention.
       mask: ``bool [B, M]``, False where a key is padding.
       grid: Shape of the token grid that ``query_blur`` works on, one or two axes whose
         product is ``Q``; None means ``(Q,)``.
@@ -196,7 +197,7 @@ def _blur(q, sigma, grid):
         distance = jnp.arange(size)[:, None] - jnp.arange(size)
         square = jnp.square(distance.astype(jnp.float32))
         # Both ends are exact: 0 leaves only the token itself, inf weighs all alike.
-        rate = 1 / jnp.where(sigma > 0, sigma, 1)
+        rate = divide(jnp.ones_like(sigma), sigma)
         weight = jnp.exp(-0.5 * square * rate**2)
         weight = jnp.where(sigma > 0, weight, jnp.eye(size))
         weight = weight / jnp.sum(weight, -1, keepdims=True)
@@ -217,6 +218,7 @@ def _table(value, shape, name):
         raise ValueError(
             f"edit.{name} has shape {value.shape}; expected () or rank 4 that "
             f"broadcasts against the map [B, H, Q, M] = {shape}"
+            f"{PIXELS if 'logit' in name else ''}"
         )
     return value
 
@@ -238,7 +240,7 @@ def _softmax(logits):
     top = jax.lax.stop_gradient(jnp.max(logits, -1, keepdims=True))
     each = jnp.exp(logits - jnp.where(jnp.isfinite(top), top, 0))
     total = jnp.sum(each, -1, keepdims=True)
-    return each / jnp.where(total > 0, total, 1)
+    return divide(each, total)
 
 
 def _edit_probs(probs, edit):
@@ -263,6 +265,6 @@ def _edit_probs(probs, edit):
         probs = probs + _table(edit.prob_offset, probs.shape, "prob_offset")
     if edit.renormalise is not None:
         total = jnp.sum(probs, -1, keepdims=True)
-        scaled = probs / jnp.where(total > 0, total, 1)
+        scaled = jnp.where(total > 0, divide(probs, total), probs)
         probs = _mix(probs, scaled, edit.renormalise, "renormalise")
     return probs

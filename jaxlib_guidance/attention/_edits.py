@@ -4,9 +4,10 @@ import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
-from jaxlib_guidance.attention._control import BORROWABLE, Edit
-from jaxlib_guidance.types import Array
+from jaxlib_guidance.attention._control import BORROWABLE, PIXELS, Edit
+from jaxlib_guidance.types import Array, concrete
 
 
 def identity(gate: Array | float = 1.0) -> Edit:
@@ -27,8 +28,14 @@ def blur(sigma: Array | float) -> Edit:
       sigma: Standard deviation in tokens; ``inf`` gives every query the mean of all,
         0 changes nothing. Scalar or ``[B]``, may be traced.
 
+    Raises:
+      ValueError: A width below 0 or NaN.
+
     Reference: smoothed energy guidance, arXiv 2408.00760.
     """
+    known = concrete(sigma)
+    if known is not None and not np.all(known >= 0):
+        raise ValueError(f"sigma is {sigma}; expected a width of at least 0")
     return Edit(query_blur=sigma)
 
 
@@ -40,12 +47,13 @@ def suppress(mask: Array, scale: Array | float | None = None) -> Edit:
     and the attention output is then 0.
 
     Args:
-      mask: ``[M]`` or ``[B, M]``, non-zero on the tokens to hide. See `token_mask`.
-      scale: Similarity suppression: 0 makes each hidden token a plain average of the
-        others, 1 or None leaves it. Scalar or ``[B]``.
+      mask: Mask of tokens ``[M]`` or ``[B, M]``, non-zero on those to hide;
+        `token_mask` makes it of pixels.
+      scale: Similarity suppression, scalar or ``[B]``: 0 makes each hidden token a
+        plain average of the others, 1 or None leaves it.
 
     Raises:
-      ValueError: ``mask`` or ``scale`` of another shape.
+      ValueError: ``mask`` or ``scale`` of another shape, or NaN in ``mask``.
 
     Reference: Attentive Eraser, arXiv 2412.12974.
     """
@@ -64,15 +72,20 @@ def token_mask(mask: Array, grid: tuple[int, ...]) -> Array:
     """An image mask as a mask of tokens: a token counts if any of its pixels does.
 
     Args:
-      mask: ``[H, W]`` or ``[B, H, W]``, non-zero on the object.
-      grid: The token grid ``(h, w)``, which divides ``(H, W)``.
+      mask: Mask of pixels ``[H, W]`` or ``[B, H, W]``, non-zero on the object.
+      grid: Shape ``(h, w)`` of the token grid, which divides ``(H, W)``.
 
     Returns:
       Bool ``[h * w]`` or ``[B, h * w]``.
 
     Raises:
-      ValueError: Sizes that do not divide.
+      ValueError: A mask of another rank or with NaN; sizes that do not divide.
     """
+    if jnp.ndim(mask) not in (2, 3):
+        raise ValueError(
+            f"mask has shape {jnp.shape(mask)}; expected [H, W] or [B, H, W]"
+        )
+    _require_known(mask, "mask")
     mask = jnp.asarray(mask) != 0
     *batch, height, width = mask.shape
     if len(grid) != 2 or height % grid[0] or width % grid[1]:
@@ -92,13 +105,16 @@ def emphasise(
     """Adds ``weight`` to the probabilities of some keys: attend more, or less, to them.
 
     Args:
-      columns: ``[M]`` or ``[B, M]``, 1 on the keys (such as the tokens of a word).
-      weight: Added there; -1 to 1 is usual. Scalar or ``[B]``.
-      rows: ``[Q]`` or ``[B, Q]``, 1 on the queries (such as a time window). None: all.
+      columns: Keys that get it, ``[M]`` or ``[B, M]``, 1 on the tokens of a word and 0
+        elsewhere; between 0 and 1 for a part.
+      weight: Number that is added there, scalar or ``[B]``; mostly from -1 to 1.
+      rows: Queries whose maps change, ``[Q]`` or ``[B, Q]``, 1 in a time window and 0
+        elsewhere; None means all.
       renormalise: Whether rows are made to sum to 1 again; the paper does not.
 
     Raises:
-      ValueError: Shapes that do not fit.
+      ValueError: Masks of another shape or with numbers outside [0, 1]; a weight that
+        is neither scalar nor ``[B]``.
 
     Reference: MotionCLR, arXiv 2410.18977, section 4.1.
     """
@@ -118,13 +134,16 @@ def attenuate(
     """Multiplies the probabilities of some keys by ``gain``; 0 erases them.
 
     Args:
-      columns: ``[M]`` or ``[B, M]``, 1 on the keys.
-      gain: Factor there. Scalar or ``[B]``.
-      rows: ``[Q]`` or ``[B, Q]``, 1 on the queries; None is all.
+      columns: Keys that are attenuated, ``[M]`` or ``[B, M]``, 1 on them and 0
+        elsewhere; between 0 and 1 for a part.
+      gain: Factor of the probabilities there, scalar or ``[B]``.
+      rows: Queries whose maps change, ``[Q]`` or ``[B, Q]``, 1 on them and 0 elsewhere;
+        None means all.
       renormalise: Whether rows are made to sum to 1 again.
 
     Raises:
-      ValueError: Shapes that do not fit.
+      ValueError: Masks of another shape or with numbers outside [0, 1]; a gain that is
+        neither scalar nor ``[B]``.
 
     Reference: MotionCLR, arXiv 2410.18977, section 4.1 (erasing in a time window).
     """
@@ -145,13 +164,16 @@ def borrow(
     """Takes queries, keys, values or probabilities from another branch of the call.
 
     Args:
-      what: One or several of "q", "k", "v", "probs".
-      branch: Name of the branch, such as "cond".
-      gate: 1 takes, 0 keeps; scalar or ``[B]``. None is 1.
-      columns: For "probs": ``[M]`` or ``[B, M]``, 1 on the columns that are taken.
+      what: Quantities to take, one or several of "q", "k", "v", "probs".
+      branch: Name of the branch to take them from, such as "cond".
+      gate: Share that is taken, scalar or ``[B]``: 1 takes, 0 keeps the branch's own;
+        None is 1.
+      columns: Columns of the probabilities that are taken, ``[M]`` or ``[B, M]``, 1 on
+        them and 0 elsewhere; None means all. Only with "probs".
 
     Raises:
-      ValueError: Something else to borrow, or ``columns`` without "probs".
+      ValueError: Something else to borrow, ``columns`` without "probs" or with numbers
+        outside [0, 1].
 
     Reference: MotionCLR, arXiv 2410.18977, section 4 (replacement, style transfer).
     """
@@ -161,6 +183,8 @@ def borrow(
             raise ValueError(f"borrow of {name!r}; expected one of {BORROWABLE}")
     if columns is not None and "probs" not in names:
         raise ValueError(f"columns has no effect on {names}; it selects 'probs'")
+    if columns is not None:
+        _require_share(columns, "columns")
     pairs = tuple((name, branch) for name in names)
     return Edit(borrow=pairs, borrow_gate=gate, borrow_columns=columns)
 
@@ -171,6 +195,9 @@ def shift(tokens: int) -> Edit:
     Together with ``borrow(("q", "k", "v"), source)`` this moves the source's content in
     time.
 
+    Args:
+      tokens: Number of tokens to move by, towards the end if positive (static).
+
     Reference: MotionCLR, arXiv 2410.18977, section 4 (sequence shifting).
     """
     return Edit(shift=tokens)
@@ -178,6 +205,9 @@ def shift(tokens: int) -> Edit:
 
 def combine(*edits: Edit) -> Edit:
     """One edit that has the fields of all.
+
+    Args:
+      *edits: Edits of the same site.
 
     Raises:
       ValueError: Two edits set the same field.
@@ -199,11 +229,32 @@ def _rows(mask, name):
     """``[M]`` or ``[B, M]`` as ``[1 or B, M]``."""
     mask = jnp.asarray(mask)
     if mask.ndim not in (1, 2):
-        raise ValueError(f"{name} has shape {mask.shape}; expected [M] or [B, M]")
+        raise ValueError(
+            f"{name} has shape {mask.shape}; expected [M] or [B, M]{PIXELS}"
+        )
+    _require_known(mask, name)
     return jnp.atleast_2d(mask)
 
 
+def _require_known(mask, name):
+    known = concrete(mask)
+    if known is not None and np.isnan(known).any():
+        raise ValueError(f"{name} holds NaN; expected 0 and 1")
+
+
+def _require_share(mask, name):
+    known = concrete(mask)
+    if known is not None and not ((known >= 0) & (known <= 1)).all():
+        raise ValueError(
+            f"{name} goes from {known.min()} to {known.max()}; expected numbers in "
+            "[0, 1]"
+        )
+
+
 def _window(columns, rows):
+    _require_share(columns, "columns")
+    if rows is not None:
+        _require_share(rows, "rows")
     columns = _rows(columns, "columns").astype(jnp.float32)[:, None, None, :]
     if rows is None:
         return columns

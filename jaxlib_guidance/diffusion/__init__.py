@@ -5,6 +5,14 @@ from jaxlib_guidance.diffusion._denoise import (
     from_function,
     parametrize,
 )
+from jaxlib_guidance.diffusion._discrete import (
+    VPDiscrete,
+    cosine_betas,
+    linear_betas,
+    rescale_zero_terminal_snr,
+    scaled_linear_betas,
+    vp_discrete,
+)
 from jaxlib_guidance.diffusion._grids import (
     discrete_grid,
     flow_grid,
@@ -40,15 +48,11 @@ from jaxlib_guidance.diffusion._process import (
     VE,
     RectifiedFlow,
     VPCosine,
-    VPDiscrete,
     VPLinear,
     coefficients,
-    cosine_betas,
-    linear_betas,
     logsnr,
     perturb,
-    scaled_linear_betas,
-    vp_discrete,
+    slopes,
 )
 from jaxlib_guidance.types import Process
 
@@ -62,9 +66,11 @@ __all__ = [
     "linear_betas",
     "scaled_linear_betas",
     "cosine_betas",
+    "rescale_zero_terminal_snr",
     "VE",
     "RectifiedFlow",
     "logsnr",
+    "slopes",
     "coefficients",
     "perturb",
     # What a network predicts

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.diffusion._process import Process, VPDiscrete, logsnr
-from jaxlib_guidance.types import Array
+from jaxlib_guidance.diffusion._discrete import VPDiscrete
+from jaxlib_guidance.diffusion._process import Process, logsnr
+from jaxlib_guidance.types import Array, concrete, require_process
 
 Spacing = Literal["leading", "trailing", "linspace"]
 
@@ -21,10 +22,10 @@ def _finish(times: Array, final_zero: bool) -> Array:
     return jnp.append(times, 0.0) if final_zero else times
 
 
-def _require_steps(n: int, least: int = 1) -> None:
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < least:
+def _require_steps(n: int, smallest: int = 1) -> None:
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < smallest:
         raise ValueError(
-            f"n is {n!r}; expected a whole number of steps, at least {least}"
+            f"n is {n!r}; expected a whole number of steps, at least {smallest}"
         )
 
 
@@ -34,6 +35,7 @@ def _require_positive(value: float, name: str) -> None:
 
 
 def _range(process, t_min, t_max, above_zero=False):
+    require_process(process)
     low = process.t_min if t_min is None else t_min
     high = process.t_max if t_max is None else t_max
     if not 0 <= low < high or (above_zero and low == 0):
@@ -55,9 +57,21 @@ def uniform_grid(process: Process, n: int, t_max: float | None = None) -> Array:
     """Times ``t_max (1 - i / n)`` for i = 0, ..., n; the last is 0.
 
     Args:
-      process: Gives the default ``t_max``.
+      process: The noise process, whose ``t_max`` is the default.
       n: Number of steps.
-      t_max: First time.
+      t_max: First time; None is the process's.
+
+    Returns:
+      Float32 ``[n + 1]``.
+
+    Raises:
+      TypeError: ``process`` is not a noise process.
+      ValueError: ``n`` below 1, or ``t_max`` not above 0.
+
+    Example:
+      >>> import jaxlib_guidance as jg
+      >>> jg.uniform_grid(jg.RectifiedFlow(), 4).tolist()
+      [1.0, 0.75, 0.5, 0.25, 0.0]
     """
     _require_steps(n)
     _, high = _range(process, 0.0, t_max)
@@ -81,9 +95,22 @@ def flow_grid(
     Args:
       process: The noise process.
       n: Number of steps; the last ends at 0.
-      shift: Above 1 more steps at high noise, below 1 more at low noise.
-      t_min: No time but the last is below it.
-      t_max: First time.
+      shift: Factor of the noise ratio; above 1 means more steps at high noise, below
+        1 more at low noise.
+      t_min: Bound that no time but the last is below; None is the process's.
+      t_max: First time; None is the process's.
+
+    Returns:
+      Float32 ``[n + 1]``.
+
+    Raises:
+      TypeError: ``process`` is not a noise process.
+      ValueError: ``n`` below 1, ``shift`` not above 0, or times out of order.
+
+    Example:
+      >>> import jaxlib_guidance as jg
+      >>> [round(float(t), 3) for t in jg.flow_grid(jg.RectifiedFlow(), 2)]
+      [1.0, 0.5, 0.0]
 
     Reference: Esser et al., arXiv 2403.03206, eq. 23 (the shift).
     """
@@ -117,9 +144,22 @@ def logsnr_grid(
     Args:
       process: The noise process.
       n: Number of steps; with ``final_zero`` the last of them goes from ``t_min`` to 0.
-      t_min: Last time before 0.
-      t_max: First time.
-      final_zero: Whether to append 0, else the grid ends at ``t_min``.
+      t_min: Last time before 0; None is the process's.
+      t_max: First time; None is the process's.
+      final_zero: Whether to append 0; else the grid ends at ``t_min``.
+
+    Returns:
+      Float32 ``[n + 1]``.
+
+    Raises:
+      TypeError: ``process`` is not a noise process.
+      ValueError: Too few steps, or times out of order.
+
+    Example:
+      >>> import jaxlib_guidance as jg
+      >>> grid = jg.logsnr_grid(jg.VE(t_min=0.01, t_max=1.0), 3)
+      >>> [round(float(t), 3) for t in grid]
+      [1.0, 0.1, 0.01, 0.0]
 
     Reference: Lu et al., DPM-Solver, arXiv 2206.00927, section 4.
     """
@@ -146,10 +186,23 @@ def karras_grid(
       process: The noise process. Where ``alpha(t_max)`` is 0 the spacing is that from
         a noise ratio of 1000; the first time is ``t_max`` itself.
       n: Number of steps; with ``final_zero`` the last of them goes from ``t_min`` to 0.
-      rho: 1 is even in noise level, infinity even in log-SNR.
-      t_min: Last time before 0.
-      t_max: First time.
-      final_zero: Whether to append 0, else the grid ends at ``t_min``.
+      rho: Exponent of the spacing; 1 is even in noise level, infinity even in log-SNR.
+      t_min: Last time before 0; None is the process's.
+      t_max: First time; None is the process's.
+      final_zero: Whether to append 0; else the grid ends at ``t_min``.
+
+    Returns:
+      Float32 ``[n + 1]``.
+
+    Raises:
+      TypeError: ``process`` is not a noise process.
+      ValueError: Too few steps, ``rho`` not above 0, or times out of order.
+
+    Example:
+      >>> import jaxlib_guidance as jg
+      >>> grid = jg.karras_grid(jg.VE(), 10)
+      >>> grid.shape, round(float(grid[0]), 3), float(grid[-1])
+      ((11,), 80.0, 0.0)
 
     Reference: Karras et al., arXiv 2206.00364, eq. 5.
     """
@@ -174,14 +227,32 @@ def discrete_grid(
     ``T - 1 - i T / n``, "linspace" ``n`` values from ``T - 1`` to 0; then 0 noise.
 
     Args:
-      process: A process with a table.
+      process: A process with a table, from `vp_discrete`.
       n: Number of steps, at most ``T``.
-      spacing: Which rule.
-      offset: ``steps_offset`` of the leading rule.
+      spacing: Rule by which steps are chosen: "leading", "trailing" or "linspace".
+      offset: Number added to the steps of the leading rule, diffusers'
+        ``steps_offset``.
+
+    Returns:
+      Float32 ``[n + 1]``.
+
+    Raises:
+      TypeError: A process without a table.
+      ValueError: ``n`` below 1 or above ``T``, or an unknown rule.
+
+    Example:
+      >>> import jaxlib_guidance as jg
+      >>> process = jg.vp_discrete(jg.diffusion.linear_betas(1000))
+      >>> process.index(jg.discrete_grid(process, 4)[:-1]).tolist()
+      [999.0, 749.0, 499.0, 249.0]
 
     Reference: Lin et al., arXiv 2305.08891, table 2.
     """
     _require_steps(n)
+    if not isinstance(process, VPDiscrete):
+        raise TypeError(
+            f"process is {process!r}; expected one with a table, from vp_discrete"
+        )
     total = process.steps
     if n > total:
         raise ValueError(f"n is {n}; expected at most the table's {total} steps")
@@ -205,11 +276,31 @@ def shift_grid(grid: Array, shift: float) -> Array:
     """``t' = s t / (1 + (s - 1) t)``: more of a flow's steps at high noise for s > 1.
 
     Args:
-      grid: Times in [0, 1].
-      shift: ``s``; 1 changes nothing, 3 is Stable Diffusion 3's.
+      grid: Times in [0, 1], any shape.
+      shift: Factor ``s`` of the noise ratio; 1 changes nothing, Stable Diffusion 3
+        uses 3.
+
+    Returns:
+      Times in [0, 1], of ``grid``'s shape.
+
+    Raises:
+      ValueError: Times outside [0, 1], such as EDM's noise levels; ``shift`` not above
+        0.
+
+    Example:
+      >>> import jaxlib_guidance as jg
+      >>> grid = jg.uniform_grid(jg.RectifiedFlow(), 2)
+      >>> jg.shift_grid(grid, 3.0).tolist()
+      [1.0, 0.75, 0.0]
 
     Reference: Esser et al., arXiv 2403.03206, eq. 23.
     """
     _require_positive(shift, "shift")
+    known = concrete(grid)
+    if known is not None and not ((known >= 0) & (known <= 1)).all():
+        raise ValueError(
+            f"grid goes from {known.max()} to {known.min()}; expected times in [0, 1], "
+            "those of a flow"
+        )
     with jax.ensure_compile_time_eval():
         return shift * grid / (1 + (shift - 1) * grid)

@@ -8,7 +8,6 @@ business, which knows about padding, accumulation and devices.
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.diffusion._predict import (
@@ -16,7 +15,7 @@ from jaxlib_guidance.diffusion._predict import (
     edm_scalings,
     require_prediction,
 )
-from jaxlib_guidance.diffusion._process import perturb
+from jaxlib_guidance.diffusion._process import perturb, slopes
 from jaxlib_guidance.types import (
     Array,
     Denoiser,
@@ -29,14 +28,6 @@ from jaxlib_guidance.types import (
 Weighting = Callable[[Process, Array], Array]
 
 
-def _with_slopes(process, t):
-    t = at_least_float32(t)
-    one = jnp.ones_like(t)
-    alpha, slope_a = jax.jvp(process.alpha, (t,), (one,))
-    sigma, slope_s = jax.jvp(process.sigma, (t,), (one,))
-    return alpha, sigma, slope_a, slope_s
-
-
 def prediction_weight(process: Process, t: Array, kind: Prediction) -> Array:
     """The weight that makes the x0 error the plain error of another prediction.
 
@@ -46,8 +37,8 @@ def prediction_weight(process: Process, t: Array, kind: Prediction) -> Array:
 
     Args:
       process: The noise process.
-      t: Any shape; ``sigma(t)`` must not be 0.
-      kind: Whose error it is.
+      t: Times, any shape; ``sigma(t)`` must not be 0.
+      kind: The prediction whose plain error is meant.
 
     Returns:
       The weights, of ``t``'s shape.
@@ -56,7 +47,7 @@ def prediction_weight(process: Process, t: Array, kind: Prediction) -> Array:
       ValueError: Unknown ``kind``.
     """
     require_prediction(kind, "kind")
-    alpha, sigma, slope_a, slope_s = _with_slopes(process, t)
+    alpha, sigma, slope_a, slope_s = slopes(process, t)
     match kind:
         case "x0":
             return jnp.ones_like(alpha)
@@ -71,12 +62,15 @@ def prediction_weight(process: Process, t: Array, kind: Prediction) -> Array:
 
 
 def min_snr_weight(process: Process, t: Array, gamma: float = 5.0) -> Array:
-    """``min(SNR, gamma)``: the eps loss with its weight near the data held down.
+    """``min(SNR, gamma)``: the eps loss with its weight near the data bounded.
 
     Args:
       process: The noise process.
-      t: Any shape.
-      gamma: Ceiling; infinity gives back the eps loss.
+      t: Times, any shape.
+      gamma: Ceiling of the weight; infinity gives back the eps loss.
+
+    Returns:
+      The weights, of ``t``'s shape.
 
     Reference: Hang et al., arXiv 2303.09556, section 3.4.
     """
@@ -91,8 +85,11 @@ def edm_weight(process: Process, t: Array, sigma_data: float = 0.5) -> Array:
 
     Args:
       process: The noise process.
-      t: Any shape.
+      t: Times, any shape.
       sigma_data: Standard deviation of the data.
+
+    Returns:
+      The weights, of ``t``'s shape.
 
     Reference: Karras et al., arXiv 2206.00364, table 1 (``lambda(sigma)``).
     """
@@ -107,11 +104,14 @@ def elbo_weight(process: Process, t: Array) -> Array:
 
     Args:
       process: The noise process.
-      t: Any shape.
+      t: Times, any shape.
+
+    Returns:
+      The weights, of ``t``'s shape.
 
     Reference: Kingma et al., arXiv 2107.00630, eq. 17.
     """
-    alpha, sigma, slope_a, slope_s = _with_slopes(process, t)
+    alpha, sigma, slope_a, slope_s = slopes(process, t)
     return alpha * (alpha * slope_s - slope_a * sigma) / sigma**3
 
 
@@ -124,13 +124,17 @@ def sigmoid_weight(process: Process, t: Array, bias: float = -3.0) -> Array:
 
     Args:
       process: The noise process.
-      t: Any shape.
-      bias: ``b``; the lower, the more the loss attends to the coarse.
+      t: Times, any shape.
+      bias: Log-SNR ``b`` at which the weight is halved; the lower, the more the loss
+        attends to coarse structure.
+
+    Returns:
+      The weights, of ``t``'s shape.
 
     Reference: Kingma and Gao, arXiv 2303.00848; Hoogeboom et al., arXiv
     2410.19324, section 3 ("sigmoid loss").
     """
-    alpha, sigma, slope_a, slope_s = _with_slopes(process, t)
+    alpha, sigma, slope_a, slope_s = slopes(process, t)
     slope = alpha * slope_s - slope_a * sigma
     return alpha * slope / (sigma * (sigma**2 + alpha**2 * jnp.exp(-bias)))
 
@@ -148,11 +152,11 @@ def denoising_loss(
     """``w(t) mean((D(alpha x0 + sigma eps, t, cond) - x0)^2)`` for each sample.
 
     Args:
-      denoiser: The network, as `parametrize` makes it.
+      denoiser: The network, made by `parametrize`.
       x0: Data ``[B, *S]``.
       eps: Standard normal noise ``[B, *S]``.
-      t: ``[B]``; see `noise_levels` for how to draw it.
-      cond: Condition pytree, every leaf ``[B, ...]``.
+      t: Times ``[B]``; `uniform_t` and `log_normal_t` draw them.
+      cond: Condition pytree, every leaf ``[B, ...]``; None for no condition.
       weighting: The prediction whose plain error to minimise, or a function such as
         `edm_weight` or ``functools.partial(min_snr_weight, gamma=5.0)``.
       process: The noise process; None takes the denoiser's.
@@ -161,7 +165,8 @@ def denoising_loss(
       ``[B]``, float32: mean over the elements of a sample, no mean over samples.
 
     Raises:
-      ValueError: Shapes that do not fit, or an unknown weighting.
+      ValueError: ``t`` is not ``[B]``, ``eps`` differs from ``x0`` in shape, or the
+        weighting is unknown or returns another shape.
     """
     process = process_of(denoiser, process)
     x0, t = at_least_float32(x0), at_least_float32(t)

@@ -24,6 +24,12 @@ def stratified(key: Array, index: Array, n: int) -> Array:
       index: Positions in the global batch, any shape.
       n: Size of the global batch.
 
+    Returns:
+      Numbers in [0, 1), of ``index``'s shape.
+
+    Raises:
+      ValueError: ``n`` below 1.
+
     Reference: Kingma et al., arXiv 2107.00630, appendix I.1.
     """
     if n < 1:
@@ -32,41 +38,55 @@ def stratified(key: Array, index: Array, n: int) -> Array:
     return jnp.mod(jnp.asarray(index, jnp.float32) / n + offset, 1.0)
 
 
-def _held(process, t):
+def _bounded(process, t):
     return jnp.clip(t, process.t_min, process.t_max)
 
 
 def uniform_t(process: Process, u: Array) -> Array:
-    """``t`` uniform in ``[t_min, t_max]``."""
+    """``t`` uniform in ``[t_min, t_max]``.
+
+    Args:
+      process: The noise process.
+      u: Uniform numbers, any shape.
+
+    Returns:
+      Times of ``u``'s shape.
+    """
     return process.t_min + u * (process.t_max - process.t_min)
 
 
 def log_normal_t(
     process: Process, u: Array, mean: float = -1.2, std: float = 1.2
 ) -> Array:
-    """``log(sigma / alpha) ~ N(mean, std^2)``, held within ``[t_min, t_max]``.
+    """``log(sigma / alpha) ~ N(mean, std^2)``, clipped to ``[t_min, t_max]``.
 
     Args:
       process: The noise process.
       u: Uniform numbers, any shape.
-      mean: EDM's ``P_mean``; EDM2 uses -0.4.
-      std: EDM's ``P_std``; EDM2 uses 1.0.
+      mean: Mean of the log noise ratio, EDM's ``P_mean``; EDM2 uses -0.4.
+      std: Standard deviation of the log noise ratio, EDM's ``P_std``; EDM2 uses 1.0.
+
+    Returns:
+      Times of ``u``'s shape.
 
     Reference: Karras et al., arXiv 2206.00364, table 1; arXiv 2312.02696.
     """
-    return _held(process, process.t_of_logsnr(-2 * (mean + std * ndtri(u))))
+    return _bounded(process, process.t_of_logsnr(-2 * (mean + std * ndtri(u))))
 
 
 def logit_normal_t(
     process: Process, u: Array, mean: float = 0.0, std: float = 1.0
 ) -> Array:
-    """``t = sigmoid(mean + std z)``, held within ``[t_min, t_max]``; for t in [0, 1].
+    """``t = sigmoid(mean + std z)``, clipped to ``[t_min, t_max]``; for t in [0, 1].
 
     Args:
       process: The noise process.
       u: Uniform numbers, any shape.
-      mean: Positive leans to noise, negative to data.
-      std: Spread.
+      mean: Mean of the logit; positive leans to noise, negative to data.
+      std: Standard deviation of the logit.
+
+    Returns:
+      Times of ``u``'s shape.
 
     Raises:
       ValueError: A process whose time does not end at 1.
@@ -78,4 +98,4 @@ def logit_normal_t(
             f"logit_normal_t needs times in [0, 1]; the process has t_max "
             f"{process.t_max}. Use log_normal_t"
         )
-    return _held(process, jax.nn.sigmoid(mean + std * ndtri(u)))
+    return _bounded(process, jax.nn.sigmoid(mean + std * ndtri(u)))

@@ -6,11 +6,10 @@ predictions whose coefficients sum to one gives the same sample in every space.
 
 from typing import Literal, NamedTuple, get_args
 
-import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.diffusion._process import Process, coefficients
-from jaxlib_guidance.types import Array, at_least_float32, expand
+from jaxlib_guidance.diffusion._process import Process, coefficients, slopes
+from jaxlib_guidance.types import Array, at_least_float32, expand, require_process
 
 Prediction = Literal["x0", "eps", "score", "v", "velocity"]
 
@@ -22,9 +21,7 @@ def require_prediction(kind: str, name: str) -> None:
 
 
 def _slopes(process, t, like):
-    t = at_least_float32(t)
-    _, slope_a = jax.jvp(process.alpha, (t,), (jnp.ones_like(t),))
-    _, slope_s = jax.jvp(process.sigma, (t,), (jnp.ones_like(t),))
+    *_, slope_a, slope_s = slopes(process, t)
     return expand(slope_a, like), expand(slope_s, like)
 
 
@@ -39,16 +36,19 @@ def to_x0(
 
     Args:
       process: The noise process.
-      kind: What ``value`` is.
-      value: ``[B, *S]``.
+      kind: What ``value`` is: "x0", "eps", "score", "v" or "velocity".
+      value: The prediction ``[B, *S]``.
       x_t: Noisy state ``[B, *S]``.
-      t: Scalar or ``[B]``; for eps and score ``alpha(t)`` must not be 0.
+      t: Time, scalar or ``[B]``; for eps and score ``alpha(t)`` must not be 0.
 
     Returns:
-      ``[B, *S]``, at least float32.
+      The estimate ``[B, *S]``, at least float32.
 
     Raises:
+      TypeError: ``process`` is not a noise process.
       ValueError: Unknown ``kind``.
+
+    Reference: v: Salimans and Ho, arXiv 2202.00512, appendix D.
     """
     require_prediction(kind, "kind")
     value, x_t = at_least_float32(value), at_least_float32(x_t)
@@ -74,15 +74,16 @@ def from_x0(
 
     Args:
       process: The noise process.
-      kind: What to return.
-      x0: ``[B, *S]``.
+      kind: What to return: "x0", "eps", "score", "v" or "velocity".
+      x0: Estimate of the data ``[B, *S]``.
       x_t: Noisy state ``[B, *S]``.
-      t: Scalar or ``[B]``; ``sigma(t)`` must not be 0 unless ``kind`` is x0.
+      t: Time, scalar or ``[B]``; ``sigma(t)`` must not be 0 unless ``kind`` is "x0".
 
     Returns:
-      ``[B, *S]``, at least float32.
+      The prediction ``[B, *S]``, at least float32.
 
     Raises:
+      TypeError: ``process`` is not a noise process.
       ValueError: Unknown ``kind``.
     """
     require_prediction(kind, "kind")
@@ -111,13 +112,42 @@ def convert(
     x_t: Array,
     t: Array,
 ) -> Array:
-    """A prediction of one kind as another: `to_x0`, then `from_x0`."""
+    """A prediction of one kind as another: `to_x0`, then `from_x0`.
+
+    Args:
+      process: The noise process.
+      src: What ``value`` is: "x0", "eps", "score", "v" or "velocity".
+      dst: What to return, one of the same five.
+      value: The prediction ``[B, *S]``.
+      x_t: Noisy state ``[B, *S]``.
+      t: Time, scalar or ``[B]``.
+
+    Returns:
+      The other prediction ``[B, *S]``, at least float32.
+
+    Raises:
+      ValueError: Unknown ``src`` or ``dst``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxlib_guidance as jg
+      >>> process, eps, x_t = jg.VE(), jnp.ones((1, 2)), jnp.full((1, 2), 5.0)
+      >>> jg.convert(process, "eps", "x0", eps, x_t, 3.0).tolist()
+      [[2.0, 2.0]]
+    """
     require_prediction(dst, "dst")
     return from_x0(process, dst, to_x0(process, src, value, x_t, t), x_t, t)
 
 
 class Scalings(NamedTuple):
-    """EDM preconditioning: ``x0 = c_skip x_t + c_out F(c_in x_t, c_noise)``."""
+    """EDM preconditioning: ``x0 = c_skip x_t + c_out F(c_in x_t, c_noise)``.
+
+    Attributes:
+      c_skip: Factor of the noisy state in the estimate.
+      c_out: Factor of the network's output.
+      c_in: Factor of the network's input, which gives it unit variance.
+      c_noise: What the network receives as its noise level.
+    """
 
     c_skip: Array
     c_out: Array
@@ -131,14 +161,20 @@ def edm_scalings(process: Process, t: Array, sigma_data: float = 0.5) -> Scaling
     With ``s = sigma_data`` and ``n^2 = sigma^2 + alpha^2 s^2``: ``c_in = 1 / n``,
     ``c_skip = alpha s^2 / n^2``, ``c_out = sigma s / n`` and
     ``c_noise = log(sigma / alpha) / 4``.
-    At ``alpha = 1`` these are Karras et al., arXiv 2206.00364, eq. 7 and table 1; they
-    stay finite at ``alpha = 0``, except ``c_noise``, which is held within +-5.
+    All stay finite at ``alpha = 0``; ``c_noise`` is clipped to [-5, 5].
 
     Args:
       process: The noise process.
-      t: Scalar or ``[B]``.
+      t: Time, scalar or ``[B]``.
       sigma_data: Standard deviation of the data.
+
+    Returns:
+      Four arrays of ``t``'s shape.
+
+    Reference: Karras et al., arXiv 2206.00364, eq. 7 and table 1, which are these at
+    ``alpha = 1``.
     """
+    require_process(process)
     t = at_least_float32(t)
     alpha, sigma = process.alpha(t), process.sigma(t)
     n = jnp.sqrt(sigma**2 + (alpha * sigma_data) ** 2)

@@ -9,14 +9,15 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from jaxlib_guidance.reduce import sqrt
 from jaxlib_guidance.types import (
     Array,
     Process,
     at_least_float32,
     expand,
     pytree_dataclass,
+    require_process,
     static,
 )
 
@@ -26,7 +27,20 @@ class VPLinear:
     """Variance preserving, linear ``beta(t) = b0 + t (b1 - b0)``, t in [0, 1].
 
     ``alpha = exp(-b0 t / 2 - (b1 - b0) t^2 / 4)``, ``sigma^2 = 1 - alpha^2``.
-    Song et al., arXiv 2011.13456, eq. 33.
+
+    Attributes:
+      beta_min: Noise rate ``b0`` at ``t = 0``; may be traced and learned.
+      beta_max: Noise rate ``b1`` at ``t = 1``; may be traced and learned.
+      t_min: Lowest time at which a network is trained and sampled (static).
+      t_max: Highest such time (static).
+
+    Example:
+      >>> import jaxlib_guidance as jg
+      >>> process = jg.VPLinear()
+      >>> round(float(process.alpha(1.0)), 4)
+      0.0066
+
+    Reference: Song et al., arXiv 2011.13456, eq. 33.
     """
 
     beta_min: float = 0.1
@@ -43,7 +57,7 @@ class VPLinear:
 
     def sigma(self, t: Array) -> Array:
         """``sqrt(1 - alpha^2)``, without cancellation at small t."""
-        return jnp.sqrt(-jnp.expm1(2 * self._log_alpha(t)))
+        return sqrt(-jnp.expm1(2 * self._log_alpha(t)))
 
     def t_of_logsnr(self, logsnr: Array) -> Array:
         """Root of the quadratic ``-2 log alpha = softplus(-logsnr)``."""
@@ -56,10 +70,23 @@ class VPLinear:
 class VPCosine:
     """Variance preserving cosine: ``alpha = cos(u)``, ``sigma = sin(u)``, t in [0, 1].
 
-    ``u`` is such that ``logsnr = 2 log shift - 2 log tan(pi t / 2)``. A ``shift`` below
-    1 moves every time towards noise, as larger images need (simple diffusion, arXiv
-    2301.11093, eq. 7; the base schedule is Nichol and Dhariwal's, 2102.09672).
-    ``t_max`` stays off 1 because there ``alpha`` is 0 and eps says nothing about x0.
+    ``u`` is such that ``logsnr = 2 log shift - 2 log tan(pi t / 2)``.
+
+    Attributes:
+      shift: A factor below 1 moves every time towards noise, as larger images need; it
+        may be traced and learned.
+      t_min: Lowest time at which a network is trained and sampled (static).
+      t_max: Highest such time (static). It stays off 1, where ``alpha`` is 0 and eps
+        says nothing about x0.
+
+    Example:
+      >>> import jaxlib_guidance as jg
+      >>> process = jg.VPCosine()
+      >>> round(float(process.alpha(0.5)), 3), round(float(process.sigma(0.5)), 3)
+      (0.707, 0.707)
+
+    Reference: Nichol and Dhariwal, arXiv 2102.09672, eq. 17; the shift: Hoogeboom et
+    al., simple diffusion, arXiv 2301.11093, eq. 7.
     """
 
     shift: float = 1.0
@@ -88,87 +115,19 @@ class VPCosine:
 
 
 @pytree_dataclass
-class VPDiscrete:
-    """Variance preserving with a table of betas, as DDPM-trained networks have.
-
-    Step ``i`` of the table (0, ..., T-1) is time ``t = (i + 1) / T``, so ``t = 0`` is
-    clean data. Between knots ``log alpha_bar`` is linear in t: solvers get continuous
-    coefficients and `index` gives the network its (fractional) timestep.
-
-    Attributes:
-      log_alpha_bar: ``[T + 1]``, starting with 0. Build it with `vp_discrete`.
-    """
-
-    log_alpha_bar: Array
-    t_min: float = static(default=1e-3)
-    t_max: float = static(default=1.0)
-
-    @property
-    def steps(self) -> int:
-        """Length ``T`` of the table."""
-        return self.log_alpha_bar.shape[0] - 1
-
-    def index(self, t: Array) -> Array:
-        """The timestep ``t T - 1`` that a DDPM-trained network expects."""
-        return t * self.steps - 1
-
-    def _at(self, t):
-        knots = jnp.linspace(0.0, 1.0, self.steps + 1, dtype=jnp.float32)
-        return jnp.interp(t, knots, self.log_alpha_bar)
-
-    def alpha(self, t: Array) -> Array:
-        """``sqrt(alpha_bar)``."""
-        return jnp.exp(0.5 * self._at(t))
-
-    def sigma(self, t: Array) -> Array:
-        """``sqrt(1 - alpha_bar)``."""
-        return jnp.sqrt(-jnp.expm1(self._at(t)))
-
-    def t_of_logsnr(self, logsnr: Array) -> Array:
-        """Inverse of the piecewise linear ``log alpha_bar``."""
-        knots = jnp.linspace(0.0, 1.0, self.steps + 1, dtype=jnp.float32)
-        return jnp.interp(jax.nn.softplus(-logsnr), -self.log_alpha_bar, knots)
-
-
-def vp_discrete(betas: Array | np.ndarray) -> VPDiscrete:
-    """The process of a table of betas ``[T]``, each in (0, 1).
-
-    ``alpha_bar_i = prod_{j<=i} (1 - beta_j)``. DDPM, arXiv 2006.11239, eq. 4.
-
-    Raises:
-      ValueError: Not one-dimensional, empty, or outside (0, 1).
-    """
-    table = np.asarray(betas, np.float64)
-    if table.ndim != 1 or not table.size:
-        raise ValueError(f"betas has shape {table.shape}; expected [T] with T >= 1")
-    if not ((table > 0) & (table < 1)).all():
-        raise ValueError("betas must lie strictly between 0 and 1")
-    logs = np.concatenate([[0.0], np.cumsum(np.log1p(-table))])
-    return VPDiscrete(jnp.asarray(logs, jnp.float32), t_min=1.0 / table.size)
-
-
-def linear_betas(steps: int = 1000, first: float = 1e-4, last: float = 0.02):
-    """DDPM's table, evenly spaced betas. arXiv 2006.11239, section 4."""
-    return np.linspace(first, last, steps)
-
-
-def scaled_linear_betas(steps: int = 1000, first: float = 0.00085, last: float = 0.012):
-    """Latent diffusion's table, evenly spaced square roots. arXiv 2112.10752."""
-    return np.linspace(first**0.5, last**0.5, steps) ** 2
-
-
-def cosine_betas(steps: int = 1000, offset: float = 0.008, most: float = 0.999):
-    """Improved DDPM's table. arXiv 2102.09672, eq. 17."""
-    u = (np.linspace(0, 1, steps + 1) + offset) / (1 + offset)
-    bar = np.cos(0.5 * math.pi * u) ** 2
-    return np.minimum(1 - bar[1:] / bar[:-1], most)
-
-
-@pytree_dataclass
 class VE:
     """Variance exploding: ``alpha = 1``, ``sigma = t``; EDM's process.
 
-    Karras et al., arXiv 2206.00364, table 1 (last column).
+    Attributes:
+      t_min: Lowest noise level at which a network is trained and sampled (static).
+      t_max: Highest such noise level (static).
+
+    Example:
+      >>> import jaxlib_guidance as jg
+      >>> float(jg.VE().sigma(80.0))
+      80.0
+
+    Reference: Karras et al., arXiv 2206.00364, table 1 (last column).
     """
 
     t_min: float = static(default=0.002)
@@ -191,7 +150,17 @@ class VE:
 class RectifiedFlow:
     """Straight paths: ``alpha = 1 - t``, ``sigma = t``, t in [0, 1].
 
-    Liu et al., arXiv 2209.03003; flow matching with the linear path, 2210.02747.
+    Attributes:
+      t_min: Lowest time at which a network is trained and sampled (static).
+      t_max: Highest such time (static).
+
+    Example:
+      >>> import jaxlib_guidance as jg
+      >>> float(jg.RectifiedFlow().alpha(0.25))
+      0.75
+
+    Reference: Liu et al., arXiv 2209.03003; flow matching with the linear path: Lipman
+    et al., arXiv 2210.02747.
     """
 
     t_min: float = static(default=1e-3)
@@ -215,26 +184,53 @@ def logsnr(process: Process, t: Array) -> Array:
     return 2 * (jnp.log(process.alpha(t)) - jnp.log(process.sigma(t)))
 
 
+def slopes(process: Process, t: Array) -> tuple[Array, Array, Array, Array]:
+    """``alpha``, ``sigma`` and their derivatives in time, each of ``t``'s shape."""
+    t = at_least_float32(t)
+    one = jnp.ones_like(t)
+    alpha, slope_a = jax.jvp(process.alpha, (t,), (one,))
+    sigma, slope_s = jax.jvp(process.sigma, (t,), (one,))
+    return alpha, sigma, slope_a, slope_s
+
+
 def coefficients(process: Process, t: Array, like: Array) -> tuple[Array, Array]:
-    """``alpha(t)``, ``sigma(t)`` for ``t`` scalar or ``[B]``, broadcast to ``like``."""
+    """``alpha(t)`` and ``sigma(t)``, ready to broadcast.
+
+    Args:
+      process: The noise process.
+      t: Time, scalar or ``[B]``.
+      like: An array ``[B, *S]`` to broadcast against.
+
+    Returns:
+      Two arrays, scalar or ``[B, 1, ...]``.
+    """
+    require_process(process)
     t = at_least_float32(t)
     return expand(process.alpha(t), like), expand(process.sigma(t), like)
 
 
 def perturb(process: Process, x0: Array, eps: Array, t: Array) -> Array:
-    """``x_t = alpha(t) x0 + sigma(t) eps``.
+    """``x_t = alpha(t) x0 + sigma(t) eps``: data with noise.
 
     Args:
       process: The noise process.
       x0: Data ``[B, *S]``.
       eps: Standard normal noise ``[B, *S]``.
-      t: Scalar or ``[B]``.
+      t: Time, scalar or ``[B]``.
 
     Returns:
-      ``[B, *S]``.
+      The noisy state ``[B, *S]``.
 
     Raises:
+      TypeError: ``process`` is not a noise process.
       ValueError: ``eps`` of another shape, or ``t`` neither scalar nor ``[B]``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxlib_guidance as jg
+      >>> x0, eps = jnp.ones((2, 3)), jnp.zeros((2, 3))
+      >>> jg.perturb(jg.RectifiedFlow(), x0, eps, jnp.array([0.0, 0.5]))[:, 0].tolist()
+      [1.0, 0.5]
     """
     if x0.shape != eps.shape:
         raise ValueError(f"eps has shape {eps.shape}; expected x0's, {x0.shape}")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.guidance._base import fix, fixed
 from jaxlib_guidance.guidance._energy import Energy, energy
-from jaxlib_guidance.types import Array, Context, PyTree, at_least_float32
+from jaxlib_guidance.types import Array, Context, PyTree, at_least_float32, concrete
 
 
 def joint_logit(
@@ -23,15 +23,18 @@ def joint_logit(
 
     Args:
       logits: ``f [B, C]``.
-      y: Labels ``[B]`` in 0, ..., C - 1.
-      tau1: Scalar or ``[B]``.
-      tau2: Scalar or ``[B]``.
+      y: Integer labels ``[B]`` in 0, ..., C - 1. Another number is an error where it
+        is known while tracing, and elsewhere gives its sample NaN.
+      tau1: Factor of the label's own logit, scalar or ``[B]``.
+      tau2: Factor of the logits in the normalisation, scalar or ``[B]``.
 
     Returns:
-      ``[B]``, float32.
+      Tempered log-densities ``[B]``, float32.
 
     Raises:
-      ValueError: Shapes that do not fit.
+      TypeError: Labels that are not integers.
+      ValueError: Logits that are not ``[B, C]``, labels that are not ``[B]`` or are
+        none of the classes.
 
     Reference: Ma et al., EluCD, arXiv 2310.11311.
     """
@@ -40,8 +43,16 @@ def joint_logit(
         raise ValueError(
             f"logits have shape {logits.shape} and y {y.shape}; expected [B, C] and [B]"
         )
+    if not jnp.issubdtype(y.dtype, jnp.integer):
+        raise TypeError(f"y has type {y.dtype}; expected integer labels")
+    classes, known = logits.shape[1], concrete(y)
+    wrong = () if known is None else known[(known < 0) | (known >= classes)]
+    if len(wrong):
+        raise ValueError(f"y has label {wrong[0]}; expected 0, ..., {classes - 1}")
     tau1, tau2 = (jnp.asarray(tau, logits.dtype) for tau in (tau1, tau2))
-    chosen = jnp.take_along_axis(logits, y[:, None], axis=1)[:, 0]
+    valid = (y >= 0) & (y < classes)
+    chosen = jnp.take_along_axis(logits, jnp.where(valid, y, 0)[:, None], axis=1)[:, 0]
+    chosen = jnp.where(valid, chosen, jnp.nan)
     return tau1 * chosen - jax.nn.logsumexp(tau2[..., None] * logits, axis=1)
 
 
@@ -103,15 +114,36 @@ def classifier_guidance(
     Args:
       classifier: ``(x [B, *S], t [B]) -> logits [B, C]``, or ``(params, x, t)`` with
         ``params``. For "noisy" ``x`` is the state, else the estimate of x0.
-      weight: Scalar or ``[B]``; 0 is off.
+      weight: Factor of the log-density's gradient, scalar or ``[B]``; 0 is off.
       labels: Integers, scalar or ``[B]``; None takes the caller's condition. A label
         that is none of the classes, such as a null label, leaves its sample alone.
-      params: The classifier's parameters.
-      through: "noisy" for a classifier trained on noisy data; "denoised" or "network"
-        for one trained on clean data. See `energy`.
-      tau1: As in `joint_logit`.
-      tau2: As in `joint_logit`.
-      normalize: None, or "rms" for a gradient of unit root mean square per sample.
+      params: Parameters of the classifier; None for one that takes none.
+      through: What the classifier was trained on: "noisy" for noisy data; "denoised" or
+        "network" for clean data, see `energy`.
+      tau1: Factor of the label's own logit, scalar or ``[B]``; see `joint_logit`.
+      tau2: Factor of the logits in the normalisation, scalar or ``[B]``; below 1 the
+        gradient does not vanish when the classifier is sure.
+      normalize: None for the gradient itself, or "rms" for one of unit root mean square
+        in each sample.
+
+    Returns:
+      A guidance term.
+
+    Raises:
+      TypeError: A weight or temperature that is no number.
+      ValueError: Unknown ``through`` or ``normalize``.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jaxlib_guidance as jg
+      >>> classifier = lambda x, t: jnp.stack([x[:, 0], -x[:, 0]], axis=1)
+      >>> term = jg.classifier_guidance(classifier, 2.0, labels=1)
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x, jg.VE())
+      >>> keys = jg.sample_keys(jax.random.key(0), 4)
+      >>> x, _ = jg.sample(keys, denoiser, jg.ddim(), [1.0, 0], (1,), guidance=term)
+      >>> bool((x < 0).all())
+      True
 
     Reference: Dhariwal and Nichol, arXiv 2105.05233, section 4; the temperatures and
       the use of a classifier of clean images: Ma et al., EluCD, arXiv 2310.11311.

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.attention import fold_controls, match
+from jaxlib_guidance.attention import fold_controls, match, match_sites
 from jaxlib_guidance.guidance._active import Off, prune
 from jaxlib_guidance.guidance._base import BASE, Evals, init_state
 from jaxlib_guidance.guidance._branches import merge
@@ -30,6 +30,7 @@ from jaxlib_guidance.types import (
     Process,
     PyTree,
     at_least_float32,
+    require_labels,
 )
 
 PLANS = ("auto", "fused")
@@ -71,6 +72,8 @@ def _evaluate(
 
 def _call(denoiser, group, ctx, x):
     names, branches = list(group), list(group.values())
+    for name, branch in group.items():
+        require_labels(branch.cond, denoiser.classes, f"the condition of {name!r}")
     batch, count = x.shape[0], len(names)
     controls = [_by_site(branch.control or {}, denoiser.sites) for branch in branches]
     captures = [match(b.capture, denoiser.taps, "capture") for b in branches]
@@ -120,7 +123,7 @@ def _call(denoiser, group, ctx, x):
 def _by_site(control, sites):
     edits = {}
     for pattern, edit in control.items():
-        for site in match([pattern], sites, "attention site"):
+        for site in match_sites(pattern, sites):
             if site in edits:
                 raise ValueError(
                     f"a branch's control edits {site!r} twice: {list(control)}"

@@ -16,12 +16,22 @@ from jaxlib_guidance.types import Array, PyTree, require_known
 
 @dataclasses.dataclass(frozen=True)
 class Adapted:
-    """A module with its parameters bound, as a `Network`."""
+    """A module with its parameters bound, as a `Network`.
+
+    Attributes:
+      call: ``(x, c_noise, cond) -> value``, or with ``control`` and ``capture`` a pair
+        of value and maps.
+      sites: Names of the attention sites that accept an edit.
+      taps: Names of the arrays that can be captured.
+      foreign: Whether the module knows nothing of sites and taps.
+      classes: Number of classes that labels are checked against, or None.
+    """
 
     call: Callable[..., Any]
     sites: tuple[str, ...] = ()
     taps: tuple[str, ...] = ()
     foreign: bool = False
+    classes: int | None = None
 
     def __call__(
         self,
@@ -44,7 +54,8 @@ def _adapted(module: Any, call: Callable[..., Any]) -> Adapted:
     foreign = not (hasattr(module, "sites") and hasattr(module, "taps"))
     if foreign:
         return Adapted(call, foreign=True)
-    return Adapted(call, tuple(module.sites), tuple(module.taps))
+    classes = getattr(module, "classes", None)
+    return Adapted(call, tuple(module.sites), tuple(module.taps), classes=classes)
 
 
 def from_linen(
@@ -57,14 +68,18 @@ def from_linen(
     has no sites.
 
     Args:
-      module: The module.
-      variables: Its parameters, or all its variables (``{"params": ..., ...}``).
+      module: The Linen module.
+      variables: The module's parameters, or all its variables
+        (``{"params": ..., ...}``).
       **options: Constant arguments of each call, such as ``train=False``.
+
+    Returns:
+      The network, for `parametrize`.
     """
-    held = variables if "params" in variables else {"params": variables}
+    bound = variables if "params" in variables else {"params": variables}
 
     def call(*args, **kwargs):
-        return module.apply(held, *args, **kwargs, **options)
+        return module.apply(bound, *args, **kwargs, **options)
 
     return _adapted(module, call)
 
@@ -75,10 +90,13 @@ def from_nnx(module: Any, state: Any = None, **options: Any) -> Adapted:
     Args:
       module: An ``nnx.Module``, whose parameters become constants of a jitted function;
         or the graph definition of one, with ``state`` the argument to differentiate.
-      state: The state that ``nnx.split`` returned with the graph definition.
-      **options: Constant arguments of each call.
+      state: The state that ``nnx.split`` returned with the graph definition; None for a
+        whole module.
+      **options: Constant arguments of each call, such as ``train=False``.
 
-    Changes that a call makes to the module's own state are dropped.
+    Returns:
+      The network, for `parametrize`. Changes that a call makes to the module's own
+      state are dropped.
     """
     from flax import nnx
 

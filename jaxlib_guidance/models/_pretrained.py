@@ -37,8 +37,10 @@ from jaxlib_guidance.models._unet import UNet
 from jaxlib_guidance.types import Array, Denoiser, PyTree, expand
 
 
-def _ddpm(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> VPDiscrete:
-    return vp_discrete(linear_betas(steps, first, last))
+def _ddpm(
+    steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
+) -> VPDiscrete:
+    return vp_discrete(linear_betas(steps, beta_start, beta_end))
 
 
 PROCESSES = {
@@ -48,6 +50,8 @@ PROCESSES = {
     "flow": RectifiedFlow,
     "ddpm": _ddpm,
 }
+# Names that stored configurations had before.
+RENAMED = {"process": {"first": "beta_start", "last": "beta_end"}}
 NETWORKS = {"dit": DiT, "unet": UNet, "tsdiff": TSDiff, "classifier": Classifier}
 
 
@@ -71,9 +75,8 @@ class DiffusionModel:
 
     def init(self, key: Array) -> PyTree:
         """New parameters."""
-        cond = None if self.classes is None else jnp.zeros(1, jnp.int32)
-        if isinstance(self.module, TSDiff) and self.module.features:
-            cond = jnp.zeros((1, self.shape[0], self.module.features))
+        example = getattr(self.module, "example_cond", None)
+        cond = None if example is None else example(self.shape)
         x = jnp.zeros((1, *self.shape))
         return jax.jit(self.module.init)(key, x, jnp.zeros(1), cond)["params"]
 
@@ -92,13 +95,45 @@ class DiffusionModel:
             return spacing(self.process, n, t_min=float(low), t_max=float(high))
 
     def denoiser(self, params: PyTree) -> Denoiser:
-        """The denoiser; call it inside the function that is jitted."""
-        variables = {"params": params}
-        if isinstance(self.module, TSDiff):
-            # Here and not in the network, so that a sampler's loop finds them made.
-            variables["kernels"] = self.module.kernels(params, self.shape[0])
-        network = from_linen(self.module, variables)
-        return parametrize(network, self.process, **self.options)
+        """The denoiser; call it inside the function that is jitted.
+
+        Args:
+          params: Parameters, from `init` or `load_pretrained`.
+
+        Returns:
+          A denoiser of states ``[B, *shape]``. Its network receives the time ``t`` in
+          [0, 1], also where the process has a table, unless the options say otherwise:
+          our networks scale it themselves.
+
+        Raises:
+          ValueError: When called, a state of another shape.
+        """
+        # Here and not in the network, so that a sampler's loop finds it made.
+        prepare = getattr(self.module, "prepare", None)
+        variables = (
+            {"params": params} if prepare is None else prepare(params, self.shape)
+        )
+        options = dict(self.options)
+        if not options.get("precondition"):
+            options.setdefault("c_noise", _own_time)
+        made = parametrize(from_linen(self.module, variables), self.process, **options)
+
+        def apply(x, t, cond, **edits):
+            self._require_sample(x.shape)
+            return made.apply(x, t, cond, **edits)
+
+        return dataclasses.replace(made, apply=apply)
+
+    def _require_sample(self, shape):
+        if shape[1:] == self.shape:
+            return
+        hint = ""
+        if shape[2:] == self.shape:
+            hint = "; a shape given to sample is that of one sample, without the batch"
+        raise ValueError(
+            f"x has shape {shape}; expected [B, {', '.join(map(str, self.shape))}], "
+            f"the model's samples{hint}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,8 +177,13 @@ class ClassifierModel:
         return self(params, x, t).logits
 
 
+def _own_time(t):
+    return t
+
+
 def _made(config, what, kinds):
-    options = dict(config)
+    renamed = RENAMED.get(what, {})
+    options = {renamed.get(name, name): value for name, value in config.items()}
     kind = options.pop("kind", None)
     if kind not in kinds:
         raise ValueError(f"{what} kind is {kind!r}; expected one of {tuple(kinds)}")

@@ -194,6 +194,14 @@ class TSDiff(nn.Module):
         out = out + x if self.skip else out
         return out, {name: maps[name] for name in capture}
 
+    def example_cond(self, shape: tuple[int, ...]) -> Array | None:
+        """A condition of one sample of ``shape [L, C]``, to initialise with."""
+        return jnp.zeros((1, shape[0], self.features)) if self.features else None
+
+    def prepare(self, params: PyTree, shape: tuple[int, ...]) -> dict[str, PyTree]:
+        """The variables of a network for samples of ``shape [L, C]``: `kernels` too."""
+        return {"params": params, "kernels": self.kernels(params, shape[0])}
+
     def kernels(self, params: PyTree, length: int) -> PyTree:
         """The transformed kernels of all layers, to pass beside the parameters.
 
@@ -231,7 +239,12 @@ def tsdiff_paper(length: int, channels: int = 1, features: int = 0) -> dict[str,
             "time_scale": 100.0,
             "time_offset": -1.0,
         },
-        "process": {"kind": "ddpm", "steps": 100, "first": 1e-4, "last": 0.1},
+        "process": {
+            "kind": "ddpm",
+            "steps": 100,
+            "beta_start": 1e-4,
+            "beta_end": 0.1,
+        },
         "parametrize": {"predicts": "eps"},
         "shape": [length, channels],
     }

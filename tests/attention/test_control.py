@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.attention import Edit, borrow, fold_controls, identity, match
+from jaxlib_guidance.attention import (
+    Edit,
+    borrow,
+    fold_controls,
+    identity,
+    match,
+    match_sites,
+)
 
 NAMES = ("block1/attn", "block1/cross", "block10/attn", "block1", "block10")
 
@@ -68,3 +75,27 @@ def test_gates_are_data_and_sources_are_structure():
     assert len(jax.tree.leaves(identity(0.5))) == 1
     one, two = (jax.tree.structure(borrow("q", name)) for name in "ab")
     assert one != two
+
+
+@pytest.mark.parametrize(
+    ("pattern", "chosen"),
+    [
+        ("block1", ("block1/attn",)),
+        ("mid", ("mid/attn",)),
+        ("block*", ("block1/attn", "block10/attn")),
+        ("block1/cross", ("block1/cross",)),
+        ("block1/*", ("block1/attn", "block1/cross")),
+        ("*/cross", ("block1/cross", "mid/cross")),
+        ("attn3", ("attn3",)),
+    ],
+)
+def test_a_place_means_its_self_attention(pattern, chosen):
+    sites = (
+        "block1/attn", "block1/cross", "block10/attn", "mid/attn", "mid/cross", "attn3"
+    )  # fmt: skip
+    assert match_sites(pattern, sites) == chosen
+
+
+def test_a_place_without_self_attention_lists_its_sites():
+    with pytest.raises(ValueError, match="no self-attention; name its sites: up/cross"):
+        match_sites("up", ("up/cross", "down/attn"))

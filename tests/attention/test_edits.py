@@ -11,6 +11,7 @@ from jaxlib_guidance.attention import (
     Edit,
     attend,
     attenuate,
+    blur,
     borrow,
     combine,
     emphasise,
@@ -145,3 +146,29 @@ def test_combining():
 def test_bad_arguments_raise(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: suppress(jnp.ones((2, 8, 8))), "pixels becomes one of tokens"),
+        (lambda: suppress(jnp.array([0, jnp.nan])), "mask holds NaN"),
+        (lambda: token_mask(jnp.ones(64), (4, 4)), r"mask has shape \(64,\)"),
+        (lambda: token_mask(jnp.full((4, 4), jnp.nan), (2, 2)), "mask holds NaN"),
+        (lambda: emphasise(255 * OBJECT, 0.5), "columns goes from 0.* to 255"),
+        (lambda: emphasise(OBJECT, 0.5, -OBJECT), "rows goes from -1"),
+        (lambda: attenuate(jnp.full(T, jnp.nan), 0.5), "columns goes from nan"),
+        (lambda: borrow("probs", "a", columns=2 * OBJECT), "columns goes from 0"),
+        (lambda: blur(-1.0), "sigma is -1.0"),
+        (lambda: blur(jnp.array([1.0, jnp.nan])), "expected a width"),
+    ],
+)
+def test_masks_and_widths_out_of_range_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+def test_a_mask_of_pixels_is_told_from_one_of_tokens():
+    pixels = jnp.ones((B, 2 * T)).at[0].set(0)
+    with pytest.raises(ValueError, match="logit_bias has shape.*token_mask"):
+        attend(Q, K, V, suppress(pixels))

@@ -52,17 +52,41 @@ def test_preconditioning_undoes_its_own_target(process):
     np.testing.assert_allclose(seen["level"], scale.c_noise, rtol=1e-6)
 
 
-def test_the_network_is_told_the_time_it_was_trained_with():
-    process, seen = vp_discrete(linear_betas()), {}
+def levels(process, t, **options):
+    """What a network receives as its noise level."""
+    found = []
 
     def network(x, level, cond):
-        seen["level"] = level
+        found.append(level)
         return x
 
-    parametrize(network, process, "eps", c_noise=process.index)(X, jnp.float32(0.5))
-    np.testing.assert_allclose(seen["level"], 499, rtol=1e-5)
-    parametrize(network, process, "eps")(X, T)
-    np.testing.assert_allclose(seen["level"], T)
+    parametrize(network, process, **options)(X, t)
+    return found[0]
+
+
+def test_a_table_gives_the_network_the_index_that_ddpm_networks_expect():
+    # diffusers' schedulers and k-diffusion's CompVisDenoiser hand over the timestep.
+    process = vp_discrete(linear_betas())
+    np.testing.assert_array_equal(levels(process, jnp.float32(0.501)), 500)
+    np.testing.assert_allclose(levels(process, jnp.float32(0.5005)), 499.5, rtol=1e-5)
+    own = levels(process, T, predicts="eps", c_noise=lambda t: t)
+    np.testing.assert_array_equal(own, T)
+    np.testing.assert_array_equal(levels(VPCosine(), T), T)
+    scaled = edm_scalings(process, T).c_noise
+    np.testing.assert_array_equal(levels(process, T, precondition=True), scaled)
+
+
+def test_a_network_trained_on_timesteps_denoises_without_being_asked():
+    """An exact eps network in the units of DDPM's steps, wrapped as the README does."""
+    process = vp_discrete(linear_betas())
+    exact = exact_denoiser(MIXTURE, process)
+
+    def network(x, step, cond):
+        t = (step + 1) / 1000
+        return from_x0(process, "eps", exact(x, t).x0, x, t)
+
+    got = parametrize(network, process, "eps")(X, T).x0
+    np.testing.assert_allclose(got, exact(X, T).x0, atol=1e-4)
 
 
 def test_bfloat16_networks_give_float32_estimates():
@@ -78,6 +102,21 @@ def test_refusals():
     made = parametrize(lambda x, t, c: x[:, :1], VE())
     with pytest.raises(ValueError, match="network returned shape"):
         made(X, T)
+    with pytest.raises(ValueError, match="learned variance.*first half"):
+        parametrize(lambda x, t, c: jnp.concatenate([x, x], -1), VE())(X, T)
+    with pytest.raises(TypeError, match="network returned tuple; expected an array"):
+        parametrize(lambda x, t, c: (x, x), VE())(X, T)
+    with pytest.raises(TypeError, match="the class VPCosine; expected a noise process"):
+        parametrize(lambda x, t, c: x, VPCosine)
+    with pytest.raises(TypeError, match="process is 'cosine'"):
+        parametrize(lambda x, t, c: x, "cosine")
+
+    def bare(x, c_noise, cond, *, control=None, capture=()):
+        return x
+
+    bare.sites, bare.taps = ("mid",), ("mid",)
+    with pytest.raises(TypeError, match="network with sites returned"):
+        parametrize(bare, VE())(X, T)
     with pytest.raises(ValueError, match=r"control names \['block9'\]"):
         parametrize(lambda x, t, c: x, VE())(X, T, control={"block9": None})
     with pytest.raises(ValueError, match=r"capture names \['map'\]"):

@@ -145,6 +145,18 @@ def test_bad_arguments(make, match):
         make()
 
 
+def test_a_shift_is_for_the_times_of_a_flow():
+    with pytest.raises(ValueError, match=r"grid goes from 80.* expected times in \["):
+        shift_grid(karras_grid(VE(), 3), 3.0)
+    with pytest.raises(ValueError, match="grid goes from"):
+        shift_grid(np.array([1.0, np.nan, 0.0]), 3.0)
+
+
+def test_steps_of_a_table_need_one():
+    with pytest.raises(TypeError, match="expected one with a table, from vp_discrete"):
+        discrete_grid(VPCosine(), 5)
+
+
 @pytest.mark.parametrize(
     ("grid", "match"),
     [

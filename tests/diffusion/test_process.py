@@ -5,16 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxlib_guidance as jg
 from jaxlib_guidance.diffusion import (
     VE,
     RectifiedFlow,
     VPCosine,
+    VPDiscrete,
     VPLinear,
     coefficients,
     cosine_betas,
     linear_betas,
     logsnr,
     perturb,
+    rescale_zero_terminal_snr,
     scaled_linear_betas,
     vp_discrete,
 )
@@ -26,6 +29,7 @@ PROCESSES = {
     "vp_discrete": vp_discrete(linear_betas()),
     "ve": VE(),
     "flow": RectifiedFlow(),
+    "vp_zero_terminal": vp_discrete(rescale_zero_terminal_snr(linear_betas())),
 }
 
 
@@ -128,7 +132,9 @@ def test_perturb_refuses_other_shapes():
         perturb(VE(), x0, x0, jnp.ones(3))
 
 
-@pytest.mark.parametrize("betas", [[], [[0.1]], [0.0, 0.1], [0.5, 1.0]])
+@pytest.mark.parametrize(
+    "betas", [[], [[0.1]], [0.0, 0.1], [1.0, 0.5], [0.5, 1.1], [0.1, np.nan]]
+)
 def test_bad_tables_are_refused(betas):
     with pytest.raises(ValueError, match="betas"):
         vp_discrete(np.asarray(betas))
@@ -138,3 +144,118 @@ def test_processes_are_trees_whose_numbers_can_be_learned():
     slope = jax.grad(lambda p: p.alpha(jnp.float32(0.5)))(VPLinear())
     assert slope.beta_min < 0
     assert len(jax.tree.leaves(VPLinear())) == 2
+
+
+def test_an_index_is_whole_on_the_table_however_times_are_rounded():
+    for steps in (4, 100, 1000, 4000):
+        process = vp_discrete(linear_betas(steps, 1e-5, 1e-3))
+        want = np.arange(steps)
+
+        def index(process=process, steps=steps):
+            return process.index(jnp.arange(1, steps + 1) / steps)
+
+        np.testing.assert_array_equal(index(), want)
+        np.testing.assert_array_equal(jax.jit(index)(), want)
+        # Rounding must not take the slope away, which consistency models need.
+        assert jax.grad(process.index)(1.0) == steps
+
+
+def test_zero_terminal_snr_rescales_as_the_algorithm_does():
+    # Lin et al., arXiv 2305.08891, algorithm 1.
+    betas = scaled_linear_betas()
+    process = vp_discrete(rescale_zero_terminal_snr(betas))
+    root = np.sqrt(np.cumprod(1 - betas))
+    want = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    t = jnp.arange(1, 1001, dtype=jnp.float32) / 1000
+    np.testing.assert_allclose(process.alpha(t), want, rtol=2e-4, atol=1e-7)
+    assert process.alpha(jnp.float32(1)) == 0
+    assert process.sigma(jnp.float32(1)) == 1
+    for bad in ([0.1], [[0.1, 0.2]], [0.0, 0.1]):
+        with pytest.raises(ValueError, match="betas has shape"):
+            rescale_zero_terminal_snr(bad)
+
+
+def test_the_last_step_to_zero_snr_is_continuous_and_inverted():
+    process = vp_discrete([0.2, 0.5, 1.0])
+    t = jnp.array([2 / 3, 0.75, 0.9, 1.0])
+    root = np.sqrt(0.4)
+    np.testing.assert_allclose(
+        process.alpha(t), root * (1 - np.array([0, 0.25, 0.7, 1])), atol=1e-6
+    )
+    np.testing.assert_allclose(process.alpha(t) ** 2 + process.sigma(t) ** 2, 1, 1e-6)
+    np.testing.assert_allclose(process.t_of_logsnr(logsnr(process, t)), t, rtol=1e-6)
+    slope = jax.vmap(jax.grad(process.alpha))(t)
+    np.testing.assert_allclose(slope[1:], -3 * root, rtol=1e-5)
+    assert np.isfinite(jax.vmap(jax.grad(process.sigma))(t)).all()
+
+
+def test_a_table_whose_last_beta_is_one_is_taken_as_it_is():
+    assert vp_discrete(cosine_betas(10, max_beta=1.0)).alpha(1.0) == 0
+    near = vp_discrete(np.float32([0.5, 1 - 1e-9]))
+    assert near.alpha(1.0) == 0
+
+
+def test_cumulative_products_and_alphas_are_no_betas():
+    betas = linear_betas()
+    for wrong in (np.cumprod(1 - betas), 1 - betas):
+        with pytest.raises(ValueError, match="alphas or alphas_cumprod"):
+            vp_discrete(wrong)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_gradients_to_a_process_are_finite_where_there_is_no_noise(name):
+    """`sqrt` of 0 has an infinite slope: times 0 it must be 0 and not NaN."""
+
+    def loss(process):
+        t = jnp.array([0.0, 0.5 * process.t_max])
+        return jnp.sum(process.alpha(t) + process.sigma(t))
+
+    for leaf in jax.tree.leaves(jax.grad(loss)(PROCESSES[name])):
+        if leaf.ndim:  # The end of a table with zero terminal SNR is `-inf`.
+            leaf = leaf[:-1]
+        assert np.isfinite(leaf).all()
+
+
+@pytest.mark.parametrize("solver", [jg.ddim(), jg.ddpm(), jg.heun(), jg.dpmpp_2m()])
+def test_the_slope_of_a_sample_in_beta_is_its_finite_difference(solver):
+    keys, grid = jg.sample_keys(jax.random.key(0), 2), jg.uniform_grid(VPCosine(), 3)
+
+    @jax.jit
+    def loss(beta):
+        denoiser = jg.parametrize(lambda x, t, c: jnp.tanh(x), VPLinear(beta))
+        return jnp.sum(jg.sample(keys, denoiser, solver, grid, (2,))[0] ** 2)
+
+    slope = jax.grad(loss)(0.1)
+    difference = (loss(0.12) - loss(0.08)) / 0.04
+    np.testing.assert_allclose(slope, difference, rtol=0.02)
+
+
+def test_a_learned_table_has_the_slope_of_its_finite_difference():
+    keys, grid = jg.sample_keys(jax.random.key(0), 2), jnp.array([1.0, 0.4, 0.0])
+    table = vp_discrete([0.1, 0.3, 0.5]).log_alpha_bar
+
+    def loss(log_alpha_bar):
+        process = VPDiscrete(log_alpha_bar)
+        denoiser = jg.parametrize(lambda x, t, c: jnp.tanh(x), process)
+        return jnp.sum(jg.sample(keys, denoiser, jg.ddim(), grid, (2,))[0] ** 2)
+
+    slope = jax.grad(loss)(table)
+    assert np.isfinite(slope).all()
+    for i in range(1, 4):
+        step = jnp.zeros(4).at[i].set(0.01)
+        difference = (loss(table + step) - loss(table - step)) / 0.02
+        np.testing.assert_allclose(slope[i], difference, rtol=0.02, atol=1e-4)
+
+
+def test_what_is_no_process_is_named():
+    for wrong, got in ((VPCosine, "the class VPCosine"), ("cosine", "'cosine'")):
+        with pytest.raises(TypeError, match=f"process is {got}; expected a noise"):
+            perturb(wrong, jnp.ones((1, 2)), jnp.ones((1, 2)), 0.5)
+        with pytest.raises(TypeError, match=f"process is {got}; expected a noise"):
+            jg.karras_grid(wrong, 4)
+        denoiser = jg.parametrize(lambda x, t, c: x, VPCosine())
+        with pytest.raises(TypeError, match=f"process is {got}; expected a noise"):
+            jg.sample(
+                jg.sample_keys(jax.random.key(0), 1), denoiser, jg.ddim(), [0.5, 0.0],
+                (2,), process=wrong,
+            )  # fmt: skip

@@ -135,3 +135,14 @@ def test_logits_that_do_not_fit(setting, guided):
     counter, ctx, _ = setting
     with pytest.raises(ValueError, match=r"returned shape \(3,\)"):
         guided(classifier_guidance(lambda x, t: x[:, 0]), counter.denoiser, ctx)
+
+
+def test_labels_that_are_no_class_are_refused_or_nan():
+    logits = jnp.ones((3, 4))
+    for wrong in (4, -1):
+        with pytest.raises(ValueError, match=f"y has label {wrong}; expected"):
+            joint_logit(logits, jnp.array([0, 1, wrong]))
+        found = jax.jit(joint_logit)(logits, jnp.array([0, 1, wrong]))
+        np.testing.assert_array_equal(np.isnan(found), [False, False, True])
+    with pytest.raises(TypeError, match="y has type float32"):
+        joint_logit(logits, jnp.ones(3))

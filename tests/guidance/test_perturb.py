@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxlib_guidance as jg
 from jaxlib_guidance import rng
 from jaxlib_guidance.attention import blur, identity, suppress
 from jaxlib_guidance.diffusion import VPCosine, parametrize
@@ -142,3 +143,25 @@ def test_randomise_keeps_shapes():
     params = randomise(jax.random.key(3), PARAMS)
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, PARAMS)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(params))
+
+
+def test_a_place_of_a_network_with_text_is_its_self_attention():
+    module, params = tiny_dit(jax.random.key(0), depth=2, patch=4, text=5)
+    net = jg.parametrize(from_linen(module, params), PROCESS, "v")
+    text = {"label": LABELS, "text": jax.random.normal(jax.random.key(3), (3, 4, 5))}
+    ctx = context()._replace(cond=text)
+
+    @jax.jit
+    def both():
+        term = guided(net, pag(2.0, "block1"))
+        base = net(X, T, text).x0
+        edited = net(X, T, text, control={SITE: identity()}).x0
+        return term(ctx, term.init(X))[0], base + 2.0 * (base - edited)
+
+    close(*both(), 1e-4)
+
+
+def test_a_mask_of_pixels_is_refused_by_name():
+    for cond in ((), (cfg(1.0, 10),)):
+        with pytest.raises(ValueError, match="pixels becomes one of tokens"):
+            guided_x0(PARAMS, (redirect(3.0, SITE, jnp.ones((8, 8))), *cond))

@@ -61,11 +61,13 @@ def test_absent_conditions_are_null():
         (ALL, jnp.ones((2, 4, 6)), "text is \\(2, 4, 6\\); expected \\(2, 4, 5\\)"),
         (ALL, {"text_mask": jnp.ones((2, 4), bool)}, "text_mask must come with text"),
         (ConditionEmbed(8), jnp.array([0, 1]), "built with classes=None"),
+        (ALL, jnp.array([0, 4]), "cond has label 4; expected 0, ..., 2, or 3 for no"),
+        (ALL, {"label": np.array([-1, 1])}, "cond has label -1; expected 0, ..., 2"),
     ],
 )
 def test_bad_conditions_raise(embed, cond, message):
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(embed.init, jax.random.key(0), TIMES, cond)
+        jax.eval_shape(lambda: embed.init(jax.random.key(0), TIMES, cond))
 
 
 def test_dropping_is_per_sample_and_has_its_rate():
@@ -92,3 +94,11 @@ def test_dropping_refuses_what_does_not_fit():
         drop_condition(keys, jnp.arange(2), {"label": -1}, 0.1)
     with pytest.raises(TypeError, match="typed keys"):
         drop_condition(jnp.arange(2), jnp.arange(2), -1, 0.1)
+
+
+def test_traced_labels_out_of_range_are_nan_for_their_own_sample_and_never_wrap():
+    variables = jax.jit(ALL.init)(jax.random.key(0), jnp.zeros(5), None)
+    labels = jnp.array([0, 3, 4, -1, -2])
+    c = jax.jit(lambda labels: ALL.apply(variables, jnp.zeros(5), labels)[0])(labels)
+    np.testing.assert_array_equal(np.isnan(c).all(1), [0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(np.isnan(c).any(1), [0, 0, 1, 1, 1])

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxlib_guidance as jg
 import jaxlib_guidance.models
 from jaxlib_guidance import rng
 from jaxlib_guidance.data import load_digits
-from jaxlib_guidance.diffusion import VPCosine, perturb
+from jaxlib_guidance.diffusion import VPCosine, linear_betas, perturb, vp_discrete
 from jaxlib_guidance.models import (
     ClassifierModel,
     DiffusionModel,
@@ -104,3 +105,80 @@ def test_the_diffusion_models_denoise_digits_they_have_not_seen(name, most):
     x = perturb(model.process, images, eps, t)
     x0 = jax.jit(lambda x: model.denoiser(params)(x, t, labels).x0)(x)
     assert np.mean((x0 - images) ** 2) < most
+
+
+def draw(labels, guidance=None, shape=(8, 8, 1)):
+    model, params = load_pretrained("digits")
+    keys = jg.sample_keys(jax.random.key(0), 2)
+    return jg.sample(
+        keys, model.denoiser(params), jg.ddim(), model.grid(2), shape, labels,
+        guidance=guidance,
+    )[0]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("labels", "null", "message"),
+    [
+        ([1, 11], 10, "label 11; expected 0, ..., 9, or 10 for no class"),
+        ([1, -1], 10, "label -1; expected 0"),
+        ([1, 2], 11, "condition of 'uncond' has label 11; expected 0"),
+        ([1, 2], -1, "condition of 'uncond' has label -1"),
+    ],
+)
+def test_labels_and_nulls_that_are_no_class_are_refused(labels, null, message):
+    with pytest.raises(ValueError, match=message):
+        draw(jnp.array(labels), jg.chain(jg.cfg(2.0, null=null)))
+
+
+def test_a_null_is_refused_where_the_labels_are_traced():
+    with pytest.raises(ValueError, match="condition of 'uncond' has label 11"):
+        jax.eval_shape(lambda y: draw(y, jg.cfg(2.0, null=11)), jnp.array([1, 2]))
+
+
+def test_traced_labels_that_are_no_class_are_nan_and_no_other_class():
+    x = jax.jit(draw)(jnp.array([1, -2]))
+    np.testing.assert_array_equal(np.isnan(x).all((1, 2, 3)), [False, True])
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((8, 8), r"x has shape \(2, 8, 8\); expected \[B, 8, 8, 1\]"),
+        ((8, 8, 3), r"x has shape \(2, 8, 8, 3\); expected \[B, 8, 8, 1\]"),
+        ((4, 8, 8, 1), "is that of one sample, without the batch"),
+    ],
+)
+def test_a_model_says_what_its_samples_are(shape, message):
+    with pytest.raises(ValueError, match=message):
+        draw(jnp.array([1, 2]), shape=shape)
+
+
+TABLE = CONFIG | {"parametrize": {"predicts": "eps"}}
+
+
+def test_stored_tables_load_under_their_old_names():
+    made = [
+        from_config(TABLE | {"process": {"kind": "ddpm", "steps": 20, **ends}}).process
+        for ends in (
+            {"first": 1e-3, "last": 0.1},
+            {"beta_start": 1e-3, "beta_end": 0.1},
+        )
+    ]
+    want = vp_discrete(linear_betas(20, 1e-3, 0.1))
+    for process in made:
+        np.testing.assert_array_equal(process.log_alpha_bar, want.log_alpha_bar)
+
+
+def test_a_stored_network_on_a_table_still_receives_the_time_it_was_trained_with():
+    """`parametrize` alone would give it the table's index."""
+    model = from_config(TABLE | {"process": {"kind": "ddpm"}})
+    params = model.init(jax.random.key(0))
+    params = jg.testing.randomise(jax.random.key(1), params)
+    x, labels = jnp.ones((2, 4, 4, 1)), jnp.array([0, 2])
+    got = jax.jit(lambda p: model.denoiser(p)(x, 0.5, labels).x0)(params)
+    network = jg.models.from_linen(model.module, params)
+    eps, _ = network(x, jnp.full(2, 0.5), labels)
+    want = jg.convert(model.process, "eps", "x0", eps, x, 0.5)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    index = jg.parametrize(network, model.process, "eps")(x, 0.5, labels).x0
+    assert np.abs(index - want).max() > 1e-3

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.types import Array, PyTree, expand
+from jaxlib_guidance.types import Array, PyTree, expand, require_labels
 
-KINDS = ("label", "vector", "text", "text_mask")
+CONDITION_KINDS = ("label", "vector", "text", "text_mask")
 
 
 def sinusoidal(t: Array, width: int, max_period: float = 10_000.0) -> Array:
@@ -77,9 +77,11 @@ def _read_condition(cond: PyTree) -> Condition:
     if cond is None:
         return Condition()
     if isinstance(cond, Mapping):
-        unknown = [name for name in cond if name not in KINDS]
+        unknown = [name for name in cond if name not in CONDITION_KINDS]
         if unknown:
-            raise ValueError(f"cond has {unknown}; expected names among {KINDS}")
+            raise ValueError(
+                f"cond has {unknown}; expected names among {CONDITION_KINDS}"
+            )
         return Condition(**cond)
     array = jnp.asarray(cond)
     if jnp.issubdtype(array.dtype, jnp.integer) and array.ndim == 1:
@@ -118,15 +120,19 @@ class ConditionEmbed(nn.Module):
     ) -> tuple[Array, Array | None, Array | None]:
         """``(c [B, width], context [B, T, width] or None, mask bool [B, T] or None)``.
 
-        What is absent from ``cond`` is null: the null class, a zero vector, no text.
+        What is absent from ``cond`` is null: the null class, a zero vector, no text. A
+        label outside 0, ..., ``classes`` is an error where its value is known while
+        tracing, and elsewhere gives its own sample NaN.
 
         Args:
           c_noise: ``[B]``.
           cond: The condition.
 
         Raises:
-          ValueError: A condition that this network has no use for, or of another width.
+          ValueError: A condition that this network has no use for, or of another width;
+            a label that is none of the classes.
         """
+        require_labels(cond, self.classes)
         given = _read_condition(cond)
         batch = c_noise.shape[0]
         self._require(given, batch)
@@ -138,6 +144,8 @@ class ConditionEmbed(nn.Module):
             label = given.label
             if label is None:
                 label = jnp.full((batch,), self.classes, jnp.int32)
+            # Below 0 an index would count from the end; above, the embedding is NaN.
+            label = jnp.where(label < 0, self.classes + 1, label)
             c = c + nn.Embed(
                 self.classes + 1,
                 self.width,
