@@ -46,9 +46,9 @@ def joint_logit(
     if not jnp.issubdtype(y.dtype, jnp.integer):
         raise TypeError(f"y has type {y.dtype}; expected integer labels")
     classes, known = logits.shape[1], concrete(y)
-    wrong = () if known is None else known[(known < 0) | (known >= classes)]
-    if len(wrong):
-        raise ValueError(f"y has label {wrong[0]}; expected 0, ..., {classes - 1}")
+    if known is not None and not ((known >= 0) & (known < classes)).all():
+        wrong = known[(known < 0) | (known >= classes)][0]
+        raise ValueError(f"y has label {wrong}; expected 0, ..., {classes - 1}")
     tau1, tau2 = (jnp.asarray(tau, logits.dtype) for tau in (tau1, tau2))
     valid = (y >= 0) & (y < classes)
     chosen = jnp.take_along_axis(logits, jnp.where(valid, y, 0)[:, None], axis=1)[:, 0]
