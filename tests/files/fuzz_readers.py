@@ -25,7 +25,7 @@ from jaxlib_guidance.files import (
     load_safetensors,
     load_weights,
 )
-from jaxlib_guidance.files._weights import ABOUT, checksum
+from jaxlib_guidance.files._weights import ABOUT, _checksum
 
 HEADROOM = 256 * 2**20
 HUGE = (0, 1, 7, 2**16, 2**31 - 1, 2**32 - 1, 2**33, 2**62, 2**63, 2**64 - 1)
@@ -123,7 +123,7 @@ def mutate_inside(rng, whole):
             for name, each in header.items()
             if name != "__metadata__"
         }
-        text = json.dumps(about | {"crc32": checksum(about, leaves)})
+        text = json.dumps(about | {"crc32": _checksum(about, leaves)})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     header["__metadata__"][ABOUT] = text

@@ -12,7 +12,7 @@ import safetensors
 from safetensors.numpy import load_file, save_file
 
 from jaxlib_guidance.files import CorruptFileError, export_weights, load_weights
-from jaxlib_guidance.files._weights import ABOUT, FORMAT, checksum
+from jaxlib_guidance.files._weights import ABOUT, FORMAT, _checksum
 
 CONFIG = {"width": 8, "kind": "dit", "betas": [0.9, 0.99], "none": None, "é": "ü"}
 
@@ -145,7 +145,7 @@ def signed(path, held, **changes):
         for name, leaf in held.items()
     }
     about |= changes
-    about["crc32"] = checksum(about, held)
+    about["crc32"] = _checksum(about, held)
     save_file(held, path, {ABOUT: json.dumps(about)})
 
 
