@@ -55,7 +55,7 @@ OPTIONS = {
     "optimiser.batch": 16,
     "log.every": 1,
     "log.save-every": INTERVAL,
-    "log.look-every": 0,
+    "log.eval-every": 0,
     "evaluation.solver-steps": 3,
     "evaluation.judge": None,
 }

@@ -95,7 +95,7 @@ def main(config: Config) -> None:
             rounds=config.rounds,
             count=config.count,
             seed=config.seed,
-            log=recipe.Log(every=5, save_every=10, look_every=5),
+            log=recipe.Log(every=5, save_every=10, eval_every=5),
             **ROWS[name],
         )
         results = recipe.train(run)

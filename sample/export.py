@@ -86,7 +86,7 @@ def main(config: Config) -> None:
     except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         sys.exit(f"sample/export.py: {error}")
     takes = ", ".join(f"{name}: {kind}" for name, kind in about["arguments"].items())
-    size = config.out.stat().st_size / 1e6
+    size = config.out.expanduser().stat().st_size / 1e6
     print(f"{config.out}, {size:.1f} MB: ({takes}) -> {about['result']}")
 
 

@@ -330,6 +330,7 @@ def run(config: Config) -> dict[str, Any]:
 
 def main(config: Config) -> None:
     """Runs and writes."""
+    config = dataclasses.replace(config, out=config.out.expanduser())
     try:
         require_writable(config.out)
         results = run(config)

@@ -108,7 +108,7 @@ class Config:
     count: int = 250
     """Samples of an evaluation."""
     seed: int = 0
-    log: Log = Log(every=5, save_every=20, look_every=10)
+    log: Log = Log(every=5, save_every=20, eval_every=10)
     scale: OmitArgPrefixes[Scale] = Scale()
     hosts: OmitArgPrefixes[Hosts] = Hosts()
 
@@ -415,7 +415,7 @@ def make_evaluation(config: Config, model: DiffusionModel, task: Task, base: Any
 
 def load_base(config: Config) -> tuple[DiffusionModel, Any, dict[str, Any]]:
     """The model to start from, computed as ``scale`` says, and its configuration."""
-    path = Path(config.weights)
+    path = Path(config.weights).expanduser()
     if not path.is_file():
         load_pretrained(config.weights)  # Says which names there are.
         path = (
@@ -481,7 +481,7 @@ def train(config: Config) -> dict[str, dict[str, float]]:
     chief = jax.process_index() == 0
     plain, graded = method.evaluations
 
-    def look(done, state):
+    def eval_fn(done, state):
         figures, images = evaluate(state.train.ema)
         if chief:
             name = "after" if done == config.rounds else f"{done:05d}"
@@ -504,8 +504,8 @@ def train(config: Config) -> dict[str, dict[str, float]]:
         steps=config.rounds,
         folder=folder,
         log=config.log,
-        look=look,
-        rank="held_out",
+        eval_fn=eval_fn,
+        best_metric="held_out",
         mode="max",
     )
     if not finished:

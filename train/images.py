@@ -154,7 +154,7 @@ class Config:
     objective: Objective = Objective()
     optimiser: Optimiser = Optimiser()
     evaluation: Evaluation = Evaluation()
-    log: Log = Log(look_every=400)
+    log: Log = Log(eval_every=400)
     scale: OmitArgPrefixes[Scale] = Scale()
     hosts: OmitArgPrefixes[Hosts] = Hosts()
     store: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -384,7 +384,7 @@ def train(config: Config) -> dict[str, Any]:
     sampler = make_sampler(model, config.evaluation.solver_steps, mesh)
     chief = jax.process_index() == 0
 
-    def look(done, state):
+    def eval_fn(done, state):
         labels = np.repeat(np.arange(min(classes, 10)), 10)
         key = jax.random.key(config.seed + 2)
         images = sampler(state.ema, key, labels, config.evaluation.weight)
@@ -404,7 +404,7 @@ def train(config: Config) -> dict[str, Any]:
             steps=optim.steps,
             folder=folder,
             log=config.log,
-            look=look,
+            eval_fn=eval_fn,
         )
     if not finished:
         return {}

@@ -122,7 +122,7 @@ class Config:
     """If not 0, runs each method with this many seeds and prints a table."""
     model: Model = Model()
     start: Start = Start()
-    log: Log = Log(every=10, save_every=100, look_every=50)
+    log: Log = Log(every=10, save_every=100, eval_every=50)
     scale: OmitArgPrefixes[Scale] = Scale()
     hosts: OmitArgPrefixes[Hosts] = Hosts()
 
@@ -466,8 +466,8 @@ def train(config: Config) -> dict[str, dict[str, float]]:
         steps=config.updates,
         folder=folder,
         log=config.log,
-        look=lambda done, state: evaluate(state.train.ema),
-        rank="accuracy",
+        eval_fn=lambda done, state: evaluate(state.train.ema),
+        best_metric="accuracy",
         mode="max",
     )
     if not finished:
@@ -528,8 +528,8 @@ def learn_examples(
         batch_at,
         steps=wanted.steps,
         folder=folder,
-        log=dataclasses.replace(config.log, every=50, save_every=250, look_every=0),
-        look=lambda done, state: evaluate(state.ema),
+        log=dataclasses.replace(config.log, every=50, save_every=250, eval_every=0),
+        eval_fn=lambda done, state: evaluate(state.ema),
     )
     return jax.tree.map(np.asarray, replicate(mesh, state.ema)) if finished else None
 

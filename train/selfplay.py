@@ -77,7 +77,7 @@ class Config:
     seed: int = 0
     compare: int = 0
     """If not 0, runs each baseline with this many seeds and prints a table."""
-    log: Log = Log(every=50, save_every=500, look_every=250)
+    log: Log = Log(every=50, save_every=500, eval_every=250)
     scale: OmitArgPrefixes[Scale] = Scale()
     hosts: OmitArgPrefixes[Hosts] = Hosts()
 
@@ -203,7 +203,7 @@ def train(config: Config) -> dict[str, float]:
         ids = np.arange(i * config.games, (i + 1) * config.games, dtype=np.uint32)
         return shard_batch(mesh, {"id": ids[mine]})
 
-    def look(done, state):
+    def eval_fn(done, state):
         policy = replicate(mesh, judge(state.train.ema))
         return {
             "exploitability": float(kuhn.exploitability(policy)),
@@ -217,13 +217,13 @@ def train(config: Config) -> dict[str, float]:
         steps=config.updates,
         folder=folder,
         log=config.log,
-        look=look,
-        rank="exploitability",
+        eval_fn=eval_fn,
+        best_metric="exploitability",
     )
     if not finished:
         return {}
     ema = jax.tree.map(np.asarray, replicate(mesh, state.train.ema))
-    result = look(config.updates, state)
+    result = eval_fn(config.updates, state)
     if jax.process_index() == 0:
         export_weights(folder / "ema.safetensors", ema, {"selfplay": settings})
         print("  ".join(f"{name} {value:.4f}" for name, value in result.items()))

@@ -232,7 +232,7 @@ def pretrained_names() -> tuple[str, ...]:
 
 def read_pretrained(name: str | os.PathLike) -> tuple[PyTree, dict[str, Any]]:
     """Parameters and configuration, by name or from a file; see `load_pretrained`."""
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.is_file():
         return load_weights(path)
     if str(name) not in pretrained_names():

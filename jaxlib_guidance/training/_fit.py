@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from jaxlib_guidance.training._run import MetricLog, StopSignal
 from jaxlib_guidance.training.saving._checkpoint import Checkpoints
+from jaxlib_guidance.training.saving._savable import require_savable
 from jaxlib_guidance.types import Array, PyTree
 
 
@@ -30,16 +31,16 @@ class Log:
     """Steps between lines of metrics.jsonl, which are means over them."""
     save_every: int = 200
     """Steps between checkpoints: the most that a crash can lose."""
-    look_every: int = 0
-    """Steps between looks at the state (pictures, validation); 0 only at the end."""
+    eval_every: int = 0
+    """Steps between evaluations (pictures, validation); 0 evaluates at the end only."""
     keep: int = 2
     """How many of the newest checkpoints to keep; the best comes besides, where the
     recipe ranks them."""
     tensorboard: bool = False
 
     def __post_init__(self):
-        least = {"every": 1, "save_every": 1, "look_every": 0, "keep": 1}
-        for name, number in least.items():
+        lowest = {"every": 1, "save_every": 1, "eval_every": 0, "keep": 1}
+        for name, number in lowest.items():
             if getattr(self, name) < number:
                 raise ValueError(
                     f"log.{name} is {getattr(self, name)}; expected at least {number}"
@@ -61,8 +62,8 @@ def fit(
     steps: int,
     folder: Path,
     log: Log = Log(),
-    look: Callable[[int, PyTree], Mapping[str, float] | None] | None = None,
-    rank: str | None = None,
+    eval_fn: Callable[[int, PyTree], Mapping[str, float] | None] | None = None,
+    best_metric: str | None = None,
     mode: Literal["min", "max"] = "min",
 ) -> Fitted:
     """Takes a state to ``steps``, from the last good checkpoint in ``folder`` if any.
@@ -78,32 +79,40 @@ def fit(
         checkpoint is read in its place. It is given up, as the step donates it.
       batch_at: ``number -> batch``, a pure function: it alone makes a resumed run the
         same run.
-      steps: Steps in all.
-      folder: Of the run; gets "checkpoints" and "metrics.jsonl".
-      log: What to write and when.
-      look: ``(steps taken, state) -> metrics or None``, called after every
-        ``log.look_every`` steps and the last. Every process calls it.
-      rank: One of the metrics that ``look`` returns: the best checkpoint by it is kept
-        besides the newest, and ``look`` is called before every save. A value that is
-        not finite is the worst.
-      mode: Whether a small ("min") or a large ("max") value of ``rank`` is good.
+      steps: Number of steps at which the run is finished, those before a restart
+        included.
+      folder: Folder of the run, in which "checkpoints" and "metrics.jsonl" are made.
+      log: What to write and when; the default is a line every 25 steps and a checkpoint
+        every 200.
+      eval_fn: ``(steps taken, state) -> metrics or None``, called on every process
+        after every ``log.eval_every`` steps and after the last; None evaluates nothing.
+      best_metric: Name of one of the metrics that ``eval_fn`` returns. The checkpoint
+        that is best by it is kept besides the newest, and ``eval_fn`` is called before
+        every save; a value that is not finite is the worst. None keeps the newest only.
+      mode: Whether a small ("min") or a large ("max") value of ``best_metric`` is good.
 
     Returns:
       The state and whether it is of the last step.
 
     Raises:
       FloatingPointError: "loss" or "grad_norm" is not finite; nothing later is saved.
-      ValueError: ``rank`` without ``look``, or not among what it returns; a folder
-        that is past ``steps``.
+      ValueError: ``best_metric`` without ``eval_fn``, or not among what it returns; a
+        folder that is past ``steps``.
+      SaveError: A state that a checkpoint could not hold, before the first step; or a
+        checkpoint that could not be written.
     """
-    if rank is not None and look is None:
-        raise ValueError(f"rank is {rank!r} and look is None; expected both or neither")
-    chief = jax.process_index() == 0
+    if best_metric is not None and eval_fn is None:
+        raise ValueError(
+            f"best_metric is {best_metric!r} and eval_fn is None; expected both or "
+            "neither"
+        )
+    require_savable(state)
+    folder, chief = Path(folder).expanduser(), jax.process_index() == 0
     with (
         # The outer one: a signal must not cut short the writing of the last save.
         StopSignal() as stop,
         Checkpoints(
-            folder / "checkpoints", keep=log.keep, metric=rank, mode=mode
+            folder / "checkpoints", keep=log.keep, metric=best_metric, mode=mode
         ) as saved,
     ):
         state, recent = _restore(saved, state)
@@ -128,8 +137,6 @@ def fit(
                 total=steps, initial=done, dynamic_ncols=True, disable=not chief
             ) as bar,
         ):
-            # A state that is saved in a hurry is not looked at, and not the best.
-            worst = sys.float_info.max * (1 if mode == "min" else -1)
             mark, since, leave = time.perf_counter(), done, False
             while done < steps and not leave:
                 state, metrics = step(state, batch_at(done))
@@ -140,23 +147,13 @@ def fit(
                 done += 1
                 bar.update()
                 saved.check()
-                last = done == steps
-                write = last or done % log.every == 0
-                save = last or done % log.save_every == 0
-                due = last or (log.look_every and done % log.look_every == 0)
-                line: dict[str, float] = {}
-                if look is not None and (due or (rank and save)):
+                save, line = _due(done, steps, log.save_every), {}
+                evaluate = _due(done, steps, log.eval_every) or (best_metric and save)
+                if eval_fn is not None and evaluate:
                     jax.block_until_ready(metrics)
-                    line = {k: float(v) for k, v in (look(done, state) or {}).items()}
-                    if rank is not None and rank not in line:
-                        raise ValueError(
-                            f"rank is {rank!r} and look returned {sorted(line)}; "
-                            "expected one of these"
-                        )
-                value = worst if rank is None else line.get(rank, worst)
-                value = value if np.isfinite(value) else worst
-                ranks = None if rank is None else {rank: value}
-                if write:
+                    line = _evaluated(eval_fn(done, state), best_metric)
+                ranks = _ranks(line, best_metric, mode)
+                if _due(done, steps, log.every):
                     recent = _settle(recent, done, saved)
                     now = time.perf_counter()
                     means = {k: np.mean([m[k] for m in recent]) for k in recent[0]}
@@ -165,7 +162,7 @@ def fit(
                     mark, since, recent = now, done, []
                 if line and lines is not None:
                     lines.write(done, line)
-                    shown = {k: line[k] for k in ("loss", rank) if k in line}
+                    shown = {k: line[k] for k in ("loss", best_metric) if k in line}
                     bar.set_postfix({k: f"{v:.4g}" for k, v in shown.items()})
                 leave = stop.reached()
                 if save or leave:
@@ -178,6 +175,34 @@ def fit(
             if chief:
                 print(f"stopped after step {done}; the same command goes on from there")
     return Fitted(state, done >= steps)
+
+
+def _due(done: int, steps: int, every: int) -> bool:
+    """Whether something is done after this step: at the last, and every so many."""
+    return done == steps or (every > 0 and done % every == 0)
+
+
+def _evaluated(metrics, best_metric):
+    """What ``eval_fn`` returned as floats, the best checkpoint's metric among them."""
+    line = {name: float(value) for name, value in (metrics or {}).items()}
+    if best_metric is not None and best_metric not in line:
+        raise ValueError(
+            f"best_metric is {best_metric!r} and eval_fn returned {sorted(line)}; "
+            "expected one of these"
+        )
+    return line
+
+
+def _ranks(line, best_metric, mode):
+    """The number by which a checkpoint is ranked, or None.
+
+    A state that is saved in a hurry is not evaluated, and not the best.
+    """
+    if best_metric is None:
+        return None
+    worst = sys.float_info.max * (1 if mode == "min" else -1)
+    value = line.get(best_metric, worst)
+    return {best_metric: value if np.isfinite(value) else worst}
 
 
 def _restore(saved: Checkpoints, state: PyTree) -> tuple[PyTree, list[Any]]:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from jaxlib_guidance.training.saving._lock import FolderInUseError, Lock
+from jaxlib_guidance.training.saving._lock import FolderInUseError, Lock, make_folder
 from jaxlib_guidance.training.saving._restore import agree
 
 
@@ -64,10 +64,10 @@ def claim(
       FolderInUseError: Or such a run is about to write its first checkpoint.
       OSError: There can be no such folder.
     """
-    folder, problem = Path(directory), None
+    folder, problem = Path(directory).expanduser(), None
     config = json.loads(json.dumps(config))
     try:
-        _make(folder)
+        make_folder(folder)
         _require_same(folder, config, free)
     except (OSError, OtherRunError, FolderInUseError) as error:
         problem = error
@@ -76,16 +76,6 @@ def claim(
     if jax.process_index() == 0:
         write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     return folder
-
-
-def _make(folder):
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise type(error)(
-            error.errno,
-            f"directory is {str(folder)!r}, where no folder can be ({error.strerror})",
-        ) from None
 
 
 def _require_same(folder, config, free):
@@ -151,7 +141,9 @@ class MetricLog:
                 raise ModuleNotFoundError(
                     "tensorboard needs tensorboardX: pip install tensorboardX"
                 ) from error
-            self._writer = SummaryWriter(str(tensorboard), purge_step=step + 1)
+            events = str(tensorboard.expanduser())
+            self._writer = SummaryWriter(events, purge_step=step + 1)
+        path = path.expanduser()
         if path.exists():
             kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
             write_text(path, "".join(f"{line}\n" for line in kept))
@@ -206,8 +198,9 @@ class StopSignal:
     With several processes the SIGTERM of one stops all after the same step: jax carries
     the word, and SIGINT is passed on as SIGTERM.
 
-    A second signal does what it would have done without this. Outside the main thread,
-    where Python takes no signals, it notes nothing.
+    A second signal does what it would have done without this. A signal that the process
+    ignores, as SIGINT is in a script's background, stays ignored. Outside the main
+    thread, where Python takes no signals, nothing is noted.
 
     A loop that leaves because of it sets ``obeyed``. One that ends by itself does not,
     and then the next loop of the process is told.
@@ -250,7 +243,9 @@ class StopSignal:
         )
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
-                self._before[number] = signal.signal(number, handler)
+                # None is a handler that is not Python's and could not be put back.
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._before[number] = signal.signal(number, handler)
         self._due, StopSignal._owed = StopSignal._owed, False
         return self
 

@@ -23,17 +23,17 @@ SERIES = (
 )
 # On policy their loss is 0 but for rounding: compared are rewards and gradients.
 DDPO = (
-    "--rounds 6 --batch 16 --solver-steps 2 --count 16 --log.every 1 --log.look-every 0"
+    "--rounds 6 --batch 16 --solver-steps 2 --count 16 --log.every 1 --log.eval-every 0"
 )
 REASON = (
     "--sums 12 --updates 6 --prompts 8 --group 4 --model.width 16 --model.depth 1 "
     "--model.heads 2 --model.hidden 16 --start.steps 4 --start.batch 16 --log.every 1 "
-    "--log.look-every 0"
+    "--log.eval-every 0"
 )
 CURVES = [
     ("images", IMAGES),
     ("timeseries", SERIES),
-    ("selfplay", "--updates 6 --games 16 --width 8 --log.every 1 --log.look-every 0"),
+    ("selfplay", "--updates 6 --games 16 --width 8 --log.every 1 --log.eval-every 0"),
     ("images", f"{IMAGES} --accumulate 2 --remat"),
     ("classifier", "--steps 6 --batch 16 --widths 8 16 --log.every 1"),
     ("ddpo", DDPO),

@@ -40,7 +40,7 @@ def tiny(recipe, directory, **changes):
         model=recipe.Model(width=16, depth=1, heads=2),
         optimiser=recipe.Optimiser(steps=6, batch=16, warmup=2),
         evaluation=recipe.Evaluation(solver_steps=3, judge=None),
-        log=recipe.Log(every=1, save_every=2, look_every=100),
+        log=recipe.Log(every=1, save_every=2, eval_every=100),
         **changes,
     )
 

@@ -38,7 +38,7 @@ def tiny(recipe, **changes):
             "group": 4,
             "model": recipe.Model(width=16, depth=1, heads=2, hidden=16),
             "start": recipe.Start(steps=6, batch=16),
-            "log": recipe.Log(every=1, save_every=2, look_every=2),
+            "log": recipe.Log(every=1, save_every=2, eval_every=2),
             **changes,
         }
     )

@@ -70,7 +70,7 @@ def test_learns_and_resumes(recipe, tmp_path, monkeypatch):
         games=64,
         width=16,
         learning_rate=0.01,
-        log=recipe.Log(every=20, save_every=40, look_every=40),
+        log=recipe.Log(every=20, save_every=40, eval_every=40),
     )
     result = recipe.train(config)
     with Checkpoints(

@@ -98,15 +98,15 @@ def test_a_state_that_is_not_finite_is_never_saved(tmp_path):
         assert saved.steps() == [2, 4]
 
 
-def test_the_best_by_what_look_says_is_kept(tmp_path):
+def test_the_best_by_a_metric_is_kept(tmp_path):
     seen = []
 
-    def look(done, state):
+    def eval_fn(done, state):
         seen.append(done)
         return {"error": abs(done - 3.5)}
 
-    log = Log(every=100, save_every=2, look_every=3)
-    run(tmp_path, 8, log=log, look=look, rank="error")
+    log = Log(every=100, save_every=2, eval_every=3)
+    run(tmp_path, 8, log=log, eval_fn=eval_fn, best_metric="error")
     assert seen == [2, 3, 4, 6, 8]
     assert [(line["step"], line["error"]) for line in lines(tmp_path)] == [
         (done, abs(done - 3.5)) for done in seen
@@ -116,7 +116,7 @@ def test_the_best_by_what_look_says_is_kept(tmp_path):
         assert saved.best() == 4
 
 
-def test_a_stop_is_not_kept_up_by_a_look_and_is_not_the_best(tmp_path):
+def test_a_stop_is_not_kept_up_by_an_evaluation_and_is_not_the_best(tmp_path):
     seen = []
 
     def asked(i):
@@ -125,8 +125,8 @@ def test_a_stop_is_not_kept_up_by_a_look_and_is_not_the_best(tmp_path):
         return batch_at(i)
 
     log = Log(every=100, save_every=2)
-    look = lambda done, state: seen.append(done) or {"good": done - 10.0}  # noqa: E731
-    options = {"log": log, "look": look, "rank": "good", "mode": "max"}
+    eval_fn = lambda done, state: seen.append(done) or {"good": done - 10.0}  # noqa: E731
+    options = {"log": log, "eval_fn": eval_fn, "best_metric": "good", "mode": "max"}
     run(tmp_path, 8, batch_at=asked, **options)
     assert seen == [2]
     with Checkpoints(tmp_path / "checkpoints", metric="good", mode="max") as saved:
@@ -137,18 +137,20 @@ def test_a_stop_is_not_kept_up_by_a_look_and_is_not_the_best(tmp_path):
 
 def test_a_value_that_is_not_finite_is_the_worst_and_loses_nothing(tmp_path):
     log = Log(every=100, save_every=2)
-    options = {"log": log, "rank": "error"}
-    look = lambda done, state: {"error": 1.0 if done == 2 else np.nan}  # noqa: E731
-    assert run(tmp_path, 6, look=look, **options).finished
+    options = {"log": log, "best_metric": "error"}
+    eval_fn = lambda done, state: {"error": 1.0 if done == 2 else np.nan}  # noqa: E731
+    assert run(tmp_path, 6, eval_fn=eval_fn, **options).finished
     with Checkpoints(tmp_path / "checkpoints", metric="error") as saved:
         assert saved.steps() == [2, 4, 6]
         assert saved.best() == 2
 
 
-def test_a_rank_that_look_does_not_return_is_refused(tmp_path):
-    look = lambda done, state: {"error": 1.0, "crps": 2.0}  # noqa: E731
-    with pytest.raises(ValueError, match=r"'eror' and look returned \['crps', 'error'"):
-        run(tmp_path, look=look, rank="eror")
+def test_a_metric_that_eval_fn_does_not_return_is_refused(tmp_path):
+    eval_fn = lambda done, state: {"error": 1.0, "crps": 2.0}  # noqa: E731
+    with pytest.raises(
+        ValueError, match=r"'eror' and eval_fn returned \['crps', 'error'"
+    ):
+        run(tmp_path, eval_fn=eval_fn, best_metric="eror")
 
 
 def test_a_folder_that_is_past_its_end_is_refused(tmp_path):
@@ -194,12 +196,12 @@ def test_more_of_the_newest_are_kept_on_request(tmp_path):
         assert saved.steps() == [4, 5, 6, 7]
 
 
-@pytest.mark.parametrize("name", ["every", "save_every", "keep", "look_every"])
+@pytest.mark.parametrize("name", ["every", "save_every", "keep", "eval_every"])
 def test_numbers_that_make_no_sense_are_named(name):
     with pytest.raises(ValueError, match=rf"log\.{name} is -1; expected at least"):
         Log(**{name: -1})
 
 
 def test_refusals(tmp_path):
-    with pytest.raises(ValueError, match="rank is 'crps' and look is None"):
-        run(tmp_path, rank="crps")
+    with pytest.raises(ValueError, match="best_metric is 'crps' and eval_fn is None"):
+        run(tmp_path, best_metric="crps")

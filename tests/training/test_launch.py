@@ -90,9 +90,9 @@ def test_flags_have_the_same_names_in_every_recipe(name, monkeypatch):
     spec.loader.exec_module(module)
     flags = "--mesh fsdp --precision bfloat16 --remat --accumulate 4"
     hosts = "--coordinator a:1 --processes 2 --process 1 --heartbeat 30"
-    logs = "--log.every 3 --log.save-every 7 --log.look-every 9 --log.keep 4"
+    logs = "--log.every 3 --log.save-every 7 --log.eval-every 9 --log.keep 4"
     config = tyro.cli(module.Config, args=f"{flags} {hosts} {logs}".split())
-    assert config.log == Log(every=3, save_every=7, look_every=9, keep=4)
+    assert config.log == Log(every=3, save_every=7, eval_every=9, keep=4)
     assert config.scale == Scale("fsdp", "bfloat16", remat=True, accumulate=4)
     assert config.hosts == Hosts("a:1", 2, 1, 30)
 

@@ -7,6 +7,7 @@ import resource
 import signal
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -68,6 +69,20 @@ def test_a_folder_that_cannot_be_says_so(tmp_path):
     for place in ("file", "file/run"):
         with pytest.raises(OSError, match=r"directory is '.*file.*no folder can be"):
             claim(tmp_path / place, CONFIG)
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    for place in ("link", "link/run"):
+        with pytest.raises(OSError, match=r"link is a link to .*gone, which is not"):
+            claim(tmp_path / place, CONFIG)
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    folder = claim("~/run", CONFIG)
+    assert folder == tmp_path / "home" / "run"
+    MetricLog(Path("~/run/metrics.jsonl")).close()
+    assert {p.name for p in folder.iterdir()} == {"config.json", "metrics.jsonl"}
+    assert [p.name for p in tmp_path.iterdir()] == ["home"]
 
 
 def test_processes_claim_together(tmp_path, monkeypatch):
@@ -141,8 +156,15 @@ def test_tensorboard_is_asked_for_by_name(tmp_path, monkeypatch):
         MetricLog(tmp_path / "m.jsonl", tensorboard=tmp_path)
 
 
-def test_a_first_signal_is_noted_and_a_second_obeyed():
-    before = signal.getsignal(signal.SIGINT)
+@pytest.fixture
+def interrupts():
+    """Python's own handler, which a suite in the background is started without."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_first_signal_is_noted_and_a_second_obeyed(interrupts):
     with StopSignal() as stop:
         assert not stop.requested
         os.kill(os.getpid(), signal.SIGINT)
@@ -150,7 +172,21 @@ def test_a_first_signal_is_noted_and_a_second_obeyed():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
         stop.obeyed = True
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is interrupts
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_that_the_process_ignores_stays_ignored(number):
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with StopSignal() as stop:
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), number)
+            assert not stop.requested
+            assert not stop.reached()
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
 
 
 def test_the_step_that_processes_agree_on_may_be_of_the_next_loop(monkeypatch):

@@ -197,8 +197,9 @@ def _find(source, split, channels):
         raise ValueError(f"channels is {channels}; expected 1, 3 or None")
     if source == "digits":
         return _digits(split)
-    if Path(source).is_dir():
-        return _folder(Path(source), split)
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return _folder(folder, split)
     if "/" in source or "\\" in source:
         raise ValueError(f"source {source!r} is not a folder")
     return _tfds(source, split)

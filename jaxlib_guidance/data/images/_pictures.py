@@ -57,5 +57,6 @@ def save_grid(
     text = PngInfo()
     for name, value in (note or {}).items():
         text.add_text(name, value)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    path = Path(path).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(grid_of(images, columns, scale)).save(path, pnginfo=text)

@@ -36,7 +36,7 @@ def load_json_series(
     Raises:
       ValueError: No such place; no series in it; a line that is no series.
     """
-    root = Path(source)
+    root = Path(source).expanduser()
     if not root.exists():
         raise ValueError(f"source {str(source)!r} is neither a known set nor a path")
     folder = root

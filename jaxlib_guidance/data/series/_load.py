@@ -80,7 +80,8 @@ def load_series(
         if source in PACKAGED:
             only()
             return PACKAGED[source]()
-        kind = Path(source).suffix
+        source = Path(source).expanduser()
+        kind = source.suffix
         if kind == ".npy":
             only("freq", "start", "names")
             return _from_arrays(np.load(source), freq, start, names)

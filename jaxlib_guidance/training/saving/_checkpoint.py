@@ -23,7 +23,7 @@ from jaxlib_guidance.training.saving._errors import (
     FolderInUseError,
     SaveError,
 )
-from jaxlib_guidance.training.saving._lock import Lock
+from jaxlib_guidance.training.saving._lock import Lock, make_folder
 from jaxlib_guidance.training.saving._restore import (
     Restored,
     agree,
@@ -34,6 +34,7 @@ from jaxlib_guidance.training.saving._restore import (
     restore,
     seal,
 )
+from jaxlib_guidance.training.saving._savable import require_savable
 from jaxlib_guidance.types import PyTree
 
 
@@ -80,7 +81,7 @@ class Checkpoints:
                 f"directory is {os.fspath(directory)!r}; expected a folder: mount the "
                 "bucket, for example with Cloud Storage FUSE"
             )
-        self.directory = Path(directory).absolute()
+        self.directory = Path(directory).expanduser().absolute()
         self._ocp, self._metric = ocp, metric
         manage = ocp.checkpoint_managers
         policies: list[Any] = [manage.LatestN(keep)]
@@ -113,7 +114,7 @@ class Checkpoints:
         lock = problem = None
         if jax.process_index() == 0:
             try:
-                self.directory.mkdir(parents=True, exist_ok=True)
+                make_folder(self.directory)
                 lock = Lock(self.directory)
             except (FolderInUseError, OSError) as error:
                 problem = error
@@ -232,7 +233,9 @@ class Checkpoints:
         Raises:
           ValueError: The ranking metric is missing or not finite, or ``step`` exists.
           TypeError: Leaves that are not jax arrays, or ``extra`` that is not JSON.
-          SaveError: This checkpoint, or the one before, could not be written.
+          SaveError: A state that could not be read back (two leaves of one name, an
+            array of no elements, a type that the files cannot hold); or this
+            checkpoint, or the one before, could not be written.
           FolderInUseError: The lock was deleted, so that another run may have begun.
         """
         args = self._ocp.args
@@ -247,12 +250,7 @@ class Checkpoints:
                 )
         if step in self._manager.all_steps():
             raise ValueError(f"step {step} is already saved in {self.directory}")
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-            if not isinstance(leaf, jax.Array):
-                raise TypeError(
-                    f"state{jax.tree_util.keystr(path)} is {type(leaf).__name__}; "
-                    "expected a jax array (numbers and text go into extra)"
-                )
+        require_savable(state)
         self._require_lock()
         leaves = describe(state, checksum=True)
         about = seal({"leaves": leaves, "extra": extra or {}, "metrics": ranked})

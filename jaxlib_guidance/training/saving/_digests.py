@@ -33,7 +33,9 @@ def _words(leaf):
     if size == 8:
         return lax.bitcast_convert_type(leaf, jnp.uint32)
     if jnp.issubdtype(leaf.dtype, jnp.floating):
-        leaf = lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * size}"))
+        # Of types below a byte numpy's size is that of a byte.
+        bits = jnp.finfo(leaf.dtype).bits
+        leaf = lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{bits}"))
     return leaf.astype(jnp.uint32)
 
 

@@ -17,6 +17,25 @@ except ImportError:  # Windows
     fcntl = None
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it, unless it is there.
+
+    Raises:
+      OSError: There can be none; the message names the argument ``directory``.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = error.strerror
+        for part in (folder, *folder.parents):
+            if part.is_symlink() and not part.exists():
+                why = f"{part} is a link to {part.readlink()}, which is not there"
+        raise type(error)(
+            error.errno,
+            f"directory is {str(folder)!r}, where no folder can be ({why})",
+        ) from None
+
+
 class Lock:
     """Holds a folder until `release`, or until the process ends in whatever way.
 

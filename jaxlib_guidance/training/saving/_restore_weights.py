@@ -46,7 +46,7 @@ def restore_weights(
     """
     import orbax.checkpoint as ocp
 
-    directory = Path(directory).absolute()
+    directory = Path(directory).expanduser().absolute()
     if (directory / "checkpoints").is_dir():
         directory /= "checkpoints"
     found = ocp.utils.checkpoint_steps(directory) if directory.is_dir() else []
