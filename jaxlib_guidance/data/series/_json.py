@@ -11,30 +11,36 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxlib_guidance.data.series._series import Series, finish_series
+from jaxlib_guidance.data.series._series import Series, finish_series, read_stamp
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
+# What stands beside a set without being one.
+NOTES = ("metadata", "readme", "license")
 
 
 def load_json_series(
     source: str | Path, *, split: str | None = None, freq: str | None = None
 ) -> Series:
-    """Loads a folder or a file of JSON lines.
+    """Loads a folder or a file of JSON lines, as GluonTS and Monash write them.
 
     ``target`` is the series, with null or "NaN" where missing; ``start`` its first
-    stamp; ``item_id`` its name if all have one of their own. Other fields (static
-    features, covariates) are not read. Of a rolling test split, in which every series
-    of the training split comes back several times, longer each time, the longest are
-    kept.
+    stamp, unknown if it is null or not there; ``item_id`` its name if all have one of
+    their own. Other fields (static features, covariates) are not read. Of a rolling
+    test split, in which every series of the training split comes back several times,
+    longer each time, the longest are kept.
 
     Args:
       source: A file; a folder of files; or a folder with sub-folders such as "train"
         and "test", and the spacing in "metadata/metadata.json" or "metadata.json".
-      split: The sub-folder; "train" when there is one.
-      freq: Spacing, if it is not in the metadata.
+      split: Name of the sub-folder; None is "train" when there is one.
+      freq: Spacing as pandas writes it; None takes that of the metadata.
+
+    Returns:
+      `Series` that end together.
 
     Raises:
-      ValueError: No such place; no series in it; a line that is no series.
+      ValueError: No such place; no series in it; a file of another kind; a line that is
+        no series, or whose start is no stamp.
     """
     root = Path(source).expanduser()
     if not root.exists():
@@ -62,8 +68,15 @@ def _read(folder: Path) -> Iterator[tuple]:
     """``(values, start, name or None)`` of every line of every file."""
     files = [folder] if folder.is_file() else sorted(folder.iterdir())
     for path in files:
-        if not path.name.endswith(SUFFIXES) or path.name.startswith("metadata"):
+        if path.name.startswith(".") or path.name.lower().startswith(NOTES):
             continue
+        if not path.name.endswith(SUFFIXES):
+            if path.is_dir():
+                continue
+            raise ValueError(
+                f"{path} is not read; expected {SUFFIXES}. Load it by itself, or take "
+                "it out of the folder"
+            )
         opened = gzip.open if path.name.endswith(".gz") else open
         with opened(path, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
@@ -77,7 +90,7 @@ def _series(line, place):
         target = row["target"]
         # float reads "NaN" as well as numbers.
         values = [np.nan if value is None else float(value) for value in target]
-        start = _stamp(str(row.get("start", "NaT")))
+        start = _stamp(row.get("start"))
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"{place} is no series; expected an object with 'target', a list of "
@@ -86,13 +99,18 @@ def _series(line, place):
     return np.array(values), start, row.get("item_id")
 
 
-def _stamp(text):
+def _stamp(start):
     """A stamp as written by GluonTS, which writes a week as its first and last day."""
-    text = text.strip().split("/")[0]
-    quarter = re.fullmatch(r"(\d+)Q([1-4])", text)
+    text = start.strip() if isinstance(start, str) else ""
+    quarter = re.fullmatch(r"(\d{4})Q([1-4])", text)
     if quarter:
-        text = f"{quarter[1]}-{3 * int(quarter[2]) - 2:02}"
-    return np.datetime64(text[:19], "s")
+        return read_stamp(f"{quarter[1]}-{3 * int(quarter[2]) - 2:02}")
+    week = re.fullmatch(r"(\d{4}-[^/]*)/(\d{4}-[^/]*)", text)
+    if week:
+        first, last = map(read_stamp, week.groups())
+        if first <= last:
+            return first
+    return read_stamp(start)
 
 
 def _last_of_each(rows, count):

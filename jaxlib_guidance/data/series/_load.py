@@ -1,5 +1,6 @@
 """Sets of series from packages, JSON lines, arrays and data frames."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from jaxlib_guidance.data.series._series import (
     Series,
     finish_series,
     parse_freq,
+    read_stamp,
     stamps,
 )
 
@@ -28,32 +30,40 @@ def load_series(
 ) -> Series:
     """Loads a set of series.
 
-    Stamps may come in any order; those that no row has become missing values. Constant
-    series are kept: windows give them a scale of their own.
+    Stamps may come in any order; those that no row has become missing values. Series of
+    a data frame keep their own begin and end on the clock of all. Constant series are
+    kept: windows give them a scale of their own.
 
     Args:
-      source: "pedestrians", "flights", "loads", "solar" or "wind": real hourly series
-        of installed packages (`data.packaged_series`); a folder or file of JSON lines
-        as GluonTS and Monash write them (`data.json_series`); an array ``[S, T]``, its
-        ``.npy`` file, or a list of arrays ``[T_s]`` that end together; a pandas data
-        frame, or its ``.csv`` or ``.parquet`` file with the stamps in the first column.
-      freq: Spacing. With a data frame it may be left out: it is then the smallest
-        spacing between stamps, unless it is an exception. With a packaged set or a JSON
-        folder it is known.
-      start: Of an array: the stamp of its first column, one or one for each series.
-      names: Of an array's series.
-      long: Of a data frame in long form: its columns of names, stamps and values, such
-        as ``("unique_id", "ds", "y")``. Without it the frame is wide: stamps are the
-        index and every column is a series.
-      split: Of a JSON folder: which sub-folder.
-      shortest: Series with fewer steps from their first value on are left out.
+      source: "pedestrians", "flights", "loads", "solar" or "wind", real hourly series
+        of installed packages; a folder or file of JSON lines as GluonTS and Monash
+        write them (`load_json_series`); an array ``[S, T]``, its ``.npy`` file, or a
+        list of arrays ``[T_s]`` that end together; a pandas data frame, or its ``.csv``
+        or ``.parquet`` file with the stamps in the first column, as
+        `pandas.to_datetime` reads them.
+      freq: Spacing as pandas writes it, such as "h". None takes that of a packaged set
+        or of a JSON folder's metadata, and of a data frame the smallest spacing between
+        stamps, unless it is an exception.
+      start: Stamp of an array's first column, one or one for each series; None is
+        unknown.
+      names: Names of an array's series; None numbers them.
+      long: Columns of names, stamps and values of a data frame in long form, such as
+        ``("unique_id", "ds", "y")``. None is the wide form: stamps are the index and
+        every column is a series.
+      split: Name of a JSON folder's sub-folder; None is "train" when there is one.
+      shortest: Fewest steps from a series' first value to its last; shorter ones are
+        left out.
+
+    Returns:
+      `Series` on one grid.
 
     Raises:
-      TypeError: Values that are no numbers; a source of another kind.
+      TypeError: Values that are no numbers; a source of another kind; a start that is
+        neither text nor a date.
       ValueError: An unknown name; an argument that the source has no use for; values
-        that are infinite, or a series all missing; stamps that repeat or lie off the
-        grid, or whose smallest spacing is an exception; rows without a name; no series
-        as long as ``shortest``.
+        that are infinite, or a series all missing; text that is no stamp; stamps that
+        repeat, lie off the grid or have a fraction of a second, or whose smallest
+        spacing is an exception; rows without a name; no series as long as ``shortest``.
       ModuleNotFoundError: The package of a packaged set is not installed.
     """
     if shortest:
@@ -103,7 +113,8 @@ def load_series(
 
 
 def _without_short(series, shortest):
-    lengths = series.values.shape[1] - (~np.isnan(series.values)).argmax(1)
+    known = ~np.isnan(series.values)
+    lengths = known.shape[1] - known.argmax(1) - known[:, ::-1].argmax(1)
     keep = lengths >= shortest
     if not keep.any():
         raise ValueError(
@@ -121,10 +132,37 @@ def _read_frame(path, long):
     # Parquet keeps an index of stamps, which a table of text cannot.
     if long is None and frame.index.dtype.kind == "M":
         return frame
-    stamps = frame.columns[0] if long is None else long[1]
-    if stamps in frame.columns:
-        frame[stamps] = pd.to_datetime(frame[stamps])
-    return frame if long else frame.set_index(stamps)
+    column = frame.columns[0] if long is None else long[1]
+    if column in frame.columns:
+        frame[column] = _read_stamps(frame[column], long)
+    return frame if long else frame.set_index(column)
+
+
+def _read_stamps(column, long):
+    """A column of a table as stamps."""
+    import pandas as pd
+
+    hint = ""
+    if long is None:
+        hint = (
+            "; in long form pass long=(name, stamp, value) (--data.long in the recipes)"
+        )
+    # Pandas would take numbers, such as those of rows, for nanoseconds from 1970 on.
+    if pd.api.types.is_numeric_dtype(column):
+        raise ValueError(
+            f"the column {column.name!r} has numbers and no stamps; write the table "
+            f"without row numbers (to_csv(index=False)){hint}"
+        )
+    try:
+        # Without one form for all, pandas warns and fills what is not said from today.
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            return pd.to_datetime(column)
+    except (ValueError, TypeError, UserWarning) as error:
+        raise ValueError(
+            f"the column {column.name!r} has no stamps, but values such as "
+            f"{column.iloc[0]!r}{hint}"
+        ) from error
 
 
 def _from_arrays(source, freq, start, names):
@@ -148,7 +186,7 @@ def _from_arrays(source, freq, start, names):
         longest = max(lengths, default=0)
         begins = [stamps(start, freq, 1, longest - length)[0] for length in lengths]
     else:
-        begins = np.asarray(start, "datetime64[s]")
+        begins = np.array([read_stamp(each) for each in start])
     return finish_series(each, names, begins, freq or "")
 
 
@@ -159,8 +197,8 @@ def _from_frame(frame, freq, long):
     start, last = min(c.min() for c in clocks), max(c.max() for c in clocks)
     number, unit = parse_freq(freq)
     # As many columns as the shortest such step could ask for.
-    least = number * {"seconds": 1, "weekdays": 86_400, "months": 28 * 86_400}[unit]
-    grid = stamps(start, freq, int((last - start).astype(int)) // least + 1)
+    shortest = number * {"seconds": 1, "weekdays": 86_400, "months": 28 * 86_400}[unit]
+    grid = stamps(start, freq, int((last - start).astype(int)) // shortest + 1)
     grid = grid[grid <= last]
     each = [_on_grid(name, clock, row, grid, freq) for name, clock, row in table]
     return finish_series(each, [name for name, _, _ in table], start, freq)
@@ -168,6 +206,13 @@ def _from_frame(frame, freq, long):
 
 def _rows_of(frame, long):
     """``(name, stamps, values)`` of each series of a frame."""
+
+    def numbers(row):
+        if row.dtype == object:
+            # None is missing, as NaN is; text stays text.
+            row = row.where(row.notna(), np.nan).infer_objects()
+        return row.to_numpy()
+
     if long is None:
         if frame.index.dtype.kind != "M":
             raise ValueError(
@@ -199,7 +244,13 @@ def _rows_of(frame, long):
             )
         if np.isnat(clock).any():
             raise ValueError(f"series {name!r} has a row without a stamp")
-        table.append((name, clock.astype("datetime64[s]"), row.to_numpy()))
+        seconds = clock.astype("datetime64[s]")
+        if (seconds != clock).any():
+            raise ValueError(
+                f"series {name!r} has stamps with a fraction of a second; steps below "
+                "a second are not offered (round them: dt.floor('s'))"
+            )
+        table.append((name, seconds, numbers(row)))
     if not table or not all(len(clock) for _, clock, _ in table):
         raise ValueError(f"the frame has shape {frame.shape}; expected rows and series")
     return table
@@ -216,11 +267,11 @@ def _spacing(clocks):
     every = np.unique(np.concatenate(clocks))
     columns = int((every[-1] - every[0]).astype(int)) // seconds + 1
     each, times = np.unique(gaps.astype(int), return_counts=True)
-    usual = int(each[times.argmax()])
-    if usual > seconds and 2 * len(every) < columns:
+    common = int(each[times.argmax()])
+    if common > seconds and 2 * len(every) < columns:
         raise ValueError(
-            f"the smallest spacing of the stamps is {_written(seconds)}, but the usual "
-            f"one is {_written(usual)}; pass freq, or mend the odd stamps"
+            f"the smallest spacing of the stamps is {_written(seconds)}, but the most "
+            f"common one is {_written(common)}; pass freq, or mend the odd stamps"
         )
     return _written(seconds)
 
@@ -235,7 +286,10 @@ def _written(seconds):
 def _on_grid(name, clock, row, grid, freq):
     """A series' rows laid on the columns of all."""
     if row.dtype.kind not in "fiub":
-        raise TypeError(f"series {name!r} has values of {row.dtype}; expected numbers")
+        raise TypeError(
+            f"series {name!r} has values of {row.dtype}; expected numbers (in long "
+            "form pass long=(name, stamp, value))"
+        )
     unique, counts = np.unique(clock, return_counts=True)
     again = unique[counts > 1]
     if len(again):

