@@ -17,10 +17,10 @@ def batch_indices(seed: int, step: int, batch: int, total: int) -> np.ndarray:
     ``batch`` does not divide ``total``; a batch may straddle two, or hold several.
 
     Args:
-      seed: Of the shuffling, not negative.
-      step: Number of the step.
-      batch: Rows in a batch.
-      total: Rows in the data.
+      seed: Seed of the shuffling, not negative.
+      step: Number of the step, from 0.
+      batch: Number of rows in a batch.
+      total: Number of rows in the data.
 
     Returns:
       int64 ``[batch]``, a function of the arguments alone.

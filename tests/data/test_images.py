@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxlib_guidance.data import batch_indices, load_images, open_images
-from jaxlib_guidance.data.images import _folder as images
+from jaxlib_guidance.data.images import _files
 
 
 def test_digits_come_through_the_interface_and_scale_up():
@@ -91,10 +91,118 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
     np.testing.assert_allclose(bytes_[0, 0, :, 0], [0, 0, 1, 128, 255], atol=1e-4)
 
 
+FINDERS = [load_images, lambda *a: open_images(*a).take(9)]
+# How each EXIF orientation turns the picture as it is stored into the one shown.
+TURNS = {
+    1: lambda a: a,
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("find", FINDERS)
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_pictures_are_turned_as_a_viewer_turns_them(find, suffix, tmp_path):
+    stored = np.random.default_rng(0).integers(0, 256, (8, 4, 3)).astype(np.uint8)
+    (tmp_path / "a").mkdir()
+    for orientation, turn in TURNS.items():
+        tag = Image.Exif()
+        tag[0x0112] = orientation
+        how = {"lossless": True} if suffix == "webp" else {}
+        path = tmp_path / "a" / f"x.{suffix}"
+        Image.fromarray(stored).save(path, exif=tag, **how)
+        shown = (find(tmp_path).images[0] + 1) * 127.5
+        np.testing.assert_allclose(shown, turn(stored), atol=1e-3)
+
+
+def test_a_portrait_that_lies_is_as_tall_as_one_that_stands(tmp_path):
+    up = np.zeros((8, 4, 3), np.uint8)
+    up[:4] = 255
+    (tmp_path / "a").mkdir()
+    tag = Image.Exif()
+    tag[0x0112] = 6
+    lying = Image.fromarray(np.rot90(up).copy())
+    lying.save(tmp_path / "a" / "lying.jpg", exif=tag, quality=100)
+    Image.fromarray(up).save(tmp_path / "a" / "standing.png")
+    got = load_images(tmp_path).images
+    assert got.shape == (2, 8, 4, 3)
+    np.testing.assert_allclose(got[0], got[1], atol=0.05)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("RGBA", 3), ("LA", 1), ("P", 3)])
+def test_what_is_transparent_is_white_and_not_what_lies_under_it(
+    mode, channels, tmp_path
+):
+    (tmp_path / "a").mkdir()
+    # A black picture of which the left half is not to be seen.
+    alpha = Image.fromarray(np.array([[0, 255]], np.uint8))
+    picture = Image.new("LA" if mode == "LA" else "RGBA", (2, 1))
+    picture.putalpha(alpha)
+    if mode == "P":
+        picture = picture.convert("P")
+        picture.info["transparency"] = picture.getpixel((0, 0))
+        if picture.getpixel((0, 0)) == picture.getpixel((1, 0)):
+            picture = Image.new("P", (2, 1))
+            picture.putpalette([9, 9, 9, 0, 0, 0])
+            picture.putpixel((1, 0), 1)
+            picture.info["transparency"] = 0
+    picture.save(tmp_path / "a" / "0.png")
+    got = load_images(tmp_path).images
+    assert got.shape == (1, 1, 2, channels)
+    np.testing.assert_array_equal(got[0, 0, :, 0], [1, -1])
+
+
+@pytest.mark.parametrize("find", FINDERS)
+def test_no_file_of_a_class_is_passed_over(find, tmp_path):
+    picture = Image.new("L", (8, 8))
+    for file in ("cat/a.png", "cat/more/b.TIF", "dog/c.jfif", "owl/d.ppm"):
+        path = tmp_path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, format="JPEG" if file.endswith("jfif") else None)
+    data = find(tmp_path)
+    assert data.classes == ("cat", "dog", "owl")
+    np.testing.assert_array_equal(data.labels, [0, 0, 1, 2])
+    # Labels would move if a class whose files are not read went missing.
+    (tmp_path / "dog" / "c.jfif").rename(tmp_path / "dog" / "c.heic")
+    with pytest.raises(ValueError, match=r"dog has 1 files .*\['c\.heic'\]"):
+        find(tmp_path)
+    (tmp_path / "dog" / "c.heic").unlink()
+    picture.save(tmp_path / "lost.png")
+    with pytest.raises(ValueError, match=r"beside its classes, such as \['lost"):
+        find(tmp_path)
+
+
+def test_train_may_be_a_class_of_vehicles(tmp_path):
+    picture = Image.new("L", (8, 8))
+    for name in ("car", "test", "train"):
+        (tmp_path / name).mkdir()
+        picture.save(tmp_path / name / "0.png")
+    assert load_images(tmp_path).classes == ("car", "test", "train")
+    # Not to be told from a split that lies beside images of no split.
+    (tmp_path / "train" / "steam").mkdir()
+    picture.save(tmp_path / "train" / "steam" / "0.png")
+    with pytest.raises(ValueError, match=r"beside it images of \['car'\]"):
+        load_images(tmp_path)
+
+
+@pytest.mark.parametrize("size", [0, -1, 7.5, True, "8"])
+def test_sizes_that_are_none(size):
+    for find in (load_images, open_images):
+        with pytest.raises(ValueError, match="size is .*; expected a whole number"):
+            find("digits", size=size)
+    with pytest.raises(ValueError, match="n is 0"):
+        open_images("digits").take(0)
+
+
 def test_an_open_set_reads_what_is_asked_for(folder, monkeypatch):
-    read, files = images._read_file, []
+    read, files = _files.read_file, []
     monkeypatch.setattr(
-        images, "_read_file", lambda path: files.append(path.name) or read(path)
+        _files, "read_file", lambda path: files.append(path.name) or read(path)
     )
     source = open_images(str(folder), "train", size=4)
     source[2]

@@ -15,10 +15,10 @@ def load_digits(split: Split = "train") -> tuple[np.ndarray, np.ndarray]:
     """The 8x8 digits of Alpaydin and Kaynak (UCI, CC BY 4.0).
 
     Args:
-      split: "train" (1,437 images) or "test" (360, 36 of each class).
+      split: "train" for 1,437 images, or "test" for 360, 36 of each class.
 
     Returns:
-      ``(images float32 [N, 8, 8, 1] in [-1, 1], labels int32 [N])``.
+      Images float32 ``[N, 8, 8, 1]`` in [-1, 1], and their labels int32 ``[N]``.
 
     Raises:
       ValueError: Unknown split.

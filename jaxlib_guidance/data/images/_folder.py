@@ -1,13 +1,13 @@
 """Labelled images from one of three places, in memory or read one at a time.
 
 Images are float32 ``[N, H, W, C]`` in [-1, 1], labels int32 ``[N]``. `load_images` is
-for what fits in memory, `open_images` for what does not; `data.loader` makes batches of
+for what fits in memory, `open_images` for what does not; `Loader` makes batches of
 either.
 """
 
 import dataclasses
+import os
 import zlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -15,21 +15,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxlib_guidance.data._order import batch_indices
 from jaxlib_guidance.data.images._digits import Split, load_digits
-
-__all__ = ["ImageSource", "Images", "batch_indices", "load_images", "open_images"]
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif")
+from jaxlib_guidance.data.images._files import Stored, find_folder
 
 
 class Images(NamedTuple):
-    """A labelled set.
+    """A set of labelled images in memory.
 
     Attributes:
-      images: ``[N, H, W, C]`` float32 in [-1, 1].
-      labels: ``[N]`` int32.
-      classes: Names of the classes.
+      images: Images ``[N, H, W, C]`` float32 in [-1, 1].
+      labels: Numbers of the classes ``[N]`` int32.
+      classes: Names of the classes, by number.
     """
 
     images: np.ndarray
@@ -38,21 +34,11 @@ class Images(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """Changes with any pixel or label."""
+        """A short text that changes with any pixel or label."""
         code = 0
         for array in (self.images, self.labels):
             code = zlib.crc32(np.ascontiguousarray(array).data, code)
         return f"{len(self.labels)} images, crc32 {code:08x}"
-
-
-class _Stored(NamedTuple):
-    """A set as it is stored: ``read(i)`` gives bytes ``[H, W]`` or ``[H, W, C]``."""
-
-    title: str
-    count: int
-    read: Callable[[int], tuple[np.ndarray, int]]
-    named: Callable[[int], str]
-    classes: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,24 +48,27 @@ class ImageSource:
     A row is ``{"image": float32 [H, W, C] in [-1, 1], "label": int32}``.
 
     Attributes:
-      stored: Where they are.
-      shape: Shape ``(H, W, C)`` of all.
-      size, channels: What was asked for; what is None every image must have.
+      stored: The set as it is stored.
+      shape: Shape ``(H, W, C)`` of every image.
+      size: Side to which images are cropped and resized; None for images that have
+        ``shape`` already.
+      channels: 1 or 3 to convert to grey or colour; None for images that have as many
+        channels as ``shape``, or one.
     """
 
-    stored: _Stored
+    stored: Stored
     shape: tuple[int, int, int]
     size: int | None = None
     channels: int | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the classes."""
+        """Names of the classes, by number."""
         return self.stored.classes
 
     @cached_property
     def identity(self) -> str:
-        """Changes when an image is added, removed or renamed."""
+        """A short text that changes when an image is added, removed or renamed."""
         names = "\n".join(map(self.stored.named, range(len(self))))
         return f"{len(self)} images, crc32 {zlib.crc32(names.encode()):08x}"
 
@@ -104,7 +93,16 @@ class ImageSource:
         return {"image": _scaled(image), "label": np.int32(label)}
 
     def take(self, n: int) -> Images:
-        """Loads ``n`` images, or all if they are fewer, spread evenly over the set."""
+        """Loads some images, spread evenly over the set.
+
+        Args:
+          n: Number of images, at least 1; all are loaded if they are fewer.
+
+        Returns:
+          `Images` in the order of the set.
+        """
+        if n < 1:
+            raise ValueError(f"n is {n}; expected at least 1")
         wanted = np.linspace(0, len(self), min(n, len(self)), endpoint=False)
         rows = _in_threads(self.__getitem__, wanted.astype(int))
         images, labels = (
@@ -114,7 +112,7 @@ class ImageSource:
 
 
 def load_images(
-    source: str,
+    source: str | os.PathLike,
     split: Split = "train",
     size: int | None = None,
     channels: int | None = None,
@@ -122,23 +120,28 @@ def load_images(
     """Loads a whole set of labelled images.
 
     Args:
-      source: "digits", bundled; a folder with one sub-folder of images for each class,
-        split in "train" and "test" one level above if these exist, whose classes are
-        those of "train"; or else the name of
-        a set of `tensorflow_datasets`, such as "mnist" or "cifar10", which must have
-        been prepared or can be downloaded.
+      source: "digits", bundled; a folder with one sub-folder for each class, with its
+        images and any folders of more, split in "train" and "test" one level above if
+        these exist; or else the name of a set of `tensorflow_datasets`, such as "mnist"
+        or "cifar10", which must have been prepared or can be downloaded.
       split: "train" or "test".
       size: Side to which images are cropped about their centre and resized. None keeps
         them, and they must then agree.
       channels: 1 or 3 to convert to grey or colour; None keeps them, and one colour
         image makes the set a coloured one.
 
+    Returns:
+      `Images`. Classes of a folder are those of "train", sorted as text: "10" comes
+      before "2". Images are as a viewer shows them: turned as their EXIF orientation
+      says, on white where they are transparent, the first frame of an animation.
+
     Raises:
-      ValueError: Unknown split; images of different sizes; an empty folder; a file that
-        is no image.
+      ValueError: Unknown split; a size or number of channels that is none; images of
+        different sizes; an empty folder; a file that is no image, or files that are not
+        read.
       ModuleNotFoundError: `tensorflow_datasets` is needed and not installed.
     """
-    stored = _find(source, split, channels)
+    stored = _find(source, split, size, channels)
     if source == "digits" and size is None and channels in (None, 1):
         return Images(*load_digits(split), stored.classes)
     rows = _in_threads(stored.read, range(stored.count))
@@ -156,7 +159,7 @@ def load_images(
 
 
 def open_images(
-    source: str,
+    source: str | os.PathLike,
     split: Split = "train",
     size: int | None = None,
     channels: int | None = None,
@@ -167,18 +170,23 @@ def open_images(
     image has more channels than the first; reading one that has is an error.
 
     Args:
-      source: See `load_images`.
+      source: Name of a set, or folder with a sub-folder for each class; see
+        `load_images`.
       split: "train" or "test".
       size: Side to which images are cropped about their centre and resized. None is
         the first image's, and the others must agree when they are read.
       channels: 1 or 3 to convert to grey or colour; None is the first image's, and
         others may be grey.
 
+    Returns:
+      `ImageSource`, for `Loader`.
+
     Raises:
-      ValueError: Unknown split; an empty folder; a first file that is no image.
+      ValueError: Unknown split; a size or number of channels that is none; an empty
+        folder; a first file that is no image, or files that are not read.
       ModuleNotFoundError: `tensorflow_datasets` is needed and not installed.
     """
-    stored = _find(source, split, channels)
+    stored = _find(source, split, size, channels)
     first, _ = stored.read(0)
     depth = channels or _channels(first)
     shape = (*first.shape[:2], depth) if size is None else (size, size, depth)
@@ -190,16 +198,20 @@ def _in_threads(read, rows):
         return list(pool.map(read, rows))
 
 
-def _find(source, split, channels):
+def _find(source, split, size, channels):
+    source = os.fspath(source)
+    whole = isinstance(size, (int, np.integer)) and not isinstance(size, bool)
+    if size is not None and not (whole and size >= 1):
+        raise ValueError(f"size is {size!r}; expected a whole number of pixels from 1")
     if split not in ("train", "test"):
         raise ValueError(f"split is {split!r}; expected 'train' or 'test'")
     if channels not in (None, 1, 3):
-        raise ValueError(f"channels is {channels}; expected 1, 3 or None")
+        raise ValueError(f"channels is {channels!r}; expected 1, 3 or None")
     if source == "digits":
         return _digits(split)
     folder = Path(source).expanduser()
     if folder.is_dir():
-        return _folder(folder, split)
+        return find_folder(folder, split)
     if "/" in source or "\\" in source:
         raise ValueError(f"source {source!r} is not a folder")
     return _tfds(source, split)
@@ -212,72 +224,7 @@ def _digits(split):
     def read(i):
         return raw[i], labels[i]
 
-    return _Stored(
-        "digits", len(raw), read, lambda i: f"digit {i}", tuple("0123456789")
-    )
-
-
-def _folder(root, split):
-    train = root / "train" if (root / "train").is_dir() else root
-    # Numbers of classes are those of training, whatever a test has images of.
-    classes = tuple(_classes(train))
-    if split != "train" and not (root / split).is_dir():
-        raise ValueError(f"{root} has no folder {split!r}")
-    root = train if split == "train" else root / split
-    found = _classes(root)
-    strange = sorted(found.keys() - set(classes))
-    if strange:
-        raise ValueError(
-            f"{root} has images of {strange}, which {train} has not; expected classes "
-            "to train on"
-        )
-    files = [
-        (f"{name}/{file}", classes.index(name))
-        for name, inside in found.items()
-        for file in inside
-    ]
-    if not files:
-        raise ValueError(
-            f"{root} has no images; expected a sub-folder for each class with files "
-            f"{', '.join(SUFFIXES)}"
-        )
-
-    def read(i):
-        name, label = files[i]
-        return _read_file(root / name), label
-
-    return _Stored(str(root), len(files), read, lambda i: files[i][0], classes)
-
-
-def _classes(root):
-    """``{sub-folder: its images}``, both sorted; what begins with a dot is no data."""
-    found = {
-        folder.name: sorted(
-            path.name
-            for path in folder.iterdir()
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-        )
-        for folder in sorted(root.iterdir())
-        if folder.is_dir() and not folder.name.startswith(".")
-    }
-    return {name: files for name, files in found.items() if files}
-
-
-def _read_file(path):
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith("I"):
-                # Pillow would clip 16 bits to 8 instead of scaling them.
-                return (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
-            grey = image.mode in ("1", "L", "F")
-            return np.asarray(image.convert("L" if grey else "RGB"))
-    # Decoders fail in as many ways as there are formats.
-    except Exception as error:
-        raise ValueError(
-            f"{path} cannot be read as an image ({type(error).__name__}: {error})"
-        ) from error
+    return Stored("digits", len(raw), read, lambda i: f"digit {i}", tuple("0123456789"))
 
 
 def _tfds(name, split):
@@ -304,7 +251,7 @@ def _tfds(name, split):
         row = rows[i]
         return np.asarray(row["image"]), row["label"]
 
-    return _Stored(title, len(rows), read, lambda i: f"{title} row {i}", classes)
+    return Stored(title, len(rows), read, lambda i: f"{title} row {i}", classes)
 
 
 def _channels(image):

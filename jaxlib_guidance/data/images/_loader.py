@@ -45,17 +45,18 @@ class Loader:
     Use it as a context manager, or `close` it.
 
     Args:
-      data: `Images`, or arrays of equal length by name, or a `Source`.
-      batch: Rows of the global batch.
-      seed: Of the order.
-      part: The rows of each batch that this process reads, as `parallel.local_rows`
-        says; all by default.
-      workers: Threads that read rows; None is what Python's pools have, a few more than
-        cores.
-      ahead: Batches to read ahead; 0 reads when called.
+      data: Rows to make batches of: `Images`, arrays of equal length by name, or a
+        `Source`.
+      batch: Number of rows of the global batch.
+      seed: Seed of the order of rows.
+      part: Rows of each batch that this process reads, from `training.local_rows`; all
+        by default.
+      workers: Number of threads that read rows; None is what Python's pools have, a few
+        more than cores.
+      ahead: Number of batches to read ahead; 0 reads when called.
 
     Attributes:
-      total: Rows of the set.
+      total: Number of rows of the set.
 
     Raises:
       ValueError: No rows, arrays of different lengths, or numbers out of range.
@@ -93,11 +94,24 @@ class Loader:
             self._assembler = ThreadPoolExecutor(1, "read-batch")
 
     def rows(self, step: int) -> np.ndarray:
-        """Which rows this process reads for a step."""
+        """Which rows this process reads for a step.
+
+        Args:
+          step: Number of the step, from 0.
+
+        Returns:
+          int64 ``[rows]``.
+        """
         return batch_indices(self._seed, step, self._batch, self.total)[self._part]
 
     def __call__(self, step: int) -> dict[str, np.ndarray]:
         """The batch of a step, or this process's part of it.
+
+        Args:
+          step: Number of the step, from 0.
+
+        Returns:
+          ``{name: [rows, ...]}``, numpy arrays.
 
         Raises:
           ValueError: Rows that do not fit together.
@@ -134,7 +148,10 @@ class Loader:
         """Position and order as JSON: for the ``extra`` of a checkpoint, and `resume`.
 
         Args:
-          step: Of the batch that comes next.
+          step: Number of the step whose batch comes next.
+
+        Returns:
+          A dictionary of numbers and text.
         """
         return {
             "step": step,
@@ -146,6 +163,12 @@ class Loader:
 
     def resume(self, state: Mapping[str, Any]) -> int:
         """The step to go on with, if its batch is the one that would have come.
+
+        Args:
+          state: What `state` returned before.
+
+        Returns:
+          Number of the step.
 
         Raises:
           ValueError: Another seed, batch or set.
