@@ -10,6 +10,7 @@ import doctest
 import graphlib
 import inspect
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -179,6 +180,11 @@ def test_nobody_reaches_past_a_door():
     assert not trespass
 
 
+def is_data(thing):
+    """Constants, and names of types, have no docstring that a page could take."""
+    return get_origin(thing) is not None or not callable(thing)
+
+
 def has_own_docstring(thing):
     text = vars(thing).get("__doc__") if inspect.isclass(thing) else thing.__doc__
     # Dataclasses and named tuples without a docstring get their signature as one.
@@ -190,9 +196,47 @@ def test_every_name_at_a_door_is_described(room):
     door = getattr(jg, room)
     for name in public(door):
         thing = getattr(door, name)
-        alias = get_origin(thing) is not None  # The name of a type has no docstring.
-        if not alias and (callable(thing) or inspect.ismodule(thing)):
+        if not is_data(thing) or inspect.ismodule(thing):
             assert has_own_docstring(thing), f"jg.{room}.{name} has no docstring"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_name_stands_on_the_page_of_its_room(room):
+    """What `automodule` does not find is written down: constants, names of a world."""
+    door, page = getattr(jg, room), (ROOT / f"docs/api/{room}.md").read_text()
+    _, _, described = page.partition(f".. automodule:: jaxlib_guidance.{room}\n")
+    options = re.findall(r"   :([\w-]+):", described.partition("```")[0])
+    for name in public(door):
+        thing = getattr(door, name)
+        if inspect.ismodule(thing):
+            listed = re.findall(r"auto(?:class|function):: (\w+)", page)
+            assert set(plain(parse(Path(thing.__file__)))) == set(listed)
+        elif is_data(thing):
+            assert f".. py:data:: {name}\n" in page, f"docs/api: no {room}.{name}"
+        else:
+            assert {"members", "undoc-members"} <= set(options)
+            assert "imported-members" in options or room not in PACKAGES
+    assert set(re.findall(r"py:data:: (\w+)", page)) <= set(public(door))
+
+
+def test_pages_list_the_facade_and_every_room():
+    page = (ROOT / "docs/api/facade.md").read_text()
+    listed = re.findall(r"~jaxlib_guidance\.(\w+)\.(\w+)", page)
+    assert [name for _, name in listed] == jg.__all__
+    assert all(name in public(getattr(jg, room)) for room, name in listed)
+    contents = (ROOT / "docs/api/index.md").read_text().split()
+    assert {"facade", *ROOMS} <= set(contents)
+
+
+def test_the_pages_build_without_a_warning(tmp_path):
+    pytest.importorskip("sphinx")
+    pytest.importorskip("myst_nb")
+    pytest.importorskip("sphinx_book_theme")
+    command = "-m", "sphinx", "-W", "--keep-going", "-q", "docs", str(tmp_path)
+    out = subprocess.run(
+        (sys.executable, *command), cwd=ROOT, capture_output=True, text=True
+    )
+    assert out.returncode == 0, out.stderr
 
 
 def test_no_circle_of_imports():

@@ -90,7 +90,7 @@ def match_sites(pattern: str, sites: Sequence[str]) -> tuple[str, ...]:
 
     A pattern without a slash names places: "mid", "block2" or "block*" select the
     self-attention there, whatever it attends to besides. A pattern with a slash names
-    sites: "block2/cross", "*/cross".
+    sites: ``block2/cross``, ``*/cross``.
 
     Args:
       pattern: A site, a place or a shell pattern.

@@ -45,8 +45,8 @@ def with_recurrence(
     Raises:
       ValueError: Negative ``repeats``.
 
-    Reference: Lugmayr et al., RePaint, arXiv 2201.09865, algorithm 1 (``U = repeats +
-      1``); Bansal et al., 2302.07121, algorithm 1.
+    Reference: Lugmayr et al., RePaint, arXiv 2201.09865, algorithm 1
+      (``U = repeats + 1``); Bansal et al., 2302.07121, algorithm 1.
     """
     if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 0:
         raise ValueError(f"repeats is {repeats!r}; expected 0 or more")

@@ -43,7 +43,7 @@ class Tokenizer:
     Attributes:
       tokens: The text of each token, bytes as printable characters.
       ranks: Rank of each pair that merges.
-      special: Numbers of the tokens that stand for themselves, such as "<|im_end|>".
+      special: Numbers of the tokens that stand for themselves, such as ``<|im_end|>``.
       eos: The token that ends an answer.
     """
 
@@ -62,7 +62,7 @@ class Tokenizer:
 
         Args:
           text: Any text.
-          special: Whether "<|im_end|>" and its like are single tokens. Say False for
+          special: Whether ``<|im_end|>`` and its like are single tokens. Say False for
             text of a stranger, which could otherwise end its own turn.
 
         Raises:
