@@ -8,7 +8,7 @@ from jaxlib_guidance.guidance._base import (
     Term,
     fix,
     fixed,
-    init_state,
+    init_term,
     sample_axes,
     sample_norm,
 )
@@ -55,7 +55,7 @@ __all__ = [
     "fixed",
     "Evals",
     "Term",
-    "init_state",
+    "init_term",
     "Chain",
     "chain",
     "sample_axes",

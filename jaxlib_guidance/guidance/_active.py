@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jaxlib_guidance.guidance._base import (
-    init_state,
+    init_term,
 )
 from jaxlib_guidance.guidance._chain import Chain
 from jaxlib_guidance.guidance._schedule import During
@@ -25,12 +25,12 @@ class Off:
     term: Any
 
     def branches(self, ctx: Context) -> dict[str, Branch]:
-        """None."""
+        """No branches."""
         return {}
 
     def init(self, x: Array) -> PyTree:
-        """The term's."""
-        return init_state(self.term, x)
+        """The state of the term."""
+        return init_term(self.term, x)
 
     def update(self, delta, evals, state, ctx):
         """Changes nothing."""

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.diffusion import Prediction, from_x0, require_prediction
 from jaxlib_guidance.guidance._base import BASE, Evals, fix, sample_axes, sample_norm
+from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._contrast import like_cond
 from jaxlib_guidance.guidance._prediction import gain_of, to_x0_change
+from jaxlib_guidance.reduce import divide
 from jaxlib_guidance.types import (
     Array,
     Branch,
@@ -22,7 +24,18 @@ from jaxlib_guidance.types import (
 
 @pytree_dataclass
 class APG:
-    """Adaptive projected guidance. Build it with `apg`."""
+    """Adaptive projected guidance. Build it with `apg`.
+
+    Attributes:
+      weight: Factor ``w`` of the projected contrast, scalar or ``[B]``; 0 is off.
+      cond: Condition to move away from.
+      eta: Share of the parallel part that is kept, scalar or ``[B]``.
+      momentum: Factor of the past contrasts, scalar or ``[B]``.
+      norm_threshold: Greatest norm of a sample's contrast, scalar or ``[B]``; None for
+        no limit.
+      worse: Name of the worse branch (static).
+      space: Prediction in which the contrast is taken (static).
+    """
 
     weight: Array | float
     cond: PyTree
@@ -37,7 +50,7 @@ class APG:
         return {self.worse: Branch(like_cond(self.cond, ctx.cond))}
 
     def init(self, x: Array) -> PyTree:
-        """The running sum of contrasts."""
+        """The running sum of contrasts, 0 at first."""
         return jnp.zeros_like(x)
 
     def update(
@@ -53,13 +66,12 @@ class APG:
         running = gain * (base - worse) + momentum * state
         g = running
         if self.norm_threshold is not None:
-            most = per_sample(self.norm_threshold, delta, "apg's norm_threshold")
-            norm = sample_norm(g)
-            g = g * jnp.minimum(1, most / jnp.where(norm > 0, norm, 1))
+            limit = per_sample(self.norm_threshold, delta, "apg's norm_threshold")
+            g = g * jnp.minimum(1, divide(limit, sample_norm(g)))
         axes = sample_axes(good)
         square = jnp.sum(good**2, axis=axes, keepdims=True)
         along = jnp.sum(g * good, axis=axes, keepdims=True)
-        parallel = along / jnp.where(square > 0, square, 1) * good
+        parallel = divide(along, square) * good
         g = g + (eta - 1) * parallel
         return delta + weight * to_x0_change(g, gain), running
 
@@ -82,17 +94,41 @@ def apg(
     ``u + s g`` jumps where this one is off, at ``w = 0``.
 
     Args:
-      weight: ``w``, scalar or ``[B]``.
-      null: The condition to move away from, as in `cfg`.
+      weight: Factor ``w`` of the projected contrast, scalar or ``[B]``; 0 is off.
+      null: Condition to move away from: a pytree of the condition's structure whose
+        leaves broadcast against it, such as the index of the null class.
       eta: Share of the parallel part that is kept, scalar or ``[B]``.
-      momentum: ``beta``; negative pushes away from past contrasts.
-      norm_threshold: ``r``, the greatest norm of a sample's contrast; None for no
-        limit. A suitable one grows with the square root of the sample's size.
-      space: What ``c``, ``u`` are; the paper's is x0.
-      name: Name of the branch, shared with `cfg`'s.
+      momentum: Factor ``beta`` of the past contrasts, scalar or ``[B]``; negative
+        pushes away from them.
+      norm_threshold: Greatest norm ``r`` of a sample's contrast, scalar or ``[B]``;
+        None for no limit. A suitable one grows with the square root of the sample's
+        size.
+      space: Prediction that ``c`` and ``u`` are; the paper's is "x0".
+      name: Name of the branch; the default is shared with `cfg`.
+
+    Returns:
+      A guidance term.
+
+    Raises:
+      TypeError: A weight, ``eta``, ``momentum`` or threshold that is no number.
+      ValueError: Unknown ``space``.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x + cond, jg.VE())
+      >>> keys, cond = jg.sample_keys(jax.random.key(0), 2), jnp.array([[1.0], [3.0]])
+      >>> term = jg.apg(2.0, null=0.0, eta=1.0, momentum=0.0)  # The same as cfg.
+      >>> x, _ = jg.sample(keys, denoiser, jg.ddim(), [1, 0], (1,), cond, guidance=term)
+      >>> x.tolist()
+      [[3.0], [9.0]]
 
     Reference: Sadat et al., arXiv 2410.02416.
     """
     require_prediction(space, "space")
+    require_numbers("apg", weight=weight, eta=eta, momentum=momentum)
+    if norm_threshold is not None:
+        require_numbers("apg", norm_threshold=norm_threshold)
     null = jax.tree.map(fix, null)
     return APG(weight, null, eta, momentum, norm_threshold, name, space)

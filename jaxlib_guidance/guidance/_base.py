@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.reduce import sqrt
 from jaxlib_guidance.types import (
     Array,
     Branch,
@@ -25,7 +26,11 @@ BASE = "cond"
 
 @pytree_dataclass
 class Fixed:
-    """A number that stays known when the term is an argument of a jitted function."""
+    """A number that stays known when the term is an argument of a jitted function.
+
+    Attributes:
+      value: The number, part of the tree's structure: another one compiles anew.
+    """
 
     value: Any = static()
 
@@ -44,10 +49,10 @@ class Evals(NamedTuple):
     """What the planner evaluated, by branch name.
 
     Attributes:
-      x0: Estimates ``[B, *S]``.
-      maps: Captured arrays by tap.
-      grad: The gradient of this term's energy ``[B, *S]``; None when the term has no
-        energy or its neighbour before has taken the sum. A chain's is a tuple.
+      x0: Estimates ``[B, *S]`` by branch.
+      maps: Captured arrays by branch, then by tap.
+      grad: Gradient of this term's energy ``[B, *S]``; None when the term has no energy
+        or the term before it has taken the sum of both. For a chain, a tuple.
     """
 
     x0: Mapping[str, Array]
@@ -59,7 +64,8 @@ class Term(Protocol):
     """A guidance term: a frozen pytree whose weights are leaves.
 
     Optional members:
-      weight: When known to be 0, the planner leaves the term out.
+      weight: Factor of what the term adds. When known to be 0, the planner leaves the
+        term out.
       init: ``(x) -> state``, for a term with a state; its arrays lead with the batch.
       inner: The term or chain that this one wraps, as `during` does.
       energy: ``(evals, ctx) -> [B]``, for a term that wants its gradient as
@@ -79,7 +85,7 @@ class Term(Protocol):
         ...
 
 
-def init_state(term: Any, x: Array) -> PyTree:
+def init_term(term: Any, x: Array) -> PyTree:
     """The term's initial state; ``()`` for a term without one."""
     return term.init(x) if hasattr(term, "init") else ()
 
@@ -91,6 +97,4 @@ def sample_axes(x: Array) -> tuple[int, ...]:
 
 def sample_norm(x: Array) -> Array:
     """Euclidean norm of each sample ``[B, 1, ...]``, differentiable at zero."""
-    square = jnp.sum(x**2, axis=sample_axes(x), keepdims=True)
-    positive = square > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
+    return sqrt(jnp.sum(x**2, axis=sample_axes(x), keepdims=True))

@@ -11,24 +11,30 @@ from jaxlib_guidance.types import (
 )
 
 
-def merge(*asked: Mapping[str, Branch]) -> dict[str, Branch]:
+def merge_branches(*asked: Mapping[str, Branch]) -> dict[str, Branch]:
     """The union of branches by name, in the order they are first asked for.
+
+    Args:
+      *asked: Branches by name, one mapping for each term.
+
+    Returns:
+      One branch for each name, with all captures that were asked for.
 
     Raises:
       ValueError: One name for different evaluations.
     """
     union: dict[str, Branch] = {}
     for name, branch in (item for branches in asked for item in branches.items()):
-        held = union.get(name)
-        if held is not None:
-            if not _same(held, branch):
+        known = union.get(name)
+        if known is not None:
+            if not _same(known, branch):
                 raise ValueError(
                     f"two terms ask for different evaluations under the name {name!r}; "
                     "give one of them another name"
                 )
-            branch = held._replace(
-                grad=held.grad or branch.grad,
-                capture=tuple(dict.fromkeys(held.capture + branch.capture)),
+            branch = known._replace(
+                grad=known.grad or branch.grad,
+                capture=tuple(dict.fromkeys(known.capture + branch.capture)),
             )
         union[name] = branch
     return union

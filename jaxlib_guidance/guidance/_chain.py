@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from jaxlib_guidance.guidance._base import init_state
-from jaxlib_guidance.guidance._branches import merge
+from jaxlib_guidance.guidance._base import init_term
+from jaxlib_guidance.guidance._branches import merge_branches
 from jaxlib_guidance.types import (
     Array,
     Branch,
@@ -15,17 +15,21 @@ from jaxlib_guidance.types import (
 
 @pytree_dataclass
 class Chain:
-    """Terms applied in order: itself a term. Build it with `chain`."""
+    """Terms applied in order: itself a term. Build it with `chain`.
+
+    Attributes:
+      terms: Terms in the order of their updates.
+    """
 
     terms: tuple[Any, ...]
 
     def branches(self, ctx: Context) -> dict[str, Branch]:
-        """The union of the terms'."""
-        return merge(*(term.branches(ctx) for term in self.terms))
+        """The union of the terms' branches."""
+        return merge_branches(*(term.branches(ctx) for term in self.terms))
 
     def init(self, x: Array) -> PyTree:
-        """A tuple of the terms'."""
-        return tuple(init_state(term, x) for term in self.terms)
+        """A tuple of the terms' states."""
+        return tuple(init_term(term, x) for term in self.terms)
 
     def update(self, delta, evals, state, ctx):
         """The terms' updates, one after the other."""
@@ -43,8 +47,17 @@ def chain(*terms: Any) -> Chain:
     Args:
       *terms: Terms or chains, which are flattened. None at all means no guidance.
 
+    Returns:
+      A chain, which is a term too.
+
     Raises:
       TypeError: Something that is not a term.
+
+    Example:
+      >>> import jaxlib_guidance as jg
+      >>> guidance = jg.chain(jg.cfg(2.0, null=10), jg.clip_x0(-1.0, 1.0))
+      >>> len(guidance.terms)
+      2
     """
     flat: list[Any] = []
     for term in terms:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.guidance._base import fix, fixed
+from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._energy import Energy, energy
 from jaxlib_guidance.types import Array, Context, PyTree, at_least_float32, concrete
 
@@ -148,6 +149,7 @@ def classifier_guidance(
     Reference: Dhariwal and Nichol, arXiv 2105.05233, section 4; the temperatures and
       the use of a classifier of clean images: Ma et al., EluCD, arXiv 2310.11311.
     """
+    require_numbers("classifier_guidance", tau1=tau1, tau2=tau2)
     return energy(
         _NegativeLogDensity(classifier),
         weight,

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxlib_guidance.attention import Edit
 from jaxlib_guidance.guidance._base import BASE, Evals, Fixed, fix, fixed
+from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.types import (
     Array,
     Branch,
@@ -28,15 +29,15 @@ from jaxlib_guidance.types import (
 
 @pytree_dataclass
 class Contrast:
-    """``delta += weight * (x0[better] - x0[worse])``.
+    """``delta += weight * (x0[cond] - x0[worse])``: away from a worse branch.
 
     Attributes:
-      weight: Scalar or ``[B]``; 0 is off.
-      worse: Name of the worse branch.
-      cond: The worse branch's condition, if ``own_cond``.
-      control: The worse branch's attention edits.
-      net: The worse branch's network.
-      own_cond: Whether ``cond`` replaces the caller's condition.
+      weight: Factor of the contrast, scalar or ``[B]``; 0 is off.
+      cond: Condition of the worse branch, if ``own_cond``.
+      control: Attention edits of the worse branch, by site or place.
+      worse: Name of the worse branch (static).
+      net: Index of the worse branch's network (static).
+      own_cond: Whether ``cond`` replaces the caller's condition (static).
     """
 
     weight: Array | float
@@ -64,8 +65,12 @@ def like_cond(null: PyTree, cond: PyTree) -> PyTree:
     """``null`` broadcast to the condition's shapes and types, on the host if it can be.
 
     Args:
-      null: What to give the network in place of the condition.
+      null: Pytree to give the network in place of the condition, of the same structure;
+        leaves may be smaller.
       cond: The caller's condition.
+
+    Returns:
+      A pytree of ``cond``'s structure, shapes and types.
 
     Raises:
       ValueError: No condition, another structure, or a leaf that does not fit.
@@ -112,18 +117,52 @@ def cfg(weight: Any, null: PyTree, name: str = "uncond") -> Contrast:
     of Ho and Salimans, so 0 is off; the scale ``s`` of diffusers is `cfg_scale` away.
 
     Args:
-      weight: ``w``, scalar or ``[B]``.
-      null: The condition to move away from: a pytree of the condition's structure whose
+      weight: Factor ``w`` of the contrast, scalar or ``[B]``; 0 is off.
+      null: Condition to move away from: a pytree of the condition's structure whose
         leaves broadcast against it, such as the index of the null class.
       name: Name of the branch; two different negatives need two names.
 
+    Returns:
+      A guidance term.
+
+    Raises:
+      TypeError: A weight that is no number.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x + cond, jg.VE())
+      >>> keys, cond = jg.sample_keys(jax.random.key(0), 2), jnp.array([[1.0], [3.0]])
+      >>> term = jg.cfg(2.0, null=0.0)
+      >>> x, _ = jg.sample(keys, denoiser, jg.ddim(), [1, 0], (1,), cond, guidance=term)
+      >>> x.tolist()
+      [[3.0], [9.0]]
+
     Reference: Ho and Salimans, arXiv 2207.12598, eq. 6.
     """
+    require_numbers("cfg", weight=weight)
     return Contrast(weight, jax.tree.map(fix, null), worse=name, own_cond=True)
 
 
 def cfg_scale(scale: Any) -> Any:
-    """The weight ``w = s - 1`` of diffusers' scale ``s`` in ``u + s (c - u)``."""
+    """The weight ``w = s - 1`` of diffusers' scale ``s`` in ``u + s (c - u)``.
+
+    Args:
+      scale: Scale ``s``, scalar or ``[B]``; 1 is off.
+
+    Returns:
+      The weight for `cfg`.
+
+    Raises:
+      TypeError: A scale that is no number.
+
+    Example:
+      >>> import jaxlib_guidance as jg
+      >>> jg.cfg_scale(7.5)
+      6.5
+    """
+    require_numbers("cfg_scale", scale=scale)
     return scale - 1
 
 
@@ -133,15 +172,30 @@ def autoguidance(weight: Any, net: int = 1, name: str | None = None) -> Contrast
     The paper's scale is ``w + 1``. Give the sampler ``denoiser=(strong, weak)``.
 
     Args:
-      weight: ``w``, scalar or ``[B]``.
-      net: Index of the weaker network.
-      name: Name of the branch.
+      weight: Factor ``w`` of the contrast, scalar or ``[B]``; 0 is off.
+      net: Index of the weaker network among the sampler's denoisers.
+      name: Name of the branch; None means "net1" for network 1.
+
+    Returns:
+      A guidance term.
 
     Raises:
+      TypeError: A weight that is no number.
       ValueError: ``net`` 0, which is the network to improve.
+
+    Example:
+      >>> import jax
+      >>> import jaxlib_guidance as jg
+      >>> strong = jg.parametrize(lambda x, t, cond: 0 * x + 1.0, jg.VE())
+      >>> weak = jg.parametrize(lambda x, t, cond: 0 * x + 0.5, jg.VE())
+      >>> keys, term = jg.sample_keys(jax.random.key(0), 1), jg.autoguidance(2.0)
+      >>> nets = (strong, weak)
+      >>> jg.sample(keys, nets, jg.ddim(), [1, 0], (1,), guidance=term)[0].tolist()
+      [[2.0]]
 
     Reference: Karras et al., arXiv 2406.02507, eq. 3.
     """
+    require_numbers("autoguidance", weight=weight)
     if net < 1:
         raise ValueError(f"net is {net}; expected 1 or more, as 0 is the base network")
     return Contrast(weight, worse=name or f"net{net}", net=net)

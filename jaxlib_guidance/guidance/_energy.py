@@ -19,6 +19,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxlib_guidance.guidance._base import BASE, Evals, sample_axes
+from jaxlib_guidance.guidance._checks import require_numbers
+from jaxlib_guidance.reduce import divide, sqrt
 from jaxlib_guidance.types import (
     Array,
     Branch,
@@ -38,13 +40,14 @@ class Energy:
     """An energy term. Build it with `energy`.
 
     Attributes:
-      weight: Scalar or ``[B]``; 0 is off.
+      weight: Factor of the gradient, scalar or ``[B]``; 0 is off.
       params: First argument of ``function`` when not None: leaves of the tree, so that
         a classifier's parameters are arguments of the compiled sampler.
       function: ``([params,] x, ctx) -> [B]`` with ``x`` the estimate or, for "noisy",
-        the state.
-      through: What to differentiate.
-      normalize: "rms" divides each sample's gradient by its root mean square.
+        the state (static).
+      through: What is differentiated: "network", "noisy" or "denoised" (static).
+      normalize: None, or "rms", which divides each sample's gradient by its root mean
+        square (static).
     """
 
     weight: Array | float
@@ -65,7 +68,7 @@ class Energy:
         return {}
 
     def energy(self, evals: Evals, ctx: Context) -> Array:
-        """``[B]``, to be differentiated by the planner; weighted when linear."""
+        """The energy ``[B]`` that the planner differentiates, weighted when linear."""
         x = ctx.x if self.through == "noisy" else evals.x0[BASE]
         args = (x, ctx) if self.params is None else (self.params, x, ctx)
         value = at_least_float32(self.function(*args))
@@ -90,21 +93,27 @@ class Energy:
             return delta, state
         if self.normalize == "rms":
             square = jnp.mean(grad**2, axis=sample_axes(grad), keepdims=True)
-            scale = jnp.where(square > 0, square, 1) ** -0.5
-            grad = grad * scale * self._weight(grad)
+            grad = divide(grad, sqrt(square)) * self._weight(grad)
         return delta - step_size(self.through, ctx) * grad, state
 
 
 def step_size(through: str, ctx: Context) -> Array:
-    """``c(t)`` of an energy's gradient, ``[B, 1, ...]``.
+    """The factor ``c(t)`` of an energy's gradient.
 
-    At ``alpha = 0`` the state says nothing about the data and nothing is added.
+    "denoised": ``sigma^2 / (alpha^2 + sigma^2)``; else ``sigma^2 / alpha``. At ``alpha
+    = 0`` the state says nothing about the data and nothing is added.
+
+    Args:
+      through: What is differentiated: "network", "noisy" or "denoised".
+      ctx: The evaluation at hand.
+
+    Returns:
+      ``[B, 1, ...]``, ready to broadcast.
     """
     variance = ctx.sigma**2
     if through == "denoised":
         return variance / (ctx.alpha**2 + variance)
-    known = ctx.alpha > 0
-    return jnp.where(known, variance / jnp.where(known, ctx.alpha, 1), 0)
+    return divide(variance, ctx.alpha)
 
 
 def energy(
@@ -115,7 +124,7 @@ def energy(
     through: str = "network",
     normalize: str | None = None,
 ) -> Energy:
-    """Guidance by the gradient of an energy.
+    """Guidance by the gradient of an energy: ``delta -= w c(t) grad E``.
 
     Neighbouring energies of a chain that go through the same thing and are not
     normalised are summed and cost one backward pass.
@@ -123,17 +132,38 @@ def energy(
     Args:
       function: ``(x0 [B,*S], ctx) -> [B]``, or ``(params, x0, ctx)`` with ``params``;
         for "noisy" the first array is the state ``x_t``.
-      weight: Scalar or ``[B]``; 0 is off.
-      params: Pytree for ``function``.
-      through: "network", "noisy" or "denoised"; see the module.
-      normalize: None, or "rms" for a gradient of unit root mean square per sample.
+      weight: Factor ``w`` of the gradient, scalar or ``[B]``; 0 is off.
+      params: Pytree that ``function`` receives first; None for a function without one.
+      through: What to differentiate. "network": with respect to ``x_t`` through the
+        denoiser, with ``c = sigma^2 / alpha``. "noisy": the energy of the state itself,
+        with the same ``c``. "denoised": with respect to the estimate alone, with ``c =
+        sigma^2 / (alpha^2 + sigma^2)``.
+      normalize: None for the gradient itself, or "rms" for one of unit root mean square
+        in each sample.
+
+    Returns:
+      A guidance term.
 
     Raises:
+      TypeError: A weight that is no number, or a function that cannot be called.
       ValueError: Unknown ``through`` or ``normalize``.
 
+    Example:
+      >>> import jax
+      >>> import jaxlib_guidance as jg
+      >>> distance = lambda x0, ctx: ((x0 - 1) ** 2).sum(1)
+      >>> term = jg.energy(distance, 0.5, through="denoised")
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x, jg.VE())
+      >>> keys = jg.sample_keys(jax.random.key(0), 1)
+      >>> jg.sample(keys, denoiser, jg.ddim(), [1, 0], (1,), guidance=term)[0].tolist()
+      [[0.5]]
+
     Reference: Dhariwal and Nichol, arXiv 2105.05233, section 4; through the denoiser:
-      Chung et al., 2209.14687; at the estimate: Bansal et al., 2302.07121.
+    Chung et al., arXiv 2209.14687; at the estimate: Bansal et al., arXiv 2302.07121.
     """
+    require_numbers("energy", weight=weight)
+    if not callable(function):
+        raise TypeError(f"energy's function is {function!r}; expected a function")
     if through not in THROUGH:
         raise ValueError(f"through is {through!r}; expected one of {THROUGH}")
     if normalize not in (None, "rms"):

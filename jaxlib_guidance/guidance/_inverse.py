@@ -1,6 +1,6 @@
 """How far an estimate is from what was observed, and levels to forecast by.
 
-An energy is a function ``(x0 [B, L, C], observed) -> [B]``; write your own likewise.
+An energy is a function ``(x0 [B, L, C], observed) -> [B]``; your own has the same form.
 Entries whose mask is 0 have no part in these: their gradient is exactly 0.
 """
 
@@ -10,7 +10,9 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlib_guidance.guidance._base import sample_axes
 from jaxlib_guidance.guidance._chain import Chain, chain
+from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._energy import energy as energy_term
 from jaxlib_guidance.guidance._schedule import scheduled
 from jaxlib_guidance.types import (
@@ -24,8 +26,8 @@ class Observed(NamedTuple):
     """What is known of a batch of windows.
 
     Attributes:
-      y: ``[B, L, C]``; anything, NaN too, where the mask is 0.
-      mask: ``[B, L, C]``, 1 where ``y`` is known.
+      y: Observations ``[B, L, C]``; anything, NaN too, where the mask is 0.
+      mask: Mask ``[B, L, C]``, 1 where ``y`` is known.
       level: Quantile that each path is drawn to, scalar or ``[B]``.
     """
 
@@ -41,16 +43,19 @@ def square_energy(x0: Array, observed: Observed) -> Array:
     """``sum_m (x0 - y)^2``: the energy of TSDiff-MS.
 
     Args:
-      x0: ``[B, L, C]``.
-      observed: Of the same shape.
+      x0: Estimates ``[B, L, C]``.
+      observed: Observations of the same shape.
 
     Returns:
-      ``[B]``.
+      One energy for each sample ``[B]``.
+
+    Raises:
+      ValueError: Observations or a mask of another shape.
 
     Reference: Kollovieh et al., arXiv 2307.11494, section 3.2.
     """
     error = _errors(x0, observed)
-    return jnp.sum(error**2, tuple(range(1, x0.ndim)))
+    return jnp.sum(error**2, sample_axes(x0))
 
 
 def quantile_energy(x0: Array, observed: Observed) -> Array:
@@ -60,11 +65,14 @@ def quantile_energy(x0: Array, observed: Observed) -> Array:
     whose paths at evenly spread levels spread like a forecast's quantiles.
 
     Args:
-      x0: ``[B, L, C]``.
-      observed: Of the same shape, with the levels.
+      x0: Estimates ``[B, L, C]``.
+      observed: Observations of the same shape, with a level for each sample.
 
     Returns:
-      ``[B]``.
+      One energy for each sample ``[B]``.
+
+    Raises:
+      ValueError: Observations, a mask or levels of another shape.
 
     Reference: Kollovieh et al., arXiv 2307.11494, section 3.2.
     """
@@ -73,7 +81,7 @@ def quantile_energy(x0: Array, observed: Observed) -> Array:
     pinball = jnp.maximum(level * error, (level - 1) * error)
     # At e = 0 either slope would do; where nothing was observed there must be none.
     pinball = jnp.where(observed.mask > 0, pinball, 0)
-    return jnp.sum(pinball, tuple(range(1, x0.ndim)))
+    return jnp.sum(pinball, sample_axes(x0))
 
 
 ENERGIES: dict[str, ObservationEnergy] = {
@@ -84,6 +92,12 @@ ENERGIES: dict[str, ObservationEnergy] = {
 
 def find_energy(energy: str | ObservationEnergy) -> ObservationEnergy:
     """An energy by its name, or the function itself.
+
+    Args:
+      energy: Name "square" or "quantile", or a function ``(x0, observed) -> [B]``.
+
+    Returns:
+      The function.
 
     Raises:
       ValueError: Unknown name.
@@ -106,13 +120,15 @@ def spread_levels(samples: int) -> np.ndarray:
     the paths' quantiles.
 
     Args:
-      samples: Number of paths ``S``.
+      samples: Number ``S`` of paths, at least 1.
 
     Returns:
       float32 ``[S]``, on the host: the same numbers inside and outside of jit.
 
     Raises:
-      ValueError: No whole number from 1.
+      ValueError: ``samples`` that is no whole number from 1.
+
+    Reference: Kollovieh et al., arXiv 2307.11494, section 3.2.
     """
     whole = isinstance(samples, (int, np.integer)) and not isinstance(samples, bool)
     if not whole or samples < 1:
@@ -140,8 +156,8 @@ def observation(
 
     - form="posterior": the mean of a step of `ddpm` moves by ``-s std^2 grad E`` with
       its own ``std``; so the last step is not guided. The paper's. Other solvers weigh
-      an estimate otherwise: theirs moves by less the less noise they draw, and `infill`
-      refuses those that draw none.
+      an estimate otherwise: theirs moves by less the less noise they draw, and
+      `timeseries.infill` refuses those that draw none.
     - form="estimate": ``eps += s sigma grad E``, which at ``s = 1`` samples the data
       tilted by ``exp(-E)`` if ``E`` were exact for the noisy state, whatever the
       solver. The released code's form for DDIM.
@@ -150,12 +166,16 @@ def observation(
     them on validation windows.
 
     Args:
-      observed: What is known.
-      energy: "quantile", "square" or a function ``(x0, observed) -> [B]``.
-      scale: ``s``, scalar or ``[B]``; 0 is off.
-      form: One of these.
+      observed: What is known of each window.
+      energy: Name "quantile" or "square", or a function ``(x0, observed) -> [B]``.
+      scale: Factor ``s`` of the gradient, scalar or ``[B]``; 0 is off.
+      form: Where the gradient enters: "posterior" or "estimate".
+
+    Returns:
+      A chain of terms.
 
     Raises:
+      TypeError: A scale that is no number.
       ValueError: Unknown energy or form; a scale of another shape.
 
     Reference: Kollovieh et al., arXiv 2307.11494, eq. 7 and algorithm 1.
@@ -163,6 +183,7 @@ def observation(
     chosen = find_energy(energy)
     if form not in ("posterior", "estimate"):
         raise ValueError(f"form is {form!r}; expected 'posterior' or 'estimate'")
+    require_numbers("observation", scale=scale)
     scale = require_scale(scale, observed)
     term = energy_term(lambda known, x0, ctx: chosen(x0, known), scale, params=observed)
     return chain(term) if form == "estimate" else scheduled(term, _posterior_share)

@@ -10,6 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxlib_guidance.attention import blur, identity, suppress
+from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._contrast import Contrast
 from jaxlib_guidance.types import Array
 
@@ -21,12 +22,27 @@ def pag(weight: Any, sites: str | Sequence[str], name: str | None = None) -> Con
     maps of ``sites``. ``w`` is the paper's ``s``; the ADM scripts' 4.0 means ``w = 3``.
 
     Args:
-      weight: ``w``, scalar or ``[B]``; 3 is usual, at sites of the lowest resolution.
-      sites: Self-attention sites, by name or pattern: "block2", "mid", "block*/attn".
-      name: Name of the branch; default "pag:" and the sites.
+      weight: Factor ``w`` of the contrast, scalar or ``[B]``; 0 is off. The paper uses
+        3, at sites of the lowest resolution.
+      sites: Self-attention sites, by place, name or pattern: "block2", "mid",
+        "block*/attn".
+      name: Name of the branch; None means "pag:" and the sites.
+
+    Returns:
+      A guidance term.
+
+    Raises:
+      TypeError: A weight that is no number.
+
+    Example:
+      >>> import jaxlib_guidance as jg
+      >>> guidance = jg.chain(jg.cfg(2.0, null=10), jg.pag(1.5, "block2"))
+      >>> [term.worse for term in guidance.terms]
+      ['uncond', 'pag:block2']
 
     Reference: Ahn et al., arXiv 2403.17377.
     """
+    require_numbers("pag", weight=weight)
     return Contrast(
         weight,
         control=dict.fromkeys(_patterns(sites), identity()),
@@ -45,15 +61,30 @@ def seg(
     ``x0 = D + w (D - D_blur)``.
 
     Args:
-      weight: ``w``, scalar or ``[B]``; 3 is usual.
-      sites: Self-attention sites, by name or pattern.
+      weight: Factor ``w`` of the contrast, scalar or ``[B]``; 0 is off. The paper uses
+        3.
+      sites: Self-attention sites, by place, name or pattern.
       sigma: Width of the blur in tokens, scalar or ``[B]``; ``inf`` gives every query
         the mean, 0 switches the term off.
-      name: Name of the branch; default "seg:" and the sites. Two terms with different
-        ``sigma`` at the same sites need two names.
+      name: Name of the branch; None means "seg:" and the sites. Two terms with
+        different ``sigma`` at the same sites need two names.
+
+    Returns:
+      A guidance term.
+
+    Raises:
+      TypeError: A weight or width that is no number.
+      ValueError: A width below 0.
+
+    Example:
+      >>> import jaxlib_guidance as jg
+      >>> term = jg.seg(3.0, "mid", sigma=2.0)
+      >>> term.worse, term.control["mid"].query_blur
+      ('seg:mid', 2.0)
 
     Reference: Hong, arXiv 2408.00760.
     """
+    require_numbers("seg", weight=weight, sigma=sigma)
     return Contrast(
         weight,
         control=dict.fromkeys(_patterns(sites), blur(sigma)),
@@ -74,15 +105,32 @@ def redirect(
     published setting. The term holds ``-w``, being a contrast the other way round.
 
     Args:
-      weight: ``w``, scalar or ``[B]``.
-      sites: Self-attention sites, by name or pattern, all of one token grid.
-      mask: Tokens to hide, ``[M]`` or ``[B, M]``; see `attention.edits.token_mask`.
-      scale: Similarity suppression at the masked queries, 0.3 in the paper's first
-        steps; None leaves it out.
-      name: Name of the branch; default "redirect:" and the sites.
+      weight: Factor ``w`` of the contrast, scalar or ``[B]``; 0 is off.
+      sites: Self-attention sites, by place, name or pattern, all of one token grid.
+      mask: Tokens to hide, ``[M]`` or ``[B, M]``, non-zero on them; `token_mask` makes
+        it of a mask of pixels.
+      scale: Factor of the similarities at the masked queries, scalar or ``[B]``; 0.3 in
+        the paper's first steps, None leaves them.
+      name: Name of the branch; None means "redirect:" and the sites.
+
+    Returns:
+      A guidance term.
+
+    Raises:
+      TypeError: A weight that is no number.
+      ValueError: A mask that is not ``[M]`` or ``[B, M]``, or holds NaN.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxlib_guidance as jg
+      >>> pixels = jnp.zeros((8, 8)).at[2:6, 2:6].set(1)
+      >>> mask = jg.attention.token_mask(pixels, (4, 4))
+      >>> mask.shape, jg.redirect(9.0, "block2", mask).worse
+      ((16,), 'redirect:block2')
 
     Reference: Attentive Eraser, arXiv 2412.12974 (SARG).
     """
+    require_numbers("redirect", weight=weight)
     return Contrast(
         -jnp.asarray(weight, jnp.float32),
         control=dict.fromkeys(_patterns(sites), suppress(mask, scale)),

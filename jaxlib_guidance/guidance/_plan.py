@@ -17,8 +17,8 @@ import numpy as np
 
 from jaxlib_guidance.attention import fold_controls, match, match_sites
 from jaxlib_guidance.guidance._active import Off, prune
-from jaxlib_guidance.guidance._base import BASE, Evals, init_state
-from jaxlib_guidance.guidance._branches import merge
+from jaxlib_guidance.guidance._base import BASE, Evals, init_term
+from jaxlib_guidance.guidance._branches import merge_branches
 from jaxlib_guidance.guidance._chain import Chain, chain
 from jaxlib_guidance.guidance._schedule import During
 from jaxlib_guidance.guidance._tree import children, walk
@@ -134,12 +134,12 @@ def _by_site(control, sites):
 
 @dataclasses.dataclass(frozen=True)
 class GuidedDenoiser:
-    """A denoiser with guidance: what the sampling loop calls.
+    """A denoiser with guidance: what the sampling loop calls. Build it with `guided`.
 
     Attributes:
-      denoisers: The networks that branches index.
-      guidance: The chain, with `Off` in place of what takes no part.
-      plan: "auto" or "fused".
+      denoisers: Networks that branches refer to by index, the base first.
+      guidance: Chain of terms, with a place-holder for what takes no part.
+      plan: How branches are batched, "auto" or "fused".
     """
 
     denoisers: tuple[Denoiser, ...]
@@ -148,7 +148,7 @@ class GuidedDenoiser:
 
     def init(self, x: Array) -> PyTree:
         """The terms' initial states."""
-        return init_state(self.guidance, x)
+        return init_term(self.guidance, x)
 
     def segments(
         self, process: Process, times: np.ndarray | None, steps: int
@@ -201,7 +201,7 @@ class GuidedDenoiser:
         """The guided estimate ``x0 [B, *S]`` and the terms' new states."""
         if isinstance(self.guidance, Off):
             return self.denoisers[0](ctx.x, ctx.t, ctx.cond).x0, state
-        branches = merge({BASE: Branch(ctx.cond)}, self.guidance.branches(ctx))
+        branches = merge_branches({BASE: Branch(ctx.cond)}, self.guidance.branches(ctx))
         evals = self._evaluate(branches, ctx)
         base = evals.x0[BASE]
         delta, state = self.guidance.update(jnp.zeros_like(base), evals, state, ctx)
@@ -223,8 +223,8 @@ class GuidedDenoiser:
 
         def gradient(energies):
             def total(x0, maps, x):
-                seen, here = Evals(x0, maps), ctx._replace(x=x)
-                return sum(jnp.sum(_checked(e, seen, here)) for e in energies)
+                given, here = Evals(x0, maps), ctx._replace(x=x)
+                return sum(jnp.sum(_checked(e, given, here)) for e in energies)
 
             by_x0, by_maps, by_x = jax.grad(total, argnums=(0, 1, 2))(
                 evals.x0, evals.maps, ctx.x
@@ -305,8 +305,9 @@ def guided(
         the others are what terms such as `autoguidance` refer to.
       guidance: A term or a chain of terms; None means no guidance. Terms whose weight
         is known to be 0 are left out.
-      plan: "auto" runs differentiated branches in a call of their own; "fused" runs
-        everything in one, which costs more work but fewer launches.
+      plan: How branches are batched: "auto" runs differentiated branches in a call of
+        their own; "fused" runs everything in one, which costs more work but fewer
+        launches.
 
     Returns:
       The guided denoiser, whose call maps a `Context` and the guidance's state to the
@@ -315,6 +316,13 @@ def guided(
     Raises:
       TypeError: Something that is not a denoiser, or guidance that is not a term.
       ValueError: Unknown ``plan``; several networks without guidance to use them.
+
+    Example:
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x, jg.VE())
+      >>> both = jg.guided(denoiser, jg.clip_x0(-1.0, 1.0))
+      >>> both.plan, len(both.denoisers)
+      ('auto', 1)
     """
     if plan not in PLANS:
         raise ValueError(f"plan is {plan!r}; expected one of {PLANS}")

@@ -4,51 +4,49 @@ They are not linear in the prediction, so each says in which space it works: the
 edit of an x0 estimate and of the eps estimate it implies are different edits.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from jaxlib_guidance.diffusion import Prediction, from_x0, require_prediction
 from jaxlib_guidance.guidance._base import (
     BASE,
     Evals,
-    init_state,
+    init_term,
     sample_axes,
     sample_norm,
 )
-from jaxlib_guidance.guidance._branches import merge
+from jaxlib_guidance.guidance._branches import merge_branches
 from jaxlib_guidance.guidance._chain import chain
+from jaxlib_guidance.guidance._checks import known_false, require_numbers
 from jaxlib_guidance.guidance._prediction import gain_of, to_x0_change
 from jaxlib_guidance.guidance._tree import walk
+from jaxlib_guidance.reduce import divide
 from jaxlib_guidance.types import (
     Array,
     Branch,
     Context,
     PyTree,
-    concrete,
     per_sample,
     pytree_dataclass,
     static,
 )
 
 
-def _known_false(holds: Callable[..., Any], *values: Any) -> bool:
-    """Whether the values are known and what they should fulfil does not hold."""
-    known = [concrete(value) for value in values]
-    return all(k is not None for k in known) and not np.all(holds(*known))
-
-
 @pytree_dataclass
 class RescaleStd:
-    """Part of the way to the base's standard deviation. See `rescale_std`."""
+    """Part of the way to the base's standard deviation. Build it with `rescale_std`.
+
+    Attributes:
+      weight: Share ``phi`` of the way, scalar or ``[B]``; 0 is off.
+      space: Prediction whose standard deviation is meant (static).
+    """
 
     weight: Array | float
     space: Prediction = static(default="x0")
 
     def branches(self, ctx: Context) -> dict[str, Branch]:
-        """None but the base."""
+        """No branches but the base."""
         return {}
 
     def update(
@@ -59,7 +57,7 @@ class RescaleStd:
         y = from_x0(ctx.process, self.space, base + delta, ctx.x, ctx.t)
         wanted = _std(from_x0(ctx.process, self.space, base, ctx.x, ctx.t))
         have = _std(y)
-        ratio = jnp.where(have > 0, wanted / jnp.where(have > 0, have, 1), 1)
+        ratio = jnp.where(have > 0, divide(wanted, have), 1)
         phi = per_sample(self.weight, delta, "rescale_std's phi")
         return delta + to_x0_change(
             phi * (ratio - 1) * y, gain_of(self.space, ctx)
@@ -79,18 +77,46 @@ def rescale_std(phi: Any, *, space: Prediction = "x0") -> RescaleStd:
     and the standard deviation over each sample. Put it after what it corrects.
 
     Args:
-      phi: Scalar or ``[B]``; 0 is off, the paper uses 0.7.
-      space: What ``y`` is. diffusers takes what the network predicts, ComfyUI v.
+      phi: Share of the way, scalar or ``[B]``; 0 is off, the paper uses 0.7.
+      space: Prediction that ``y`` is. diffusers takes what the network predicts,
+        ComfyUI v.
+
+    Returns:
+      A guidance term.
+
+    Raises:
+      TypeError: ``phi`` that is no number.
+      ValueError: Unknown ``space``.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x + cond, jg.VE())
+      >>> keys, cond = jg.sample_keys(jax.random.key(0), 1), jnp.array([[0.0, 4.0]])
+      >>> term = jg.chain(jg.cfg(2.0, null=0.0), jg.rescale_std(1.0))
+      >>> x, _ = jg.sample(keys, denoiser, jg.ddim(), [1, 0], (2,), cond, guidance=term)
+      >>> [round(float(value), 3) for value in x[0]]  # cfg alone gives [0.0, 12.0].
+      [0.0, 4.0]
 
     Reference: Lin et al., arXiv 2305.08891, section 3.4.
     """
+    require_numbers("rescale_std", phi=phi)
     require_prediction(space, "space")
     return RescaleStd(phi, space)
 
 
 @pytree_dataclass
 class RescaleNorm:
-    """Terms whose total is kept within a range of norms. See `rescale_norm`."""
+    """Terms whose total is kept within a range of norms. Build it with `rescale_norm`.
+
+    Attributes:
+      inner: Term or chain that is limited.
+      low: Smallest ratio of norms, scalar or ``[B]``.
+      high: Greatest ratio of norms, scalar or ``[B]``.
+      relative_to: Chain whose contribution is the reference; None takes the correction
+        so far.
+    """
 
     inner: Any
     low: Array | float
@@ -98,14 +124,14 @@ class RescaleNorm:
     relative_to: Any = None
 
     def branches(self, ctx: Context) -> dict[str, Branch]:
-        """Those of the terms and of the reference."""
+        """The branches of the terms and of the reference."""
         if self.relative_to is None:
             return self.inner.branches(ctx)
-        return merge(self.inner.branches(ctx), self.relative_to.branches(ctx))
+        return merge_branches(self.inner.branches(ctx), self.relative_to.branches(ctx))
 
     def init(self, x: Array) -> PyTree:
         """The terms' state and the reference's."""
-        return init_state(self.inner, x), init_state(self.relative_to, x)
+        return init_term(self.inner, x), init_term(self.relative_to, x)
 
     def update(
         self, delta: Array, evals: Evals, state: PyTree, ctx: Context
@@ -123,8 +149,7 @@ class RescaleNorm:
         high = per_sample(self.high, delta, "rescale_norm's high")
         have, unit = sample_norm(part), sample_norm(reference)
         wanted = jnp.clip(have, low * unit, high * unit)
-        gamma = wanted / jnp.where(have > 0, have, 1)
-        return delta + gamma * part, (state, reference_state)
+        return delta + divide(wanted, have) * part, (state, reference_state)
 
 
 def rescale_norm(
@@ -138,19 +163,35 @@ def rescale_norm(
     zero stays zero, and so does the part where the reference is zero.
 
     Args:
-      terms: A term or a chain.
-      low: Least ratio, scalar or ``[B]``; 0 only limits from above.
-      high: Greatest ratio.
-      relative_to: The term or chain whose contribution is the reference; None takes the
+      terms: A term or a chain, whose part is limited.
+      low: Smallest ratio ``r``, scalar or ``[B]``; 0 only limits from above.
+      high: Greatest ratio ``r``, scalar or ``[B]``.
+      relative_to: Term or chain whose contribution is the reference; None takes the
         whole correction so far. Terms that are also in the chain cost nothing more.
 
+    Returns:
+      A guidance term.
+
     Raises:
+      TypeError: Bounds that are no numbers; an energy as the reference.
       ValueError: Bounds that are not ``0 <= low <= high``.
-      TypeError: An energy as the reference.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x + cond, jg.VE())
+      >>> keys, cond = jg.sample_keys(jax.random.key(0), 1), jnp.array([[0.0, 4.0]])
+      >>> pull = jg.energy(lambda x0, ctx: -9 * x0.sum(1), through="denoised")
+      >>> term = jg.chain(jg.cfg(1.0, null=0.0), jg.rescale_norm(pull, 0.0, 0.5))
+      >>> x, _ = jg.sample(keys, denoiser, jg.ddim(), [1, 0], (2,), cond, guidance=term)
+      >>> round(float(jnp.linalg.norm(x - 2 * cond)), 3)  # Half the norm of cfg's part.
+      2.0
 
     Reference: Titov et al., Guide-and-Rescale, arXiv 2409.01322.
     """
-    if _known_false(lambda low, high: (low >= 0) & (low <= high), low, high):
+    require_numbers("rescale_norm", low=low, high=high)
+    if known_false(lambda low, high: (low >= 0) & (low <= high), low, high):
         raise ValueError(
             f"rescale_norm got low {low} and high {high}; expected 0 <= low <= high"
         )
@@ -162,13 +203,18 @@ def rescale_norm(
 
 @pytree_dataclass
 class Clip:
-    """Keeps the x0 estimate within bounds. See `clip_x0`."""
+    """Keeps the x0 estimate within bounds. Build it with `clip_x0`.
+
+    Attributes:
+      low: Lower bound, scalar or ``[B]``.
+      high: Upper bound, scalar or ``[B]``.
+    """
 
     low: Array | float
     high: Array | float
 
     def branches(self, ctx: Context) -> dict[str, Branch]:
-        """None but the base."""
+        """No branches but the base."""
         return {}
 
     def update(
@@ -185,28 +231,49 @@ def clip_x0(low: Any = -1.0, high: Any = 1.0) -> Clip:
     """Static thresholding: clips the guided x0 estimate to the range of the data.
 
     Args:
-      low: Scalar or ``[B]``.
-      high: Scalar or ``[B]``.
+      low: Lower bound, scalar or ``[B]``.
+      high: Upper bound, scalar or ``[B]``.
+
+    Returns:
+      A guidance term.
 
     Raises:
+      TypeError: Bounds that are no numbers.
       ValueError: ``low`` not below ``high``.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x + cond, jg.VE())
+      >>> keys, cond = jg.sample_keys(jax.random.key(0), 1), jnp.array([[0.0, 4.0]])
+      >>> term = jg.clip_x0(-1.0, 1.0)
+      >>> x, _ = jg.sample(keys, denoiser, jg.ddim(), [1, 0], (2,), cond, guidance=term)
+      >>> x.tolist()
+      [[0.0, 1.0]]
 
     Reference: Saharia et al., Imagen, arXiv 2205.11487, section 2.3.
     """
-    if _known_false(lambda low, high: low < high, low, high):
+    require_numbers("clip_x0", low=low, high=high)
+    if known_false(lambda low, high: low < high, low, high):
         raise ValueError(f"clip_x0 got low {low}, high {high}; expected low < high")
     return Clip(low, high)
 
 
 @pytree_dataclass
 class DynamicThreshold:
-    """Shrinks an x0 estimate that leaves its range. See `dynamic_threshold`."""
+    """Shrinks an x0 estimate that leaves its range. Build it with `dynamic_threshold`.
+
+    Attributes:
+      percentile: Percentile of ``|x0|`` that becomes the limit, a scalar in (0, 100].
+      limit: Largest value of the data, scalar or ``[B]``.
+    """
 
     percentile: Array | float
     limit: Array | float
 
     def branches(self, ctx: Context) -> dict[str, Branch]:
-        """None but the base."""
+        """No branches but the base."""
         return {}
 
     def update(
@@ -229,14 +296,33 @@ def dynamic_threshold(percentile: Any = 99.5, limit: Any = 1.0) -> DynamicThresh
     unchanged.
 
     Args:
-      percentile: In (0, 100], a scalar; Imagen's code uses 99.5.
-      limit: The data's largest value, scalar or ``[B]``.
+      percentile: Percentile of ``|x0|`` over a sample, a scalar in (0, 100]; Imagen's
+        code uses 99.5.
+      limit: Largest value of the data, scalar or ``[B]``, above 0.
+
+    Returns:
+      A guidance term.
 
     Raises:
-      ValueError: A percentile outside (0, 100].
+      TypeError: A percentile or limit that is no number.
+      ValueError: A percentile outside (0, 100], or a limit not above 0.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x + cond, jg.VE())
+      >>> keys, cond = jg.sample_keys(jax.random.key(0), 1), jnp.array([[0.0, 4.0]])
+      >>> term = jg.dynamic_threshold(100.0)
+      >>> x, _ = jg.sample(keys, denoiser, jg.ddim(), [1, 0], (2,), cond, guidance=term)
+      >>> x.tolist()
+      [[0.0, 1.0]]
 
     Reference: Saharia et al., Imagen, arXiv 2205.11487, section 2.3.
     """
-    if jnp.ndim(percentile) or _known_false(lambda p: (p > 0) & (p <= 100), percentile):
+    require_numbers("dynamic_threshold", percentile=percentile, limit=limit)
+    if known_false(lambda limit: limit > 0, limit):
+        raise ValueError(f"limit is {limit}; expected a number above 0")
+    if jnp.ndim(percentile) or known_false(lambda p: (p > 0) & (p <= 100), percentile):
         raise ValueError(f"percentile is {percentile}; expected a number in (0, 100]")
     return DynamicThreshold(percentile, limit)

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from jaxlib_guidance.diffusion import Prediction, from_x0
+from jaxlib_guidance.reduce import divide
 from jaxlib_guidance.types import (
     Array,
     Context,
@@ -20,6 +21,12 @@ def to_x0_change(change: Array, gain: Array) -> Array:
 
     Where ``gain`` is 0, as for eps at ``alpha = 0``, the prediction does not depend on
     x0, and nothing is changed.
+
+    Args:
+      change: Change of the prediction ``[B, *S]``.
+      gain: Derivative of the prediction in x0, ``[B, 1, ...]``, from `gain_of`.
+
+    Returns:
+      Change of x0 ``[B, *S]``.
     """
-    known = gain != 0
-    return jnp.where(known, change / jnp.where(known, gain, 1), 0)
+    return divide(change, gain)

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.guidance._base import fix, fixed, init_state
+from jaxlib_guidance.diffusion import logsnr
+from jaxlib_guidance.guidance._base import fix, fixed, init_term
 from jaxlib_guidance.guidance._chain import Chain, chain
+from jaxlib_guidance.guidance._checks import known_false, require_numbers
 from jaxlib_guidance.types import (
     Array,
     Branch,
@@ -27,7 +29,14 @@ UNITS = ("fraction", "t", "sigma", "logsnr")
 
 @pytree_dataclass
 class During:
-    """A term that acts on part of the trajectory. Build it with `during`."""
+    """A term that acts on part of the trajectory. Build it with `during`.
+
+    Attributes:
+      inner: Term or chain that is limited.
+      start: Lower bound of the window, a number, or an array, scalar or ``[B]``.
+      stop: Upper bound of the window, of the same kind.
+      unit: What the bounds measure: "fraction", "t", "sigma" or "logsnr" (static).
+    """
 
     inner: Any
     start: Any
@@ -35,15 +44,28 @@ class During:
     unit: str = static(default="fraction")
 
     def branches(self, ctx: Context) -> dict[str, Branch]:
-        """The inner term's."""
+        """The branches of the inner term."""
         return self.inner.branches(ctx)
 
     def init(self, x: Array) -> PyTree:
-        """The inner term's."""
-        return init_state(self.inner, x)
+        """The state of the inner term."""
+        return init_term(self.inner, x)
 
     def inside(self, process: Process, t: Any, index: Any, steps: int | None) -> Any:
-        """Whether steps that start at ``t``, number ``index``, are inside."""
+        """Whether steps are inside the window.
+
+        Args:
+          process: The noise process.
+          t: Times at which the steps start.
+          index: Numbers of the steps, 0 for the first.
+          steps: Number of steps ``N``, or None under an adaptive solver.
+
+        Returns:
+          Booleans of the shape of ``t`` or ``index``, broadcast against the bounds.
+
+        Raises:
+          ValueError: A window in fractions without a number of steps.
+        """
         start, stop = fixed(self.start), fixed(self.stop)
         if self.unit == "fraction":
             if steps is None:
@@ -52,17 +74,16 @@ class During:
                     "adaptive solver does not have; use unit='t', 'sigma' or 'logsnr'"
                 )
             # The allowance keeps 0.29 of 100 steps at 29 in spite of rounding.
-            first = jnp.floor(start * steps + 1e-4)
-            last = jnp.floor(stop * steps + 1e-4)
+            begin = jnp.floor(start * steps + 1e-4)
+            end = jnp.floor(stop * steps + 1e-4)
             index = jnp.asarray(index, jnp.float32)
-            return (index >= first) & (index < last)
-        alpha, sigma = process.alpha(t), process.sigma(t)
+            return (index >= begin) & (index < end)
         if self.unit == "t":
             level = t
         elif self.unit == "sigma":
-            level = sigma / alpha
+            level = process.sigma(t) / process.alpha(t)
         else:
-            level = 2 * (jnp.log(alpha) - jnp.log(sigma))
+            level = logsnr(process, t)
         return (level > start) & (level <= stop)
 
     def window(self, process: Process, times: Any, steps: int) -> np.ndarray | None:
@@ -105,39 +126,72 @@ def during(term: Any, start: Any, stop: Any, unit: str = "fraction") -> Chain:
     Args:
       term: A term or a chain.
       start: Lower bound: a number, or an array, scalar or ``[B]``.
-      stop: Upper bound, above ``start``.
-      unit: "fraction" of the steps, ``int(start N) <= i < int(stop N)``; or the
-        half-open interval ``(start, stop]`` of time "t", noise level "sigma" (meaning
-        sigma / alpha, as in Kynkaanniemi et al., arXiv 2404.07724) or "logsnr".
+      stop: Upper bound, above ``start``: a number, or an array, scalar or ``[B]``.
+      unit: What the bounds measure. "fraction" of the steps, each in [0, 1]:
+        ``int(start N) <= i < int(stop N)``. Or the half-open interval ``(start, stop]``
+        of time "t", noise level "sigma" (meaning sigma / alpha, as in Kynkaanniemi et
+        al., arXiv 2404.07724) or "logsnr".
+
+    Returns:
+      A chain that holds the limited term.
 
     Raises:
-      ValueError: Unknown unit or an empty window.
+      TypeError: Bounds that are no numbers.
+      ValueError: Unknown unit, an empty window, or a fraction outside [0, 1].
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x + cond, jg.VE())
+      >>> keys, cond = jg.sample_keys(jax.random.key(0), 2), jnp.array([[1.0], [3.0]])
+      >>> term, grid = jg.during(jg.cfg(2.0, null=0.0), 0.0, 0.5), [1.0, 0.5, 0.0]
+      >>> x, _ = jg.sample(keys, denoiser, jg.ddim(), grid, (1,), cond, guidance=term)
+      >>> x.tolist()  # The second of two steps is not guided.
+      [[1.0], [3.0]]
+
+    Reference: Kynkaanniemi et al., arXiv 2404.07724.
     """
     if unit not in UNITS:
         raise ValueError(f"unit is {unit!r}; expected one of {UNITS}")
-    low, high = concrete(start), concrete(stop)
-    if low is not None and high is not None and not np.all(low < high):
+    require_numbers("during", start=start, stop=stop)
+    if known_false(lambda low, high: low < high, start, stop):
         raise ValueError(
-            f"during got start {low} and stop {high}; expected start < stop"
+            f"during got start {start} and stop {stop}; expected start < stop"
         )
+    if unit == "fraction":
+        for name, bound in (("start", start), ("stop", stop)):
+            if known_false(lambda share: (share >= 0) & (share <= 1), bound):
+                raise ValueError(
+                    f"during's {name} is {bound}; expected a fraction of the steps in "
+                    "[0, 1]. Bounds may also be in unit='t', 'sigma' or 'logsnr'"
+                )
+    elif unit != "logsnr" and known_false(lambda high: high > 0, stop):
+        raise ValueError(f"during's stop is {stop}; expected a {unit} above 0")
     return chain(During(_single(term), fix(start), fix(stop), unit))
 
 
 @pytree_dataclass
 class Scheduled:
-    """A term whose contribution is scaled step by step. Build it with `scheduled`."""
+    """A term whose contribution is scaled step by step. Build it with `scheduled`.
+
+    Attributes:
+      inner: Term or chain that is scaled.
+      values: One factor for each step ``[N]``; None with ``function``.
+      function: ``Context -> factor``, scalar or ``[B]``; None with ``values`` (static).
+    """
 
     inner: Any
     values: Array | None = None
     function: Callable[[Context], Array] | None = static(default=None)
 
     def branches(self, ctx: Context) -> dict[str, Branch]:
-        """The inner term's."""
+        """The branches of the inner term."""
         return self.inner.branches(ctx)
 
     def init(self, x: Array) -> PyTree:
-        """The inner term's."""
-        return init_state(self.inner, x)
+        """The state of the inner term."""
+        return init_term(self.inner, x)
 
     def update(self, delta, evals, state, ctx):
         """``delta + w_t (inner(delta) - delta)``."""
@@ -166,11 +220,25 @@ def scheduled(term: Any, w_t: Any) -> Chain:
 
     Args:
       term: A term or a chain.
-      w_t: One value for each step ``[N]`` (a leaf: sweep it, learn it), or a function
-        of the `Context` that returns a scalar or ``[B]``.
+      w_t: Factor of what it adds: one value for each step ``[N]`` (a leaf: sweep it,
+        learn it), or a function of the `Context` that returns a scalar or ``[B]``.
+
+    Returns:
+      A chain that holds the scaled term.
 
     Raises:
       ValueError: An array that is not one-dimensional.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x + cond, jg.VE())
+      >>> keys, cond = jg.sample_keys(jax.random.key(0), 2), jnp.array([[1.0], [3.0]])
+      >>> term, grid = jg.scheduled(jg.cfg(2.0, null=0.0), [1.0, 0.5]), [1.0, 0.5, 0.0]
+      >>> x, _ = jg.sample(keys, denoiser, jg.ddim(), grid, (1,), cond, guidance=term)
+      >>> x.tolist()  # The last step has weight 0.5 * 2.
+      [[2.0], [6.0]]
     """
     if callable(w_t):
         return chain(Scheduled(_single(term), function=w_t))

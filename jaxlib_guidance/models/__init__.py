@@ -3,13 +3,8 @@
 from jaxlib_guidance.models import layers, lm
 from jaxlib_guidance.models._adapters import Adapted, from_linen, from_nnx
 from jaxlib_guidance.models._classifier import Classified, Classifier
-from jaxlib_guidance.models._dit import (
-    DiT,
-    patchify,
-    stack_blocks,
-    unpatchify,
-    unstack_blocks,
-)
+from jaxlib_guidance.models._dit import DiT
+from jaxlib_guidance.models._patches import patchify, unpatchify
 from jaxlib_guidance.models._pretrained import (
     ClassifierModel,
     DiffusionModel,
@@ -18,6 +13,7 @@ from jaxlib_guidance.models._pretrained import (
     pretrained_names,
     read_pretrained,
 )
+from jaxlib_guidance.models._stack import stack_blocks, unstack_blocks
 from jaxlib_guidance.models._tsdiff import TSDiff, tsdiff_cpu, tsdiff_paper
 from jaxlib_guidance.models._unet import UNet
 from jaxlib_guidance.models.layers import *

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxlib_guidance.models._norm import group_norm
+from jaxlib_guidance.models._norm import group_norm_layer
 from jaxlib_guidance.models.layers._embed import sinusoidal
 from jaxlib_guidance.types import Array
 
@@ -31,9 +31,9 @@ class Classifier(nn.Module):
 
     Attributes:
       classes: Number of classes.
-      widths: Channels of the layers.
-      timed: Whether it is told the noise level, as a classifier of noisy samples is.
-      time_scale: Multiplies ``c_noise``; see `ConditionEmbed`.
+      widths: Number of channels of each layer.
+      timed: Whether it receives the noise level, as a classifier of noisy samples does.
+      time_scale: Factor of ``c_noise``: 1000 suits times in [0, 1], 1 step numbers.
       dtype: Type of the layers; norms and logits are float32.
       remat: Whether layers are recomputed on the backward pass, to save memory.
     """
@@ -50,8 +50,11 @@ class Classifier(nn.Module):
         """Classifies.
 
         Args:
-          x: ``[B, *spatial, C]``: images, sequences or vectors.
-          c_noise: ``[B]``, with ``timed`` and only then.
+          x: Images, sequences or vectors ``[B, *spatial, C]``.
+          c_noise: Noise level of each sample ``[B]``, with ``timed`` and only then.
+
+        Returns:
+          Logits ``[B, classes]`` and features ``[B, F]``.
 
         Raises:
           ValueError: ``c_noise`` missing or not asked for.
@@ -82,7 +85,7 @@ class Classifier(nn.Module):
             h = nn.Conv(width, kernel, strides, dtype=self.dtype, name=f"layer{i}")(h)
         else:
             h = nn.Dense(width, dtype=self.dtype, name=f"layer{i}")(h)
-        h = group_norm(width, f"norm{i}")(h.astype(jnp.float32))
+        h = group_norm_layer(width, f"norm{i}")(h.astype(jnp.float32))
         if time is not None:
             add = nn.Dense(width, dtype=self.dtype, name=f"time{i}")(time)
             h = h + add.reshape(-1, *(1 for _ in axes), width).astype(jnp.float32)

@@ -15,97 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.attention import Edit
-from jaxlib_guidance.models.layers._attention import Attention
+from jaxlib_guidance.models._dit_block import DiTBlock, plain_norm
+from jaxlib_guidance.models._patches import patchify, unpatchify
 from jaxlib_guidance.models.layers._embed import ConditionEmbed, grid_positions
 from jaxlib_guidance.types import Array, PyTree, require_known
-
-
-class _Block(nn.Module):
-    """Transformer block whose normalisations are modulated by ``c`` (adaLN-zero).
-
-    Attributes:
-      heads: Attention heads.
-      mlp_ratio: Hidden width of the MLP over the width.
-      qk_norm: See `Attention`.
-      kernel: What computes unedited maps; see `attention.attend`.
-      dtype: Type of the computation; the residual stream and norms are float32.
-    """
-
-    heads: int
-    mlp_ratio: float = 4.0
-    qk_norm: bool = False
-    kernel: str | None = None
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Array,
-        c: Array,
-        context: Array | None = None,
-        mask: Array | None = None,
-        *,
-        grid: tuple[int, ...],
-        control: Mapping[str, Edit],
-        capture: Sequence[str],
-    ) -> tuple[Array, dict[str, Array]]:
-        """``(x [B, T, C], maps)`` with maps and edits named "attn", "cross" and "".
-
-        Args:
-          x: Tokens ``[B, T, C]``, float32.
-          c: Condition ``[B, C]``.
-          context: Text ``[B, M, C]``, or None for no cross-attention.
-          mask: ``bool [B, M]``.
-          grid: Shape of the token grid.
-          control: Edits by site.
-          capture: Taps to return; "" is the block's output.
-        """
-        width, maps = x.shape[-1], {}
-        parts = nn.Dense(
-            6 * width,
-            dtype=self.dtype,
-            kernel_init=nn.initializers.zeros,
-            name="modulation",
-        )(nn.silu(c))[:, None]
-        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = jnp.split(
-            parts.astype(jnp.float32), 6, -1
-        )
-
-        def attention(name, *inputs, **options):
-            layer = Attention(
-                self.heads,
-                self.qk_norm,
-                kernel=self.kernel,
-                dtype=self.dtype,
-                name=name,
-                **options,
-            )
-            h, probs = layer(
-                *inputs, edit=control.get(name), grid=grid, capture=name in capture
-            )
-            if probs is not None:
-                maps[name] = probs
-            return h.astype(jnp.float32)
-
-        h = _norm(x) * (1 + scale) + shift
-        x = x + gate * attention("attn", h.astype(self.dtype))
-        if context is not None:
-            h = nn.LayerNorm(dtype=jnp.float32, name="cross_norm")(x)
-            h = h.astype(self.dtype)
-            x = x + attention("cross", h, context, mask, zero_init=True)
-        h = (_norm(x) * (1 + scale_mlp) + shift_mlp).astype(self.dtype)
-        h = nn.Dense(int(self.mlp_ratio * width), dtype=self.dtype, name="mlp_in")(h)
-        h = nn.Dense(width, dtype=self.dtype, name="mlp_out")(nn.gelu(h))
-        x = x + gate_mlp * h.astype(jnp.float32)
-        if "" in capture:
-            maps[""] = x
-        return x, maps
-
-
-def _norm(x):
-    """Layer normalisation without parameters, in float32."""
-    centred = x - jnp.mean(x, -1, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.mean(centred**2, -1, keepdims=True) + 1e-6)
 
 
 class DiT(nn.Module):
@@ -115,19 +28,19 @@ class DiT(nn.Module):
     the blocks' outputs "block0", ....
 
     Attributes:
-      width: Features of a token.
+      width: Number of features of a token.
       depth: Number of blocks.
-      heads: Attention heads.
+      heads: Number of attention heads.
       patch: Side of a patch (images), or its length (sequences).
-      channels: Channels of the output; None means the input's.
+      channels: Number of channels of the output; None means the input's.
       mlp_ratio: Hidden width of the MLPs over the width.
       classes: Number of classes, or None; label ``classes`` is the null class.
-      vector: Features of a vector condition, or None.
-      text: Features of text embeddings, or None.
-      positions: "sincos", which fits any size, or "learned".
+      vector: Number of features of a vector condition, or None for no such condition.
+      text: Number of features of text embeddings, or None for no text.
+      positions: Positions of the tokens: "sincos", which fits any size, or "learned".
       qk_norm: Whether queries and keys are normalised.
       kernel: What computes unedited maps; see `attention.attend`.
-      time_scale: Multiplies ``c_noise``; see `ConditionEmbed`.
+      time_scale: Factor of ``c_noise``: 1000 suits times in [0, 1], 1 step numbers.
       dtype: Type of the blocks' computation. Parameters, residual stream, norms,
         softmax and output head are float32.
       remat: Whether the backward pass recomputes each block.
@@ -179,9 +92,10 @@ class DiT(nn.Module):
 
         Args:
           x: Images ``[B, H, W, C]`` or sequences ``[B, L, C]``.
-          c_noise: What the network is told about time, ``[B]``.
-          cond: Condition; see `models.embed`.
-          control: Edits by site.
+          c_noise: Noise level of each sample ``[B]``, which `parametrize` chooses.
+          cond: Condition: None, labels ``[B]``, a vector ``[B, F]``, text ``[B, M, F]``
+            or a dict of these; see `ConditionEmbed`.
+          control: Attention edits by site.
           capture: Taps to return.
 
         Returns:
@@ -218,7 +132,7 @@ class DiT(nn.Module):
             self.patch ** len(grid) * channels,
             kernel_init=nn.initializers.zeros,
             name="head",
-        )(_norm(h) * (1 + scale) + shift)
+        )(plain_norm(h) * (1 + scale) + shift)
         return unpatchify(out, grid, self.patch), maps
 
     def _positions(self, grid):
@@ -229,17 +143,17 @@ class DiT(nn.Module):
                 f"positions is {self.positions!r}; expected 'sincos' or 'learned'"
             )
         shape = (*grid, self.width)
-        held = self.get_variable("params", "position_table")
-        if held is not None and held.shape != shape:
+        own = self.get_variable("params", "position_table")
+        if own is not None and own.shape != shape:
             raise ValueError(
-                f"learned positions are for tokens {held.shape[:-1]}; got {grid}: use "
+                f"learned positions are for tokens {own.shape[:-1]}; got {grid}: use "
                 "positions='sincos' for more than one size"
             )
         table = self.param("position_table", nn.initializers.normal(0.02), shape)
         return table.reshape(-1, self.width)
 
     def _blocks(self, h, c, context, mask, grid, control, capture):
-        block = _Block(
+        block = DiTBlock(
             self.heads,
             self.mlp_ratio,
             self.qk_norm,
@@ -291,13 +205,13 @@ class DiT(nn.Module):
         # block checks itself.
         if self.is_initializing():
             return self.param(name, init)
-        held = self.get_variable("params", name)
-        if held is None:
+        own = self.get_variable("params", name)
+        if own is None:
             raise ValueError(
                 f"params have no {name!r}; a network with scan={self.scan} needs it: "
                 "see stack_blocks and unstack_blocks"
             )
-        return held
+        return own
 
 
 def _by_block(named):
@@ -326,55 +240,3 @@ def _scan_blocks(run, stacked, h, start, stop):
         return run(params, h, {}, ())[0], None
 
     return jax.lax.scan(step, h, jnp.arange(start, stop))[0]
-
-
-def patchify(x: Array, patch: int) -> tuple[Array, tuple[int, ...]]:
-    """Cuts samples into tokens.
-
-    Args:
-      x: ``[B, H, W, C]`` or ``[B, L, C]``.
-      patch: Side of a patch, which divides each of ``H, W`` or ``L``.
-
-    Returns:
-      ``(tokens [B, T, patch^n C], grid)`` with ``T = prod(grid)``.
-
-    Raises:
-      ValueError: Another rank, or a size that ``patch`` does not divide.
-    """
-    batch, *sizes, channels = x.shape
-    if len(sizes) not in (1, 2) or any(size % patch for size in sizes):
-        raise ValueError(
-            f"x has shape {x.shape}; expected [B, H, W, C] or [B, L, C] with sizes "
-            f"that are multiples of patch={patch}"
-        )
-    grid = tuple(size // patch for size in sizes)
-    split = x.reshape(batch, *(n for size in grid for n in (size, patch)), channels)
-    axes = len(grid)
-    order = (0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2), 2 * axes + 1)
-    return split.transpose(order).reshape(batch, -1, patch**axes * channels), grid
-
-
-def unpatchify(tokens: Array, grid: tuple[int, ...], patch: int) -> Array:
-    """The inverse of `patchify`."""
-    batch, axes = tokens.shape[0], len(grid)
-    split = tokens.reshape(batch, *grid, *(patch,) * axes, -1)
-    pairs = (n for i in range(axes) for n in (1 + i, 1 + axes + i))
-    joined = split.transpose(0, *pairs, 2 * axes + 1)
-    return joined.reshape(batch, *(size * patch for size in grid), -1)
-
-
-def stack_blocks(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of a `DiT` for ``scan=True``, from those for ``scan=False``."""
-    depth = sum(name.removeprefix("block").isdigit() for name in params)
-    blocks = [params[f"block{i}"] for i in range(depth)]
-    rest = {k: v for k, v in params.items() if not k.removeprefix("block").isdigit()}
-    return rest | {"blocks": jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)}
-
-
-def unstack_blocks(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of a `DiT` for ``scan=False``, from those for ``scan=True``."""
-    rest = {k: v for k, v in params.items() if k != "blocks"}
-    depth = jax.tree.leaves(params["blocks"])[0].shape[0]
-    for i in range(depth):
-        rest[f"block{i}"] = jax.tree.map(lambda p, i=i: p[i], params["blocks"])
-    return rest

@@ -5,28 +5,24 @@ features, lags that are known, or the observed context and its mask, are the cha
 ``cond [B, L, F]``.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-import numpy as np
 
 from jaxlib_guidance.attention import Edit
+from jaxlib_guidance.models.layers._embed import sinusoidal
 from jaxlib_guidance.models.layers._s4 import S4D, layer_spectrum
 from jaxlib_guidance.types import Array, PyTree, require_known
 
 
 def _step_embedding(step: Array, width: int) -> Array:
-    """``[sin(step f), cos(step f)]`` with ``f_i = 1e4^(-i / (n - 1))``.
-
-    Of the ``n = width / 2`` rates the last is 1e-4 itself, which
-    `models.embed.sinusoidal` stops short of.
+    """``[sin(s f), cos(s f)]``, ``f_i = 1e4^(-i / (n - 1))``, ``n = width / 2``.
 
     Args:
-      step: Any shape.
-      width: Even number of features, at least 4.
+      step: Numbers of steps, any shape.
+      width: Number of features, even and at least 4.
 
     Returns:
       Float32 ``[*step.shape, width]``.
@@ -38,10 +34,9 @@ def _step_embedding(step: Array, width: int) -> Array:
     """
     if width % 2 or width < 4:
         raise ValueError(f"embedding is {width}; expected an even number from 4")
-    half = width // 2
-    rates = np.exp(-math.log(1e4) * np.arange(half) / (half - 1))
-    angle = jnp.asarray(step, jnp.float32)[..., None] * rates.astype(np.float32)
-    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1)
+    # Unlike positions, the slowest rate is 1e-4 itself, and sines come first.
+    cosine, sine = jnp.split(sinusoidal(step, width, endpoint=True), 2, -1)
+    return jnp.concatenate([sine, cosine], -1)
 
 
 class _GatedBlock(nn.Module):
@@ -51,7 +46,9 @@ class _GatedBlock(nn.Module):
     tanh; the condition is added to ``z`` before the gate.
 
     Attributes:
-      state, poles, rule: See `S4D`.
+      state: Number of conjugate pairs of each state space.
+      poles: Name of the initial state matrices, "lin", "inv" or "legs".
+      rule: How they are discretised, "zoh" or "bilinear".
       dtype: Type of the dense layers' computation.
     """
 
@@ -65,9 +62,9 @@ class _GatedBlock(nn.Module):
         """The residual stream and the block's share of the output, ``[B, L, H]``.
 
         Args:
-          h: ``[B, L, H]``.
+          h: Residual stream ``[B, L, H]``.
           e: Step embedding ``[B, E]``.
-          cond: ``[B, L, F]`` or None.
+          cond: Condition ``[B, L, F]``, or None.
         """
         width = h.shape[-1]
 
@@ -88,17 +85,17 @@ class TSDiff(nn.Module):
     """``(x [B, L, C], c_noise, cond [B, L, F]) -> (value [B, L, C], maps)``.
 
     Attributes:
-      width: Channels ``H`` of the blocks.
-      blocks: Their number.
-      state: Conjugate pairs of each state space; see `S4D`.
-      features: Channels ``F`` of the condition, or 0 for none.
-      embedding: Features of the sinusoidal step embedding.
+      width: Number ``H`` of channels of the blocks.
+      blocks: Number of blocks.
+      state: Number of conjugate pairs of each state space; see `S4D`.
+      features: Number ``F`` of channels of the condition, or 0 for none.
+      embedding: Number of features of the sinusoidal step embedding.
       time_scale, time_offset: What is embedded is ``c_noise * time_scale +
         time_offset``: 100 and -1 turn the times ``(i + 1) / 100`` of a table of betas
         into its steps ``i``; 1000 and 0 suit EDM's ``log(sigma) / 4``.
       skip: Whether the input is added to the output.
-      poles: Initial state matrices; see `initial_poles`.
-      rule: How they are discretised; see `discretise`.
+      poles: Name of the initial state matrices; see `initial_poles`.
+      rule: How the state spaces are discretised; see `discretise`.
       dtype: Type of the dense layers' computation. Parameters, norms, convolutions and
         the residual stream are float32.
       remat: Whether the backward pass recomputes each block.
@@ -143,10 +140,10 @@ class TSDiff(nn.Module):
         """Evaluates the network.
 
         Args:
-          x: ``[B, L, C]``.
-          c_noise: What the network is told about time, ``[B]``.
-          cond: ``[B, L, F]``, or None where ``features`` is 0.
-          control: Must be empty.
+          x: Noisy windows ``[B, L, C]``.
+          c_noise: Noise level of each sample ``[B]``, which `parametrize` chooses.
+          cond: Condition ``[B, L, F]``, or None where ``features`` is 0.
+          control: Attention edits, of which there can be none.
           capture: Taps to return.
 
         Raises:
@@ -209,13 +206,16 @@ class TSDiff(nn.Module):
         ``apply({"params": params, "kernels": kernels}, ...)``.
 
         Args:
-          params: Parameters.
-          length: ``L`` of a sample.
+          params: Parameters of the network.
+          length: Length ``L`` of a sample.
+
+        Returns:
+          Variables of the collection "kernels".
         """
 
         def of(block):
-            held = layer_spectrum(params[block]["s4"], length, self.rule)
-            return {"s4": {"spectrum": held}}
+            made = layer_spectrum(params[block]["s4"], length, self.rule)
+            return {"s4": {"spectrum": made}}
 
         return {block: of(block) for block in self.taps}
 
@@ -227,15 +227,21 @@ def tsdiff_paper(length: int, channels: int = 1, features: int = 0) -> dict[str,
     Train it with loss weighting "eps" and times uniform on the steps.
 
     Args:
-      length: ``L``, context and horizon together.
-      channels: ``C``: the series and its lags, all of which are diffused.
-      features: ``F``, channels of the condition.
+      length: Length ``L`` of a window, context and horizon together.
+      channels: Number ``C`` of channels, all of which are diffused: the series and its
+        lags.
+      features: Number ``F`` of channels of the condition; 0 for no condition.
+
+    Returns:
+      The configuration, a dict that JSON can hold.
+
+    Reference: Kollovieh et al., arXiv 2307.11494, appendix B.
     """
     return {
         "network": {
             "kind": "tsdiff",
             "features": features,
-            # The network is told the step of the table, 0, ..., 99.
+            # What is embedded is the step of the table, 0, ..., 99.
             "time_scale": 100.0,
             "time_offset": -1.0,
         },
@@ -254,10 +260,13 @@ def tsdiff_cpu(length: int, channels: int = 1, features: int = 0) -> dict[str, A
     """A network that two cores train in ten minutes, with EDM's parametrisation.
 
     Args:
-      length: ``L``.
-      channels: ``C``.
-      features: ``F``: known lags and the calendar serve better as a condition than as
-        channels to diffuse.
+      length: Length ``L`` of a window, context and horizon together.
+      channels: Number ``C`` of channels that are diffused.
+      features: Number ``F`` of channels of the condition; 0 for no condition. Known
+        lags and the calendar serve better there than as channels to diffuse.
+
+    Returns:
+      The configuration, a dict that JSON can hold.
     """
     return {
         "network": {

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.attention import Edit
-from jaxlib_guidance.models._norm import group_norm
+from jaxlib_guidance.models._norm import group_norm_layer
 from jaxlib_guidance.models.layers._attention import Attention
 from jaxlib_guidance.models.layers._embed import ConditionEmbed
 from jaxlib_guidance.types import Array, PyTree, require_known
@@ -18,7 +18,7 @@ class _ResBlock(nn.Module):
     """Residual block whose second normalisation is modulated by ``c``.
 
     Attributes:
-      channels: Channels of the output.
+      channels: Number of channels of the output.
       dtype: Type of the convolutions.
     """
 
@@ -35,12 +35,12 @@ class _ResBlock(nn.Module):
             )
             return layer(h.astype(self.dtype)).astype(jnp.float32)
 
-        h = conv("conv_in", nn.silu(group_norm(x.shape[-1], "norm_in")(x)))
+        h = conv("conv_in", nn.silu(group_norm_layer(x.shape[-1], "norm_in")(x)))
         parts = nn.Dense(2 * self.channels, dtype=self.dtype, name="modulation")(
             nn.silu(c)
         )
         scale, shift = jnp.split(parts.astype(jnp.float32)[:, None, None], 2, -1)
-        h = group_norm(self.channels, "norm_out")(h) * (1 + scale) + shift
+        h = group_norm_layer(self.channels, "norm_out")(h) * (1 + scale) + shift
         h = conv("conv_out", nn.silu(h), kernel_init=nn.initializers.zeros)
         if x.shape[-1] != self.channels:
             x = nn.Dense(self.channels, dtype=self.dtype, name="skip")(x)
@@ -52,7 +52,7 @@ class _PixelAttention(nn.Module):
     """Attention of the pixels of a feature map to themselves, then to a text.
 
     Attributes:
-      heads: Attention heads.
+      heads: Number of attention heads.
       kernel: What computes unedited maps; see `attention.attend`.
       dtype: Type of the computation.
     """
@@ -75,7 +75,7 @@ class _PixelAttention(nn.Module):
         grid, maps = x.shape[1:3], {}
         h = x.reshape(x.shape[0], -1, x.shape[-1])
         for name in ("attn",) if context is None else ("attn", "cross"):
-            tokens = group_norm(x.shape[-1], f"{name}_norm")(h).astype(self.dtype)
+            tokens = group_norm_layer(x.shape[-1], f"{name}_norm")(h).astype(self.dtype)
             layer = Attention(
                 self.heads,
                 zero_init=True,
@@ -104,17 +104,18 @@ class UNet(nn.Module):
     the features "down0", ..., "mid", ..., "up0" at the end of each level.
 
     Attributes:
-      width: Channels at level 0.
-      multipliers: Channels of each level over ``width``; each level halves the size.
-      blocks: Residual blocks of a level, on the way down and on the way up.
+      width: Number of channels at level 0.
+      multipliers: Number of channels of each level over ``width``; each level halves
+        the size.
+      blocks: Number of residual blocks of a level, on the way down and on the way up.
       attention: Levels whose last block is followed by attention. "mid" always has it.
-      heads: Attention heads.
-      channels: Channels of the output; None means the input's.
+      heads: Number of attention heads.
+      channels: Number of channels of the output; None means the input's.
       classes: Number of classes, or None; label ``classes`` is the null class.
-      vector: Features of a vector condition, or None.
-      text: Features of text embeddings, or None.
+      vector: Number of features of a vector condition, or None for no such condition.
+      text: Number of features of text embeddings, or None for no text.
       kernel: What computes unedited maps; see `attention.attend`.
-      time_scale: Multiplies ``c_noise``; see `ConditionEmbed`.
+      time_scale: Factor of ``c_noise``: 1000 suits times in [0, 1], 1 step numbers.
       dtype: Type of convolutions and attention. Parameters, residual stream, norms,
         softmax and output head are float32.
       remat: Whether the backward pass recomputes each residual block.
@@ -167,9 +168,10 @@ class UNet(nn.Module):
 
         Args:
           x: Images ``[B, H, W, C]``, whose sides ``2 ** (levels - 1)`` divides.
-          c_noise: What the network is told about time, ``[B]``.
-          cond: Condition; see `models.embed`.
-          control: Edits by site.
+          c_noise: Noise level of each sample ``[B]``, which `parametrize` chooses.
+          cond: Condition: None, labels ``[B]``, a vector ``[B, F]``, text ``[B, M, F]``
+            or a dict of these; see `ConditionEmbed`.
+          control: Attention edits by site.
           capture: Taps to return.
 
         Returns:
@@ -225,8 +227,8 @@ class UNet(nn.Module):
         h = nn.Conv(self.width, (3, 3), dtype=self.dtype, name="conv_in")(
             x.astype(self.dtype)
         ).astype(jnp.float32)
-        skips, last = [], len(self.multipliers) - 1
-        for level in range(last + 1):
+        skips, bottom = [], len(self.multipliers) - 1
+        for level in range(bottom + 1):
             place = f"down{level}"
             for i in range(self.blocks):
                 h = residual(f"{place}_block{i}", h, level)
@@ -234,12 +236,12 @@ class UNet(nn.Module):
                     h = attention(place, h)
                 skips.append(h)
             maps[place] = h
-            if level < last:
+            if level < bottom:
                 h = conv(f"{place}_halve", h, strides=2)
-        h = attention("mid", residual("mid_block0", h, last))
-        h = residual("mid_block1", h, last)
+        h = attention("mid", residual("mid_block0", h, bottom))
+        h = residual("mid_block1", h, bottom)
         maps["mid"] = h
-        for level in reversed(range(last + 1)):
+        for level in reversed(range(bottom + 1)):
             place = f"up{level}"
             for i in range(self.blocks):
                 h = jnp.concatenate([h, skips.pop()], -1)
@@ -250,7 +252,7 @@ class UNet(nn.Module):
             if level:
                 size = (h.shape[0], 2 * h.shape[1], 2 * h.shape[2], h.shape[3])
                 h = conv(f"{place}_double", jax.image.resize(h, size, "nearest"))
-        h = nn.silu(group_norm(h.shape[-1], "head_norm")(h))
+        h = nn.silu(group_norm_layer(h.shape[-1], "head_norm")(h))
         value = nn.Conv(
             self.channels or x.shape[-1],
             (3, 3),

@@ -9,7 +9,7 @@ from jaxlib_guidance.guidance import classifier_guidance, joint_logit
 PROCESS = jg.VPCosine()
 
 
-# Logits (1, 2, 3) and label 2: numbers of specs/guidance.md, section 2.4.
+# Logits (1, 2, 3) and label 2: tau1 e_y - tau2 softmax(tau2 f), arXiv 2310.11311.
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ PROCESS = jg.VPCosine()
 
 
 def test_scales_of_both_conventions(lookup, context, guided):
-    """u = 0, c = 1: s = 7.5 gives 7.5, w = 7.5 gives 8.5 (specs/guidance.md, 6)."""
+    """u = 0, c = 1: s = 7.5 gives 7.5 (huggingface/diffusers), w = 7.5 gives 8.5."""
     x0s = lookup([[0.0], [1.0]])
     ctx = context(PROCESS, jnp.zeros((1, 1)), 0.5, jnp.array([1]))
     for weight, expected in ((jg.cfg_scale(7.5), 7.5), (7.5, 8.5), (0.0, 1.0)):
@@ -112,3 +112,40 @@ def test_contrasts_are_float32_whatever_the_network(context, guided):
     c = np.asarray(network(x, None, ctx.cond).astype(jnp.float32), np.float64)
     u = np.asarray(network(x, None, 0 * ctx.cond).astype(jnp.float32), np.float64)
     np.testing.assert_allclose(x0, c + 4 * (c - u), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("wrong", ["3", None, [1.0, 2.0], np.array(["3"])])
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (lambda w: jg.cfg(w, null=10), "cfg's weight"),
+        (jg.cfg_scale, "cfg_scale's scale"),
+        (jg.autoguidance, "autoguidance's weight"),
+        (lambda w: jg.pag(w, "mid"), "pag's weight"),
+        (lambda w: jg.seg(w, "mid"), "seg's weight"),
+        (lambda w: jg.seg(1.0, "mid", w), "seg's sigma"),
+        (lambda w: jg.redirect(w, "mid", jnp.ones(4)), "redirect's weight"),
+        (lambda w: jg.energy(jnp.sum, w), "energy's weight"),
+        (lambda w: jg.classifier_guidance(jnp.sum, w), "energy's weight"),
+        (lambda w: jg.classifier_guidance(jnp.sum, tau2=w), "guidance's tau2"),
+        (lambda w: jg.apg(w, null=10), "apg's weight"),
+        (lambda w: jg.apg(1.0, null=10, eta=w), "apg's eta"),
+        (lambda w: jg.rescale_std(w), "rescale_std's phi"),
+        (lambda w: jg.rescale_norm(jg.cfg(1.0, 0), w, 3.0), "rescale_norm's low"),
+        (lambda w: jg.clip_x0(w, 1.0), "clip_x0's low"),
+        (lambda w: jg.dynamic_threshold(99.5, w), "dynamic_threshold's limit"),
+        (lambda w: jg.during(jg.cfg(1.0, 0), w, 1.0), "during's start"),
+    ],
+)
+def test_a_weight_that_is_no_number_is_named_at_once(build, name, wrong):
+    with pytest.raises(TypeError, match=f"{name} is .*; expected a number or an array"):
+        build(wrong)
+
+
+def test_numbers_of_any_kind_are_weights():
+    for weight in (1, 1.0, True, np.float32(1), np.ones(3), jnp.ones(())):
+        jg.cfg(weight, null=10)
+    with pytest.raises(TypeError, match="energy's function is 3.0"):
+        jg.energy(3.0)
+    with pytest.raises(ValueError, match="limit is 0.0; expected a number above 0"):
+        jg.dynamic_threshold(99.5, 0.0)

@@ -11,14 +11,16 @@ PRIOR = mixtures.gaussian_mixture([1.0], [[0.0]], [[[1.0]]])
 
 
 def test_exact_likelihood_golden(context, guided):
-    """Prior N(0, 1), y = x0 + 0.1 n = 1, x_t = 0.3: the gradient of log p(y | x_t) at
-    three noise levels, computed apart from this code in specs/guidance.md, section 6.
+    """Prior N(0, 1), y = x0 + 0.1 n = 1, x_t = 0.3: the gradient of log p(y | x_t).
 
-    The likelihood of y given the estimate has the posterior's variance in it; the
-    energy without (DPS, not normalised) is the second row.
+    x0 given x_t is N(a x, s^2), so it is a (1 - a x) / (s^2 + 0.01). The energy without
+    the posterior's variance, that of DPS (Chung et al., arXiv 2209.14687, eq. 16, not
+    normalised), has 0.01 there.
     """
-    exact = (6.169848, 1.092366, 0.314536)
-    plain = (67.868, 55.711, 28.623)
+    bars = np.array([0.9, 0.5, 0.1])
+    slopes = np.sqrt(bars) * (1 - 0.3 * np.sqrt(bars))
+    exact, plain = slopes / (1 - bars + 0.01), slopes / 0.01
+    np.testing.assert_allclose(exact, (6.169848, 1.092366, 0.314536), rtol=1e-6)
     x = jnp.array([[0.3]])
     denoiser = mixtures.exact_denoiser(PRIOR, PROCESS)
 
@@ -29,7 +31,7 @@ def test_exact_likelihood_golden(context, guided):
     def dps(x0, ctx):
         return 0.5 * (1 - x0[:, 0]) ** 2 / 0.01
 
-    for alpha_bar, *expected in zip((0.9, 0.5, 0.1), exact, plain, strict=True):
+    for alpha_bar, *expected in zip(bars, exact, plain, strict=True):
         t = PROCESS.t_of_logsnr(jnp.log(alpha_bar / (1 - alpha_bar)))
         ctx = context(PROCESS, x, t)
         base, _ = guided(jg.chain(), denoiser, ctx)

@@ -45,7 +45,8 @@ def moments(mixture):
 def misfit(samples, exact, prior):
     """Errors of mean and variance in the direction that the evidence moves the most.
 
-    In units of the exact law, so that both have a standard error of order n^(-1/2).
+    In units of the exact distribution, so that both have a standard error of order
+    n^(-1/2).
     """
     mean, cov = moments(exact)
     direction = np.linalg.solve(cov, moments(prior)[0] - mean)
@@ -55,7 +56,7 @@ def misfit(samples, exact, prior):
 
 
 def evidence(kind, size):
-    """The term for a weight, and the law that weight 1 must sample."""
+    """The term for a weight, and the distribution that weight 1 samples."""
     mixture, operator, y = problem(size)
 
     def logits(x, t):

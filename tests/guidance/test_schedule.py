@@ -193,3 +193,23 @@ def test_schedules_that_do_not_fit(counter, context, guided):
     inside, _ = guided(jg.during(TERM, 0.4, 0.6, "t"), counter.denoiser, adaptive)
     always, _ = guided(TERM, counter.denoiser, adaptive)
     np.testing.assert_array_equal(inside, always)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ((0, 500), "stop is 500; expected a fraction of the steps"),
+        ((-0.1, 0.5), "start is -0.1; expected a fraction"),
+        ((0.0, np.array([0.5, 1.5])), "stop is .*1.5.*; expected a fraction"),
+        ((0.2, np.nan), "expected start < stop"),
+        ((-2.0, -1.0, "t"), "stop is -1.0; expected a t above 0"),
+        ((-1.0, 0.0, "sigma"), "stop is 0.0; expected a sigma above 0"),
+    ],
+)
+def test_windows_outside_the_trajectory_are_refused(bounds, message):
+    with pytest.raises(ValueError, match=message):
+        jg.during(TERM, *bounds)
+
+
+def test_windows_in_logsnr_may_be_negative():
+    assert jg.during(TERM, -3.0, -1.0, "logsnr").terms

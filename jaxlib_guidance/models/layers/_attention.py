@@ -17,7 +17,7 @@ class Attention(nn.Module):
       qk_norm: Whether queries and keys are normalised (RMS), which keeps bfloat16
         attention stable.
       zero_init: Whether the output projection starts at 0.
-      kernel: What computes unedited maps; see `attend`.
+      kernel: What computes unedited maps; see `attention.attend`.
       dtype: Type of the computation; softmax and normalisation are float32.
     """
 
@@ -44,8 +44,8 @@ class Attention(nn.Module):
           x: Tokens ``[B, Q, C]``.
           context: Tokens ``[B, M, F]`` to attend to; None means ``x``.
           mask: ``bool [B, M]``, False on padding.
-          edit: What to change; see `Edit`.
-          grid: Shape of the token grid.
+          edit: What to change in the map, or None.
+          grid: Shape of the token grid, for blurs; None is one axis.
           capture: Whether to return the map.
 
         Raises:

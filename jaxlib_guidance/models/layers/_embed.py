@@ -1,4 +1,4 @@
-"""What a network is told: time, label, vector and text; and dropping it in training.
+"""Conditions of a network: time, label, vector and text; and dropping them in training.
 
 A condition is None, an integer array ``[B]`` (labels), a float array ``[B, F]`` (a
 vector) or ``[B, T, F]`` (text embeddings), or a dict with any of "label", "vector",
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlib_guidance import rng
 from jaxlib_guidance.types import Array, PyTree, expand, require_labels
@@ -19,13 +20,17 @@ from jaxlib_guidance.types import Array, PyTree, expand, require_labels
 CONDITION_KINDS = ("label", "vector", "text", "text_mask")
 
 
-def sinusoidal(t: Array, width: int, max_period: float = 10_000.0) -> Array:
+def sinusoidal(
+    t: Array, width: int, max_period: float = 10_000.0, *, endpoint: bool = False
+) -> Array:
     """``[cos(t f), sin(t f)]`` with ``f`` geometric from 1 down to ``1 / max_period``.
 
     Args:
-      t: Any shape.
-      width: Even number of features.
-      max_period: The longest wavelength, in units of ``2 pi t``.
+      t: Times or positions, any shape.
+      width: Number of features, even.
+      max_period: Longest wavelength, in units of ``2 pi t``.
+      endpoint: Whether the slowest rate is ``1 / max_period`` itself; else the rates
+        stop one short of it.
 
     Returns:
       Float32 ``[*t.shape, width]``.
@@ -36,7 +41,8 @@ def sinusoidal(t: Array, width: int, max_period: float = 10_000.0) -> Array:
     if width % 2:
         raise ValueError(f"width is {width}; sine and cosine need an even number")
     half = width // 2
-    rates = jnp.exp(-math.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
+    share = np.arange(half) / max(half - endpoint, 1)
+    rates = np.exp(-math.log(max_period) * share).astype(np.float32)
     angle = jnp.asarray(t, jnp.float32)[..., None] * rates
     return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)
 
@@ -45,6 +51,13 @@ def grid_positions(grid: tuple[int, ...], width: int) -> Array:
     """Sine-cosine positions of the tokens of a grid, ``[prod(grid), width]``.
 
     Each axis has an equal share of the features.
+
+    Args:
+      grid: Shape of the token grid.
+      width: Number of features of a token.
+
+    Returns:
+      Float32 ``[prod(grid), width]``.
 
     Raises:
       ValueError: ``width`` is not a multiple of twice the number of axes.
@@ -60,7 +73,14 @@ def grid_positions(grid: tuple[int, ...], width: int) -> Array:
 
 
 class Condition(NamedTuple):
-    """A condition by kind; None where it is absent."""
+    """A condition by kind; None where it is absent.
+
+    Attributes:
+      label: Integer labels ``[B]``.
+      vector: Vectors ``[B, F]``.
+      text: Text embeddings ``[B, T, F]``.
+      text_mask: Mask ``bool [B, T]``, False on padding.
+    """
 
     label: Array | None = None
     vector: Array | None = None
@@ -98,11 +118,11 @@ class ConditionEmbed(nn.Module):
     """Time and condition as one vector, and text as a context.
 
     Attributes:
-      width: Features of the output.
+      width: Number of features of the output.
       classes: Number of classes, or None; label ``classes`` is the null class.
-      vector: Features of a vector condition, or None.
-      text: Features of text embeddings, or None.
-      time_scale: Multiplies ``c_noise`` before its sinusoids: 1000 suits times in
+      vector: Number of features of a vector condition, or None for no such condition.
+      text: Number of features of text embeddings, or None for no text.
+      time_scale: Factor of ``c_noise`` before its sinusoids: 1000 suits times in
         [0, 1] and EDM's ``log(sigma) / 4``; 1 suits DDPM's step numbers.
       dtype: Type of the computation; the sinusoids are float32.
     """
@@ -125,8 +145,9 @@ class ConditionEmbed(nn.Module):
         tracing, and elsewhere gives its own sample NaN.
 
         Args:
-          c_noise: ``[B]``.
-          cond: The condition.
+          c_noise: Noise level of each sample ``[B]``.
+          cond: Condition: None, labels ``[B]``, a vector ``[B, F]``, text ``[B, T, F]``
+            or a dict of these.
 
         Raises:
           ValueError: A condition that this network has no use for, or of another width;
@@ -199,15 +220,14 @@ def drop_condition(
 ) -> PyTree:
     """Replaces each sample's condition by ``null`` with probability ``rate``.
 
-    What a network trained for classifier-free guidance needs: arXiv 2207.12598,
-    algorithm 1.
+    What a network trained for classifier-free guidance needs.
 
     Args:
       keys: Per-sample typed keys ``[B]``.
       cond: Condition pytree, every leaf ``[B, ...]``.
-      null: Pytree of the same structure, leaves broadcast: the index of the null class,
-        a zero vector.
-      rate: Probability, scalar or ``[B]``.
+      null: Pytree of the same structure whose leaves broadcast: the index of the null
+        class, a zero vector.
+      rate: Probability of dropping, scalar or ``[B]``.
 
     Returns:
       ``cond`` with the leaves of dropped samples replaced, all leaves together.
@@ -215,6 +235,8 @@ def drop_condition(
     Raises:
       TypeError: Keys that are not typed keys.
       ValueError: ``null`` of another structure.
+
+    Reference: Ho and Salimans, arXiv 2207.12598, algorithm 1.
     """
     rng.require_keys(keys)
     if jax.tree.structure(cond) != jax.tree.structure(null):

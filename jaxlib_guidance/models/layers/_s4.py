@@ -31,7 +31,7 @@ def initial_poles(kind: str, n: int) -> np.ndarray:
     ``-1/2`` too.
 
     Args:
-      kind: One of these.
+      kind: Name of the spectrum: "lin", "inv" or "legs".
       n: Number ``N`` of conjugate pairs.
 
     Returns:
@@ -80,9 +80,12 @@ def discretise(poles: Array, log_dt: Array, rule: str = "zoh") -> Sampled:
     A / 2)``, which folds no frequency above ``1 / (2 dt)`` onto a lower one.
 
     Args:
-      poles: ``A [H, N]``, complex.
-      log_dt: ``[H]``.
-      rule: "zoh" or "bilinear".
+      poles: Eigenvalues ``A [H, N]``, complex.
+      log_dt: Logarithm of the step sizes ``[H]``.
+      rule: Rule of the discretisation, "zoh" or "bilinear".
+
+    Returns:
+      The system at steps of ``dt``, ``[H, N]``.
 
     Raises:
       ValueError: Unknown rule.
@@ -104,9 +107,9 @@ def impulse_response(sampled: Sampled, c: Array, length: int) -> Array:
     exponentials in place of ``length``.
 
     Args:
-      sampled: The system, ``[H, N]``.
+      sampled: System at steps of ``dt``, ``[H, N]``.
       c: Output weights ``[..., H, N]``, complex.
-      length: Number of terms.
+      length: Number of terms of the response.
 
     Returns:
       Real ``[..., H, length]``.
@@ -129,8 +132,8 @@ def spectrum(kernels: Array) -> Array:
     """What `convolve` multiplies by: the transform of both directions' kernels.
 
     Args:
-      kernels: ``[2, H, L]``: the response to the past, with lag 0, and to the future,
-        from lag 1 on; or ``[1, H, L]``, causal.
+      kernels: Responses ``[2, H, L]`` to the past, with lag 0, and to the future, from
+        lag 1 on; or ``[1, H, L]``, causal.
 
     Returns:
       Complex ``[H, L + 1]``.
@@ -151,11 +154,11 @@ def convolve(u: Array, spectrum: Array) -> Array:
     """``y_t = sum_j k0_j u_{t-j} + sum_j k1_j u_{t+1+j}``, zero beyond the ends.
 
     Args:
-      u: ``[B, L, H]``.
-      spectrum: ``[H, L + 1]``, from `spectrum`.
+      u: Input ``[B, L, H]``.
+      spectrum: Transformed kernels ``[H, L + 1]``, from `spectrum`.
 
     Returns:
-      ``[B, L, H]``.
+      Output ``[B, L, H]``.
 
     Raises:
       ValueError: An input that is no batch of sequences; a spectrum of another length.
@@ -175,7 +178,16 @@ def convolve(u: Array, spectrum: Array) -> Array:
 def layer_spectrum(
     params: Mapping[str, Array], length: int, rule: str = "zoh"
 ) -> Array:
-    """All that an `S4D` layer does, as one spectrum: complex ``[H, length + 1]``."""
+    """All that an `S4D` layer does, as one spectrum.
+
+    Args:
+      params: Parameters of the layer.
+      length: Length ``L`` of the sequences.
+      rule: Rule of the discretisation, "zoh" or "bilinear".
+
+    Returns:
+      Complex ``[H, L + 1]``, for `convolve`.
+    """
     # Stored as a logarithm, the real part stays negative whatever the optimiser does.
     poles = jax.lax.complex(-jnp.exp(params["log_neg_re"]), params["im"])
     c = jax.lax.complex(params["c"][..., 0], params["c"][..., 1])
@@ -198,11 +210,12 @@ class S4D(nn.Module):
     `TSDiff.kernels`.
 
     Attributes:
-      state: Conjugate pairs ``N`` of a channel.
-      poles: Initial ``A``; see `initial_poles`.
-      rule: See `discretise`.
-      bidirectional: Whether an output sees the future.
-      dt_min, dt_max: Ends of the initial step sizes, log-uniform.
+      state: Number ``N`` of conjugate pairs of a channel.
+      poles: Name of the initial eigenvalues ``A``; see `initial_poles`.
+      rule: Rule of the discretisation, "zoh" or "bilinear"; see `discretise`.
+      bidirectional: Whether an output depends on the future too.
+      dt_min: Smallest initial step size; they are log-uniform.
+      dt_max: Largest initial step size.
 
     Raises:
       ValueError: When called: an input that is not ``[B, L, H]``; step sizes out of
@@ -228,14 +241,14 @@ class S4D(nn.Module):
         width, length = u.shape[-1], u.shape[1]
         params = self._params(width)
         if self.has_variable("kernels", "spectrum"):
-            held: Any = self.get_variable("kernels", "spectrum")
+            made: Any = self.get_variable("kernels", "spectrum")
         else:
-            held = layer_spectrum(params, length, self.rule)
+            made = layer_spectrum(params, length, self.rule)
         wide = u.astype(params["d"].dtype)
-        return convolve(wide, held).astype(u.dtype)
+        return convolve(wide, made).astype(u.dtype)
 
     def _params(self, width):
-        first = initial_poles(self.poles, self.state)
+        poles = initial_poles(self.poles, self.state)
         shape, ways = (width, self.state), 2 if self.bidirectional else 1
 
         def repeat(row):
@@ -248,8 +261,8 @@ class S4D(nn.Module):
         normal = nn.initializers.normal
         return {
             "log_dt": self.param("log_dt", log_dt),
-            "log_neg_re": self.param("log_neg_re", repeat(np.log(-first.real))),
-            "im": self.param("im", repeat(first.imag)),
+            "log_neg_re": self.param("log_neg_re", repeat(np.log(-poles.real))),
+            "im": self.param("im", repeat(poles.imag)),
             "c": self.param("c", normal(0.5**0.5), (ways, *shape, 2)),
             "d": self.param("d", normal(1.0), (width,)),
         }
