@@ -1,8 +1,8 @@
 """Forecasts that a model must beat: seasonal naive, past weeks, and ridge regression.
 
-Histories are ``[N, P]`` with NaN where missing and end where the forecast begins; of
-the segments of `windows.cut_segments` they are all but the last ``horizon`` columns.
-Point forecasts are ``[N, H]``, samples ``[N, S, H]``, in the unit of the history.
+Histories are ``[N, P]`` with NaN where missing and end where the forecast begins: all
+but the last ``horizon`` columns of the segments of `cut_segments`. Point forecasts are
+``[N, H]``, samples ``[N, S, H]``, in the unit of the history.
 """
 
 from collections.abc import Sequence
@@ -16,30 +16,32 @@ from jaxlib_guidance.timeseries._units import unit_of
 from jaxlib_guidance.timeseries._windows import mean_absolute_scale
 from jaxlib_guidance.types import Array, at_least_float32, concrete, pytree_dataclass
 
+# The same hour of the last seven days; of four weeks and of yesterday.
 LAST_WEEK = tuple(24 * day for day in range(1, 8))
 FOUR_WEEKS = (24, 168, 336, 504, 672)
 
 
 def past_values(history: Array, horizon: int, lags: Sequence[int]) -> Array:
-    """What was seen ``lag`` steps before each step of the horizon, as samples.
+    """Values ``lag`` steps before each step of the horizon, as samples.
 
-    The empirical quantiles of past weeks: `LAST_WEEK` takes the same hour of the last
-    seven days, `FOUR_WEEKS` the same hour and weekday of four weeks and of yesterday. A
-    lag shorter than the horizon repeats. Where a value is missing, the mean of the
-    step's other samples takes its place, or failing these the mean of the history; of a
-    history all missing the forecast is NaN.
+    They are the empirical distribution of past weeks: `LAST_WEEK` takes the same hour
+    of the last seven days, `FOUR_WEEKS` the same hour and weekday of four weeks and of
+    yesterday. A lag shorter than the horizon repeats. Where a value is missing, the
+    mean of the step's other samples takes its place, or failing these the mean of the
+    history.
 
     Args:
-      history: ``[N, P]``.
+      history: Values before the forecast ``[N, P]``, NaN where missing.
       horizon: Steps of forecast.
       lags: Steps back, each giving a sample.
 
     Returns:
-      ``[N, len(lags), H]``.
+      ``[N, len(lags), H]``; NaN for a history that is all missing.
 
     Raises:
       ValueError: A lag that is not positive or further back than the history.
     """
+    history = jnp.asarray(history)
     _require_history(history, horizon)
     steps = history.shape[1]
     if not len(lags) or not all(1 <= lag <= steps for lag in lags):
@@ -57,7 +59,20 @@ def past_values(history: Array, horizon: int, lags: Sequence[int]) -> Array:
 
 
 def seasonal_naive(history: Array, horizon: int, season: int) -> Array:
-    """The last season once more: ``[N, H]``; see `past_values` for missing values."""
+    """The last season once more.
+
+    Args:
+      history: Values before the forecast ``[N, P]``, NaN where missing; see
+        `past_values` for what takes their place.
+      horizon: Steps of forecast.
+      season: Steps of a season, from 1 to P.
+
+    Returns:
+      Point forecast ``[N, H]``.
+
+    Raises:
+      ValueError: A season that is not positive or longer than the history.
+    """
     return past_values(history, horizon, (season,))[:, 0]
 
 
@@ -66,8 +81,8 @@ class Ridge:
     """A linear map of a context to a horizon.
 
     Attributes:
-      weight: ``[D, H]``.
-      intercept: ``[H]``.
+      weight: Coefficients ``[D, H]``.
+      intercept: Value of the map at 0, ``[H]``.
     """
 
     weight: Array
@@ -84,9 +99,12 @@ def fit_ridge(x: Array, y: Array, alpha: float = 1.0) -> Ridge:
     The estimator of scikit-learn's `Ridge`, and so of the linear predictive score.
 
     Args:
-      x: ``[N, D]``, finite.
-      y: ``[N, H]``, finite.
-      alpha: Penalty, above 0.
+      x: Contexts ``[N, D]``, finite.
+      y: Horizons ``[N, H]``, finite.
+      alpha: Weight of the penalty, above 0.
+
+    Returns:
+      `Ridge`.
 
     Raises:
       ValueError: Shapes that do not agree; a penalty that is not positive.
@@ -99,7 +117,7 @@ def fit_ridge(x: Array, y: Array, alpha: float = 1.0) -> Ridge:
         raise ValueError(f"alpha is {alpha}; expected above 0")
     x, y = at_least_float32(x), at_least_float32(y)
     middle, level = x.mean(0), y.mean(0)
-    # Of the penalty as further rows: the normal equations would square the condition
+    # The penalty as further rows: the normal equations would square the condition
     # number, which float32 cannot afford.
     penalty = jnp.sqrt(jnp.asarray(alpha, x.dtype)) * jnp.eye(x.shape[1], dtype=x.dtype)
     q, r = jnp.linalg.qr(jnp.concatenate([x - middle, penalty]))
@@ -112,15 +130,22 @@ class RidgeForecaster:
     """Ridge regression of scaled windows, with what it got wrong in training.
 
     Attributes:
-      ridge: From the scaled context to the scaled horizon.
-      residuals: ``[M, H]``, scaled paths of errors in training.
+      ridge: Map from the scaled context to the scaled horizon.
+      residuals: Scaled paths of errors in training ``[M, H]``.
     """
 
     ridge: Ridge
     residuals: Array
 
     def mean(self, context: Array) -> Array:
-        """Point forecast ``[N, H]`` of a context ``[N, L]``."""
+        """Point forecast of a context.
+
+        Args:
+          context: Values before the forecast ``[N, L]``, NaN where missing.
+
+        Returns:
+          ``[N, H]`` in the unit of the context.
+        """
         x, scale = scale_context(context)
         return self.ridge(x) * scale[:, None]
 
@@ -129,11 +154,11 @@ class RidgeForecaster:
 
         Args:
           keys: Typed keys ``[N]``, one for each window.
-          context: ``[N, L]``.
-          count: Samples of each window.
+          context: Values before the forecast ``[N, L]``, NaN where missing.
+          count: Number of samples of each window.
 
         Returns:
-          ``[N, count, H]``.
+          ``[N, count, H]`` in the unit of the context.
         """
         require_keys(keys)
         x, scale = scale_context(context)
@@ -150,10 +175,13 @@ def fit_ridge_forecaster(
     """Fits `RidgeForecaster` to windows, each over the scale of its context.
 
     Args:
-      windows: ``[M, L + horizon]``, unscaled. A missing value in the context becomes
-        its mean; one in the horizon has no error to learn from.
+      windows: Unscaled windows ``[M, L + horizon]``. A missing value in the context
+        becomes its mean; one in the horizon has no error to learn from.
       horizon: Steps of forecast.
-      alpha: Penalty of `fit_ridge`.
+      alpha: Weight of the penalty of `fit_ridge`, above 0.
+
+    Returns:
+      `RidgeForecaster` of contexts of length ``L``.
 
     Raises:
       ValueError: A window no longer than the horizon, or with a horizon not all known.
@@ -173,9 +201,14 @@ def fit_ridge_forecaster(
 
 
 def scale_context(context: Array) -> tuple[Array, Array]:
-    """A context ``[N, L]`` over its mean absolute value, and that value ``[N]``.
+    """A context over its mean absolute value, and that value.
 
-    Missing values become the mean of what is known.
+    Args:
+      context: Values ``[N, L]``, NaN where missing.
+
+    Returns:
+      The scaled context ``[N, L]``, in which missing values are the mean of the known
+      ones, and its scale ``[N]``; 1 where it is 0 or all missing.
     """
     context = at_least_float32(context)
     known = ~jnp.isnan(context)

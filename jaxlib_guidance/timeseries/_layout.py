@@ -147,27 +147,8 @@ class Layout:
             finite; segments of another number of series; negative values for a layout
             of square roots. Values are only looked at where they are not traced.
         """
-        joint = () if self.joint == 1 else (self.joint,)
-        if segments.ndim < 2 or segments.shape[2:] != joint:
-            raise ValueError(
-                f"segments have shape {segments.shape}; expected "
-                f"{'[B, T]' if self.joint == 1 else f'[B, T, {self.joint}]'} for a "
-                f"layout of {self.joint} series"
-            )
+        self._require_arrays(segments, covariates)
         length = self.context + self.horizon
-        wanted = (len(segments), length, self.covariates)
-        given = None if covariates is None else covariates.shape
-        if given != (wanted if self.covariates else None):
-            raise ValueError(
-                f"covariates have shape {given}; expected "
-                f"{wanted if self.covariates else None}"
-            )
-        values = None if covariates is None else concrete(covariates)
-        if values is not None and not np.isfinite(values.astype(np.float32)).all():
-            raise ValueError(
-                "covariates are not all finite; they must be known for the whole "
-                "window, its horizon too"
-            )
         cut = {"context": self.context, "horizon": self.horizon, "lags": self.lags}
         default = self._default_scale(segments, scale)
         or_one = jnp.where(default > 0, default, 1)
@@ -242,6 +223,29 @@ class Layout:
             )
         scale = mean_absolute_scale(before, known, given)
         return jnp.where(any_size | (given > 0), scale, 0)
+
+    def _require_arrays(self, segments, covariates):
+        joint = () if self.joint == 1 else (self.joint,)
+        if segments.ndim < 2 or segments.shape[2:] != joint:
+            raise ValueError(
+                f"segments have shape {segments.shape}; expected "
+                f"{'[B, T]' if self.joint == 1 else f'[B, T, {self.joint}]'} for a "
+                f"layout of {self.joint} series"
+            )
+        length = self.context + self.horizon
+        wanted = (len(segments), length, self.covariates)
+        given = None if covariates is None else covariates.shape
+        if given != (wanted if self.covariates else None):
+            raise ValueError(
+                f"covariates have shape {given}; expected "
+                f"{wanted if self.covariates else None}"
+            )
+        values = None if covariates is None else concrete(covariates)
+        if values is not None and not np.isfinite(values.astype(np.float32)).all():
+            raise ValueError(
+                "covariates are not all finite; they must be known for the whole "
+                "window, its horizon too"
+            )
 
     def _require_roots(self, x):
         x = concrete(x) if self.values == "root" else None

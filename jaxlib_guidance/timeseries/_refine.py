@@ -32,7 +32,7 @@ from jaxlib_guidance.types import (
     process_of,
 )
 
-# Sub-streams of a step: the noise that is denoised, and the move's own.
+# Sub-streams of a step: the noise that is denoised, and that of the move.
 DENOISED, MOVED = 0, 1
 
 
@@ -49,16 +49,17 @@ def noise_errors(
     """``sum (eps - eps_hat(alpha x0 + sigma eps, t))^2`` of each window.
 
     Args:
-      denoiser: Of windows.
-      x0: ``[B, L, C]``.
-      eps: Standard normal noise, of the same shape.
-      t: Scalar or ``[B]``.
-      cond: Condition, every leaf ``[B, ...]``.
-      mask: ``[B, L, C]``: only these entries count.
-      process: The noise process; None takes the denoiser's.
+      denoiser: Denoiser of windows ``[B, L, C]``.
+      x0: Clean windows ``[B, L, C]``.
+      eps: Standard normal noise ``[B, L, C]``.
+      t: Time of the noise level, scalar or ``[B]``.
+      cond: Condition of the network, every leaf ``[B, ...]``; None for a network
+        without one.
+      mask: Entries that count, 1 or 0 ``[B, L, C]``; None counts all.
+      process: Noise process; None takes the denoiser's.
 
     Returns:
-      ``[B]``.
+      ``[B]``; 0 for a window of which nothing counts.
     """
     process = process_of(denoiser, process)
     x_t = perturb(process, x0, eps, t)
@@ -84,14 +85,15 @@ def representative_time(
     One noise level then stands for the training objective: `refine` denoises at it.
 
     Args:
-      keys: Typed keys ``[B]``.
-      denoiser: Of windows.
-      x0: Windows to measure on ``[B, L, C]``, a few hundred; the published batch has
-        1024.
-      times: Candidates ``[T]``, those of training.
-      cond: Condition, every leaf ``[B, ...]``.
-      mask: ``[B, L, C]``, what is known of ``x0``.
-      process: The noise process; None takes the denoiser's.
+      keys: Typed keys ``[B]``, one for each window.
+      denoiser: Denoiser of windows ``[B, L, C]``.
+      x0: Clean windows to measure on ``[B, L, C]``, a few hundred; the published batch
+        has 1024.
+      times: Candidate times ``[T]``, those of training.
+      cond: Condition of the network, every leaf ``[B, ...]``; None for a network
+        without one.
+      mask: Entries of ``x0`` that are known, 1 or 0 ``[B, L, C]``; None for all.
+      process: Noise process; None takes the denoiser's.
 
     Returns:
       One of ``times``, a scalar.
@@ -131,22 +133,24 @@ def refine(
     otherwise Langevin dynamics (LMC) at temperature ``nu^2``.
 
     Args:
-      keys: Typed keys ``[B]``.
-      denoiser: Of windows ``[B, L, C]``.
-      start: The completed windows, from `completed`; its mask says where ``R`` counts:
+      keys: Typed keys ``[B]``, one for each window.
+      denoiser: Denoiser of windows ``[B, L, C]``.
+      start: Completed windows, from `completed`. Their mask says where ``R`` counts:
         published are the observed entries for "square", and these and the forecast for
         "quantile". Where it is 0 and ``y`` is not finite, the start is 0.
-      cond: Condition, every leaf ``[B, ...]``.
-      t: Noise level to denoise at; see `representative_time`.
-      energy: ``R``: "quantile", "square" or a function ``(x0, observed) -> [B]``.
-      steps: Moves.
-      step_size: ``h``.
-      noise: ``nu``; the published ``gamma`` is its square.
-      weight: ``w``.
-      process: The noise process; None takes the denoiser's.
+      cond: Condition of the network, every leaf ``[B, ...]``; None for a network
+        without one.
+      t: Time of the noise level to denoise at, see `representative_time`.
+      energy: Distance ``R`` from the start: "quantile", "square" or a function ``(x0,
+        observed) -> [B]``.
+      steps: Number of moves, at least 1.
+      step_size: Size ``h`` of a move.
+      noise: Noise ``nu`` of a move; the published ``gamma`` is its square.
+      weight: Weight ``w`` of the distance.
+      process: Noise process; None takes the denoiser's.
 
     Returns:
-      ``[B, L, C]``.
+      Refined windows ``[B, L, C]``.
 
     Raises:
       ValueError: Fewer than one step; unknown energy; a start that is not finite where
@@ -168,8 +172,8 @@ def refine(
     def move(y, i):
         own = rng.fold(keys, i)
         eps = rng.normal(rng.fold(own, DENOISED), y.shape[1:])
-        law = Transition(y - h * jax.grad(total)(y, eps), std)
-        return draw(law, rng.fold(own, MOVED)), None
+        moved = Transition(y - h * jax.grad(total)(y, eps), std)
+        return draw(moved, rng.fold(own, MOVED)), None
 
     y = at_least_float32(start.y)
     _require_finite("start.y", jnp.where(start.mask > 0, y, 0))
@@ -186,12 +190,12 @@ def base_paths(forecast: Array, samples: int) -> Array:
     point forecast is repeated.
 
     Args:
-      forecast: Samples ``[N, S', H]`` or a point forecast ``[N, H]``; of ``D`` joint
+      forecast: Samples ``[N, S', H]`` or a point forecast ``[N, H]``; for ``D`` joint
         series samples ``[N, S', H, D]``, of which a point forecast has one.
-      samples: ``S``.
+      samples: Number ``S`` of paths, at least 1.
 
     Returns:
-      ``[N, S, H]`` (``[N, S, H, D]``).
+      ``[N, S, H]``, or ``[N, S, H, D]`` of joint series.
 
     Raises:
       ValueError: Another number of axes; something that is not finite, unless it is
@@ -215,11 +219,11 @@ def completed(inputs: Inputs, layout: Layout, paths: Array, *, whole: bool) -> O
     """Observed windows completed by a forecast: where `refine` starts.
 
     Args:
-      inputs: Of ``N`` windows, from ``layout.inputs``.
-      layout: Of the model.
-      paths: ``[N, S, horizon]`` in the unit of the series, from `base_paths`; ``[N, S,
-        horizon, D]`` of joint series.
-      whole: Whether the forecast counts as observed too, as "quantile" wants.
+      inputs: Inputs of ``N`` windows, from ``layout.inputs``.
+      layout: Layout of the network's inputs.
+      paths: Forecast ``[N, S, horizon]`` in the unit of the series, from `base_paths`;
+        ``[N, S, horizon, D]`` of joint series.
+      whole: Whether the forecast counts as observed too, as published for "quantile".
 
     Returns:
       Windows, masks and levels with batch ``N S``. Lags that point into the horizon

@@ -25,17 +25,17 @@ def synthesize(
     """Windows from the model alone, in the scaled space: their unit is 1.
 
     Args:
-      keys: Typed keys ``[N]``.
-      denoiser: Of windows ``[N, L, C]``.
-      layout: Of its inputs.
-      cond: Condition ``[N, L, F]`` if the layout has features. Zeros for lags and for
-        what is told are "unknown"; see `without_past`.
-      grid: Times.
-      sampler: The solver; None is ``ddpm()``.
-      process: The noise process; None takes the denoiser's.
+      keys: Typed keys ``[N]``, one for each window.
+      denoiser: Denoiser of windows ``[N, L, C]``.
+      layout: Layout of the network's inputs.
+      cond: Condition ``[N, L, F]`` if the layout has features, None otherwise. Zeros
+        for lags and observed steps are "unknown"; see `without_past`.
+      grid: Times of the solver.
+      sampler: Solver; None is ``ddpm()``.
+      process: Noise process; None takes the denoiser's.
 
     Returns:
-      ``[N, L]``, or ``[N, L, D]`` of joint series.
+      Scaled windows ``[N, L]``, or ``[N, L, D]`` of joint series.
     """
     sampler = ddpm() if sampler is None else sampler
     shape = (layout.length, layout.channels)
@@ -46,9 +46,17 @@ def synthesize(
 
 
 def without_past(layout: Layout, cond: Array) -> Array:
-    """A condition of which only the covariates are left, ``[N, L, F]``."""
-    told = layout.features - layout.covariates
-    return jnp.where(jnp.arange(layout.features) < told, 0, cond)
+    """A condition of which only the covariates are left.
+
+    Args:
+      layout: Layout of the network's inputs.
+      cond: Condition ``[N, L, F]``.
+
+    Returns:
+      ``[N, L, F]``, 0 ("unknown") for lags and observed steps.
+    """
+    past = layout.features - layout.covariates
+    return jnp.where(jnp.arange(layout.features) < past, 0, cond)
 
 
 def downstream_score(
@@ -64,14 +72,15 @@ def downstream_score(
     its forecasts multiplied by that. The score is `wql`.
 
     Args:
-      windows: ``[M, L]``, scaled and finite: not divided by anything here.
-      context: Real contexts ``[N, P]`` with ``P >= L - H``; NaN where missing.
-      target: Real targets ``[N, H]``; NaN where missing.
-      fit: ``(x [M, L - H], y [M, H])`` to a forecaster, which maps ``x [N, L - H]`` to
-        samples ``[N, S, H]``.
+      windows: Windows to fit to ``[M, L]``, scaled and finite; they are not divided by
+        anything here.
+      context: Real contexts ``[N, P]`` with ``P >= L - H``, NaN where missing.
+      target: Real targets ``[N, H]``, NaN where missing.
+      fit: Function of ``x [M, L - H]`` and ``y [M, H]`` that returns a forecaster,
+        which maps ``x [N, L - H]`` to samples ``[N, S, H]``.
 
     Returns:
-      A number.
+      A number; NaN where no target is known.
 
     Raises:
       ValueError: Windows that are no longer than the horizon, or longer than the test
@@ -100,10 +109,24 @@ def downstream_score(
 def linear_predictive_score(
     windows: Array, context: Array, target: Array, alpha: float = 1.0
 ) -> Array:
-    """`downstream_score` of a ridge regression with penalty ``alpha``.
+    """Test loss of a ridge regression that was fitted to windows.
 
-    A point forecast, so the score is also its ND. The ridge is that of the released
-    code; see `downstream_score` for the rest.
+    It is the `downstream_score` of a point forecast, and so its normalised deviation.
+
+    Args:
+      windows: Windows to fit to ``[M, L]``, scaled and finite.
+      context: Real contexts ``[N, P]`` with ``P >= L - H``, NaN where missing.
+      target: Real targets ``[N, H]``, NaN where missing.
+      alpha: Weight of the ridge's penalty; 1 in the released code.
+
+    Returns:
+      A number; NaN where no target is known.
+
+    Raises:
+      ValueError: Windows that are no longer than the horizon, or longer than the test
+        contexts.
+
+    Reference: Kollovieh et al., arXiv 2307.11494, section 4.3.
     """
 
     def fit(x, y):

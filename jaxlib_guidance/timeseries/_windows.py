@@ -1,7 +1,7 @@
-"""Windows of series with lags as channels, and masks of what a window may show.
+"""Windows of series with lags as channels, and masks of what is visible in a window.
 
 A window is cut in two steps. `cut_segments` takes the values from the longest lag
-before the window to its end; `make_windows` hides what must not be seen *there*, in the
+before the window to its end; `make_windows` hides what is not visible *there*, in the
 one place where every feature is read from, and only then scales and lays out the lags.
 So a hidden value can reach neither the scale nor a lag channel.
 """
@@ -17,10 +17,12 @@ from jaxlib_guidance.rng import require_keys
 from jaxlib_guidance.timeseries._units import unit_of
 from jaxlib_guidance.types import Array, at_least_float32, concrete
 
-# Of the published models: days 1 to 7 and weeks 2 to 4; periods of 30 days to a year.
+# Lags of the published models: days 1 to 7 and weeks 2 to 4; periods of 30 days to a
+# year.
 HOURLY_LAGS = tuple(24 * day for day in (1, 2, 3, 4, 5, 6, 7, 14, 21, 28))
 DAILY_LAGS = tuple(30 * month for month in range(1, 13))
 
+# Scale of rows in which nothing has a size.
 SMALLEST_SCALE = 1e-10
 
 
@@ -28,11 +30,11 @@ class Windows(NamedTuple):
     """A batch of windows as a diffusion model sees them; ``L = context + horizon``.
 
     Attributes:
-      x: ``[B, L, C]`` scaled. Channel 0 is the series, channel ``j`` its value
-        ``lags[j - 1]`` steps before. 0 where ``mask`` is. Of ``D`` joint series each of
-        these is a group of ``D`` channels.
+      x: Scaled values ``[B, L, C]``. Channel 0 is the series, channel ``j`` its value
+        ``lags[j - 1]`` steps before; 0 where ``mask`` is 0. With ``D`` joint series
+        each of these is a group of ``D`` channels.
       mask: ``[B, L, C]``, 1 where ``x`` is known and 0 elsewhere.
-      scale: ``[B]``, or ``[B, D]``: what ``x`` was divided by.
+      scale: Value by which ``x`` was divided, ``[B]``, or ``[B, D]`` of joint series.
     """
 
     x: Array
@@ -52,13 +54,13 @@ def cut_segments(
     """The values from ``max(lags)`` before each window to its end.
 
     Args:
-      series: ``[S, T]``, NaN where missing; ``[S, T, D]`` for ``D`` joint series or
-        covariates.
+      series: Values ``[S, T]``, NaN where missing; ``[S, T, D]`` for ``D`` joint series
+        or covariates.
       rows: Which series, int ``[B]``.
       starts: Column at which each window's context begins, int ``[B]``.
       context: Steps of context.
       horizon: Steps of forecast; 0 for none.
-      lags: Of `make_windows`.
+      lags: Steps back of the lagged values, see `make_windows`; empty for none.
 
     Returns:
       ``[B, max(lags) + context + horizon]`` (``[..., D]``), NaN outside the series: a
@@ -99,19 +101,21 @@ def make_windows(
     """Hides, scales and lays out lags.
 
     Args:
-      segments: As `cut_segments` returns them.
+      segments: Values ``[B, max(lags) + context + horizon]`` (``[..., D]``) from
+        `cut_segments`, NaN where missing.
       context: Steps of context.
       horizon: Steps of forecast.
-      lags: Steps back of each further channel, such as `HOURLY_LAGS`.
-      observed: Which steps of the window may be seen, bool ``[L]`` or ``[B, L]`` (or
+      lags: Steps back of each further channel, such as `HOURLY_LAGS`; empty for none.
+      observed: Which steps of the window are visible, bool ``[L]`` or ``[B, L]`` (or
         ``[B, L, D]``), such as `forecast_mask`; the rest becomes unknown, also where it
         comes back as a lag. None shows all, for training.
-      default_scale: Of `mean_absolute_scale`.
-      scale: What to divide by, ``[B]`` (or ``[B, D]``); None takes
-        `mean_absolute_scale` of what is seen of the context.
+      default_scale: Scale of windows whose context is zero or unknown, scalar or
+        ``[B]`` (``[B, D]``); None takes the batch's mean, see `mean_absolute_scale`.
+      scale: Value to divide by, ``[B]`` (or ``[B, D]``); None takes
+        `mean_absolute_scale` of the visible context.
 
     Returns:
-      `Windows`.
+      `Windows` of length ``L = context + horizon``.
 
     Raises:
       ValueError: Wrong shapes; a default that the scale leaves without effect.
@@ -123,13 +127,13 @@ def make_windows(
             "longest lag, the context and the horizon"
         )
     segments = at_least_float32(segments)
-    seen = ~jnp.isnan(segments)
+    known = ~jnp.isnan(segments)
     if observed is not None:
-        seen = seen.at[:, past:].min(_window_mask(observed, seen[:, past:]))
-    values = jnp.where(seen, segments, 0)
+        known = known.at[:, past:].min(_window_mask(observed, known[:, past:]))
+    values = jnp.where(known, segments, 0)
     if scale is None:
         now = slice(past, past + context)
-        scale = mean_absolute_scale(values[:, now], seen[:, now], default_scale)
+        scale = mean_absolute_scale(values[:, now], known[:, now], default_scale)
     elif default_scale is not None:
         raise ValueError("default_scale would have no effect beside a scale")
     else:
@@ -141,24 +145,27 @@ def make_windows(
         each = [a[:, past - lag : past - lag + length] for lag in (0, *lags)]
         return jnp.stack(each, 2).reshape(len(a), length, -1)
 
-    return Windows(channels(values), channels(seen).astype(values.dtype), scale)
+    return Windows(channels(values), channels(known).astype(values.dtype), scale)
 
 
 def mean_absolute_scale(
     values: Array, observed: Array, default: Array | float | None = None
 ) -> Array:
-    """``sum(|y| m) / max(sum(m), 1)`` over the context, at least 1e-10.
+    """Mean absolute value of the known part of the context.
+
+    ``sum(|y| m) / sum(m)``, for values in any unit: the released code has at least
+    1e-10, and sums that overflow.
 
     Args:
-      values: ``[B, context]`` (or ``[B, context, D]``), finite.
-      observed: The same shape, bool or 0 and 1.
-      default: Scale of a row that is nothing but zeros or unknown, one or one for each
-        row. None takes the mean over the whole batch, as GluonTS and the released code
-        do; otherwise a row's scale does not depend on its batch.
+      values: Values ``[B, context]`` (or ``[B, context, D]``), finite.
+      observed: Which of them are known, in the same shape, bool or 0 and 1.
+      default: Scale of a row that is nothing but zeros or unknown, scalar or ``[B]``
+        (``[B, D]``). None takes the mean over the whole batch, as GluonTS and the
+        released code do; otherwise a row's scale does not depend on its batch.
 
     Returns:
       ``[B]`` (or ``[B, D]``), in float32 at least: a sum of half-precision values
-      would overflow.
+      would overflow. `SMALLEST_SCALE` where the default is 0 too.
 
     Raises:
       ValueError: A default of another shape.
@@ -184,7 +191,15 @@ def mean_absolute_scale(
 
 
 def forecast_mask(context: int, horizon: int) -> Array:
-    """The context is known and the horizon is not: bool ``[L]``."""
+    """The mask of a forecast: the context is visible and the horizon is not.
+
+    Args:
+      context: Steps of context.
+      horizon: Steps of forecast.
+
+    Returns:
+      bool ``[L]``.
+    """
     window_lengths(context, horizon, ())
     return jnp.arange(context + horizon) < context
 
@@ -193,10 +208,10 @@ def random_missing(keys: Array, context: int, horizon: int, count: int) -> Array
     """A forecast with ``count`` steps of each context hidden at random (RM).
 
     Args:
-      keys: Typed keys ``[B]``: a row's mask depends on its own key alone.
+      keys: Typed keys ``[B]``; a row's mask depends on its own key alone.
       context: Steps of context.
       horizon: Steps of forecast.
-      count: Steps to hide; half the context in the published protocol.
+      count: Number of steps to hide; half the context in the published protocol.
 
     Returns:
       bool ``[B, L]``.
@@ -209,23 +224,50 @@ def random_missing(keys: Array, context: int, horizon: int, count: int) -> Array
 
 
 def blackout_begin(context: int, horizon: int, count: int) -> Array:
-    """A forecast with the first ``count`` steps of the context hidden (BM-B)."""
+    """A forecast with the first ``count`` steps of the context hidden (BM-B).
+
+    Args:
+      context: Steps of context.
+      horizon: Steps of forecast.
+      count: Number of steps to hide; half the context in the published protocol.
+
+    Returns:
+      bool ``[L]``.
+    """
     _require_count(count, context)
     known = forecast_mask(context, horizon)
     return known & (jnp.arange(context + horizon) >= count)
 
 
 def blackout_end(context: int, horizon: int, count: int) -> Array:
-    """A forecast with the last ``count`` steps of the context hidden (BM-E)."""
+    """A forecast with the last ``count`` steps of the context hidden (BM-E).
+
+    Args:
+      context: Steps of context.
+      horizon: Steps of forecast.
+      count: Number of steps to hide; half the context in the published protocol.
+
+    Returns:
+      bool ``[L]``.
+    """
     _require_count(count, context)
     known = forecast_mask(context, horizon)
     return known & (jnp.arange(context + horizon) < context - count)
 
 
 def window_lengths(context: int, horizon: int, lags: Sequence[int]) -> tuple[int, int]:
-    """``(longest lag, context + horizon)``, once they make sense.
+    """Checks the sizes of windows.
+
+    Args:
+      context: Steps of context, at least 1.
+      horizon: Steps of forecast, at least 0.
+      lags: Different steps back, each at least 1; empty for none.
+
+    Returns:
+      ``(longest lag, context + horizon)``; 0 without lags.
 
     Raises:
+      TypeError: Lags that are no sequence.
       ValueError: A context, horizon or lag that is not a length.
     """
     whole = all(isinstance(size, (int, np.integer)) for size in (context, horizon))
@@ -252,10 +294,10 @@ def _require_series(series: Array | np.ndarray) -> None:
         raise ValueError(f"series has shape {shape}; expected [S, T] or [S, T, D]")
 
 
-def _window_mask(observed, seen):
-    """``observed`` in the shape of the window ``seen``."""
+def _window_mask(observed, known):
+    """``observed`` in the shape of the window ``known``."""
     observed = jnp.asarray(observed)
-    allowed = {seen.shape[1:2], seen.shape[:2], seen.shape}
+    allowed = {known.shape[1:2], known.shape[:2], known.shape}
     if observed.shape not in allowed:
         raise ValueError(
             f"observed has shape {observed.shape}; expected one of {sorted(allowed)}"
@@ -263,9 +305,9 @@ def _window_mask(observed, seen):
     observed = observed.astype(bool)
     if observed.ndim == 1:
         observed = observed[None]
-    if observed.ndim < seen.ndim:
+    if observed.ndim < known.ndim:
         observed = observed[..., None]
-    return jnp.broadcast_to(observed, seen.shape)
+    return jnp.broadcast_to(observed, known.shape)
 
 
 def _require_rows(scale, values, name):
