@@ -102,6 +102,7 @@ def flags(folder: Path) -> list[str]:
 
 def train(folder: Path, loop: Callable | None = None) -> None:
     """The recipe in this process, with its own training loop or another."""
+    sys.path.append(str(RECIPE.parent))
     spec = importlib.util.spec_from_file_location("recipe", RECIPE)
     recipe = importlib.util.module_from_spec(spec)
     # Dataclasses look their module up by name.

@@ -62,6 +62,7 @@ class Config:
 
 def recipe() -> Any:
     """train/images.py as a module."""
+    sys.path.append(str(RECIPE.parent))
     spec: Any = importlib.util.spec_from_file_location("train_images", RECIPE)
     module = importlib.util.module_from_spec(spec)
     # Dataclasses look their module up by name.
@@ -91,10 +92,12 @@ class Problem:
 
     def __init__(self, config: Config, remat: bool = False, **network: Any):
         self.images = recipe()
-        scale = self.images.Scale(remat=remat)
         options = {"width": config.width, "depth": config.depth} | network
-        model = self.images.Model(**options)
-        settings = self.images.Config(model=model, scale=scale)
+        default = self.images.Config()
+        settings = self.images.Config(
+            model=dataclasses.replace(default.model, **options),
+            scale=dataclasses.replace(default.scale, remat=remat),
+        )
         about = self.images.describe(settings, (8, 8, 1), 10, 0.75)
         self.model = self.images.from_config(about)
         self.loss = self.images.make_loss(self.model, settings, 0.75)

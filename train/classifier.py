@@ -8,7 +8,6 @@ A run lives in one folder, as that of train/images.py; its weights are ema.safet
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,24 +21,18 @@ from tyro.conf import OmitArgPrefixes
 from jaxlib_guidance import rng
 from jaxlib_guidance.data import Loader, load_images
 from jaxlib_guidance.diffusion import log_normal_t, perturb
-from jaxlib_guidance.files import export_weights
 from jaxlib_guidance.models import ClassifierModel, from_config
 from jaxlib_guidance.training import (
-    FREE,
     Hosts,
     Log,
     Scale,
-    claim,
-    data_mesh,
     fit,
     init_state,
-    local_rows,
-    make_train_step,
-    replicate,
+    open_run,
     require_effect,
-    shard_batch,
+    settings_of,
     start,
-    state_sharding,
+    usage_errors,
 )
 
 
@@ -80,13 +73,12 @@ def train(config: Config) -> float | None:
     """
     noisy = config.noise is not None, "clean images"
     require_effect(config, {"level_mean": noisy, "level_std": noisy})
-    settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    settings = settings_of(config)
     data = load_images(config.source, "train", config.size)
     test = load_images(config.source, "test", config.size)
     # Files that come or go make other batches, and so another run.
     settings["identity"] = data.identity
-    free = ("directory", "log", "store", *FREE)
-    folder = claim(config.directory, settings, free)
+    run = open_run(config, settings, free=("directory", "log", "store"))
     classes, shape = len(data.classes), data.images.shape[1:]
     scale = round(float(np.std(data.images)), 3)
     about: dict[str, Any] = {
@@ -137,48 +129,33 @@ def train(config: Config) -> float | None:
     def make_state():
         return init_state(model.init(init_key), tx, train_key)
 
-    mesh = data_mesh()
-    sharding = state_sharding(mesh, make_state, config.scale.mesh)
-    state = jax.jit(make_state, out_shardings=sharding)()
-    step = make_train_step(
-        loss,
-        tx,
-        ema_decay=0.99,
-        accumulate=config.scale.accumulate,
-        mesh=mesh,
-        sharding=sharding,
-    )
-    mine = local_rows(mesh, config.batch)
-    batches = Loader(data, config.batch, config.seed, part=mine)
-
-    def batch_at(i):
-        return shard_batch(mesh, batches(i))
-
+    state, sharding = run.place(make_state)
+    batches = Loader(data, config.batch, config.seed, part=run.rows(config.batch))
     state, finished = fit(
-        step, state, batch_at, steps=config.steps, folder=folder, log=config.log
+        run.step(loss, tx, sharding, ema_decay=0.99),
+        state,
+        lambda i: run.shard(batches(i)),
+        steps=config.steps,
+        folder=run.folder,
+        log=config.log,
     )
     if not finished:
         return None
-    params = jax.tree.map(np.asarray, replicate(mesh, state.ema))
+    params = run.gather(state.ema)
     keys = rng.sample_keys(jax.random.key(config.seed + 1), len(test.labels))
     logits = jax.jit(lambda p, x: model.logits(p, *noised(keys, x)))(
         params, test.images
     )
     accuracy = float(np.mean(np.argmax(logits, -1) == test.labels))
-    if jax.process_index() == 0:
-        about["training"] = {
-            **{k: v for k, v in settings.items() if k != "directory"},
-            "test_accuracy": accuracy,
-        }
-        store = jnp.dtype(config.store)
-        export_weights(folder / "ema.safetensors", params, about, dtype=store)
-        print(
-            f"accuracy on the test split {accuracy:.4f}; {folder / 'ema.safetensors'}"
-        )
+    about["training"] = run.settings | {"test_accuracy": accuracy}
+    run.export(params, about, store=config.store)
+    if run.chief:
+        print(f"accuracy on the test split {accuracy:.4f}; weights in {run.folder}")
     return accuracy
 
 
 if __name__ == "__main__":
-    config = tyro.cli(Config, description=__doc__)
-    start(config.hosts)
-    train(config)
+    with usage_errors():
+        config = tyro.cli(Config, description=__doc__)
+        start(config.hosts)
+        train(config)

@@ -11,18 +11,15 @@ the same devices or others: it goes on with the same next batch. docs/launch.md 
 to start it on a TPU pod, on several GPUs and on several hosts.
 """
 
-import dataclasses
-import json
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from tyro.conf import OmitArgPrefixes
+from images_options import Config, Data, require_use
 
 import jaxlib_guidance as jg
 from jaxlib_guidance import diffusion, rng
@@ -35,7 +32,6 @@ from jaxlib_guidance.data import (
     open_images,
     save_grid,
 )
-from jaxlib_guidance.files import export_weights
 from jaxlib_guidance.models import (
     ClassifierModel,
     DiffusionModel,
@@ -45,139 +41,16 @@ from jaxlib_guidance.models import (
 )
 from jaxlib_guidance.testing import judge_samples
 from jaxlib_guidance.training import (
-    FREE,
-    Hosts,
-    Log,
-    Scale,
-    claim,
     data_mesh,
     fit,
     init_state,
-    local_rows,
-    make_train_step,
+    open_run,
     pmapped,
     replicate,
-    require_effect,
-    shard_batch,
+    settings_of,
     start,
-    state_sharding,
+    usage_errors,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """What to learn."""
-
-    source: str = "digits"
-    """"digits", a folder with a sub-folder for each class, or a name of TFDS."""
-    size: int | None = None
-    """Side to crop and resize to; None keeps the images' own."""
-    channels: Literal[1, 3] | None = None
-    """1 to make them grey, 3 coloured."""
-    stream: bool = False
-    """Read images when their batch comes instead of holding all in memory; statistics
-    and the evaluation then see 4,096 of them."""
-    flip: bool = False
-    """Whether to mirror half of the images."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """The network."""
-
-    kind: Literal["dit", "unet"] = "dit"
-    width: int = 128
-    depth: int = 4
-    """Blocks of a DiT; blocks of each level of a U-Net."""
-    heads: int = 4
-    patch: int = 2
-    """Side of a DiT's patches."""
-    scan: bool = False
-    """Run a DiT's blocks as one scan, to compile deep ones in constant time."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Objective:
-    """Noise process, prediction and loss."""
-
-    process: Literal["cosine", "linear", "edm", "flow"] = "cosine"
-    predicts: Literal["edm", "x0", "eps", "v", "velocity"] = "edm"
-    """"edm" is EDM's preconditioning, the others plain predictions."""
-    weighting: Literal["edm", "eps", "v", "velocity", "x0", "min_snr", "sigmoid"] = (
-        "edm"
-    )
-    sigmoid_bias: float = -3.0
-    """Of weighting "sigmoid"."""
-    min_snr_gamma: float = 5.0
-    """Of weighting "min_snr"."""
-    levels: Literal["uniform", "log_normal", "logit_normal"] = "log_normal"
-    """Distribution of training times; weighting "sigmoid" expects "uniform"."""
-    level_mean: float = -0.6
-    level_std: float = 1.2
-    label_dropout: float = 0.1
-    """Share of samples trained without their label, for classifier-free guidance."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimiser:
-    """Adam with warm-up and a linear decay to 0."""
-
-    steps: int = 1200
-    batch: int = 128
-    learning_rate: float = 2e-3
-    warmup: int = 100
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    ema: float = 0.995
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Pictures and figures of guided samples."""
-
-    count: int = 500
-    solver_steps: int = 18
-    weight: float = 1.0
-    """Classifier-free guidance weight; 0 is none."""
-    judge: str | None = "digits_judge"
-    """Classifier of clean images that scores samples: a name, a file or None."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """A training run."""
-
-    directory: Path = Path("runs/digits")
-    seed: int = 0
-    data: Data = Data()
-    model: Model = Model()
-    objective: Objective = Objective()
-    optimiser: Optimiser = Optimiser()
-    evaluation: Evaluation = Evaluation()
-    log: Log = Log(eval_every=400)
-    scale: OmitArgPrefixes[Scale] = Scale()
-    hosts: OmitArgPrefixes[Hosts] = Hosts()
-    store: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type in which ema.safetensors stores weights."""
-
-
-def require_use(config: Config) -> None:
-    """Raises for options that would change nothing."""
-    objective = config.objective
-    dit = config.model.kind == "dit", "a U-Net"
-    levels = objective.levels != "uniform", 'levels "uniform"'
-    weighting, other = objective.weighting, f'weighting "{objective.weighting}"'
-    require_effect(
-        config,
-        {
-            "model.patch": dit,
-            "model.scan": dit,
-            "objective.sigmoid_bias": (weighting == "sigmoid", other),
-            "objective.min_snr_gamma": (weighting == "min_snr", other),
-            "objective.level_mean": levels,
-            "objective.level_std": levels,
-        },
-    )
 
 
 def find(data: Data, split: Split) -> Images | ImageSource:
@@ -320,15 +193,15 @@ def train(config: Config) -> dict[str, Any]:
       The results of the evaluation, by row; empty if it was stopped before the end.
     """
     require_use(config)
-    settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    settings = settings_of(config)
     found = find(config.data, "train")
     # Files that come or go make other batches, and so another run.
     settings["data"]["identity"] = found.identity
     judge = config.evaluation.judge
     # Now: what is not there at the end would be missed too late.
     test = None if judge is None else some(find(config.data, "test"))
-    free = ("directory", "log", "evaluation", "store", *FREE)
-    folder = claim(config.directory, settings, free)
+    free = ("directory", "log", "evaluation", "store")
+    run = open_run(config, settings, free=free)
     data = some(found)
     classes, shape = len(data.classes), data.images.shape[1:]
     scale = round(float(np.std(data.images)), 3)
@@ -357,19 +230,10 @@ def train(config: Config) -> dict[str, Any]:
     def make_state():
         return init_state(model.init(init_key), tx, train_key)
 
-    mesh = data_mesh()
-    sharding = state_sharding(mesh, make_state, config.scale.mesh)
-    state = jax.jit(make_state, out_shardings=sharding)()
-    step = make_train_step(
-        make_loss(model, config, scale),
-        tx,
-        ema_decay=optim.ema,
-        accumulate=config.scale.accumulate,
-        clip=optim.clip,
-        mesh=mesh,
-        sharding=sharding,
-    )
-    mine = local_rows(mesh, optim.batch)
+    state, sharding = run.place(make_state)
+    loss = make_loss(model, config, scale)
+    step = run.step(loss, tx, sharding, ema_decay=optim.ema, clip=optim.clip)
+    mine = run.rows(optim.batch)
     batches = Loader(found, optim.batch, config.seed, part=mine)
     spread = jax.jit(
         lambda i: diffusion.stratified(
@@ -379,21 +243,20 @@ def train(config: Config) -> dict[str, Any]:
 
     def batch_at(i):
         u = np.asarray(spread(i))[mine]
-        return shard_batch(mesh, {**batches(i), "u": u})
+        return run.shard({**batches(i), "u": u})
 
-    sampler = make_sampler(model, config.evaluation.solver_steps, mesh)
-    chief = jax.process_index() == 0
+    sampler = make_sampler(model, config.evaluation.solver_steps, run.mesh)
 
     def eval_fn(done, state):
         labels = np.repeat(np.arange(min(classes, 10)), 10)
         key = jax.random.key(config.seed + 2)
         images = sampler(state.ema, key, labels, config.evaluation.weight)
         name = "final" if done == optim.steps else f"{done:07d}"
-        if chief:
-            pictures = folder / "samples" / f"{name}.png"
+        if run.chief:
+            pictures = run.folder / "samples" / f"{name}.png"
             save_grid(pictures, images, 10, max(1, 32 // shape[0]))
 
-    if chief:
+    if run.chief:
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         print(f"{count:,} parameters, {batches.total:,} images")
     with batches:
@@ -402,28 +265,27 @@ def train(config: Config) -> dict[str, Any]:
             state,
             batch_at,
             steps=optim.steps,
-            folder=folder,
+            folder=run.folder,
             log=config.log,
             eval_fn=eval_fn,
         )
     if not finished:
         return {}
-    ema = jax.tree.map(np.asarray, replicate(mesh, state.ema))
-    if chief:
-        about["training"] = {k: v for k, v in settings.items() if k != "directory"}
-        store = jnp.dtype(config.store)
-        export_weights(folder / "ema.safetensors", ema, about, dtype=store)
-        print(f"weights in {folder / 'ema.safetensors'}")
+    ema = run.gather(state.ema)
+    run.export(ema, about | {"training": run.settings}, store=config.store)
+    if run.chief:
+        print(f"weights in {run.folder / 'ema.safetensors'}")
     if judge is None or test is None:
         return {}
     results = evaluate(model, ema, config, data, test, judge)
-    if chief:
+    if run.chief:
         for name, row in results.items():
             print(name, *(f"{k} {v:.3f}" for k, v in row.items()), sep="  ")
     return results
 
 
 if __name__ == "__main__":
-    config = tyro.cli(Config, description=__doc__)
-    start(config.hosts)
-    train(config)
+    with usage_errors():
+        config = tyro.cli(Config, description=__doc__)
+        start(config.hosts)
+        train(config)

@@ -14,7 +14,6 @@ A run lives in one folder and goes on where it was stopped; see train/images.py.
 """
 
 import dataclasses
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -28,26 +27,19 @@ import tyro
 from tyro.conf import OmitArgPrefixes
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.files import export_weights
 from jaxlib_guidance.policy import entropy, init_role_ema, reinforce, role_ema
 from jaxlib_guidance.reduce import masked_sum
 from jaxlib_guidance.training import (
-    FREE,
     Hosts,
     Log,
     Scale,
     TrainState,
-    claim,
-    data_mesh,
     fit,
     init_state,
-    local_rows,
-    make_train_step,
-    replicate,
+    open_run,
     require_effect,
-    shard_batch,
     start,
-    state_sharding,
+    usage_errors,
 )
 from jaxlib_guidance.worlds import kuhn
 
@@ -173,9 +165,7 @@ def train(config: Config) -> dict[str, float]:
     """
     used = config.baseline != "none", 'baseline "none"'
     require_effect(config, {"decay": used})
-    settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    folder = claim(config.directory, settings, free=("directory", "log", *FREE))
-    scale = config.scale
+    run, scale = open_run(config), config.scale
     player = Player(config.width, jnp.dtype(scale.precision), scale.remat)
     rate = optax.linear_schedule(config.learning_rate, 0.0, config.updates)
     tx = optax.adam(rate)
@@ -185,26 +175,13 @@ def train(config: Config) -> dict[str, float]:
         state = init_state(player.init(init_key), tx, train_key)
         return State(jnp.zeros((), jnp.int32), state, init_role_ema(2))
 
-    mesh = data_mesh()
-    sharding = state_sharding(mesh, make_state, scale.mesh)
-    update = make_train_step(
-        make_loss(player, config.entropy),
-        tx,
-        ema_decay=config.ema,
-        accumulate=scale.accumulate,
-        clip=1.0,
-        mesh=mesh,
-        sharding=sharding.train,
-    )
-    mine = local_rows(mesh, config.games)
+    state, sharding = run.place(make_state)
+    loss, parts = make_loss(player, config.entropy), sharding.train
+    update = run.step(loss, tx, parts, ema_decay=config.ema, clip=1.0)
     judge = jax.jit(partial(boldness, player))
 
-    def batch_at(i):
-        ids = np.arange(i * config.games, (i + 1) * config.games, dtype=np.uint32)
-        return shard_batch(mesh, {"id": ids[mine]})
-
     def eval_fn(done, state):
-        policy = replicate(mesh, judge(state.train.ema))
+        policy = run.gather(judge(state.train.ema))
         return {
             "exploitability": float(kuhn.exploitability(policy)),
             "value": float(kuhn.value(policy)),
@@ -212,20 +189,19 @@ def train(config: Config) -> dict[str, float]:
 
     state, finished = fit(
         make_update(config, player, update),
-        jax.jit(make_state, out_shardings=sharding)(),
-        batch_at,
+        state,
+        lambda i: {"id": run.ids(i, config.games)},
         steps=config.updates,
-        folder=folder,
+        folder=run.folder,
         log=config.log,
         eval_fn=eval_fn,
         best_metric="exploitability",
     )
     if not finished:
         return {}
-    ema = jax.tree.map(np.asarray, replicate(mesh, state.train.ema))
     result = eval_fn(config.updates, state)
-    if jax.process_index() == 0:
-        export_weights(folder / "ema.safetensors", ema, {"selfplay": settings})
+    run.export(run.gather(state.train.ema), {"selfplay": run.settings})
+    if run.chief:
         print("  ".join(f"{name} {value:.4f}" for name, value in result.items()))
     return result
 
@@ -260,9 +236,7 @@ def compare(config: Config) -> dict[str, list[float]]:
 
 
 if __name__ == "__main__":
-    config = tyro.cli(Config, description=__doc__)
-    start(config.hosts)
-    if config.compare:
-        compare(config)
-    else:
-        train(config)
+    with usage_errors():
+        config = tyro.cli(Config, description=__doc__)
+        start(config.hosts)
+        (compare if config.compare else train)(config)

@@ -13,6 +13,7 @@ from jaxlib_guidance.training._parallel import (
     shard_batch,
     state_sharding,
 )
+from jaxlib_guidance.training._recipe import Run, open_run, settings_of, usage_errors
 from jaxlib_guidance.training._run import (
     MetricLog,
     OtherRunError,
@@ -58,6 +59,11 @@ __all__ = [
     "Scale",
     "Hosts",
     "start",
+    # What recipes share
+    "Run",
+    "open_run",
+    "settings_of",
+    "usage_errors",
     # A folder, a log, a signal
     "OtherRunError",
     "write_text",

@@ -8,6 +8,7 @@ Prints JSON: the losses, and a number made of all parameters, gathered.
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -33,6 +34,7 @@ ROWS, STEPS = 16, 3
 
 def recipe():
     path = Path(__file__).parents[2] / "train" / "images.py"
+    sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location("train_images", path)
     module = importlib.util.module_from_spec(spec)
     # Dataclasses look their module up by name.
@@ -42,7 +44,8 @@ def recipe():
 
 
 def run(images, kind):
-    config = images.Config(model=images.Model(width=16, depth=1, heads=2))
+    small = replace(images.Config.model, width=16, depth=1, heads=2)
+    config = images.Config(model=small)
     model = images.from_config(images.describe(config, (8, 8, 1), 10, 0.75))
     # SGD, because Adam forgives a gradient that is too large by a factor.
     tx, mesh = optax.sgd(0.1), data_mesh()

@@ -1,6 +1,7 @@
 """train/images.py: interrupted and resumed it gives what it gives in one go."""
 
 import dataclasses
+import importlib
 import importlib.util
 import json
 import os
@@ -21,6 +22,7 @@ from jaxlib_guidance.models import load_pretrained
 from jaxlib_guidance.training import MetricLog, OtherRunError
 
 RECIPE = Path(__file__).parents[2] / "train" / "images.py"
+options = importlib.import_module("images_options")
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +39,10 @@ def recipe():
 def tiny(recipe, directory, **changes):
     return recipe.Config(
         directory=directory,
-        model=recipe.Model(width=16, depth=1, heads=2),
-        optimiser=recipe.Optimiser(steps=6, batch=16, warmup=2),
-        evaluation=recipe.Evaluation(solver_steps=3, judge=None),
-        log=recipe.Log(every=1, save_every=2, eval_every=100),
+        model=options.Model(width=16, depth=1, heads=2),
+        optimiser=options.Optimiser(steps=6, batch=16, warmup=2),
+        evaluation=options.Evaluation(solver_steps=3, judge=None),
+        log=options.Log(every=1, save_every=2, eval_every=100),
         **changes,
     )
 
@@ -138,7 +140,7 @@ def test_an_evaluation_that_fails_costs_no_weights_and_may_be_changed(
 def test_a_missing_test_split_is_missed_before_training(recipe, tmp_path):
     (tmp_path / "data" / "a").mkdir(parents=True)
     Image.new("L", (8, 8)).save(tmp_path / "data" / "a" / "0.png")
-    config = tiny(recipe, tmp_path / "run", data=recipe.Data(str(tmp_path / "data")))
+    config = tiny(recipe, tmp_path / "run", data=options.Data(str(tmp_path / "data")))
     judged = dataclasses.replace(config.evaluation, judge="digits_judge")
     with pytest.raises(ValueError, match="has no folder 'test'"):
         recipe.train(dataclasses.replace(config, evaluation=judged))
@@ -165,7 +167,7 @@ def test_options_without_effect_are_refused(recipe, tmp_path, part, changes, mes
 
 def test_the_judge_tells_the_bundled_model_from_noise(recipe):
     model, params = load_pretrained("digits")
-    config = recipe.Config(evaluation=recipe.Evaluation(count=100, solver_steps=8))
+    config = recipe.Config(evaluation=options.Evaluation(count=100, solver_steps=8))
     data, test = (recipe.load_images("digits", split) for split in ("train", "test"))
     rows = recipe.evaluate(model, params, config, data, test, "digits_judge")
     assert rows["training data"]["accuracy"] > 0.98
@@ -175,7 +177,7 @@ def test_the_judge_tells_the_bundled_model_from_noise(recipe):
 
 
 def test_a_judge_of_other_images_is_refused(recipe, tmp_path):
-    config = tiny(recipe, tmp_path, data=recipe.Data(size=16))
+    config = tiny(recipe, tmp_path, data=options.Data(size=16))
     judged = dataclasses.replace(config.evaluation, judge="digits_judge")
     with pytest.raises(ValueError, match="digits_judge"):
         recipe.train(dataclasses.replace(config, evaluation=judged))
@@ -196,7 +198,7 @@ def test_a_judge_of_other_images_is_refused(recipe, tmp_path):
 )
 def test_other_objectives_give_finite_losses(recipe, objective):
     config = dataclasses.replace(
-        tiny(recipe, Path()), objective=recipe.Objective(**objective)
+        tiny(recipe, Path()), objective=options.Objective(**objective)
     )
     model = recipe.from_config(recipe.describe(config, (8, 8, 1), 10, 0.75))
     loss = recipe.make_loss(model, config, 0.75)
@@ -214,7 +216,7 @@ def test_other_objectives_give_finite_losses(recipe, objective):
 @pytest.mark.slow
 def test_kill_9_and_restart(recipe, tmp_path):
     command = [sys.executable, str(RECIPE), "--directory", str(tmp_path / "run")]
-    options = {
+    flags = {
         "model.width": 16,
         "model.depth": 1,
         "model.heads": 2,
@@ -225,7 +227,7 @@ def test_kill_9_and_restart(recipe, tmp_path):
         "evaluation.solver-steps": 3,
         "evaluation.judge": None,
     }
-    command += [part for k, v in options.items() for part in (f"--{k}", str(v))]
+    command += [part for k, v in flags.items() for part in (f"--{k}", str(v))]
     metrics = tmp_path / "run" / "metrics.jsonl"
     first = subprocess.Popen(command)
     while not metrics.exists() or len(metrics.read_text().splitlines()) < 12:

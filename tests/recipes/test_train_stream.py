@@ -1,6 +1,7 @@
 """train/images.py from a folder: streamed it is the run that it is from memory."""
 
 import dataclasses
+import importlib
 import importlib.util
 import sys
 import threading
@@ -15,6 +16,7 @@ from jaxlib_guidance.data import load_digits
 from jaxlib_guidance.training import Fitted, OtherRunError
 
 RECIPE = Path(__file__).parents[2] / "train" / "images.py"
+options = importlib.import_module("images_options")
 
 
 @pytest.fixture
@@ -39,10 +41,10 @@ def test_streamed_and_in_memory_are_one_run(recipe, tmp_path, monkeypatch):
     for i in range(40):
         save(tmp_path, i, images[i], labels[i])
     config = recipe.Config(
-        data=recipe.Data(str(tmp_path)),
-        model=recipe.Model(width=16, depth=1, heads=2),
-        optimiser=recipe.Optimiser(steps=3, batch=16, warmup=1),
-        evaluation=recipe.Evaluation(solver_steps=3, judge=None),
+        data=options.Data(str(tmp_path)),
+        model=options.Model(width=16, depth=1, heads=2),
+        optimiser=options.Optimiser(steps=3, batch=16, warmup=1),
+        evaluation=options.Evaluation(solver_steps=3, judge=None),
     )
     streamed = dataclasses.replace(
         config,
