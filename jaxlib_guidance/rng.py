@@ -28,6 +28,10 @@ def sample_keys(key: Array, n: int | Array, start: int = 0) -> Array:
     Raises:
       TypeError: A legacy uint32 key, which cannot be told from data.
     """
+    if not hasattr(key, "dtype"):
+        raise TypeError(
+            f"key is {key!r}; expected a typed key, such as jax.random.key({key!r})"
+        )
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise TypeError(
             f"key has dtype {key.dtype}; expected a key from jax.random.key"

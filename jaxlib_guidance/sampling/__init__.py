@@ -24,6 +24,7 @@ from jaxlib_guidance.sampling._sampler import (
     Denoise,
     Interval,
     Sampler,
+    SampleState,
     StepInfo,
     Stepped,
     stateless,
@@ -36,6 +37,7 @@ __all__ = [
     "Denoise",
     "Sampler",
     "StepInfo",
+    "SampleState",
     "stateless",
     # The loop
     "initial_state",

@@ -19,6 +19,7 @@ from jaxlib_guidance.sampling._prepare import (
     make_denoise,
     make_interval,
     require_cond,
+    time_type,
 )
 from jaxlib_guidance.sampling._sampler import Denoise
 from jaxlib_guidance.types import (
@@ -222,10 +223,11 @@ def sample_adaptive(
             f"t_min is {last} and t_max {first}; expected 0 < t_min < t_max"
         )
     with jax.ensure_compile_time_eval():
-        t = jnp.full((), first, jnp.float32)
-        end = jnp.full((), last, jnp.float32)
+        kind = time_type(x)
+        t = jnp.full((), first, kind)
+        end = jnp.full((), last, kind)
         # A margin above float32's rounding, so that a start exactly there stays.
-        visible = process.t_of_logsnr(jnp.full((), -2 * np.log(NOISIEST), jnp.float32))
+        visible = process.t_of_logsnr(jnp.full((), -2 * np.log(NOISIEST), kind))
         invisible = concrete(logsnr(process, t) < -2 * np.log(NOISIEST) - 1e-2)
     x = initial_state(keys, process, t, x)
     batch = x.shape[:1]
@@ -285,7 +287,7 @@ def sample_adaptive(
     begin = _Progress(
         x=x,
         t=t,
-        h=jnp.full(batch, first_step, jnp.float32),
+        h=jnp.full(batch, first_step, kind),
         guidance_state=guidance_state,
         attempts=jnp.int32(0),
         tried=none,

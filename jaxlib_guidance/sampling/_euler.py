@@ -140,7 +140,7 @@ def edm(
 def _raised(process, t, level, churn, low, high):
     """The time and level at ``1 + churn`` times the noise, where noise may be added."""
     alpha, sigma, _ = level
-    top = jnp.asarray(process.t_max, jnp.float32)
+    top = jnp.asarray(process.t_max, t.dtype)
     # The network is not asked beyond the largest time it knows.
     inside = (1 + churn) * sigma * process.alpha(top) <= process.sigma(top) * alpha
     inside &= (alpha > 0) & (sigma > 0)

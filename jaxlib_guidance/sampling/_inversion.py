@@ -17,6 +17,7 @@ from jaxlib_guidance.types import (
     PyTree,
     at_least_float32,
     expand,
+    process_of,
 )
 
 
@@ -130,10 +131,11 @@ def invert(
     Raises:
       ValueError: A growing grid, or what `sample` raises.
     """
-    grid, known = require_grid(grid, reversible=True)
+    x = at_least_float32(x)
+    process = process_of(denoiser, process)
+    grid, known = require_grid(grid, process, reversible=True, x=x)
     if known is not None and known[0] < known[-1]:
         raise ValueError("grid increases; expected sampling's, from noise to data")
-    x = at_least_float32(x)
     end, states = sample(
         keys,
         denoiser,

@@ -33,7 +33,7 @@ def _langevin_move(x: Array, x0: Array, alpha: Any, sigma: Any, snr: Any) -> Tra
 
     Reference: Song et al., arXiv 2011.13456, algorithms 4 and 5.
     """
-    drift = 2 * jnp.asarray(snr, jnp.float32) ** 2
+    drift = 2 * jnp.asarray(snr, x.dtype) ** 2
     mean = x + drift * (expand(alpha, x) * x0 - x)
     return Transition(mean, jnp.sqrt(2 * drift) * sigma)
 

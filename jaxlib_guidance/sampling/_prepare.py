@@ -7,24 +7,45 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.sampling._sampler import Denoise, Interval
+from jaxlib_guidance.sampling._sampler import Denoise, Interval, SampleState
 from jaxlib_guidance.types import (
     Array,
     Context,
+    Process,
     PyTree,
     concrete,
     expand,
 )
 
+# Times may exceed the process's t_max by this factor: a grid from 1 for a process that
+# is trained to .999.
+BEYOND = 1.01
 
-def require_grid(grid: Any, reversible: bool) -> tuple[Array, np.ndarray | None]:
+
+def time_type(x: Any) -> Any:
+    """The type of times and coefficients for a state: float32, unless it is float64."""
+    x = x.x if isinstance(x, SampleState) else x
+    wide = hasattr(x, "dtype") and x.dtype == jnp.float64
+    return jnp.float64 if wide else jnp.float32
+
+
+def require_grid(
+    grid: Any, process: Process, reversible: bool, x: Any = None
+) -> tuple[Array, np.ndarray | None]:
     """The grid as an array, and as numpy when its values are known.
+
+    Args:
+      grid: Times ``[N + 1]``.
+      process: Noise process, whose range of times the grid must keep to.
+      reversible: Whether times may grow.
+      x: State, whose float64 the times share; otherwise they are float32.
 
     Raises:
       ValueError: Not one-dimensional, fewer than two times, not finite, not monotonic,
-        or increasing under a solver that cannot run backwards.
+        outside the range of the process, or increasing under a solver that cannot run
+        backwards.
     """
-    grid = jnp.asarray(grid, jnp.float32)
+    grid = jnp.asarray(grid, time_type(x))
     if grid.ndim != 1 or grid.shape[0] < 2:
         raise ValueError(f"grid has shape {grid.shape}; expected [N + 1] with N >= 1")
     known = concrete(grid)
@@ -35,6 +56,13 @@ def require_grid(grid: Any, reversible: bool) -> tuple[Array, np.ndarray | None]
         if not ((gaps < 0).all() or (gaps > 0).all()):
             raise ValueError(
                 "grid must be strictly monotonic, from noise (large t) to 0"
+            )
+        end = concrete(process.t_max)
+        if known.min() < 0 or (end is not None and known.max() > BEYOND * end):
+            raise ValueError(
+                f"grid has times from {known.min():g} to {known.max():g}; expected "
+                f"times of {type(process).__name__}, 0 to {end:g}: not step numbers, "
+                "noise levels or the grid of another process"
             )
         if gaps[0] > 0 and not reversible:
             raise ValueError(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxlib_guidance import rng
 from jaxlib_guidance.sampling._sampler import Interval, Sampler, Stepped
 from jaxlib_guidance.transition import Transition, draw
-from jaxlib_guidance.types import Array, PyTree, expand
+from jaxlib_guidance.types import Array, PyTree, concrete, expand
 
 
 def _renoise(x: Array, interval: Interval) -> Transition:
@@ -129,6 +129,13 @@ def inpaint(
     """
     if noise not in ("fresh", "fixed"):
         raise ValueError(f"noise is {noise!r}; expected 'fresh' or 'fixed'")
+    values = concrete(known)
+    # Written so that NaN fails too.
+    if values is not None and not ((values >= 0) & (values <= 1)).all():
+        raise ValueError(
+            f"known has values from {values.min()} to {values.max()}; expected 0 to 1 "
+            "(a mask read from a picture is 0 to 255: divide it, or compare it to 127)"
+        )
     source = jnp.asarray(source, jnp.float32)
     mask = jnp.asarray(known, jnp.float32)
     pairs = zip(mask.shape[::-1], source.shape[::-1], strict=False)
@@ -147,7 +154,8 @@ def inpaint(
         return _Inpainting(sampler.init(x), eps, jnp.array(False))
 
     def step(denoise, x, state, guidance_state, interval):
-        clean = expand(interval.alpha, x) * source
+        data, keep = source.astype(x.dtype), mask.astype(x.dtype)
+        clean = expand(interval.alpha, x) * data
         sigma = expand(interval.sigma, x)
         if noise == "fixed":
             eps = jnp.where(state.seen, state.eps, (x - clean) / sigma)
@@ -155,11 +163,11 @@ def inpaint(
         else:
             keys = rng.fold(interval.keys, rng.KNOWN)
             eps, held = rng.normal(keys, x.shape[1:], x.dtype), state.eps
-        x = mask * (clean + sigma * eps) + (1 - mask) * x
+        x = keep * (clean + sigma * eps) + (1 - keep) * x
         out = sampler.step(denoise, x, state.inner, guidance_state, interval)
         mean, std = out.transition
         final = expand(interval.sigma_next, x) == 0
-        exact = mask * expand(interval.alpha_next, x) * source + (1 - mask) * mean
+        exact = keep * expand(interval.alpha_next, x) * data + (1 - keep) * mean
         return out._replace(
             transition=Transition(jnp.where(final, exact, mean), std),
             state=_Inpainting(out.state, held, jnp.array(True)),

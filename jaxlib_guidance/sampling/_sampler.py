@@ -85,6 +85,22 @@ class StepInfo(NamedTuple):
     transition: Transition
 
 
+class SampleState(NamedTuple):
+    """A trajectory between two of its steps: what `sample` needs to go on.
+
+    Attributes:
+      x: State of the samples ``[B, *S]``; look at it, or replace it by an edited one.
+      state: State of the solver.
+      guidance_state: State of the guidance.
+      step: Number of steps taken, int32 scalar: the next one starts at ``grid[step]``.
+    """
+
+    x: Array
+    state: PyTree
+    guidance_state: PyTree
+    step: Array | int
+
+
 def stateless(x: Array) -> PyTree:
     """The `Sampler.init` of a solver without state."""
     return ()

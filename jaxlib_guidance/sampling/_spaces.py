@@ -76,7 +76,7 @@ def clock(space: Space, level: Level) -> Array:
         case "flow":
             return sigma / (alpha + sigma)
         case "step":
-            return jnp.asarray(step, jnp.float32)
+            return jnp.asarray(step, jnp.result_type(alpha))
 
 
 def predicted(space: Space, x0: Array, eps: Array) -> Array:
