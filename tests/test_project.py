@@ -184,14 +184,6 @@ def test_ci_runs_the_command_of_the_readme():
     assert os.access(ROOT / ".ci/run", os.X_OK)
 
 
-def test_example_of_the_readme_runs():
-    text = (ROOT / "README.md").read_text()
-    (block,) = re.findall(r"## Ten lines\n+```python\n(.*?)```", text, re.S)
-    # As a reader would, in a process that has compiled nothing else.
-    out = run(sys.executable, "-c", block)
-    assert out.returncode == 0, out.stdout
-
-
 def test_every_paper_has_a_row():
     rows = table("docs/papers.md", "## The 78 papers")
     assert [int(row[0]) for row in rows] == list(range(1, 79))
