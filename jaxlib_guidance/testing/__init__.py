@@ -1,5 +1,6 @@
-"""Exact oracles and tiny networks, for our tests and for yours."""
+"""Laws, exact oracles and tiny networks, for our tests and for yours."""
 
+from jaxlib_guidance.testing._check import check_loss, check_sampler, check_term
 from jaxlib_guidance.testing._fidelity import (
     frechet_distance,
     judge_samples,
@@ -35,6 +36,10 @@ from jaxlib_guidance.testing._probability_flow import (
 )
 
 __all__ = [
+    # Laws of a term, a solver and a loss of your own
+    "check_term",
+    "check_sampler",
+    "check_loss",
     # Gaussian mixtures: exact scores, posteriors, samples
     "GaussianMixture",
     "gaussian_mixture",

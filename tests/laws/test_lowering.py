@@ -1,4 +1,4 @@
-"""The public entry points lower for CPUs, GPUs and TPUs, wherever they are called."""
+"""Entry points lower for CPUs, GPUs and TPUs; terms and solvers by their laws."""
 
 import jax
 import jax.numpy as jnp
@@ -18,26 +18,6 @@ KEYS = jg.sample_keys(jax.random.key(0), 2)
 LABELS = jnp.array([3, 7])
 GRID = jg.logsnr_grid(PROCESS, 4)
 SHAPE = (8, 8, 1)
-SOLVERS = {
-    "adams": jg.adams(3),
-    "annealed_langevin": jg.annealed_langevin(2),
-    "consistency": jg.consistency(),
-    "ddim": jg.ddim(0.5),
-    "deis": jg.deis(),
-    "dpmpp_2m": jg.dpmpp_2m(),
-    "dpmpp_2s": jg.dpmpp_2s(1.0),
-    "dpmpp_3m": jg.dpmpp_3m(1.0),
-    "edm": jg.edm(),
-    "euler_ancestral": jg.euler_ancestral(),
-    "heun": jg.heun(),
-    "inpaint": jg.inpaint(jg.ddpm(), jnp.zeros((2, *SHAPE)), jnp.ones((2, *SHAPE))),
-    "lms": jg.lms(),
-    "pndm": jg.pndm(),
-    "sa_solver": jg.sa_solver(),
-    "unipc": jg.unipc(),
-    "with_corrector": jg.with_corrector(jg.ddim()),
-    "with_recurrence": jg.with_recurrence(jg.ddpm(), 2),
-}
 
 
 def lower(function, *args):
@@ -47,12 +27,6 @@ def lower(function, *args):
 
 def shrunk(x, t, cond):
     return 0.5 * x
-
-
-@pytest.mark.parametrize("name", SOLVERS)
-def test_solvers(name):
-    denoiser = jg.parametrize(shrunk, PROCESS)
-    lower(lambda k: jg.sample(k, denoiser, SOLVERS[name], GRID, SHAPE)[0], KEYS)
 
 
 def test_adaptive_solver_and_inversion():

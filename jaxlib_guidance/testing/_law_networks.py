@@ -1,0 +1,79 @@
+"""The networks that laws are checked with: exact, small, and none without labels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlib_guidance.diffusion import parametrize
+from jaxlib_guidance.models import from_linen
+from jaxlib_guidance.testing._nets import tiny_dit
+from jaxlib_guidance.types import (
+    Denoised,
+    Denoiser,
+    Process,
+    at_least_float32,
+    expand,
+)
+
+CLASSES = 3
+
+
+def class_denoiser(
+    shape: tuple[int, ...], process: Process, spread: float = 0.4
+) -> Denoiser:
+    """The exact denoiser of three round Gaussian classes of any sample shape.
+
+    With ``v`` the variance of a class at time t, ``v = alpha^2 spread^2 + sigma^2``, it
+    is ``sum_m p(m | x, label) (mu_m + alpha spread^2 (x - alpha mu_m) / v)``. It has no
+    attention and compiles fast.
+
+    Args:
+      shape: One sample ``*S``.
+      process: The noise process.
+      spread: Standard deviation of a class. A wider one is a weaker network.
+
+    Returns:
+      A denoiser whose condition is None or labels ``[B]``: whole numbers, of which all
+      but 0, 1 and 2 mean any class.
+    """
+    means = np.random.default_rng(0).normal(size=(CLASSES, *shape))
+    means = jnp.asarray(means, jnp.float32)
+    axes = tuple(range(2, 2 + len(shape)))
+
+    def apply(x, t, cond, *, control, capture):
+        if cond is None:
+            cond = jnp.full(x.shape[:1], -1)
+        if jnp.shape(cond) != x.shape[:1] or jnp.result_type(cond).kind not in "iu":
+            raise ValueError(
+                "the networks that laws are checked with take labels [B] as their "
+                f"condition; got {jax.tree.map(jnp.shape, cond)}: give denoiser"
+            )
+        x = at_least_float32(x)
+        t = jnp.broadcast_to(at_least_float32(t), x.shape[:1])
+        alpha, sigma = (
+            expand(f(t), x[:, None]) for f in (process.alpha, process.sigma)
+        )
+        offset = x[:, None] - alpha * means
+        variance = alpha**2 * spread**2 + sigma**2
+        logits = jnp.sum(-0.5 * offset**2 / variance, axes)
+        asked, classes = jnp.asarray(cond)[:, None], jnp.arange(CLASSES)
+        anyone = (asked < 0) | (asked >= CLASSES)
+        share = jax.nn.softmax(
+            jnp.where(anyone | (asked == classes), logits, -jnp.inf), 1
+        )
+        each = means + alpha * spread**2 / variance * offset
+        return Denoised(jnp.sum(expand(share, each) * each, 1))
+
+    return Denoiser(apply, process=process)
+
+
+def site_denoiser(shape: tuple[int, ...], process: Process, seed: int = 0) -> Denoiser:
+    """A tiny transformer of random weights, which has attention sites to edit.
+
+    Args:
+      shape: One sample ``*S``, an image ``(H, W, C)`` or a sequence ``(L, C)``.
+      process: The noise process.
+      seed: Another seed is another network.
+    """
+    module, params = tiny_dit(jax.random.key(seed), shape)
+    return parametrize(from_linen(module, params), process, "v")
