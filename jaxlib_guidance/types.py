@@ -35,8 +35,15 @@ class Process(Protocol):
     ``t = 0`` itself is clean data and is never given to a network.
     """
 
-    t_min: float
-    t_max: float
+    @property
+    def t_min(self) -> float:
+        """Smallest time at which a network is evaluated."""
+        ...
+
+    @property
+    def t_max(self) -> float:
+        """Largest time, where the state is all but noise."""
+        ...
 
     def alpha(self, t: Array) -> Array:
         """Scale of the data at time ``t``."""

@@ -1,12 +1,17 @@
-"""The networks that laws are checked with: exact, small, and none without labels."""
+"""The networks that laws are checked with: exact where they can be, and small."""
+
+import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.diffusion import parametrize
+from jaxlib_guidance.diffusion import VE, parametrize
 from jaxlib_guidance.models import from_linen
+from jaxlib_guidance.testing._mixtures import exact_denoiser
 from jaxlib_guidance.testing._nets import tiny_dit
+from jaxlib_guidance.testing._probability_flow import exact_flow, plane_mixture
 from jaxlib_guidance.types import (
     Denoised,
     Denoiser,
@@ -76,4 +81,24 @@ def site_denoiser(shape: tuple[int, ...], process: Process, seed: int = 0) -> De
       seed: Another seed is another network.
     """
     module, params = tiny_dit(jax.random.key(seed), shape)
-    return parametrize(from_linen(module, params), process, "v")
+    network = parametrize(from_linen(module, params), process, "v")
+
+    # Compiled where it is called without jit too: what is checked is the term.
+    @functools.partial(jax.jit, static_argnames="capture")
+    def apply(x, t, cond, *, control, capture):
+        return network.apply(x, t, cond, control=control, capture=capture)
+
+    return dataclasses.replace(network, apply=apply)
+
+
+@functools.cache
+def flow_problem() -> tuple[Process, Denoiser, np.ndarray, np.ndarray]:
+    """A probability flow solved exactly: process, network, states and their ends.
+
+    The states ``[32, 2]`` are at noise ratio 20, the ends at 0.3.
+    """
+    process = VE(t_min=0.3, t_max=20.0)
+    x = 20.0 * np.random.default_rng(0).normal(size=(32, 2))
+    ends = exact_flow(plane_mixture(), x, (1.0, 20.0), (1.0, 0.3))
+    denoiser = exact_denoiser(plane_mixture(), process)
+    return process, denoiser, np.asarray(x, np.float32), ends

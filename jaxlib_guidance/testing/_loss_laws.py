@@ -117,13 +117,16 @@ class LossLaws:
 
     def hidden(self, fill, everywhere=False):
         """The inputs with junk where the mask is 0."""
-        mask = jnp.zeros_like(self.mask) if everywhere else self.mask
+        own = jnp.asarray(self.mask)
+        mask = jnp.zeros_like(own) if everywhere else own
         changed = self.inputs | {"mask": mask}
         for name, value in self.inputs.items():
             shaped = value.shape[: mask.ndim] == mask.shape
             if name == "mask" or not shaped or value.dtype.kind != "f":
                 continue
-            hole = (mask == 0).reshape(mask.shape + (1,) * (value.ndim - mask.ndim))
+            hole = jnp.equal(mask, 0).reshape(
+                mask.shape + (1,) * (value.ndim - mask.ndim)
+            )
             changed[name] = jnp.where(hole, fill, value)
         return changed
 

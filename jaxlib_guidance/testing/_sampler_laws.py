@@ -10,12 +10,14 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxlib_guidance import rng, transition
-from jaxlib_guidance.diffusion import VE, VPCosine, logsnr_grid
+from jaxlib_guidance.diffusion import VPCosine, logsnr_grid
 from jaxlib_guidance.sampling import Sampler, StepInfo, sample
 from jaxlib_guidance.testing import _laws as laws
-from jaxlib_guidance.testing._law_networks import CLASSES, class_denoiser
-from jaxlib_guidance.testing._mixtures import exact_denoiser
-from jaxlib_guidance.testing._probability_flow import exact_flow, plane_mixture
+from jaxlib_guidance.testing._law_networks import (
+    CLASSES,
+    class_denoiser,
+    flow_problem,
+)
 from jaxlib_guidance.types import Array, Denoiser, process_of
 
 BATCH, STEPS = 8, 4
@@ -327,8 +329,7 @@ class SamplerLaws:
 
     def order(self):
         """The error falls as the order says."""
-        process, x, want = _problem()
-        denoiser = exact_denoiser(plane_mixture(), process)
+        process, denoiser, x, want = flow_problem()
         keys = rng.sample_keys(jax.random.key(0), x.shape[0])
         errors = []
         for steps in (32, 64):
@@ -347,12 +348,3 @@ class SamplerLaws:
     def lowers(self):
         """It lowers for CUDA devices and for TPUs."""
         laws.lower_for_accelerators(self.run, self.rows, self.x, self.grid)
-
-
-@functools.cache
-def _problem():
-    """States of noise ratio 20 and where the exact flow has them at .3."""
-    process = VE(t_min=0.3, t_max=20.0)
-    x = 20.0 * np.random.default_rng(0).normal(size=(32, 2))
-    want = exact_flow(plane_mixture(), x, (1.0, 20.0), (1.0, 0.3))
-    return process, np.asarray(x, np.float32), want

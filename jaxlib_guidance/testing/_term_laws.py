@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from jaxlib_guidance.guidance import chain, guided, init_state
+from jaxlib_guidance.guidance import chain, guided
 from jaxlib_guidance.testing import _laws as laws
 from jaxlib_guidance.testing._term_case import TermCase
 
@@ -60,7 +60,7 @@ class TermLaws(TermCase):
     def state(self):
         """State leads with the batch and keeps its structure, shapes and types."""
         term = chain(self.make(1.0))
-        before = jax.eval_shape(lambda x: init_state(term, x), self.x)
+        before = jax.eval_shape(lambda x: term.init(x), self.x)
         after = jax.eval_shape(lambda x: self.evaluate(term, self.rows, x)[2], self.x)
         for leaf in jax.tree.leaves(before):
             laws.require(
