@@ -111,7 +111,7 @@ def test_imports_are_declared():
     extras = PROJECT["optional-dependencies"]
     everywhere = PROJECT["dependencies"] + [
         line
-        for name in ("data", "timeseries", "tensorboard", "export")
+        for name in ("data", "timeseries", "tensorboard", "export", "lm")
         for line in extras[name]
     ]
     allowed = {

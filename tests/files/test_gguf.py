@@ -1,10 +1,13 @@
 """GGUF: blocks decoded as the format defines them, and refusal of everything else."""
 
 import struct
+import sys
 
+import gguf
 import ml_dtypes
 import numpy as np
 import pytest
+from gguf import quants
 
 from jaxlib_guidance.files import CorruptFileError, load_gguf
 from jaxlib_guidance.files._ggml import KINDS
@@ -157,8 +160,6 @@ def test_metadata_come_back(path, write_gguf, version, alignment):
 
 
 def test_the_reference_agrees(path):
-    gguf = pytest.importorskip("gguf")
-    quants = pytest.importorskip("gguf.quants")
     rng = np.random.default_rng(0)
     value = rng.standard_normal((4, 64)).astype(np.float32)
     writer = gguf.GGUFWriter(path, "llama")
@@ -229,7 +230,13 @@ ARRAY = text(b"k") + struct.pack("<I", 9)
         (head(tensors=1) + tensor(sizes=(0,)), r"sizes \(0,\)"),
         (head(tensors=1) + tensor(sizes=(33,), kind=2), "a multiple of 32"),
         (head(tensors=1) + tensor(sizes=(), kind=2), "a multiple of 32"),
-        (head(tensors=1) + tensor(kind=5), "unknown type 5"),
+        (head(tensors=1) + tensor(kind=5), "'a' ends at byte"),
+        (head(tensors=1) + tensor(kind=40, offset=2**62), "truncated"),
+        (head(tensors=2) + tensor(kind=40) * 2 + bytes(64), "occurs twice"),
+        (
+            head(tensors=2) + tensor(kind=40) + tensor(b"b", kind=99) + bytes(64),
+            "'b' overlaps 'a'",
+        ),
         (head(tensors=1) + tensor(offset=8), "not a multiple of general.alignment=32"),
         (head(tensors=1) + tensor(sizes=(2**63, 2**63)), "truncated"),
         (head(tensors=1) + tensor(offset=2**63), "truncated"),
@@ -245,18 +252,64 @@ def test_what_is_not_as_it_says_is_refused_by_name(path, content, message):
     assert "model.gguf" in str(error.value)
 
 
-def test_a_type_that_is_not_decoded_is_named_when_it_is_asked_for(path, write_gguf):
-    held = {"a": (10, (256,), bytes(84)), "b": (F32, (1,), bytes(4))}
+@pytest.mark.parametrize(
+    "name", ["Q2_K", "Q3_K", "IQ4_NL", "IQ2_XXS", "TQ1_0", "MXFP4", "NVFP4"]
+)
+def test_other_types_are_decoded_by_the_reference(path, write_gguf, name):
+    kind = gguf.GGMLQuantizationType[name]
+    count, size = gguf.GGML_QUANT_SIZES[kind]
+    rng = np.random.default_rng(0)
+    held = rng.integers(0, 256, (6, size), dtype=np.uint8)
+    whole = {"a": (kind.value, (2, 3 * count), held.tobytes())}
+    whole["end"] = F32, (1,), bytes(4)
+    path.write_bytes(write_gguf(whole, {}))
+    with np.errstate(all="ignore"):
+        want = quants.dequantize(held, kind).reshape(2, 3 * count)
+    np.testing.assert_array_equal(load_gguf(path)[0]["a"], want)
+
+
+def test_a_type_that_nobody_decodes_is_named_when_it_is_asked_for(path, write_gguf):
+    held = {"a": (15, (256,), bytes(292)), "b": (F32, (1,), bytes(4))}
     path.write_bytes(write_gguf(held, {}))
     tensors, _ = load_gguf(path)
-    assert tensors.kind("a") == "Q2_K"
+    assert tensors.kind("a") == "Q8_K"
     assert tensors["b"] == 0
-    with pytest.raises(
-        CorruptFileError, match="'a' has type Q2_K; this reader decodes"
-    ):
+    with pytest.raises(CorruptFileError, match="'a' has type Q8_K, which cannot be"):
         tensors["a"]
     with pytest.raises(KeyError):
         tensors["c"]
+
+
+@pytest.mark.parametrize("code", [5, 40, 42, 99, 2**31])
+def test_a_type_newer_than_the_table_hides_no_other_tensor(path, write_gguf, code):
+    ours = np.arange(4, dtype=np.float32)
+    held = {
+        "new": (code, (64,), bytes(64)),
+        "old": (F32, (4,), ours.tobytes()),
+        "last": (code, (7,), bytes(3)),
+    }
+    path.write_bytes(write_gguf(held, {"general.architecture": "llama"}))
+    tensors, about = load_gguf(path)
+    assert about == {"general.architecture": "llama"}
+    np.testing.assert_array_equal(tensors["old"], ours)
+    assert (tensors.kind("new"), tensors.shape("new")) == (str(code), (64,))
+    if code != 40:
+        with pytest.raises(CorruptFileError, match=f"'new' has type {code}, which"):
+            tensors["new"]
+    with pytest.raises(CorruptFileError, match=f"'last' has type {code}, which"):
+        tensors["last"]
+
+
+def test_types_of_the_package_ask_for_it(path, write_gguf, monkeypatch):
+    held = {"a": (10, (256,), bytes(84)), "b": (F32, (1,), bytes(4))}
+    path.write_bytes(write_gguf(held, {}))
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    tensors, _ = load_gguf(path)
+    assert tensors.kind("a") == "Q2_K"
+    assert tensors["b"] == 0
+    message = r"'a' has type Q2_K; .*jaxlib-guidance\[lm\]"
+    with pytest.raises(ModuleNotFoundError, match=message):
+        tensors["a"]
 
 
 def test_truncated_files_are_refused_at_every_length(path, write_gguf):

@@ -427,6 +427,55 @@ def test_wrong_arguments_are_named(model):
         generate(jnp.zeros((4, 2), jnp.uint32), lm, params, TOKENS, steps=2)
 
 
+@pytest.mark.parametrize("outside", [-100, -1, V, 400])
+def test_tokens_outside_the_vocabulary_are_refused_or_nan(model, outside):
+    lm, params = model
+    wrong = TOKENS.copy()
+    wrong[2, 5] = outside
+    message = rf"has the token {outside}; expected 0 to 49"
+    keys = sample_keys(jax.random.key(0), 4)
+    start = functools.partial(generate, keys, lm, params, steps=2)
+    score = functools.partial(completion_logp, lm, params)
+    for call in (
+        lambda: start(wrong),
+        lambda: score(wrong, TOKENS[:, :2]),
+        lambda: score(TOKENS[:, :2], wrong),
+        lambda: lm.apply({"params": params}, wrong),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    # Where they are padding they may be anything.
+    mask = np.ones(wrong.shape, bool)
+    mask[2, :6] = False
+    got, want = (start(t, mask) for t in (wrong, TOKENS))
+    np.testing.assert_array_equal(got.tokens, want.tokens)
+    # While tracing nothing can be raised, and nothing is taken for another token.
+    got = jax.jit(start)(wrong)
+    assert np.isnan(got.logp[2]).all()
+    assert np.isfinite(np.delete(got.logp, 2, 0)).all()
+    logp = jax.jit(score)(TOKENS[:, :2], wrong)
+    assert np.isnan(logp[2, 5:]).all()
+    assert np.isfinite(np.delete(logp, 2, 0)).all()
+
+
+def test_no_prompts_and_no_end(model):
+    lm, params = model
+    none = generate(sample_keys(jax.random.key(0), 0), lm, params, TOKENS[:0], steps=3)
+    assert [a.shape for a in none] == [(0, 3)] * 3
+    assert [a.dtype for a in none] == [jnp.int32, jnp.bool_, jnp.float32]
+    keys = sample_keys(jax.random.key(0), 4)
+    got = [generate(keys, lm, params, TOKENS, steps=3, eos=e) for e in (None, ())]
+    jax.tree.map(np.testing.assert_array_equal, *got)
+    assert got[0].mask.all()
+    # A list of lists is as good as an array.
+    rows = generate(keys, lm, params, TOKENS.tolist(), steps=3)
+    np.testing.assert_array_equal(rows.tokens, got[0].tokens)
+    with pytest.raises(ValueError, match=r"prompts is \(9,\); expected \[B, T\]"):
+        generate(keys, lm, params, TOKENS[0], steps=3)
+    with pytest.raises(ValueError, match=r"mask is \(4,\); expected \(4, 9\)"):
+        generate(keys, lm, params, TOKENS, np.ones(4, bool), steps=3)
+
+
 def test_files_that_make_no_llama_are_refused(tmp_path, write_gguf):
     tensors = llama()
     path = tmp_path / "a.gguf"

@@ -5,8 +5,15 @@ import random
 
 import numpy as np
 import pytest
+import tokenizers as reference
 
-from jaxlib_guidance.models import chat, pad_rows, split_words, tokenizer_from_gguf
+from jaxlib_guidance.models import (
+    Tokenizer,
+    chat,
+    pad_rows,
+    split_words,
+    tokenizer_from_gguf,
+)
 from jaxlib_guidance.models.lm._tokens import CHARACTERS
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -93,7 +100,6 @@ def texts(n):
 
 
 def test_the_reference_agrees_and_every_text_comes_back():
-    reference = pytest.importorskip("tokenizers")
     split = reference.pre_tokenizers
     model = reference.Tokenizer(reference.models.BPE())
     model.pre_tokenizer = split.Sequence(
@@ -125,6 +131,29 @@ def test_bytes_that_are_no_text_and_bytes_that_are_no_token():
     data["tokenizer.ggml.tokens"][3 + list(CHARACTERS).index(0x14)] = "gone"
     with pytest.raises(ValueError, match="the byte 0x14"):
         tokenizer_from_gguf(data).encode("a\x14")
+
+
+@pytest.mark.parametrize("number", [-100, -1, -257, -258, 257, 300])
+def test_numbers_that_are_no_tokens_are_refused(number):
+    tokenizer = Tokenizer((*CHARACTERS.values(), "<|end|>"), {}, {"<|end|>": 256}, 256)
+    with pytest.raises(ValueError, match=rf"token {number}; expected 0 to 256"):
+        tokenizer.decode([72, 40, number])
+    with pytest.raises(ValueError, match=rf"token {number}; expected 0 to 256"):
+        tokenizer.decode(np.array([number]))
+    with pytest.raises(TypeError, match="integer"):
+        tokenizer.decode([72.5])
+    assert tokenizer.decode(np.array([40, 256])) == tokenizer.decode([40])
+
+
+def test_a_vocabulary_that_does_not_fit_is_refused():
+    tokens = tuple(CHARACTERS.values())
+    with pytest.raises(ValueError, match=r"merge \('h', 'e'\), and no token is 'he'"):
+        Tokenizer(tokens, {("h", "e"): 0}, {}, 0)
+    for number in (-1, 256):
+        with pytest.raises(ValueError, match=rf"eos is token {number}; expected 0 to"):
+            Tokenizer(tokens, {}, {}, number)
+        with pytest.raises(ValueError, match=rf"<end> is token {number}; expected"):
+            Tokenizer(tokens, {}, {"<end>": number}, 0)
 
 
 @pytest.mark.parametrize("name", ["model", "pre", "tokens", "merges", "eos_token_id"])

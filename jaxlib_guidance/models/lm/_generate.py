@@ -12,7 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.models.lm._network import LM, empty_cache, logits, unembedding
+from jaxlib_guidance.models.lm._network import (
+    LM,
+    empty_cache,
+    logits,
+    require_tokens,
+    unembedding,
+)
 from jaxlib_guidance.policy import token_logp
 from jaxlib_guidance.types import Array, PyTree, concrete
 
@@ -41,7 +47,7 @@ def generate(
     *,
     steps: int,
     temperature: Array | float = 1.0,
-    eos: int | Sequence[int] = (),
+    eos: int | Sequence[int] | None = (),
     pad: int = 0,
 ) -> Generated:
     """Samples a completion of each prompt, token by token with cached keys and values.
@@ -52,36 +58,47 @@ def generate(
     Args:
       keys: Per-sample typed keys ``[B]``, as from `sample_keys`.
       lm: The network.
-      params: Its parameters.
+      params: Parameters of the network.
       prompts: Integers ``[B, T]``, padded on either side.
-      mask: ``bool [B, T]``, False on padding; None for none. Each row has a token.
-      steps: Tokens to sample for each prompt.
-      temperature: Divides the logits; a scalar or ``[B]``. At 0 the likeliest token is
-        taken, and its log-probability is that of temperature 1.
-      eos: Tokens that end a sequence.
-      pad: What follows the end.
+      mask: ``bool [B, T]``, False on padding; None where nothing is padding. Each row
+        has a token.
+      steps: Number of tokens to sample for each prompt.
+      temperature: Number that divides the logits, a scalar or ``[B]``. At 0 the
+        likeliest token is taken, and its log-probability is that of temperature 1.
+      eos: Token, or tokens, that end a sequence; None or ``()`` for no end.
+      pad: Number that stands after the end.
 
     Returns:
-      The completions.
+      The completions; those of no prompts are empty.
 
     Raises:
-      ValueError: Shapes that do not fit, a prompt without tokens, a negative
-        temperature, an ``eos`` outside the vocabulary, or no steps.
+      ValueError: Shapes that do not fit, a prompt without tokens, a token of a prompt
+        or an ``eos`` outside the vocabulary, a negative temperature, or no steps.
+        Prompts that are traced and hold such a token get log-probabilities of NaN.
       TypeError: Keys that are not typed keys.
     """
     rng.require_keys(keys)
+    prompts = jnp.asarray(prompts)
+    if prompts.ndim != 2:
+        raise ValueError(f"prompts is {prompts.shape}; expected [B, T]")
     batch, length = prompts.shape
     if keys.shape != (batch,):
         raise ValueError(f"keys is {keys.shape}; expected {(batch,)}, one per prompt")
     if steps < 1:
         raise ValueError(f"steps is {steps}; expected at least 1")
     temperature = _require_temperature(temperature, batch)
-    mask = jnp.ones(prompts.shape, bool) if mask is None else mask
+    mask = jnp.ones(prompts.shape, bool) if mask is None else jnp.asarray(mask)
+    if mask.shape != prompts.shape:
+        raise ValueError(f"mask is {mask.shape}; expected {prompts.shape}")
     if (known := concrete(mask)) is not None and not known.any(1).all():
         raise ValueError(f"prompts {np.flatnonzero(~known.any(1))} have no tokens")
-    ends = np.atleast_1d(np.asarray(eos, np.int32))
+    ends = np.atleast_1d(np.asarray(() if eos is None else eos, np.int32))
     if any(not 0 <= end < lm.vocabulary for end in ends):
         raise ValueError(f"eos is {eos}; the vocabulary has {lm.vocabulary} tokens")
+    require_tokens(prompts, mask, lm.vocabulary, "prompts")
+    if batch == 0:
+        none = jnp.zeros((0, steps))
+        return Generated(none.astype(jnp.int32), none.astype(bool), none)
     table = unembedding(params)
 
     def draw(states, step, done):
@@ -136,28 +153,33 @@ def completion_logp(
 
     Args:
       lm: The network.
-      params: Its parameters.
-      prompts: ``[B, T]``.
-      tokens: Completions ``[B, S]``.
-      prompt_mask: ``bool [B, T]``, or None.
-      mask: ``bool [B, S]``, or None.
-      temperature: The sampler's, a scalar or ``[B]``; 0 is scored as 1, as there.
-      chunk: See `token_logp`.
+      params: Parameters of the network.
+      prompts: Integers ``[B, T]``.
+      tokens: Completions, integers ``[B, S]``.
+      prompt_mask: ``bool [B, T]``, False on padding of prompts; None where nothing is
+        padding.
+      mask: ``bool [B, S]``, False after the end of a completion; None where all count.
+      temperature: Number that divides the logits, a scalar or ``[B]``, the same as for
+        `generate`; 0 is scored as 1, as there.
+      chunk: Number of vocabulary entries that `token_logp` handles at once.
 
     Returns:
-      Float32 ``[B, S]``; 0 where masked.
+      Float32 ``[B, S]``; 0 where masked, NaN for a traced token outside the vocabulary.
 
     Raises:
-      ValueError: A temperature that is negative or of another shape.
+      ValueError: A temperature that is negative or of another shape, or a token outside
+        the vocabulary where the mask is True.
     """
     by_row = _require_temperature(temperature, tokens.shape[0])
     if prompt_mask is None:
         prompt_mask = jnp.ones(prompts.shape, bool)
     mask = jnp.ones(tokens.shape, bool) if mask is None else mask
-    whole, seen = (
+    require_tokens(prompts, prompt_mask, lm.vocabulary, "prompts")
+    require_tokens(tokens, mask, lm.vocabulary, "tokens")
+    whole, visible = (
         jnp.concatenate(pair, 1) for pair in ((prompts, tokens), (prompt_mask, mask))
     )
-    read: Any = lm.apply({"params": params}, whole, seen, method="read")
+    read: Any = lm.apply({"params": params}, whole, visible, method="read")
     length = prompts.shape[1]
     first = _last(read[0][:, :length], prompt_mask)
     states = jnp.concatenate([first[:, None], read[0][:, length:-1]], 1)
@@ -170,8 +192,10 @@ def completion_logp(
         number, table = 1.0, table.astype(states.dtype).astype(jnp.float32)
         by_row = jnp.where(by_row == 0, 1, by_row)[:, None, None]
         states = states.astype(jnp.float32) / by_row
-    logp = token_logp(states, table, tokens, chunk=chunk, temperature=number)
-    return jnp.where(mask, logp, 0)
+    exists = (tokens >= 0) & (tokens < lm.vocabulary)
+    known = jnp.where(exists, tokens, 0)
+    logp = token_logp(states, table, known, chunk=chunk, temperature=number)
+    return jnp.where(mask, jnp.where(exists, logp, jnp.nan), 0)
 
 
 def _last(states, mask):

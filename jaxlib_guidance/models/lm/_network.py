@@ -158,7 +158,9 @@ class LM(nn.Module):
           all that follow.
 
         Raises:
-          ValueError: Heads that do not divide, or shapes that do not fit.
+          ValueError: Heads that do not divide, shapes that do not fit, or a token
+            outside the vocabulary where the mask is True. Where tokens are traced, a
+            row with such a token is NaN from there on, or as a whole.
           TypeError: Tokens that are not integers, or a mask that is not boolean.
         """
         mask = jnp.ones(tokens.shape, bool) if mask is None else mask
@@ -169,8 +171,9 @@ class LM(nn.Module):
         if not self.tied:
             shape = (self.vocabulary, self.width)
             self.param("unembed", nn.initializers.normal(0.02), shape)
-        # A token that does not exist is NaN, unless it is padding.
-        known = jnp.where(mask, tokens, 0)
+        # A token that does not exist is NaN, unless it is padding; below 0 it would be
+        # counted from the end.
+        known = jnp.where(mask, jnp.where(tokens < 0, self.vocabulary, tokens), 0)
         x = jnp.take(table, known, axis=0).astype(jnp.float32)
         if cache is None:
             valid, start, seen = mask, jnp.int32(0), jnp.int32(0)
@@ -237,6 +240,7 @@ class LM(nn.Module):
             raise ValueError(f"mask is {mask.shape}; expected {tokens.shape}")
         if mask.dtype != jnp.bool_:
             raise TypeError(f"mask is {mask.dtype}; expected bool")
+        require_tokens(tokens, mask, self.vocabulary, "tokens")
         if cache is None:
             return
         if (
@@ -253,6 +257,29 @@ class LM(nn.Module):
                 f"cache has {used} of {cache.mask.shape[1]} slots in use, too many for "
                 f"tokens {tokens.shape}"
             )
+
+
+def require_tokens(tokens: Array, mask: Array, vocabulary: int, name: str) -> None:
+    """Raises for concrete tokens outside the vocabulary, where they are not padding.
+
+    Args:
+      tokens: Integers ``[B, T]``.
+      mask: ``bool [B, T]``, False on padding, which may be any number.
+      vocabulary: Number of tokens.
+      name: Name of the argument, for the message.
+
+    Raises:
+      ValueError: A token below 0, such as the -100 of ignored labels, or too large.
+    """
+    known, real = concrete(tokens), concrete(mask)
+    if known is None or real is None:
+        return
+    outside = known[real.astype(bool) & ((known < 0) | (known >= vocabulary))]
+    if outside.size:
+        raise ValueError(
+            f"{name} has the token {outside[0]}; expected 0 to {vocabulary - 1} "
+            "where the mask is True"
+        )
 
 
 def empty_cache(lm: LM, batch: int, slots: int) -> Cache:

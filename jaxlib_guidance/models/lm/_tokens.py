@@ -3,10 +3,16 @@
 Text is cut at special tokens, then into single digits and the words of GPT-2's pattern;
 the bytes of a word are written as printable characters and merged, best-ranked pair
 first. For prompts and answers; a corpus wants a compiled tokenizer.
+
+The package tokenizers (0.23) gives the same numbers, which a test compares, and takes
+0.02 ms for a prompt that takes 0.08 ms here. But it drops bytes and numbers that the
+vocabulary lacks without a word, panics on merges that do not fit it, and brings
+huggingface-hub along, so it is not needed here.
 """
 
 import dataclasses
 import itertools
+import operator
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,10 +47,14 @@ class Tokenizer:
     """Text to token numbers and back.
 
     Attributes:
-      tokens: The text of each token, bytes as printable characters.
-      ranks: Rank of each pair that merges.
+      tokens: Text of each token, its bytes as printable characters.
+      ranks: Rank of each pair of texts that merges; the lowest merges first.
       special: Numbers of the tokens that stand for themselves, such as ``<|im_end|>``.
-      eos: The token that ends an answer.
+      eos: Number of the token that ends an answer.
+
+    Raises:
+      ValueError: A special token or ``eos`` that is none of ``tokens``, or a pair whose
+        merged text is none of them.
     """
 
     tokens: Sequence[str]
@@ -56,6 +66,16 @@ class Tokenizer:
     def __post_init__(self):
         ids = {token: i for i, token in enumerate(self.tokens)}
         object.__setattr__(self, "_ids", ids)
+        for name, number in {"eos": self.eos, **self.special}.items():
+            if not 0 <= number < len(self.tokens):
+                raise ValueError(
+                    f"{name} is token {number}; expected 0 to {len(self.tokens) - 1}"
+                )
+        for left, right in self.ranks:
+            if left + right not in ids:
+                raise ValueError(
+                    f"ranks merge {(left, right)}, and no token is {left + right!r}"
+                )
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token numbers of a text.
@@ -93,11 +113,19 @@ class Tokenizer:
 
         Args:
           ids: Token numbers.
-          special: Whether special tokens are shown.
+          special: Whether special tokens are shown; by default they are left out.
+
+        Raises:
+          ValueError: A number that is no token's, such as the -100 of ignored labels.
+          TypeError: Numbers that are not integers.
         """
         names = {number: name for name, number in self.special.items()}
         held = bytearray()
-        for number in map(int, ids):
+        for number in map(operator.index, ids):
+            if not 0 <= number < len(self.tokens):
+                raise ValueError(
+                    f"ids has the token {number}; expected 0 to {len(self.tokens) - 1}"
+                )
             if number in names:
                 held += names[number].encode() if special else b""
             else:
@@ -162,9 +190,12 @@ def _class(character):
 def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> Tokenizer:
     """The tokenizer in the metadata of a GGUF file.
 
+    Args:
+      metadata: Second result of `load_gguf`.
+
     Raises:
-      ValueError: None there, or one that is not byte-pair encoding with SmolLM's rules
-        of cutting.
+      ValueError: None there, one that is not byte-pair encoding with SmolLM's rules of
+        cutting, or one whose merges or special tokens do not fit its vocabulary.
     """
     kind = metadata.get("tokenizer.ggml.model"), metadata.get("tokenizer.ggml.pre")
     if kind != ("gpt2", "smollm"):
