@@ -16,9 +16,9 @@ from jaxlib_guidance.models.lm._network import (
     LM,
     empty_cache,
     logits,
-    require_tokens,
     unembedding,
 )
+from jaxlib_guidance.models.lm._require import require_tokens
 from jaxlib_guidance.policy import token_logp
 from jaxlib_guidance.types import Array, PyTree, concrete
 
