@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.types import Array, at_least_float32
 
@@ -22,6 +23,7 @@ def lagrangian_reward(task: Array, safety: Array, multiplier: float | Array) -> 
     """
     require_shape("safety", safety, jnp.shape(task))
     require_shape("multiplier", multiplier, ())
+    require_range("multiplier", multiplier, 0)
     return at_least_float32(task) + multiplier * at_least_float32(safety)
 
 
@@ -50,6 +52,8 @@ def multiplier_step(
     """
     require_shape("multiplier", multiplier, ())
     require_shape("slack", slack, ())
+    require_range("multiplier", multiplier, 0)
+    require_range("rate", rate, 0)
     return jnp.maximum(multiplier - rate * (slack + margin), 0)
 
 
@@ -89,6 +93,8 @@ def adapt_kl_coef(
 
     Reference: Ziegler et al., arXiv 1909.08593.
     """
+    require_range("target", target, 0, inside=True)
+    require_range("horizon", horizon, 0, inside=True)
     error = jnp.clip(kl / target - 1, -0.2, 0.2)
     return coef * (1 + error * samples / horizon)
 
@@ -117,4 +123,7 @@ def adapt_entropy_coef(
 
     Reference: Skywork-OR1, arXiv 2505.22312; TRL's ``use_adaptive_entropy``.
     """
+    require_range("step", step, 0)
+    if not low <= high:
+        raise ValueError(f"low is {low}, high is {high}; expected low <= high")
     return jnp.clip(coef + jnp.where(entropy < target, step, -step), low, high)

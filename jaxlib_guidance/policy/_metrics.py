@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.reduce import (
     divide,
     hide,
@@ -45,6 +46,8 @@ def rate(hits: Array, mask: Array | None = None, *, z: float = 1.96) -> Rate:
 
     Reference: Wilson (1927). Used for arXiv 2412.04984 and 2501.11120.
     """
+    require_range("hits", hits, 0, 1, mask)
+    require_range("z", z, 0)
     n = jnp.sum(mask_like(mask, hits), -1)
     p = divide(masked_sum(hits, mask, -1), n)
     safe = jnp.maximum(n, 1)
@@ -52,7 +55,8 @@ def rate(hits: Array, mask: Array | None = None, *, z: float = 1.96) -> Rate:
     spread = jnp.sqrt(p * (1 - p) / safe + (z / (2 * safe)) ** 2)
     half = z / (1 + z**2 / safe) * spread
     low = jnp.where(n > 0, jnp.maximum(middle - half, 0), 0)
-    return Rate(p, low, jnp.where(n > 0, jnp.minimum(middle + half, 1), 1))
+    high = jnp.where(n > 0, jnp.minimum(middle + half, 1), 1)
+    return Rate(jnp.where(n > 0, p, jnp.nan), low, high)
 
 
 def deception_rate(stated: Array, acted: Array, mask: Array | None = None) -> Rate:
@@ -119,6 +123,8 @@ def calibration_error(
     require_shape("predicted", predicted, jnp.shape(actual))
     if bins < 1:
         raise ValueError(f"bins is {bins}; expected at least 1")
+    require_range("predicted", predicted, 0, 1, mask)
+    require_range("actual", actual, 0, 1, mask)
     known = mask_like(mask, actual) > 0
     predicted, actual = hide(predicted, mask), hide(actual, mask)
     # Quantiles of what counts, which sorts first; their places in whole numbers.
@@ -134,7 +140,8 @@ def calibration_error(
     member = (own == jnp.arange(bins + 2)[:, None]) & known
     gaps = jnp.where(member, actual - predicted, 0)
     curve = divide(jnp.sum(gaps, 1), jnp.sum(member, 1, dtype=gaps.dtype))
-    return masked_mean(jnp.abs(curve), jnp.any(member, 1))
+    error = masked_mean(jnp.abs(curve), jnp.any(member, 1))
+    return jnp.where(jnp.any(known), error, jnp.nan)
 
 
 class Friction(NamedTuple):
@@ -180,6 +187,10 @@ def pass_at_k(samples: Array, correct: Array, k: int) -> Array:
     known = concrete(samples)
     if known is not None and (known < k).any():
         raise ValueError(f"samples has {known.min()}; expected at least k = {k}")
+    require_range("correct", correct, 0)
+    right = concrete(correct)
+    if known is not None and right is not None and (right > known).any():
+        raise ValueError(f"correct has {right.max()}; expected at most samples")
     n, c = at_least_float32(samples), at_least_float32(correct)
     i = jnp.arange(k, dtype=jnp.float32)
     miss = (n - c)[..., None] - i
@@ -239,13 +250,15 @@ def verdict_scores(
       mask: Likewise.
     """
     require_shape("correct", correct, jnp.shape(accepted))
+    require_range("accepted", accepted, 0, 1, mask)
+    require_range("correct", correct, 0, 1, mask)
     yes, right = hide(accepted, mask), hide(correct, mask)
     both = masked_sum(yes * right, mask, -1)
     precision = divide(both, masked_sum(yes, mask, -1))
     recall = divide(both, masked_sum(right, mask, -1))
-    return Verdicts(
-        precision, recall, divide(2 * precision * recall, precision + recall)
-    )
+    f1 = divide(2 * precision * recall, precision + recall)
+    some = jnp.sum(mask_like(mask, accepted), -1) > 0
+    return Verdicts(*(jnp.where(some, x, jnp.nan) for x in (precision, recall, f1)))
 
 
 def mastered(
@@ -260,6 +273,8 @@ def mastered(
 
     Reference: LMA3, Colas et al., arXiv 2305.12487.
     """
+    require_range("success", success, 0, 1, mask)
+    require_range("threshold", threshold, 0, 1)
     tried = jnp.sum(mask_like(mask, success), 0) > 0
     return jnp.sum(tried & (masked_mean(success, mask, 0) >= threshold))
 
@@ -271,6 +286,7 @@ def soft_policy(q: Array, alpha: float | Array) -> Array:
       q: Action values ``[..., A]``.
       alpha: Temperature, scalar.
     """
+    require_range("alpha", alpha, 0)
     q = at_least_float32(q)
     best = (q == jnp.max(q, -1, keepdims=True)).astype(q.dtype)
     greedy = best / jnp.sum(best, -1, keepdims=True)
@@ -301,5 +317,7 @@ def sensitivity_bound(
     Reference: The Policy Cliff, arXiv 2507.20150.
     """
     require_shape("other", other, jnp.shape(rewards))
+    require_range("alpha", alpha, 0, inside=True)
+    require_range("gamma", gamma, 0, 1)
     gap = jnp.max(jnp.abs(at_least_float32(rewards) - at_least_float32(other)))
     return gap / (2 * alpha * (1 - gamma))

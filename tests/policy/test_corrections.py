@@ -120,7 +120,8 @@ def test_effective_sample_size():
     assert float(effective_sample_size(np.ones(7))) == 1
     one = effective_sample_size(np.array([0.0, 5, 0, jnp.nan]), np.array([1, 1, 1, 0]))
     np.testing.assert_allclose(one, 1 / 3, rtol=1e-6)
-    assert float(effective_sample_size(np.ones(3), np.zeros(3))) == 0
+    assert float(effective_sample_size(np.zeros(3))) == 0
+    assert np.isnan(effective_sample_size(np.ones(3), np.zeros(3)))
 
 
 def test_weights_are_constants():

@@ -36,7 +36,7 @@ def test_rate_against_scipy(hits, n):
 
 
 def test_rate_of_nothing():
-    np.testing.assert_array_equal(rate(np.ones(3), np.zeros(3)), [0, 0, 1])
+    np.testing.assert_array_equal(rate(np.ones(3), np.zeros(3)), [np.nan, 0, 1])
 
 
 def test_deception():
@@ -144,7 +144,8 @@ def test_calibration_error_golden():
     got = calibration_error(predicted, actual, bins=2)
     np.testing.assert_allclose(got, (0.2 + 0.1) / 2, rtol=1e-6)
     assert float(calibration_error(actual, actual)) == 0
-    assert float(calibration_error(actual, actual, np.zeros(4))) == 0
+    # No pair is not a perfect calibration.
+    assert np.isnan(calibration_error(actual, actual, np.zeros(4)))
     # One bin cannot see that errors of two questions cancel; two can.
     cross, half = np.array([0.5, 0.5]), np.array([0.1, 0.9])
     np.testing.assert_allclose(calibration_error(cross, half, bins=1), 0, atol=1e-7)
@@ -159,6 +160,8 @@ def test_verdicts():
     got = verdict_scores(said, truth, np.array([1, 1, 1, 1, 0]))
     np.testing.assert_allclose(got, [0.5, 0.5, 0.5])
     np.testing.assert_array_equal(verdict_scores(0 * said, 0 * truth), [0, 0, 0])
+    nothing = verdict_scores(said, truth, np.zeros(5))
+    np.testing.assert_array_equal(nothing, [np.nan] * 3)
 
 
 def test_mastered():

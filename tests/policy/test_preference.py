@@ -248,7 +248,7 @@ def test_wpo_weight():
     # run_wpo.py: the product of both answers' means, at most 1.
     mean = np.array([-1.0, -0.2, 0.3]), np.array([-0.5, 0.1, 0.2])
     want = np.exp(mean[0] + mean[1])
-    np.testing.assert_allclose(wpo_weight(*mean, most=None), want, rtol=1e-6)
+    np.testing.assert_allclose(wpo_weight(*mean, max_weight=None), want, rtol=1e-6)
     np.testing.assert_allclose(wpo_weight(*mean), np.minimum(want, 1), rtol=1e-6)
     assert not np.any(jax.grad(lambda m: jnp.sum(wpo_weight(m, mean[1])))(mean[0]))
 

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.reduce import divide, hide, mask_like, masked_sum, require_shape
 from jaxlib_guidance.types import Array, at_least_float32
 
@@ -114,6 +115,8 @@ def utterance_attribution(
         )
     _require_sequence("attribution", attribution)
     require_shape("score", score, ())
+    require_range("scale", scale, 0, inside=True)
+    require_range("decay", decay, 0, 1)
     a, m = hide(attribution, mask), mask_like(mask, attribution)
     match kind:
         case "scaled":

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.policy.advantages._group_advantages import (
     group_center,
     informative,
@@ -51,6 +52,7 @@ def opo(
     Reference: Hao et al., arXiv 2505.23585.
     """
     require_shape("lengths", lengths, jnp.shape(rewards))
+    require_range("lengths", lengths, 0, mask=mask)
     groups = Groups(rewards, group_ids, num_groups, mask)
     lengths = hide(lengths, mask)
     baseline = divide(groups.sum(lengths * groups.rewards), groups.sum(lengths))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.policy.advantages._groups import Groups
 from jaxlib_guidance.reduce import (
     divide,
@@ -19,10 +20,11 @@ from jaxlib_guidance.reduce import (
     masked_mean,
     masked_var,
     require_shape,
+    sqrt,
 )
 from jaxlib_guidance.types import Array, concrete
 
-Scale = Literal["group", "batch", "none"]
+AdvantageScale = Literal["group", "batch", "none"]
 
 
 def group_center(
@@ -56,7 +58,7 @@ def group_normalize(
     num_groups: int | None = None,
     *,
     mask: Array | None = None,
-    scale: Scale = "group",
+    scale: AdvantageScale = "group",
     ddof: int = 1,
     eps: float = 1e-6,
     axis_name: str | None = None,
@@ -88,6 +90,7 @@ def group_normalize(
         raise ValueError(f'scale is {scale!r}; expected "group", "batch" or "none"')
     if axis_name is not None and scale != "batch":
         raise ValueError(f"axis_name has no effect with scale {scale!r}")
+    require_range("eps", eps, 0)
     groups = Groups(rewards, group_ids, num_groups, mask)
     r = groups.rewards
     centred = r - groups.mean(r)
@@ -159,7 +162,7 @@ def multi_reward(
     *,
     order: Literal["sum_then_norm", "norm_then_sum"] = "sum_then_norm",
     mask: Array | None = None,
-    scale: Scale = "group",
+    scale: AdvantageScale = "group",
     ddof: int = 1,
     eps: float = 1e-6,
 ) -> Array:
@@ -230,17 +233,22 @@ def whiten(
 
     Reference: REINFORCE++, Hu et al., arXiv 2501.03262.
     """
+    require_range("eps", eps, 0)
     a = hide(advantages, mask)
     mean = masked_mean(a, mask, axis_name=axis_name)
-    std = jnp.sqrt(masked_var(a, mask, ddof=ddof, axis_name=axis_name))
+    variance = masked_var(a, mask, ddof=ddof, axis_name=axis_name)
     counts = mask_like(mask, a) > 0
     # A constant has a rounding error for a deviation, which eps is too small to hide.
-    top = jnp.max(jnp.where(counts, a, -jnp.inf), initial=-jnp.inf)
-    low = jnp.min(jnp.where(counts, a, jnp.inf), initial=jnp.inf)
+    fixed = jax.lax.stop_gradient(a)
+    top = jnp.max(jnp.where(counts, fixed, -jnp.inf), initial=-jnp.inf)
+    low = jnp.min(jnp.where(counts, fixed, jnp.inf), initial=jnp.inf)
     if axis_name is not None:
         top, low = jax.lax.pmax(top, axis_name), jax.lax.pmin(low, axis_name)
-    centred = jnp.where(top > low, a - mean, 0) if shift else a
-    return jnp.where(counts, centred / (std + eps), 0)
+    # Not `top > low`, for which one NaN would make everything equal and so 0.
+    equal = top <= low
+    moved = a - mean if shift else a
+    scaled = moved / (sqrt(jnp.where(equal, 0, variance)) + eps)
+    return jnp.where(counts & ~equal, scaled, 0)
 
 
 def win_rate(preference: Array, *, mask: Array | None = None) -> Array:
@@ -267,9 +275,11 @@ def win_rate(preference: Array, *, mask: Array | None = None) -> Array:
     if len(shape) < 2 or shape[-1] != shape[-2]:
         raise ValueError(f"preference has shape {shape}; expected [..., G, G]")
     _require_antisymmetric(preference, mask)
-    known = mask_like(mask, preference) * (1 - jnp.eye(shape[-1], dtype=jnp.float32))
-    met = jnp.sum(known, -1)
-    won = jnp.sum(hide(preference, known) * known, -1)
+    # Nobody meets itself, so the diagonal may have any value.
+    others = mask_like(mask, preference) * (1 - jnp.eye(shape[-1], dtype=jnp.float32))
+    require_range("preference", preference, 0, 1, others)
+    met = jnp.sum(others, -1)
+    won = jnp.sum(hide(preference, others) * others, -1)
     return jnp.where(met > 0, divide(won, met), 0.5)
 
 

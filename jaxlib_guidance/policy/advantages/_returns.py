@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.reduce import hide, mask_like, require_shape
 from jaxlib_guidance.types import Array, at_least_float32
 
@@ -44,6 +45,7 @@ def _sequence(rewards, terminated, truncated, gamma, **others):
     ends = _flags("terminated", terminated, rewards)
     cuts = _flags("truncated", truncated, rewards)
     require_shape("gamma", gamma, (), shape)
+    require_range("gamma", gamma, 0, 1)
     gamma = jnp.broadcast_to(at_least_float32(gamma), shape)
     bootstrap = jnp.where(ends, 0, gamma)
     trace = jnp.where(ends | cuts, 0, gamma)
@@ -208,6 +210,7 @@ def gae(
     """
     if hole not in ("skip", "zero"):
         raise ValueError(f'hole is {hole!r}; expected "skip" or "zero"')
+    require_range("lam", lam, 0, 1)
     rewards, bootstrap, trace, values, after = _sequence(
         rewards,
         terminated,
@@ -274,6 +277,8 @@ def vtrace(
 
     Reference: Espeholt et al., arXiv 1802.01561, eq. 1.
     """
+    require_range("lam", lam, 0, 1)
+    require_range("rho", rho, 0)
     rewards, bootstrap, trace, values, after, rho = _sequence(
         rewards,
         terminated,
@@ -325,6 +330,8 @@ def retrace(
 
     Reference: Munos et al., arXiv 1606.02647.
     """
+    require_range("lam", lam, 0, 1)
+    require_range("rho", rho, 0)
     rewards, bootstrap, trace, q, after, rho = _sequence(
         rewards,
         terminated,

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.reduce import divide, hide, mask_like, masked_mean
 from jaxlib_guidance.types import Array
 
@@ -158,6 +159,7 @@ def running_clip(
     Reference: Fu et al., arXiv 2502.18770; its ``reward_shaper.py``.
     """
     stats, r = _taken(stats, rewards, mask, axis_name)
+    require_range("width", width, 0)
     reach = width * _std(stats)
     return stats, hide(jnp.clip(r, stats.mean - reach, stats.mean + reach), mask)
 
@@ -171,4 +173,5 @@ def _taken(stats, rewards, mask, axis_name):
 def _std(stats):
     """Exactly 0 for equal rewards, whose squared deviations are a rounding error."""
     variance = divide(stats.spread, stats.count)
-    return jnp.where(stats.high > stats.low, jnp.sqrt(variance), 0)
+    # Not `high > low`: NaN must stay NaN, or it would make every later reward 0.
+    return jnp.where(stats.high <= stats.low, 0, jnp.sqrt(variance))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.policy.advantages._groups import _in_range
 from jaxlib_guidance.reduce import divide, hide, mask_like, require_shape
 from jaxlib_guidance.types import Array
@@ -52,6 +53,7 @@ def role_ema(
     """
     rewards = jax.lax.stop_gradient(hide(rewards, mask))
     require_shape("roles", roles, rewards.shape)
+    require_range("decay", decay, 0, 1)
     games = mask_like(mask, rewards) > 0
     roles = _in_range("roles", roles, baseline.shape[0], mask)[0]
 
@@ -117,6 +119,7 @@ def prompt_norm(
     size = stats.rewards.shape[1]
     if not 1 <= min_count <= size:
         raise ValueError(f"min_count is {min_count}; expected 1 to the size, {size}")
+    require_range("eps", eps, 0)
     rewards = jax.lax.stop_gradient(hide(rewards, mask))
     require_shape("prompts", prompts, rewards.shape)
     known = mask_like(mask, rewards) > 0
@@ -154,4 +157,5 @@ def _moments(x, mask):
     variance = divide(jnp.sum(jnp.square(x - mean[:, None]) * weight, -1), n)
     top = jnp.max(jnp.where(mask, x, -jnp.inf), -1)
     low = jnp.min(jnp.where(mask, x, jnp.inf), -1)
-    return mean, jnp.sqrt(variance), top > low
+    # Not `top > low`, for which one NaN would make all rewards equal.
+    return mean, jnp.sqrt(variance), ~(top <= low)

@@ -2,17 +2,21 @@
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.types import Array, at_least_float32
 
 
-def count_bonus(visits: Array, *, lam: float = 1.0, most: float = 1.0) -> Array:
-    """``lam / sqrt((lam / most)^2 + N)``: ``most`` for a new state, then less and less.
+def count_bonus(visits: Array, *, lam: float = 1.0, max_bonus: float = 1.0) -> Array:
+    """``lam / sqrt((lam / max_bonus)^2 + N)``: starts at ``max_bonus`` and falls.
 
     Args:
       visits: ``N``, any shape.
-      lam: Its size far out.
-      most: Its size at 0.
+      lam: Factor of the bonus at many visits, positive, of any unit of reward.
+      max_bonus: Bonus of a state without a visit, positive.
 
     Reference: ExploRS, Devidze et al., NeurIPS 2022.
     """
-    return lam / jnp.sqrt((lam / most) ** 2 + at_least_float32(visits))
+    require_range("visits", visits, 0)
+    require_range("lam", lam, 0, inside=True)
+    require_range("max_bonus", max_bonus, 0, inside=True)
+    return lam / jnp.sqrt((lam / max_bonus) ** 2 + at_least_float32(visits))

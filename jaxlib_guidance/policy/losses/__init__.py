@@ -35,20 +35,14 @@ from jaxlib_guidance.policy.losses._policy_gradient import (
 )
 from jaxlib_guidance.policy.losses._preference import (
     apo,
-    bradley_terry,
-    cpo,
     discopop,
     dpo,
     exo,
     hinge,
     ipo,
-    kto,
-    kto_reference,
     log_sigmoid,
     nca,
-    orpo,
     sequence_logp,
-    simpo,
     sppo,
 )
 from jaxlib_guidance.policy.losses._ratio import (
@@ -57,6 +51,13 @@ from jaxlib_guidance.policy.losses._ratio import (
     log_ratio,
     ratio_stats,
 )
+from jaxlib_guidance.policy.losses._reference_free import (
+    bradley_terry,
+    cpo,
+    orpo,
+    simpo,
+)
+from jaxlib_guidance.policy.losses._single_answers import kto, kto_reference
 from jaxlib_guidance.policy.losses._supervised import focal_nll, nll
 from jaxlib_guidance.policy.losses._token_logp import token_logp, token_logp_and_entropy
 

@@ -9,19 +9,25 @@ Groups that stay apart, ``[P, G, T]``, are what a train step may cut between.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.policy.advantages._group_advantages import (
     group_center,
     group_normalize,
     informative,
     leave_one_out,
 )
-from jaxlib_guidance.policy.losses._kl import Kind, kl_loss
-from jaxlib_guidance.policy.losses._policy_gradient import ppo_clip
-from jaxlib_guidance.policy.losses._ratio import Level, ratio_stats
+from jaxlib_guidance.policy.losses._kl import KLEstimator, kl_loss
+from jaxlib_guidance.policy.losses._policy_gradient import clipped, require_clip
+from jaxlib_guidance.policy.losses._ratio import (
+    RatioLevel,
+    difference,
+    like_tokens,
+    of_level,
+    stats_of,
+)
 from jaxlib_guidance.reduce import Aggregation, LossOut, aggregate, mask_like
 from jaxlib_guidance.types import Array
 
@@ -54,18 +60,23 @@ def _clipped(
     *,
     clip_low: float,
     clip_high: float,
-    level: Level = "token",
+    level: RatioLevel = "token",
     constant: float | None = None,
     logp_ref: Array | None = None,
     beta: float | None = None,
-    kl: Kind | None = None,
+    kl: KLEstimator | None = None,
 ) -> LossOut:
-    clip: dict[str, Any] = {"clip_low": clip_low, "clip_high": clip_high}
-    loss = ppo_clip(logp, logp_old, advantage, mask, level=level, **clip)
-    aux = ratio_stats(logp, logp_old, advantage, mask, level=level, **clip)
+    require_clip(clip_low, clip_high)
+    # One ratio for the loss and for what is reported beside it.
+    each = difference(logp, logp_old, mask)
+    ratio = jnp.exp(of_level(each, mask, level, 20.0))
+    a = like_tokens(advantage, logp, mask)
+    loss = clipped(ratio, a, clip_low, clip_high)
+    aux = stats_of(each, ratio, a, mask, clip_low, clip_high)
     if logp_ref is not None:
         penalty = kl_loss(logp, logp_ref, mask, kind="k3" if kl is None else kl)
         beta = 0.04 if beta is None else beta
+        require_range("beta", beta, 0)
         loss, aux = loss + beta * penalty, aux | {"kl": penalty}
     elif beta is not None or kl is not None:
         raise ValueError(f"beta {beta} and kl {kl!r} have no effect without logp_ref")
@@ -81,7 +92,7 @@ def grpo(
     logp_ref: Array | None = None,
     beta: float | None = None,
     clip: float = 0.2,
-    kl: Kind | None = None,
+    kl: KLEstimator | None = None,
     ddof: int = 1,
     eps: float = 1e-6,
     group_ids: Array | None = None,

@@ -9,8 +9,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.policy.losses._ratio import (
-    Level,
+    RatioLevel,
     importance_ratio,
     like_tokens,
     log_ratio,
@@ -26,7 +27,7 @@ def rollout_weight(
     logp_rollout: Array,
     mask: Array | None = None,
     *,
-    level: Level = "token",
+    level: RatioLevel = "token",
     mode: Literal["truncate", "mask", "reject"] = "truncate",
     low: float | Array = 0.0,
     high: float | Array = 2.0,
@@ -61,11 +62,13 @@ def rollout_weight(
     """
     if mode not in ("truncate", "mask", "reject"):
         raise ValueError(f'mode is {mode!r}; expected "truncate", "mask" or "reject"')
-    least, most = concrete(low), concrete(high)
-    if least is not None and most is not None and not least < most:
+    require_range("low", low, 0)
+    bottom, top = concrete(low), concrete(high)
+    if bottom is not None and top is not None and not bottom < top:
         raise ValueError(f"low is {low}, high is {high}; expected low < high")
     if kept_mass is not None:
         require_shape("kept_mass", kept_mass, jnp.shape(logp))
+        require_range("kept_mass", kept_mass, high=0, mask=mask)
         logp_rollout = hide(logp_rollout, mask) + hide(kept_mass, mask)
     w = jnp.exp(log_ratio(logp, logp_rollout, mask, level=level))
     inside = (low <= w) & (w <= high)
@@ -151,6 +154,7 @@ def truncation_mask(mask: Array, finished: Array) -> Array:
     Reference: DAPO's overlong filtering, arXiv 2503.14476.
     """
     require_shape("finished", finished, jnp.shape(mask)[:-1])
+    require_range("finished", finished, 0, 1)
     whole = jnp.asarray(finished).astype(jnp.float32)[..., None]
     return mask_like(mask, mask) * whole
 
@@ -202,6 +206,8 @@ def mixed_policy_weight(
         raise ValueError(f'shape is {shape!r}; expected "none", "ratio" or "shaped"')
     if (logp_old is not None) != (shape == "ratio"):
         raise ValueError(f'logp_old is for shape "ratio" only; shape is {shape!r}')
+    require_range("c", c, 0, inside=True)
+    require_range("off_policy", off_policy, 0, 1)
     teacher = mask_like(off_policy, logp, "off_policy") > 0
     if logp_old is not None:
         weight = importance_ratio(logp, logp_old, mask)
@@ -221,7 +227,9 @@ def effective_sample_size(weights: Array, mask: Array | None = None) -> Array:
     Returns:
       Float32 scalar, 0 where everything is masked.
     """
+    require_range("weights", weights, 0, mask=mask)
     n = jnp.sum(mask_like(mask, weights))
     total = masked_sum(weights, mask)
     square = masked_sum(jnp.square(hide(weights, mask)), mask)
-    return divide(jnp.square(total), n * square)
+    # All weights 0: no sample has any say. No weight at all: there is no score.
+    return jnp.where(n > 0, divide(jnp.square(total), n * square), jnp.nan)

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.policy.losses._preference import dpo
 from jaxlib_guidance.reduce import hide, mask_like, masked_sum, require_shape
 from jaxlib_guidance.types import Array, at_least_float32, concrete
@@ -133,14 +134,17 @@ def log_collision(logits: Array) -> Array:
       Float32 ``[...]``.
     """
     logits = at_least_float32(logits)
+    # Where nothing is allowed the value is that of `entropy`, 0, with gradient 0.
+    some = jnp.any(logits != -jnp.inf, -1)
+    logits = jnp.where(some[..., None], logits, 0)
     whole = jax.nn.logsumexp(logits, -1)
-    return jax.nn.logsumexp(2 * logits, -1) - 2 * whole
+    return jnp.where(some, jax.nn.logsumexp(2 * logits, -1) - 2 * whole, 0)
 
 
 def wpo_weight(
-    mean_w: Array, mean_l: Array, *, most: float | Array | None = 1.0
+    mean_w: Array, mean_l: Array, *, max_weight: float | Array | None = 1.0
 ) -> Array:
-    """``min(exp(mean_w + mean_l), most)``: pairs that the policy might have written.
+    """``min(exp(mean_w + mean_l), max_weight)``: pairs the policy might write.
 
     It multiplies any loss of pairs, so that data of another policy count as if they
     were the policy's own. For "sampled alignment", which both codes have and under
@@ -150,7 +154,7 @@ def wpo_weight(
     Args:
       mean_w: Mean per token of the chosen answer, ``[B]``.
       mean_l: Of the rejected one.
-      most: The authors' code has 1; None for no limit, as in TRL.
+      max_weight: Largest weight; the authors' code has 1. None for no limit, as in TRL.
 
     Returns:
       Float32 ``[B]``, gradients stopped.
@@ -163,8 +167,9 @@ def wpo_weight(
     """
     require_shape("mean_l", mean_l, jnp.shape(mean_w))
     weight = jnp.exp(at_least_float32(mean_w) + at_least_float32(mean_l))
-    if most is not None:
-        weight = jnp.minimum(weight, most)
+    if max_weight is not None:
+        require_range("max_weight", max_weight, 0)
+        weight = jnp.minimum(weight, max_weight)
     return jax.lax.stop_gradient(weight)
 
 

@@ -26,11 +26,12 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.policy.losses._ratio import importance_ratio, log_ratio
 from jaxlib_guidance.reduce import hide, mask_like, require_shape
 from jaxlib_guidance.types import Array
 
-Kind = Literal["k1", "k2", "k3", "abs"]
+KLEstimator = Literal["k1", "k2", "k3", "abs"]
 
 
 def kl_estimate(
@@ -38,7 +39,7 @@ def kl_estimate(
     logp_ref: Array,
     mask: Array | None = None,
     *,
-    kind: Kind = "k3",
+    kind: KLEstimator = "k3",
     limit: float = 20.0,
 ) -> Array:
     """An estimate of KL(pi, ref) from one sample of pi, ``d = logp - logp_ref``.
@@ -60,10 +61,16 @@ def kl_estimate(
 
     Reference: Schulman, "Approximating KL divergence" (2020).
     """
-    if kind not in get_args(Kind):
-        raise ValueError(f"kind is {kind!r}; expected one of {get_args(Kind)}")
+    return _estimate(_log_ratio_to(logp, logp_ref, mask, limit), kind)
+
+
+def _log_ratio_to(logp, logp_ref, mask, limit):
     require_shape("logp_ref", logp_ref, jnp.shape(logp))
-    d = log_ratio(logp, logp_ref, mask, limit=limit)
+    return log_ratio(logp, logp_ref, mask, limit=limit)
+
+
+def _estimate(d: Array, kind: KLEstimator) -> Array:
+    """The estimate from a log-ratio ``d`` that was computed."""
     match kind:
         case "k1":
             return d
@@ -73,6 +80,7 @@ def kl_estimate(
             return jnp.expm1(-d) + d
         case "abs":
             return jnp.abs(d)
+    raise ValueError(f"kind is {kind!r}; expected one of {get_args(KLEstimator)}")
 
 
 def kl_loss(
@@ -80,7 +88,7 @@ def kl_loss(
     logp_ref: Array,
     mask: Array | None = None,
     *,
-    kind: Kind = "k3",
+    kind: KLEstimator = "k3",
     correction: Literal["none", "ratio"] = "none",
     logp_old: Array | None = None,
     gradient: Literal["own", "k2"] = "own",
@@ -118,9 +126,10 @@ def kl_loss(
             'kind "k1" in the loss has expected gradient 0; expected another kind, '
             'correction "ratio", gradient "k2", or k1 in the reward (kl_reward)'
         )
-    value = kl_estimate(logp, logp_ref, mask, kind=kind, limit=limit)
+    d = _log_ratio_to(logp, logp_ref, mask, limit)
+    value = _estimate(d, kind)
     if gradient == "k2":
-        through = kl_estimate(logp, logp_ref, mask, kind="k2", limit=limit)
+        through = _estimate(d, "k2")
         return through + jax.lax.stop_gradient(value - through)
     if correction == "ratio":
         old = jax.lax.stop_gradient(logp) if logp_old is None else logp_old
@@ -135,7 +144,7 @@ def kl_reward(
     mask: Array | None = None,
     *,
     beta: float | Array,
-    kind: Kind = "k1",
+    kind: KLEstimator = "k1",
     limit: float = 20.0,
 ) -> Array:
     """Rewards less ``beta`` times the KL estimate, a constant.
@@ -160,6 +169,7 @@ def kl_reward(
       ValueError: Shapes that do not fit, an unknown kind.
     """
     require_shape("rewards", rewards, jnp.shape(logp), jnp.shape(logp)[:-1])
+    require_range("beta", beta, 0)
     penalty = beta * kl_estimate(logp, logp_ref, mask, kind=kind, limit=limit)
     if jnp.shape(rewards) != jnp.shape(logp):
         penalty = jnp.sum(penalty, -1)
@@ -174,7 +184,7 @@ def score_kl(
     beta: Array,
     mask: Array | None = None,
     *,
-    kind: Kind = "k2",
+    kind: KLEstimator = "k2",
 ) -> Array:
     """A KL penalty with its own coefficient for each turn, of each token.
 
@@ -196,6 +206,8 @@ def score_kl(
     require_shape("turns", turns, jnp.shape(logp))
     if jnp.ndim(beta) != 1:
         raise ValueError(f"beta has shape {jnp.shape(beta)}; expected one a turn")
+    require_range("beta", beta, 0)
+    require_range("turns", turns, 0, jnp.shape(beta)[0] - 1, mask)
     weight = jnp.asarray(beta, jnp.float32)[turns]
     return weight * kl_loss(logp, logp_ref, mask, kind=kind)
 
@@ -257,5 +269,9 @@ def _log_softmax(logits: Array, mask: Array | None) -> tuple[Array, Array]:
         mask_like(mask, logits[..., 0])[..., None], jnp.shape(logits)
     )
     logits = hide(logits, rows)
-    legal = logits > -jnp.inf
-    return jnp.where(legal, jax.nn.log_softmax(logits, -1), 0), legal
+    # Not `logits > -inf`, for which NaN would be forbidden and so leave no trace.
+    legal = logits != -jnp.inf
+    # A row in which nothing is allowed has no distribution: log_softmax never sees it.
+    some = jnp.any(legal, -1, keepdims=True)
+    logp = jax.nn.log_softmax(jnp.where(some, logits, 0), -1)
+    return jnp.where(legal, logp, 0), legal

@@ -20,8 +20,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.policy.losses._ratio import (
-    Level,
+    RatioLevel,
     importance_ratio,
     like_tokens,
     log_ratio,
@@ -58,7 +59,7 @@ def ppo_clip(
     clip_high: float | Array = 0.2,
     dual_clip: float | Array | None = None,
     delta: float | Array | None = None,
-    level: Level = "token",
+    level: RatioLevel = "token",
     limit: float = 20.0,
 ) -> Array:
     """``-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)``.
@@ -84,23 +85,43 @@ def ppo_clip(
     Reference: PPO, arXiv 1707.06347, eq. 7; dual clip, arXiv 1912.09729;
     ``delta`` INTELLECT-2, arXiv 2505.07291.
     """
+    require_clip(clip_low, clip_high)
     if dual_clip is not None:
         known = concrete(dual_clip)
         if known is not None and known <= 1:
             raise ValueError(f"dual_clip is {dual_clip}; expected more than 1")
     if delta is not None:
-        known, most = concrete(delta), concrete(clip_high)
-        if known is not None and most is not None and known <= 1 + most:
+        known, high = concrete(delta), concrete(clip_high)
+        if known is not None and high is not None and known <= 1 + high:
             raise ValueError(
-                f"delta is {delta}; expected more than 1 + clip_high = {1 + most}"
+                f"delta is {delta}; expected more than 1 + clip_high = {1 + high}"
             )
     a = like_tokens(advantage, logp, mask)
     rho = importance_ratio(logp, logp_old, mask, level=level, limit=limit)
     free = rho if delta is None else jnp.minimum(rho, delta)
-    objective = jnp.minimum(free * a, jnp.clip(rho, 1 - clip_low, 1 + clip_high) * a)
+    objective = -clipped(rho, a, clip_low, clip_high, free=free)
     if dual_clip is not None:
         objective = jnp.where(a < 0, jnp.maximum(objective, dual_clip * a), objective)
     return -objective
+
+
+def clipped(
+    rho: Array,
+    advantage: Array,
+    clip_low: float | Array,
+    clip_high: float | Array,
+    *,
+    free: Array | None = None,
+) -> Array:
+    """`ppo_clip` of a ratio that was computed; ``free`` replaces the unclipped one."""
+    near = jnp.clip(rho, 1 - clip_low, 1 + clip_high)
+    return -jnp.minimum((rho if free is None else free) * advantage, near * advantage)
+
+
+def require_clip(clip_low: float | Array, clip_high: float | Array) -> None:
+    """Raises for a clip range that does not hold 1, where it is known."""
+    require_range("clip_low", clip_low, 0)
+    require_range("clip_high", clip_high, 0)
 
 
 def cispo(
@@ -133,11 +154,11 @@ def cispo(
     """
     if bounds not in ("absolute", "around_one"):
         raise ValueError(f'bounds is {bounds!r}; expected "absolute" or "around_one"')
-    least, most = (low, high) if bounds == "absolute" else (1 - low, 1 + high)
-    bottom, top = concrete(least), concrete(most)
+    start, end = (low, high) if bounds == "absolute" else (1 - low, 1 + high)
+    bottom, top = concrete(start), concrete(end)
     if bottom is not None and top is not None and not bottom < top:
         raise ValueError(f"{bounds} bounds {low}, {high} leave no weight")
-    weight = jnp.clip(importance_ratio(logp, logp_old, mask), least, most)
+    weight = jnp.clip(importance_ratio(logp, logp_old, mask), start, end)
     return reinforce(logp, advantage, mask) * stop(weight)
 
 
@@ -164,6 +185,8 @@ def sapo(
 
     Reference: Gao et al., arXiv 2511.20347.
     """
+    require_range("tau_pos", tau_pos, 0, inside=True)
+    require_range("tau_neg", tau_neg, 0, inside=True)
     a = like_tokens(advantage, logp, mask)
     rho = importance_ratio(logp, logp_old, mask)
     tau = jnp.where(a > 0, tau_pos, tau_neg)
@@ -196,10 +219,11 @@ def gmpo(
     Reference: Zhao et al., arXiv 2507.20673; verl's ``geo_mean``.
     """
     a = like_tokens(advantage, logp, mask)
+    require_clip(clip_low, clip_high)
     logs = log_ratio(logp, logp_old, mask)
-    clipped = jnp.clip(logs, -clip_low, clip_high)
+    near = jnp.clip(logs, -clip_low, clip_high)
     sign = jnp.sign(a)
-    each = sign * jnp.minimum(sign * logs, sign * clipped)
+    each = sign * jnp.minimum(sign * logs, sign * near)
     tokens = jnp.sum(mask_like(mask, each), -1, keepdims=True)
     mean = divide(masked_sum(each, mask, -1)[..., None], tokens)
     whole = divide(masked_sum(a, mask, -1)[..., None], tokens)
@@ -217,7 +241,7 @@ def nft(
     negative: float | Array = 1.0,
     floor_pos: float | Array = 0.0,
     floor_neg: float | Array = 1.0,
-    level: Level = "token",
+    level: RatioLevel = "token",
 ) -> Array:
     """Negative-aware fine-tuning: likelihood for right answers, and for wrong ones too.
 
@@ -252,6 +276,9 @@ def nft(
     shape = jnp.shape(logp)[:-1]
     require_shape("correct", correct, shape)
     require_shape("success_rate", success_rate, shape)
+    require_range("correct", correct, 0, 1)
+    require_range("success_rate", success_rate, 0, 1)
+    require_range("negative", negative, 0)
     right = like_tokens(correct, logp, mask, "correct")
     r = jnp.clip(like_tokens(success_rate, logp, None, "success_rate"), 0.02, 0.98)
     rho = importance_ratio(logp, logp_old, mask, level=level, limit=10.0)
@@ -293,6 +320,7 @@ def value_clip(
     old, target = stop(old), stop(target)
     error = jnp.square(v - target)
     if clip is not None:
+        require_range("clip", clip, 0)
         near = jnp.clip(v, old - clip, old + clip)
         error = jnp.maximum(error, jnp.square(near - target))
     return 0.5 * error

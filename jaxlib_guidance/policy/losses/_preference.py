@@ -12,17 +12,16 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.reduce import (
     divide,
     mask_like,
-    masked_mean,
     masked_sum,
     require_shape,
 )
 from jaxlib_guidance.types import Array, at_least_float32, concrete
 
 log_sigmoid = jax.nn.log_sigmoid
-stop = jax.lax.stop_gradient
 
 
 def sequence_logp(
@@ -42,7 +41,8 @@ def sequence_logp(
     return divide(total, jnp.sum(mask_like(mask, logp), -1)) if mean else total
 
 
-def _pair(u_w, u_l):
+def pair(u_w: Array, u_l: Array) -> tuple[Array, Array]:
+    """Both in float32, of one shape."""
     require_shape("u_l", u_l, jnp.shape(u_w))
     return at_least_float32(u_w), at_least_float32(u_l)
 
@@ -78,7 +78,8 @@ def dpo(
     known = concrete(noise)
     if known is not None and not 0 <= known < 0.5:
         raise ValueError(f"noise is {noise}; expected a rate in [0, 0.5)")
-    u_w, u_l = _pair(u_w, u_l)
+    require_range("beta", beta, 0, inside=True)
+    u_w, u_l = pair(u_w, u_l)
     delta = beta * (u_w - u_l)
     right, wrong = -log_sigmoid(delta), -log_sigmoid(-delta)
     if correct:
@@ -99,7 +100,8 @@ def ipo(u_w: Array, u_l: Array, *, beta: float = 0.1) -> Array:
 
     Reference: Azar et al., arXiv 2310.12036, eq. 17.
     """
-    u_w, u_l = _pair(u_w, u_l)
+    require_range("beta", beta, 0, inside=True)
+    u_w, u_l = pair(u_w, u_l)
     return jnp.square(u_w - u_l - 1 / (2 * beta))
 
 
@@ -113,7 +115,8 @@ def hinge(u_w: Array, u_l: Array, *, beta: float = 0.1) -> Array:
 
     Reference: SLiC, arXiv 2305.10425; as in RSO, arXiv 2309.06657.
     """
-    u_w, u_l = _pair(u_w, u_l)
+    require_range("beta", beta, 0, inside=True)
+    u_w, u_l = pair(u_w, u_l)
     return jax.nn.relu(1 - beta * (u_w - u_l))
 
 
@@ -143,7 +146,8 @@ def exo(
     known = concrete(noise)
     if known is not None and not 0 < known < 0.5:
         raise ValueError(f"noise is {noise}; expected a rate in (0, 0.5)")
-    u_w, u_l = _pair(u_w, u_l)
+    require_range("beta", beta, 0, inside=True)
+    u_w, u_l = pair(u_w, u_l)
     delta = beta * (u_w - u_l)
     right = jax.nn.sigmoid(delta) * (log_sigmoid(delta) - jnp.log1p(-noise))
     return right + jax.nn.sigmoid(-delta) * (log_sigmoid(-delta) - jnp.log(noise))
@@ -159,7 +163,8 @@ def nca(u_w: Array, u_l: Array, *, beta: float = 0.1) -> Array:
 
     Reference: Chen et al., arXiv 2402.05369; TRL's ``nca_pair``.
     """
-    u_w, u_l = _pair(u_w, u_l)
+    require_range("beta", beta, 0, inside=True)
+    u_w, u_l = pair(u_w, u_l)
     r_w, r_l = beta * u_w, beta * u_l
     return -log_sigmoid(r_w) - 0.5 * (log_sigmoid(-r_w) + log_sigmoid(-r_l))
 
@@ -175,7 +180,8 @@ def sppo(u_w: Array, u_l: Array, *, beta: float = 0.1) -> Array:
     Reference: Wu et al., arXiv 2405.00675, with win rates 1 and 0; TRL's
     ``sppo_hard``.
     """
-    u_w, u_l = _pair(u_w, u_l)
+    require_range("beta", beta, 0, inside=True)
+    u_w, u_l = pair(u_w, u_l)
     goal = 1 / (2 * beta)
     return jnp.square(u_w - goal) + jnp.square(u_l + goal)
 
@@ -206,7 +212,8 @@ def apo(
     """
     if anchor not in ("zero", "down"):
         raise ValueError(f'anchor is {anchor!r}; expected "zero" or "down"')
-    u_w, u_l = _pair(u_w, u_l)
+    require_range("beta", beta, 0, inside=True)
+    u_w, u_l = pair(u_w, u_l)
     if anchor == "zero":
         return jax.nn.sigmoid(-beta * u_w) + jax.nn.sigmoid(beta * u_l)
     return jax.nn.sigmoid(beta * u_w) + jax.nn.sigmoid(-beta * (u_w - u_l))
@@ -224,139 +231,10 @@ def discopop(u_w: Array, u_l: Array, *, beta: float = 0.1, tau: float = 0.05) ->
 
     Reference: Lu et al., arXiv 2406.08414 ("log ratio modulated loss").
     """
-    u_w, u_l = _pair(u_w, u_l)
+    require_range("beta", beta, 0, inside=True)
+    require_range("tau", tau, 0, inside=True)
+    u_w, u_l = pair(u_w, u_l)
     delta = beta * (u_w - u_l)
     # As one exponential: m underflows where exp(-delta) overflows.
     modulated = jnp.exp(log_sigmoid(delta / tau) - delta)
     return jax.nn.sigmoid(-delta / tau) * -log_sigmoid(delta) + modulated
-
-
-def simpo(
-    mean_w: Array, mean_l: Array, *, beta: float = 2.0, margin: float = 1.0
-) -> Array:
-    """``-log s(beta (mean_w - mean_l) - margin)``: per-token means, no reference.
-
-    TRL's defaults are 0.1 and 0.5; the paper's are beta 2 to 2.5 and a margin of about
-    half of that (from memory, unverified).
-
-    Args:
-      mean_w: Mean log-probability per token of the chosen answer, ``[B]``.
-      mean_l: Of the rejected one.
-      beta: Scale.
-      margin: ``gamma``.
-
-    Reference: Meng et al., arXiv 2405.14734, eq. 6.
-    """
-    mean_w, mean_l = _pair(mean_w, mean_l)
-    return -log_sigmoid(beta * (mean_w - mean_l) - margin)
-
-
-def orpo(mean_w: Array, mean_l: Array, *, weight: float = 0.1) -> Array:
-    """``-mean_w - weight log s(log odds_w - log odds_l)``, odds of per-token means.
-
-    Finite up to a probability of 1, where the odds are infinite.
-
-    Args:
-      mean_w: Mean log-probability per token of the chosen answer, ``[B]``.
-      mean_l: Of the rejected one.
-      weight: ``lambda``.
-
-    Reference: Hong et al., arXiv 2403.07691, eqs. 6 and 7.
-    """
-    mean_w, mean_l = _pair(mean_w, mean_l)
-    return -mean_w - weight * log_sigmoid(_log_odds(mean_w) - _log_odds(mean_l))
-
-
-def _log_odds(logp):
-    """``log p - log(1 - p)``, with ``p`` kept a rounding error away from 1."""
-    nearest = -jnp.finfo(logp.dtype).tiny
-    inside = logp < nearest
-    logp = jnp.where(inside, logp, nearest)
-    return logp - jnp.log(-jnp.expm1(logp))
-
-
-def cpo(logp_w: Array, logp_l: Array, *, beta: float = 0.1, nll: float = 1.0) -> Array:
-    """``-log s(beta (logp_w - logp_l)) - nll logp_w``: DPO against a uniform reference.
-
-    Args:
-      logp_w: Log-probability of the chosen answer, ``[B]``.
-      logp_l: Of the rejected one.
-      beta: Scale.
-      nll: Weight of the likelihood; TRL takes that per token, the paper's sums.
-
-    Reference: Xu et al., arXiv 2401.08417.
-    """
-    logp_w, logp_l = _pair(logp_w, logp_l)
-    return -log_sigmoid(beta * (logp_w - logp_l)) - nll * logp_w
-
-
-def bradley_terry(
-    r_w: Array, r_l: Array, *, margin: Array | float = 0.0, center: float = 0.0
-) -> Array:
-    """``-log s(r_w - r_l - margin) + center (r_w + r_l)^2``: a reward model's loss.
-
-    Args:
-      r_w: Reward of the chosen answer, ``[B]``.
-      r_l: Of the rejected one.
-      margin: By how much the one should be better, scalar or ``[B]``.
-      center: Holds the rewards near 0, which the first term does not.
-
-    Raises:
-      ValueError: Shapes that do not fit.
-
-    Reference: Bradley and Terry (1952); margin Llama 2, arXiv 2307.09288, eq. 2; centre
-    arXiv 2312.09244.
-    """
-    r_w, r_l = _pair(r_w, r_l)
-    require_shape("margin", margin, (), r_w.shape)
-    return -log_sigmoid(r_w - r_l - margin) + center * jnp.square(r_w + r_l)
-
-
-def kto(
-    u: Array,
-    desirable: Array,
-    z: float | Array,
-    *,
-    beta: float = 0.1,
-    weight_desirable: float = 1.0,
-    weight_undesirable: float = 1.0,
-) -> Array:
-    """Answers judged one by one: ``w (1 - s(beta (u - z)))``, or ``z - u`` if not good.
-
-    Args:
-      u: Log-ratio of each answer to the reference, ``[B]``.
-      desirable: 0 or 1, ``[B]``.
-      z: The reference point, from `kto_reference`: scalar, or ``[B]``; a constant.
-      beta: Strength of the reference.
-      weight_desirable: Weight of desirable answers.
-      weight_undesirable: Of the others.
-
-    Raises:
-      ValueError: Shapes that do not fit.
-
-    Reference: Ethayarajh et al., arXiv 2402.01306, eq. 8.
-    """
-    require_shape("desirable", desirable, jnp.shape(u))
-    require_shape("z", z, (), jnp.shape(u))
-    u, good = at_least_float32(u), jnp.asarray(desirable).astype(bool)
-    sign = jnp.where(good, 1.0, -1.0)
-    weight = jnp.where(good, weight_desirable, weight_undesirable)
-    return weight * jax.nn.sigmoid(-beta * sign * (u - stop(z)))
-
-
-def kto_reference(
-    u_mismatched: Array, mask: Array | None = None, *, axis_name: str | None = None
-) -> Array:
-    """``max(0, mean u)`` over prompts paired with answers to others: KL(pi, ref).
-
-    Args:
-      u_mismatched: Log-ratios of such pairs, ``[B]``.
-      mask: Likewise.
-      axis_name: Mapped axis over which to average too.
-
-    Returns:
-      Scalar, gradients stopped.
-
-    Reference: Ethayarajh et al., arXiv 2402.01306.
-    """
-    return stop(jnp.maximum(masked_mean(u_mismatched, mask, axis_name=axis_name), 0))

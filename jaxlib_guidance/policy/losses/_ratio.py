@@ -5,6 +5,7 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.reduce import (
     Peak,
     divide,
@@ -15,7 +16,7 @@ from jaxlib_guidance.reduce import (
 )
 from jaxlib_guidance.types import Array
 
-Level = Literal["token", "seq", "seq_token", "seq_sum"]
+RatioLevel = Literal["token", "seq", "seq_token", "seq_sum"]
 
 
 def log_ratio(
@@ -23,7 +24,7 @@ def log_ratio(
     logp_old: Array,
     mask: Array | None = None,
     *,
-    level: Level = "token",
+    level: RatioLevel = "token",
     limit: float = 20.0,
 ) -> Array:
     """``log pi - log pi_old`` of each token, or of its sequence.
@@ -62,7 +63,7 @@ def importance_ratio(
     logp_old: Array,
     mask: Array | None = None,
     *,
-    level: Level = "token",
+    level: RatioLevel = "token",
     limit: float = 20.0,
 ) -> Array:
     """``exp`` of `log_ratio`, taken once where a sequence has one for all its tokens.
@@ -83,13 +84,20 @@ def importance_ratio(
     return jnp.exp(_log_ratio(logp, logp_old, mask, level, limit))
 
 
-def _log_ratio(logp, logp_old, mask, level, limit):
-    """`log_ratio` before a sequence's is repeated for its tokens."""
-    if level not in get_args(Level):
-        raise ValueError(f"level is {level!r}; expected one of {get_args(Level)}")
+def difference(logp: Array, logp_old: Array, mask: Array | None) -> Array:
+    """``log pi - log pi_old`` of each token, unclipped; ``logp_old`` is a constant."""
     require_shape("logp_old", logp_old, jnp.shape(logp))
-    logp, old = hide(logp, mask), jax.lax.stop_gradient(hide(logp_old, mask))
-    each = logp - old
+    return hide(logp, mask) - jax.lax.stop_gradient(hide(logp_old, mask))
+
+
+def of_level(each: Array, mask: Array | None, level: RatioLevel, limit: float) -> Array:
+    """The log-ratio of a level from the `difference` of each token, clipped.
+
+    A ratio of whole sequences is ``[..., 1]``, not yet repeated for its tokens.
+    """
+    if level not in get_args(RatioLevel):
+        raise ValueError(f"level is {level!r}; expected one of {get_args(RatioLevel)}")
+    require_range("limit", limit, 0)
     if level != "token":
         if each.ndim < 1:
             raise ValueError(f"logp is a scalar; expected [..., T] for {level!r}")
@@ -97,12 +105,16 @@ def _log_ratio(logp, logp_old, mask, level, limit):
         if level != "seq_sum":
             tokens = jnp.sum(mask_like(mask, each), -1, keepdims=True)
             total = divide(total, tokens)
-        each = total
+        own, each = each, total
         if level == "seq_token":
-            whole = hide(jnp.broadcast_to(total, logp.shape), mask)
-            own = logp - jax.lax.stop_gradient(logp)
-            each = jax.lax.stop_gradient(whole) + own
+            whole = hide(jnp.broadcast_to(total, own.shape), mask)
+            each = jax.lax.stop_gradient(whole) + (own - jax.lax.stop_gradient(own))
     return jnp.clip(each, -limit, limit)
+
+
+def _log_ratio(logp, logp_old, mask, level, limit):
+    """`log_ratio` before a sequence's is repeated for its tokens."""
+    return of_level(difference(logp, logp_old, mask), mask, level, limit)
 
 
 def ratio_stats(
@@ -111,7 +123,7 @@ def ratio_stats(
     advantage: Array,
     mask: Array | None = None,
     *,
-    level: Level = "token",
+    level: RatioLevel = "token",
     clip_low: float = 0.2,
     clip_high: float = 0.2,
 ) -> dict[str, Array | Peak]:
@@ -131,17 +143,38 @@ def ratio_stats(
       ``clip_low`` and ``clip_high`` (share of tokens whose gradient the clip removed)
       and ``ratio_max``.
     """
-    logs = log_ratio(logp, logp_old, mask, level=level)
-    own = log_ratio(logp, logp_old, mask)
-    ratio = jnp.exp(logs)
+    each = difference(logp, logp_old, mask)
+    ratio = jnp.exp(of_level(each, mask, level, 20.0))
     advantage = like_tokens(advantage, logp, mask)
+    return stats_of(each, ratio, advantage, mask, clip_low, clip_high)
+
+
+def stats_of(
+    each: Array,
+    ratio: Array,
+    advantage: Array,
+    mask: Array | None,
+    clip_low: float | Array,
+    clip_high: float | Array,
+) -> dict[str, Array | Peak]:
+    """`ratio_stats` of a ratio that was computed for the loss.
+
+    Args:
+      each: `difference` of each token, ``[..., T]``.
+      ratio: Importance ratio, ``[..., T]`` or ``[..., 1]``.
+      advantage: Advantage of each token, ``[..., T]``.
+      mask: 1 on the tokens that the policy chose, ``[..., T]``; None for all.
+      clip_low: Largest fall of the ratio below 1.
+      clip_high: Largest rise of the ratio above 1.
+    """
+    own = jnp.clip(each, -20.0, 20.0)
     low = (ratio < 1 - clip_low) & (advantage < 0)
     high = (ratio > 1 + clip_high) & (advantage > 0)
     return {
         "approx_kl": jnp.expm1(own) - own,
         "clip_low": low.astype(jnp.float32),
         "clip_high": high.astype(jnp.float32),
-        "ratio_max": Peak(ratio),
+        "ratio_max": Peak(jnp.broadcast_to(ratio, each.shape)),
     }
 
 

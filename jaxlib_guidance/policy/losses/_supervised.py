@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.policy.losses._ratio import like_tokens
 from jaxlib_guidance.reduce import hide
 from jaxlib_guidance.types import Array, concrete
@@ -44,6 +45,7 @@ def focal_nll(
     Reference: Sarkar et al., arXiv 2502.06060; focal loss, arXiv 1708.02002, eq. 4.
     """
     logp = hide(logp, mask)
+    require_range("gamma", gamma, 0)
     known = concrete(gamma)
     if known is not None and known == 0:
         return -logp

@@ -7,6 +7,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.reduce import divide, require_shape
 from jaxlib_guidance.types import Array, at_least_float32
 
@@ -66,6 +67,8 @@ def shortest_correct(correct: Array, lengths: Array, *, weight: float = 0.5) -> 
     Reference: arXiv 2506.15647.
     """
     require_shape("lengths", lengths, jnp.shape(correct))
+    require_range("correct", correct, 0, 1)
+    require_range("weight", weight, 0, 1)
     right, lengths = at_least_float32(correct), at_least_float32(lengths)
     shortest = jnp.min(jnp.where(right > 0, lengths, jnp.inf), -1, keepdims=True)
     longest = jnp.max(jnp.where(right > 0, lengths, -jnp.inf), -1, keepdims=True)
@@ -109,6 +112,8 @@ def length_step(
     shape = jnp.shape(correct)
     require_shape("lengths", lengths, shape)
     require_shape("target", target, (), shape)
+    require_range("correct", correct, 0, 1)
+    require_range("alpha", alpha, 0)
     right = jnp.asarray(correct).astype(bool)
     short = at_least_float32(lengths) <= jnp.asarray(target, jnp.float32)
     gain = 0.0 if kind == "penalty" else alpha
@@ -168,6 +173,7 @@ def laser_targets(
 
 def laser_level(correct: Array) -> Array:
     """0 easy, 1 medium, 2 hard: at least 2/3, 1/3 or less of ``[..., G]`` are right."""
+    require_range("correct", correct, 0, 1)
     right = jnp.sum(jnp.asarray(correct).astype(jnp.int32), -1)
     size = jnp.shape(correct)[-1]
     return (

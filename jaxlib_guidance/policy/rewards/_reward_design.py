@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.types import Array, PyTree, at_least_float32
 
@@ -46,6 +47,9 @@ def informativeness(
     require_shape("transitions", p, (states, actions, states))
     require_shape("policy", policy, (states,))
     require_shape("gap", gap, (states,))
+    require_range("gamma", gamma, 0, 1)
+    require_range("policy", policy, 0, actions - 1)
+    require_range("horizons", jnp.asarray(horizons), 1)
     policy = jnp.asarray(policy)
     wrong = jnp.arange(actions) != policy[:, None]
 

@@ -9,6 +9,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.reduce import hide, mask_like, masked_mean, require_shape
 from jaxlib_guidance.types import Array, at_least_float32, concrete
 
@@ -33,6 +34,7 @@ def par_sigmoid(
 
     Reference: PAR, Fu et al., arXiv 2502.18770.
     """
+    require_range("k", k, 0)
     reference = hide(reference, mask)
     require_shape("rewards", rewards, reference.shape[:-1])
     gap = at_least_float32(rewards)[..., None] - reference
@@ -123,6 +125,8 @@ def outcome_reward(
     Reference: RISE, Liu et al., arXiv 2505.13445; its code.
     """
     require_shape("parsed", parsed, jnp.shape(correct))
+    require_range("correct", correct, 0, 1)
+    require_range("parsed", parsed, 0, 1)
     right, wrong, lost = (jnp.float32(v) for v in values)
     of_parsed = jnp.where(jnp.asarray(correct).astype(bool), right, wrong)
     return jnp.where(jnp.asarray(parsed).astype(bool), of_parsed, lost)
@@ -208,6 +212,8 @@ def potential_shaping(
     """
     for name, x in (("next_potential", next_potential), ("terminated", terminated)):
         require_shape(name, x, jnp.shape(potential))
+    require_range("terminated", terminated, 0, 1)
+    require_range("gamma", gamma, 0, 1)
     after = hide(next_potential, 1 - at_least_float32(terminated))
     return gamma * after - at_least_float32(potential)
 

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.reduce import masked_sum, require_shape
 from jaxlib_guidance.types import Array, at_least_float32
 
@@ -31,6 +32,7 @@ def belief_shift(
         raise ValueError(f"beliefs has shape {jnp.shape(beliefs)}; expected [T + 1, N]")
     steps, listeners = jnp.shape(beliefs)
     require_shape("speaker_sign", speaker_sign, (steps - 1,))
+    require_range("speaker_sign", speaker_sign, -1, 1)
     if alive is not None:
         require_shape("alive", alive, (listeners,))
         alive = jnp.broadcast_to(at_least_float32(alive), (steps, listeners))
@@ -54,6 +56,7 @@ def step_game(fooled: Array, lowered: Array | None = None) -> Array:
     Reference: SPC, Chen et al., arXiv 2504.19162. Its loss is ``losses.ppo_clip(level=
     "seq")`` with the reference as the old policy, plus 0.15 times `losses.nll`.
     """
+    require_range("fooled", fooled, 0, 1)
     gain = 2 * at_least_float32(fooled) - 1
     if lowered is not None:
         require_shape("lowered", lowered, jnp.shape(fooled))

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.types import Array, at_least_float32
 
@@ -109,6 +110,7 @@ def discount_schedule(progress: Array, *, alpha: float = 0.2) -> Array:
 
     Reference: ADS, Liu et al., arXiv 2310.07433; its code.
     """
+    require_range("alpha", alpha, 0, 1)
     return jnp.asarray(alpha, jnp.float32) ** (
         1 / jnp.maximum(at_least_float32(progress), 1)
     )

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.reduce import hide, mask_like, require_shape
 from jaxlib_guidance.types import Array, at_least_float32
 
@@ -46,6 +47,9 @@ def weighted_vote(
     valid = w > 0
     if weights is not None:
         require_shape("weights", weights, answers.shape)
+        require_range("weights", weights, 0, mask=mask)
+        # A weight that is not known is no vote, and not the heaviest one.
+        valid &= ~jnp.isnan(jnp.asarray(weights))
         w = hide(weights, valid)
     same = (answers[..., :, None] == answers[..., None, :]) & valid[..., None, :]
     support = jnp.sum(jnp.where(same, w[..., None, :], 0), -1)

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.reduce import (
     divide,
     masked_mean,
@@ -45,6 +46,9 @@ def balance_score(correct: Array, selected: Array, *, wanted: int = 8) -> Array:
     Reference: B-STaR, Zeng et al., arXiv 2412.17256; its ``determine_hyper.py``.
     """
     require_shape("selected", selected, jnp.shape(correct))
+    require_range("correct", correct, 0)
+    require_range("selected", selected, 0)
+    require_range("wanted", wanted, 1)
     n, m = at_least_float32(correct), at_least_float32(selected)
     return jnp.minimum(n / wanted, 1) * divide(n, m)
 

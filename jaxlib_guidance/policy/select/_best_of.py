@@ -11,6 +11,11 @@ from jaxlib_guidance.reduce import (
 from jaxlib_guidance.types import Array, at_least_float32
 
 
+def known(x: Array, mask: Array | None) -> Array:
+    """The mask in float32, and 0 where ``x`` is NaN: a score that nobody knows."""
+    return jnp.where(jnp.isnan(at_least_float32(x)), 0, mask_like(mask, x))
+
+
 def first_success(success: Array, mask: Array | None = None) -> tuple[Array, Array]:
     """The first strategy, in order of trial, that solved the task, and whether any did.
 
@@ -46,7 +51,7 @@ def best_of_n(scores: Array, mask: Array | None = None) -> tuple[Array, Array]:
 
     Reference: Stiennon et al., arXiv 2009.01325.
     """
-    scores = hide(scores, mask, -jnp.inf)
+    scores = hide(scores, known(scores, mask), -jnp.inf)
     return jnp.argmax(scores, -1).astype(jnp.int32), jnp.max(scores, -1)
 
 
@@ -64,10 +69,11 @@ def lookahead_select(scores: Array, mask: Array | None = None) -> tuple[Array, A
 
     Reference: WebEvolver, Fang et al., arXiv 2504.21024; its critic says 0, 0.5 or 1.
     """
+    mask = known(scores, mask)
     means = masked_mean(scores, mask, -1)
-    some = jnp.any(mask_like(mask, scores) > 0, -1)
+    some = jnp.any(mask > 0, -1)
     choice = jnp.argmax(jnp.where(some, means, -jnp.inf), -1)
-    return choice.astype(jnp.int32), means
+    return choice.astype(jnp.int32), jnp.where(some, means, jnp.nan)
 
 
 def reject_seen(logits: Array, seen: Array) -> Array:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.reduce import divide, mask_like
 from jaxlib_guidance.types import Array, at_least_float32
 
@@ -32,6 +33,7 @@ def step_mask(step_ids: Array, bad: Array, mask: Array | None = None) -> Array:
         raise ValueError(
             f"bad has shape {jnp.shape(bad)}; expected {(*ids.shape[:-1], 'S')}"
         )
+    require_range("step_ids", ids, 0, jnp.shape(bad)[-1] - 1, mask)
     wrong = jnp.take_along_axis(at_least_float32(bad), ids, -1)
     return jnp.where(wrong == 0, mask_like(mask, ids), 0)
 
@@ -58,6 +60,7 @@ def overthink_score(
 
     Reference: Self-Braking Tuning, Zhao et al., arXiv 2505.14604; its code.
     """
+    require_range("weight", weight, 0, 1)
     first, steps = at_least_float32(first_correct), at_least_float32(steps)
     marked = divide(at_least_float32(markers), at_least_float32(tokens))
     return (1 - weight) * divide(steps - first, steps) + weight * marked
@@ -87,6 +90,7 @@ def brake_point(
     Reference: Self-Braking Tuning, Zhao et al., arXiv 2505.14604 (SBT-D).
     """
     known = mask_like(mask, scores) > 0
+    require_range("margin", margin, 0)
     scores = at_least_float32(scores)
     over = jnp.cumsum((scores >= tau) & known, -1) > 0
     far = jnp.cumsum((scores > tau + margin) & known, -1) > 0

@@ -4,8 +4,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.policy._ranges import require_range
+from jaxlib_guidance.policy.select._best_of import known
 from jaxlib_guidance.reduce import hide, masked_mean
-from jaxlib_guidance.types import Array, concrete
+from jaxlib_guidance.types import Array
 
 
 class Pairs(NamedTuple):
@@ -40,9 +42,8 @@ def pair_from_scores(
 
     Reference: Anyprefer, arXiv 2504.19276; Self-rationalization, arXiv 2410.04949.
     """
-    known = concrete(margin)
-    if known is not None and known < 0:
-        raise ValueError(f"margin is {margin}; expected at least 0")
+    require_range("margin", margin, 0)
+    mask = known(scores, mask)
     high, low = hide(scores, mask, -jnp.inf), hide(scores, mask, jnp.inf)
     best, worst = jnp.argmax(high, -1), jnp.argmin(low, -1)
     gap = jnp.max(high, -1) - jnp.min(low, -1)
@@ -62,4 +63,6 @@ def hindsight_score(utility: Array, mask: Array | None = None) -> Array:
 
     Reference: RLHS, Liang et al., arXiv 2501.08617.
     """
-    return masked_mean(utility, mask, -1)
+    mask = known(utility, mask)
+    some = jnp.any(mask > 0, -1)
+    return jnp.where(some, masked_mean(utility, mask, -1), jnp.nan)

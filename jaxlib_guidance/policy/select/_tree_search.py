@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.reduce import require_shape
+from jaxlib_guidance.policy._ranges import require_range
+from jaxlib_guidance.reduce import require_shape, sqrt
 from jaxlib_guidance.types import Array, at_least_float32
 
 
@@ -25,6 +26,8 @@ def quality_values(correct: Array, remaining: Array) -> Array:
     require_shape("remaining", remaining, jnp.shape(correct))
     if jnp.ndim(correct) != 1:
         raise ValueError(f"correct has shape {jnp.shape(correct)}; expected [S]")
+    require_range("correct", correct, 0, 1)
+    require_range("remaining", remaining, 0)
     # A sign is exact in any type, so the steps left decide in which to count.
     m = at_least_float32(remaining)
     sign = (2 * at_least_float32(correct) - 1).astype(m.dtype)
@@ -53,6 +56,9 @@ def uct_scores(
     """
     require_shape("visits", visits, jnp.shape(values))
     require_shape("parent_visits", parent_visits, jnp.shape(values)[:-1])
+    require_range("visits", visits, 0)
+    require_range("c", c, 0)
     n, parent = at_least_float32(visits), at_least_float32(parent_visits)[..., None]
-    bonus = c * jnp.sqrt(2 * jnp.log(parent) / jnp.maximum(n, 1))
+    # A parent of one visit has log 0: its slope would be infinite, and 0 times it NaN.
+    bonus = c * sqrt(2 * jnp.log(jnp.maximum(parent, 1)) / jnp.maximum(n, 1))
     return at_least_float32(values) + jnp.where(n > 0, bonus, 1)

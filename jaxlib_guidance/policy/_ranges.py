@@ -1,0 +1,49 @@
+"""Checks of values that are known while tracing."""
+
+import numpy as np
+
+from jaxlib_guidance.types import Array, concrete
+
+
+def require_range(
+    name: str,
+    x: Array | float,
+    low: float = -np.inf,
+    high: float = np.inf,
+    mask: Array | None = None,
+    *,
+    inside: bool = False,
+) -> None:
+    """Raises where a known value lies outside ``[low, high]``; NaN in an array passes.
+
+    Args:
+      name: What to call ``x`` in the error.
+      x: Numbers of any shape. Nothing is checked while they are traced.
+      low: Smallest value allowed.
+      high: Largest value allowed.
+      mask: 0 on elements that may have any value, of the shape of ``x``; None for none.
+      inside: Whether the two bounds themselves are refused where they are finite.
+
+    Raises:
+      ValueError: A value out of range, or a single number that is NaN.
+    """
+    known = concrete(x)
+    keep = None if mask is None else concrete(mask)
+    if known is None or (mask is not None and keep is None):
+        return
+    values = known.astype(np.float64)
+    # A mask of another shape is refused by the formula, with its own message.
+    if keep is not None and keep.shape == values.shape:
+        known, values = known[keep > 0], values[keep > 0]
+    wrong = (values < low) | (values > high)
+    if inside:
+        wrong |= np.isfinite(values) & ((values == low) | (values == high))
+    if values.ndim == 0:
+        wrong |= np.isnan(values)
+    if wrong.any():
+        left = "(" if inside or low == -np.inf else "["
+        right = ")" if inside or high == np.inf else "]"
+        raise ValueError(
+            f"{name} is {known[wrong].flat[0].item()}; expected a number in "
+            f"{left}{low:g}, {high:g}{right}"
+        )

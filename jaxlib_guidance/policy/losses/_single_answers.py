@@ -1,0 +1,64 @@
+"""Losses of answers that are judged one by one, with no pair to compare with."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.policy._ranges import require_range
+from jaxlib_guidance.reduce import masked_mean, require_shape
+from jaxlib_guidance.types import Array, at_least_float32
+
+stop = jax.lax.stop_gradient
+
+
+def kto(
+    u: Array,
+    desirable: Array,
+    z: float | Array,
+    *,
+    beta: float = 0.1,
+    weight_desirable: float = 1.0,
+    weight_undesirable: float = 1.0,
+) -> Array:
+    """Answers judged one by one: ``w (1 - s(beta (u - z)))``, or ``z - u`` if not good.
+
+    Args:
+      u: Log-ratio of each answer to the reference, ``[B]``.
+      desirable: 0 or 1, ``[B]``.
+      z: The reference point, from `kto_reference`: scalar, or ``[B]``; a constant.
+      beta: Strength of the reference.
+      weight_desirable: Weight of desirable answers.
+      weight_undesirable: Of the others.
+
+    Raises:
+      ValueError: Shapes that do not fit.
+
+    Reference: Ethayarajh et al., arXiv 2402.01306, eq. 8.
+    """
+    require_shape("desirable", desirable, jnp.shape(u))
+    require_shape("z", z, (), jnp.shape(u))
+    require_range("desirable", desirable, 0, 1)
+    require_range("beta", beta, 0, inside=True)
+    require_range("weight_desirable", weight_desirable, 0)
+    require_range("weight_undesirable", weight_undesirable, 0)
+    u, good = at_least_float32(u), jnp.asarray(desirable).astype(bool)
+    sign = jnp.where(good, 1.0, -1.0)
+    weight = jnp.where(good, weight_desirable, weight_undesirable)
+    return weight * jax.nn.sigmoid(-beta * sign * (u - stop(z)))
+
+
+def kto_reference(
+    u_mismatched: Array, mask: Array | None = None, *, axis_name: str | None = None
+) -> Array:
+    """``max(0, mean u)`` over prompts paired with answers to others: KL(pi, ref).
+
+    Args:
+      u_mismatched: Log-ratios of such pairs, ``[B]``.
+      mask: Likewise.
+      axis_name: Mapped axis over which to average too.
+
+    Returns:
+      Scalar, gradients stopped.
+
+    Reference: Ethayarajh et al., arXiv 2402.01306.
+    """
+    return stop(jnp.maximum(masked_mean(u_mismatched, mask, axis_name=axis_name), 0))
