@@ -137,7 +137,8 @@ def from_statsforecast(
 
     Raises:
       ValueError: A model or a series that the frame does not have; a column of the
-        model that says nothing about a quantile, or the same as another; a middle
+        model that says nothing about a quantile, or the same as another; one quantile
+        alone that is not the median; a middle
         column outside its interval, which is a mean and no median; stamps that a series
         has twice; horizons that differ.
     """
@@ -211,6 +212,11 @@ def _columns(frame, model):
         columns[0.5] = model
     if not columns:
         raise ValueError(f"model is {model!r}; the frame has {list(frame.columns)}")
+    if len(columns) == 1 and 0.5 not in columns:
+        raise ValueError(
+            f"the frame has one quantile of {model!r}, {list(columns.values())}, which "
+            "says nothing about the others; expected its median or two of them"
+        )
     return columns
 
 

@@ -152,31 +152,31 @@ class Layout:
         cut = {"context": self.context, "horizon": self.horizon, "lags": self.lags}
         default = self._default_scale(segments, scale)
         or_one = jnp.where(default > 0, default, 1)
-        shown = make_windows(segments, **cut, observed=observed, default_scale=or_one)
-        self._require_roots(shown.x)
-        visible = self._standardise(shown.x, shown.mask)
-        x, mask, now = visible, shown.mask, slice(self.joint)
+        windows = make_windows(segments, **cut, observed=observed, default_scale=or_one)
+        self._require_roots(windows.x)
+        visible = self._standardise(windows.x, windows.mask)
+        x, mask, now = visible, windows.mask, slice(self.joint)
         if truth:
             # In the unit of what is visible: the scale of a forecast knows no future.
-            whole = make_windows(segments, **cut, scale=shown.scale)
+            whole = make_windows(segments, **cut, scale=windows.scale)
             self._require_roots(whole.x)
-            sized = jnp.any(shown.x[:, : self.context, now] != 0, 1)
+            sized = jnp.any(windows.x[:, : self.context, now] != 0, 1)
             sized |= jnp.reshape(default > 0, sized.shape)
             groups = whole.x.shape[-1] // self.joint
             mask = whole.mask * jnp.tile(sized, groups)[:, None].astype(x.dtype)
             x = self._standardise(whole.x, mask)
         given = []
         if not self.diffuse_lags:
-            given += [visible[..., self.joint :], shown.mask[..., self.joint :]]
+            given += [visible[..., self.joint :], windows.mask[..., self.joint :]]
             x, mask = x[..., now], mask[..., now]
         if self.conditional:
-            given += [visible[..., now], shown.mask[..., now]]
+            given += [visible[..., now], windows.mask[..., now]]
         if covariates is not None:
             given.append(covariates.astype(x.dtype))
         cond = jnp.concatenate(given, -1) if self.features else None
         start = length - self.length
         cond = None if cond is None else cond[:, start:]
-        return Inputs(x[:, start:], mask[:, start:], cond, shown.scale)
+        return Inputs(x[:, start:], mask[:, start:], cond, windows.scale)
 
     def standardise(self, values: Array, scale: Array) -> Array:
         """Values in the unit of their series as the network's: channel 0 of ``x``.

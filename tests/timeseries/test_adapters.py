@@ -140,6 +140,7 @@ def test_the_median_of_nixtla_is_not_its_mean():
         ({"M": 1.0, "M_low_80": 0.0}, "M", r"\['M-low-80'\], which are no quantile"),
         ({"M": 1.0, "M_lo_120": 0.0}, "M", r"\['M-lo-120'\], which are no quantile"),
         ({"M": 1.0, "M_lo_80": 0.0, "M_q_10": 0.0}, "M", "both of the level 0.1"),
+        ({"M_lo_80": 0.0}, "M", "one quantile of 'M', .* says nothing about"),
         ({"M": 50.0, "M_lo_80": 0.0, "M_hi_80": 20.0}, "M", "a mean and no median"),
         ({"M": -1.0, "M_lo_80": 0.0, "M_lo_95": -5.0}, "M", "a mean and no median"),
     ],
