@@ -18,15 +18,21 @@ def sample_keys(key: Array, n: int | Array, start: int = 0) -> Array:
     """Keys of samples ``start, ..., start + n - 1``, or of those that ``n`` lists.
 
     Args:
-      key: Root key (typed).
+      key: Typed root key, as from `jax.random.key`.
       n: Number of samples, or their indices ``[B]``.
-      start: Added to the indices, so that batches and hosts can share a root.
+      start: Index of the first sample, so that batches and hosts can share a root.
 
     Returns:
       Typed keys ``[n]`` or ``[B]``.
 
     Raises:
       TypeError: A legacy uint32 key, which cannot be told from data.
+
+    Example:
+      >>> import jax
+      >>> import jaxlib_guidance as jg
+      >>> jg.sample_keys(jax.random.key(0), 4).shape
+      (4,)
     """
     if not hasattr(key, "dtype"):
         raise TypeError(

@@ -23,6 +23,7 @@ from jaxlib_guidance.sampling._recurrence import inpaint, with_recurrence
 from jaxlib_guidance.sampling._sampler import (
     Denoise,
     Interval,
+    Level,
     Sampler,
     SampleState,
     StepInfo,
@@ -33,6 +34,7 @@ from jaxlib_guidance.sampling._sampler import (
 __all__ = [
     # What a solver is
     "Interval",
+    "Level",
     "Stepped",
     "Denoise",
     "Sampler",

@@ -206,6 +206,15 @@ def sample_adaptive(
       ValueError: ``order``, times or ``max_evaluations`` out of range; shapes that do
         not fit.
 
+    Example:
+      >>> import jax
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x, jg.VPCosine())
+      >>> keys = jg.sample_keys(jax.random.key(0), 4)
+      >>> x, report = jg.sample_adaptive(keys, denoiser, (8,))
+      >>> x.shape, bool(report.finished.all())
+      ((4, 8), True)
+
     Reference: Lu et al., DPM-Solver, arXiv 2206.00927, appendix C (DPM-Solver-12, -23).
     """
     if order not in (2, 3):

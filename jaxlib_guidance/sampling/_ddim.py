@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from jaxlib_guidance.sampling._checks import is_zero
 from jaxlib_guidance.sampling._sampler import Interval, Sampler, Stepped, stateless
-from jaxlib_guidance.sampling._spaces import Level, decay, root
+from jaxlib_guidance.sampling._spaces import decay, root
 from jaxlib_guidance.transition import Transition
 from jaxlib_guidance.types import Array, expand
 
@@ -17,12 +18,18 @@ def posterior(x: Array, x0: Array, interval: Interval, eta: Any) -> Transition:
 
     Args:
       x: State ``[B, *S]``.
-      x0: Estimate ``[B, *S]``.
-      interval: The step.
-      eta: 0 is the ODE, 1 the DDPM posterior.
+      x0: Estimate of the data ``[B, *S]``.
+      interval: Step of the time grid, from ``x`` to ``x_next``.
+      eta: Share of the posterior's standard deviation, a scalar; 0 is the ODE, 1 the
+        DDPM posterior.
+
+    Returns:
+      Distribution of ``x_next``: mean ``[B, *S]`` and standard deviation.
+
+    Reference: Song et al., arXiv 2010.02502, eq. 16.
     """
-    alpha, sigma, alpha_next, sigma_next = interval[3:7]
-    ratio = decay(Level(alpha, sigma), Level(alpha_next, sigma_next), 1)
+    (alpha, sigma, _), (alpha_next, sigma_next, _) = interval.start, interval.end
+    ratio = decay(interval.start, interval.end, 1)
     std = eta * sigma_next * root(1 - ratio**2)
     direction = root(sigma_next**2 - std**2) / sigma
     keep, take = expand(direction, x), expand(alpha_next - direction * alpha, x)
@@ -38,11 +45,24 @@ def ddim(eta: Any = 0.0) -> Sampler:
     is ancestral DDPM sampling.
 
     Args:
-      eta: Share of the posterior's standard deviation; scalar, may be traced.
+      eta: Share of the posterior's standard deviation, a scalar, which may be traced.
+        The default 0 is deterministic, 1 is ancestral sampling.
+
+    Returns:
+      The solver, with one evaluation a step.
+
+    Example:
+      >>> import jax
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x, jg.VPCosine())
+      >>> keys = jg.sample_keys(jax.random.key(0), 4)
+      >>> x, _ = jg.sample(keys, denoiser, jg.ddim(), [0.9, 0.5, 0.0], (8,))
+      >>> x.shape
+      (4, 8)
 
     Reference: Song et al., arXiv 2010.02502, eq. 12 and 16.
     """
-    stochastic = not (isinstance(eta, (int, float)) and eta == 0)
+    stochastic = not is_zero(eta)
 
     def step(denoise, x, state, guidance_state, interval):
         x0, guidance_state = denoise(x, interval.t, guidance_state)
@@ -53,6 +73,18 @@ def ddim(eta: Any = 0.0) -> Sampler:
 
 def ddpm() -> Sampler:
     """Ancestral sampling with the posterior variance; DDIM at ``eta = 1``.
+
+    Returns:
+      The solver, with one evaluation a step.
+
+    Example:
+      >>> import jax
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x, jg.VPCosine())
+      >>> keys = jg.sample_keys(jax.random.key(0), 4)
+      >>> x, _ = jg.sample(keys, denoiser, jg.ddpm(), [0.9, 0.5, 0.0], (8,))
+      >>> x.shape
+      (4, 8)
 
     Reference: Ho et al., arXiv 2006.11239, algorithm 2 (``sigma_t^2 = beta~_t``).
     """

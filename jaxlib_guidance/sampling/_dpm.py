@@ -4,10 +4,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.sampling._checks import is_zero
 from jaxlib_guidance.sampling._ddim import posterior
 from jaxlib_guidance.sampling._multistep import multistep
-from jaxlib_guidance.sampling._sampler import Sampler, Stepped, stateless
-from jaxlib_guidance.sampling._spaces import Level, clock, half_logsnr, moments, root
+from jaxlib_guidance.sampling._sampler import Level, Sampler, Stepped, stateless
+from jaxlib_guidance.sampling._spaces import clock, eps_of, half_logsnr, moments, root
 from jaxlib_guidance.transition import Transition
 from jaxlib_guidance.types import expand
 
@@ -20,7 +21,20 @@ def dpmpp_2m(eta: Any = 0.0) -> Sampler:
     and h the step in ``log(alpha / sigma)``. A step to zero noise takes ``D = x0``.
 
     Args:
-      eta: 0 is the ODE, 1 the reverse-time SDE; scalar, may be traced.
+      eta: Level of noise, a scalar, which may be traced; the default 0 is the ODE, 1
+        the reverse-time SDE.
+
+    Returns:
+      The solver, with one evaluation a step.
+
+    Example:
+      >>> import jax
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x, jg.VPCosine())
+      >>> keys = jg.sample_keys(jax.random.key(0), 4)
+      >>> x, _ = jg.sample(keys, denoiser, jg.dpmpp_2m(), [0.9, 0.5, 0.0], (8,))
+      >>> x.shape
+      (4, 8)
 
     Reference: Lu et al., arXiv 2211.01095, algorithm 2 and appendix A (SDE).
     """
@@ -36,7 +50,20 @@ def dpmpp_3m(eta: Any = 0.0) -> Sampler:
     straight line, a step to zero noise ``x0``.
 
     Args:
-      eta: 0 is the ODE, 1 the reverse-time SDE; scalar, may be traced.
+      eta: Level of noise, a scalar, which may be traced; the default 0 is the ODE, 1
+        the reverse-time SDE.
+
+    Returns:
+      The solver, with one evaluation a step.
+
+    Example:
+      >>> import jax
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x, jg.VPCosine())
+      >>> keys = jg.sample_keys(jax.random.key(0), 4)
+      >>> x, _ = jg.sample(keys, denoiser, jg.dpmpp_3m(), [0.9, 0.5, 0.0], (8,))
+      >>> x.shape
+      (4, 8)
 
     Reference: Lu et al., arXiv 2211.01095, section 4.2, at order 3.
     """
@@ -50,38 +77,51 @@ def dpmpp_2s(eta: Any = 0.0) -> Sampler:
     ``std`` brings it back to ``sigma'``, as in k-diffusion's 2S ancestral.
 
     Args:
-      eta: Share of the posterior's standard deviation; scalar, may be traced.
+      eta: Share of the posterior's standard deviation, a scalar, which may be traced;
+        the default 0 is deterministic.
+
+    Returns:
+      The solver, with two evaluations a step.
+
+    Example:
+      >>> import jax
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x, jg.VPCosine())
+      >>> keys = jg.sample_keys(jax.random.key(0), 4)
+      >>> x, _ = jg.sample(keys, denoiser, jg.dpmpp_2s(), [0.9, 0.5, 0.0], (8,))
+      >>> x.shape
+      (4, 8)
 
     Reference: Lu et al., arXiv 2211.01095, algorithm 1 with ``r = 1/2``.
     """
-    stochastic = not (isinstance(eta, (int, float)) and eta == 0)
+    stochastic = not is_zero(eta)
 
     def step(denoise, x, state, guidance_state, interval):
         x0, guidance_state = denoise(x, interval.t, guidance_state)
         process = interval.process
-        law = posterior(x, x0, interval, eta)
-        start = Level(interval.alpha, interval.sigma)
-        spread = root(interval.sigma_next**2 - law.std**2)
-        end = Level(interval.alpha_next, spread)
+        plain = posterior(x, x0, interval, eta)
+        start = interval.start
+        spread = root(interval.end.sigma**2 - plain.std**2)
+        end = interval.end._replace(sigma=spread)
         # An infinite step has no middle in log-SNR; it has one in "flow".
         ends = (start.alpha > 0) & (end.alpha > 0) & (end.sigma > 0)
         middle = (half_logsnr(start) + half_logsnr(end)) / 2
         tau = (clock("flow", start) + clock("flow", end)) / 2
         middle = jnp.where(ends, middle, jnp.log1p(-tau) - jnp.log(tau))
         t = process.t_of_logsnr(2 * middle)
-        alpha, sigma = process.alpha(t), process.sigma(t)
-        eps = (x - expand(start.alpha, x) * x0) / expand(start.sigma, x)
-        inner = expand(alpha, x) * x0 + expand(sigma, x) * eps
+        level = Level(process.alpha(t), process.sigma(t))
+        eps = eps_of(x, x0, start)
+        inner = expand(level.alpha, x) * x0 + expand(level.sigma, x) * eps
         x0_inner, guidance_state = denoise(inner, t, guidance_state)
-        eps_inner = (inner - expand(alpha, x) * x0_inner) / expand(sigma, x)
+        eps_inner = eps_of(inner, x0_inner, level)
         (by_logsnr,) = moments("logsnr", start, end, 1)
         (by_flow,) = moments("flow", start, end, 1)
-        mean = law.mean + jnp.where(
+        mean = plain.mean + jnp.where(
             expand(ends, x),
             expand(by_logsnr, x) * (x0_inner - x0),
             expand(by_flow, x) * (eps_inner - x0_inner - eps + x0),
         )
-        return Stepped(Transition(mean, law.std), x0, state, guidance_state)
+        return Stepped(Transition(mean, plain.std), x0, state, guidance_state)
 
     return Sampler(
         stateless,

@@ -4,8 +4,9 @@ from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.sampling._checks import is_zero
 from jaxlib_guidance.sampling._sampler import Interval, Sampler, Stepped, stateless
-from jaxlib_guidance.sampling._spaces import Level, clock
+from jaxlib_guidance.sampling._spaces import clock, eps_of
 from jaxlib_guidance.transition import Transition
 from jaxlib_guidance.types import Array, expand
 
@@ -29,26 +30,29 @@ def flow_step(
 
     Args:
       x: State ``[B, *S]``.
-      x0: Estimate ``[B, *S]``.
-      interval: The step.
-      a: Level of noise, 0 is Euler's ODE step.
-      noise: ``s = a sqrt(t / (1 - t))`` for "odds" (Flow-GRPO), with ``1 - t'`` in the
+      x0: Estimate of the data ``[B, *S]``.
+      interval: Step of the time grid.
+      a: Level of noise, a scalar; 0 is Euler's ODE step.
+      noise: How the noise depends on time, "odds" or "constant".
+        ``s = a sqrt(t / (1 - t))`` for "odds" (Flow-GRPO), with ``1 - t'`` in the
         first step if that is longer than ``1 - t``: at ``t = 1`` the noise would be
         infinite, and nearly so where other processes begin; a grid that starts a step
         or more inside has the formula. ``s = a`` for "constant" (DanceGRPO).
 
+    Returns:
+      Distribution of the next state: mean ``[B, *S]`` and standard deviation.
+
     Reference: Liu et al., Flow-GRPO, arXiv 2505.05470, eq. 9; Xue et al., DanceGRPO,
     arXiv 2505.07818.
     """
-    alpha, sigma, alpha_next, sigma_next = interval[3:7]
-    t = clock("flow", Level(alpha, sigma))
-    t_next = clock("flow", Level(alpha_next, sigma_next))
+    t, t_next = clock("flow", interval.start), clock("flow", interval.end)
     d = t_next - t
     start = (interval.index == 0) & (1 - t < -d)
     left = 1 - jnp.where(start, t_next, t)
     s = a * (jnp.sqrt(t / left) if noise == "odds" else jnp.ones_like(t))
-    scale, scale_next = alpha + sigma, alpha_next + sigma_next
-    eps = (x - expand(alpha, x) * x0) / expand(sigma, x)
+    scale = interval.start.alpha + interval.start.sigma
+    scale_next = interval.end.alpha + interval.end.sigma
+    eps = eps_of(x, x0, interval.start)
     drift = eps - x0 + expand(s**2 / (2 * t), x) * eps
     mean = expand(scale_next, x) * (x / expand(scale, x) + expand(d, x) * drift)
     return Transition(mean, scale_next * s * jnp.sqrt(-d))
@@ -61,9 +65,12 @@ def flow_sde(a: Any = 0.7, *, noise: Noise = "odds") -> Sampler:
     samples are noisier than the data: train with it, sample with an ODE.
 
     Args:
-      a: Level of noise; Flow-GRPO uses 0.7, DanceGRPO's constant is 0.3. Scalar, may be
-        traced.
-      noise: How it depends on time; see `flow_step`.
+      a: Level of noise, a scalar, which may be traced. Flow-GRPO uses the default 0.7,
+        DanceGRPO a constant 0.3.
+      noise: How the noise depends on time, "odds" or "constant"; see `flow_step`.
+
+    Returns:
+      The solver, with one evaluation a step.
 
     Raises:
       ValueError: An unknown kind of noise.
@@ -72,7 +79,7 @@ def flow_sde(a: Any = 0.7, *, noise: Noise = "odds") -> Sampler:
     """
     if noise not in get_args(Noise):
         raise ValueError(f"noise is {noise!r}; expected one of {get_args(Noise)}")
-    stochastic = not (isinstance(a, (int, float)) and a == 0)
+    stochastic = not is_zero(a)
 
     def step(denoise, x, state, guidance_state, interval):
         x0, guidance_state = denoise(x, interval.t, guidance_state)

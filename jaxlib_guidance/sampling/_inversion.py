@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.sampling._checks import require_whole
 from jaxlib_guidance.sampling._loop import sample
 from jaxlib_guidance.sampling._prepare import require_grid
-from jaxlib_guidance.sampling._sampler import Sampler, Stepped, stateless
+from jaxlib_guidance.sampling._sampler import Level, Sampler, Stepped, stateless
+from jaxlib_guidance.sampling._spaces import eps_of
 from jaxlib_guidance.transition import Transition
 from jaxlib_guidance.types import (
     Array,
@@ -49,37 +51,48 @@ def ddim_inversion(iterations: int = 0) -> Sampler:
     ``(alpha' x0, t')``.
 
     Args:
-      iterations: Fixed-point iterations; each costs an evaluation.
+      iterations: Number of fixed-point iterations, each of which costs an evaluation;
+        the default 0 is the plain step.
+
+    Returns:
+      The solver, for grids that grow from data to noise.
 
     Raises:
       ValueError: Negative ``iterations``.
 
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x, jg.VPCosine())
+      >>> keys, x = jg.sample_keys(jax.random.key(0), 4), jnp.ones((4, 8))
+      >>> noise, _ = jg.sample(keys, denoiser, jg.ddim_inversion(), [0.1, 0.5, 0.9], x)
+      >>> noise.shape
+      (4, 8)
+
     Reference: Song et al., arXiv 2010.02502, section 4.3; fixed points: Pan et al.,
       AIDI, 2309.04907, and Meiri et al., 2312.12540.
     """
-    if (
-        isinstance(iterations, bool)
-        or not isinstance(iterations, int)
-        or iterations < 0
-    ):
-        raise ValueError(f"iterations is {iterations!r}; expected 0 or more")
+    require_whole(iterations, "iterations", 0)
 
     def step(denoise, x, state, guidance_state, interval):
-        alpha, sigma, alpha_next, sigma_next = interval[3:7]
-        scale = alpha_next / alpha
-        gain = expand(sigma_next - sigma * scale, x)
+        start, end = interval.start, interval.end
+        scale = end.alpha / start.alpha
+        gain = expand(end.sigma - start.sigma * scale, x)
         scaled = expand(scale, x) * x
 
-        def eps(y, t, a, s, guidance_state):
+        def eps(y, t, level, guidance_state):
             x0, guidance_state = denoise(y, t, guidance_state)
-            return (y - expand(a, y) * x0) / expand(s, y), x0, guidance_state
+            return eps_of(y, x0, level), x0, guidance_state
 
-        clean = sigma == 0
+        clean = start.sigma == 0
         noise, x0, guidance_state = eps(
             jnp.where(expand(clean, x), scaled, x),
             jnp.where(clean, interval.t_next, interval.t),
-            jnp.where(clean, alpha_next, alpha),
-            jnp.where(clean, sigma_next, sigma),
+            Level(
+                jnp.where(clean, end.alpha, start.alpha),
+                jnp.where(clean, end.sigma, start.sigma),
+            ),
             guidance_state,
         )
         found = scaled + gain * noise
@@ -87,16 +100,14 @@ def ddim_inversion(iterations: int = 0) -> Sampler:
 
             def refine(carry, _):
                 y, _, guidance_state = carry
-                noise, x0, guidance_state = eps(
-                    y, interval.t_next, alpha_next, sigma_next, guidance_state
-                )
+                noise, x0, guidance_state = eps(y, interval.t_next, end, guidance_state)
                 return (scaled + gain * noise, x0, guidance_state), None
 
             (found, x0, guidance_state), _ = jax.lax.scan(
                 refine, (found, x0, guidance_state), length=iterations
             )
         return Stepped(
-            Transition(found, jnp.zeros_like(sigma)), x0, state, guidance_state
+            Transition(found, jnp.zeros_like(start.sigma)), x0, state, guidance_state
         )
 
     return Sampler(stateless, step, evaluations=1 + iterations, reversible=True)
@@ -118,18 +129,33 @@ def invert(
 
     Args:
       keys: One typed key for each sample ``[B]``, for guidance that draws.
-      denoiser: The network, or a tuple of them.
+      denoiser: Network, or a tuple of networks for terms that contrast them.
       grid: Times ``[N + 1]`` as for sampling, from noise to data. Where it ends at 0,
         the last step of sampling is a denoising, which is undone as far as it can be.
       x: Data, or the state at ``grid[-1]``, ``[B, *S]``.
-      cond: Condition pytree, every leaf ``[B, ...]``.
-      iterations: 0 is plain DDIM inversion; see `ddim_inversion`.
-      guidance: A chain of guidance terms.
+      cond: Condition pytree, every leaf ``[B, ...]``; None for a network without one.
+      iterations: Number of fixed-point iterations a step; the default 0 is plain DDIM
+        inversion.
+      guidance: Guidance term or chain of terms; None inverts without guidance.
       **options: ``ref``, ``remat``, ``progress``, ``plan`` or ``unroll`` of `sample`.
-      process: The noise process; None takes the denoiser's.
+      process: Noise process; None takes the denoiser's.
+
+    Returns:
+      The noise ``[B, *S]`` and the states at all times ``[N + 1, B, *S]``.
 
     Raises:
-      ValueError: A growing grid, or what `sample` raises.
+      ValueError: A growing grid, or anything that `sample` refuses.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x, jg.VPCosine())
+      >>> keys, grid = jg.sample_keys(jax.random.key(0), 4), [0.9, 0.5, 0.1]
+      >>> noise = jg.invert(keys, denoiser, grid, jnp.ones((4, 8))).x
+      >>> x, _ = jg.sample(keys, denoiser, jg.ddim(), grid, noise)
+      >>> bool(abs(x - 1).max() < 0.01)
+      True
     """
     x = at_least_float32(x)
     process = process_of(denoiser, process)

@@ -2,7 +2,7 @@
 
 One predictor and corrector serve DPM-Solver++, UniPC, DEIS, LMS, PNDM and our own
 `adams`; they differ only in the space in which the polynomial is taken (see
-`sampling.spaces`), in its order, and in whether the step is corrected.
+`multistep`), in its order, and in whether the step is corrected.
 """
 
 from collections.abc import Callable
@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.sampling._checks import is_zero, require_whole
 from jaxlib_guidance.sampling._sampler import Sampler, Stepped
 from jaxlib_guidance.sampling._spaces import (
-    Level,
     Space,
     clock,
     decay,
+    eps_of,
     moments,
     predicted,
     require_space,
@@ -30,11 +31,11 @@ class _History(NamedTuple):
     """What a multistep solver remembers of its past.
 
     Attributes:
-      seen: How many predictions there were, int32.
-      clocks: When the latest were made, newest first, each ``[B]``.
+      seen: Number of predictions so far, int32.
+      clocks: Clocks of the latest predictions, newest first, each ``[B]``.
       table: Newton's divided differences at the latest, by order, each ``[B, *S]``.
-      moments: Of the last step, each ``[B]``.
-      added: What the polynomial added to the last step ``[B, *S]``.
+      moments: Moments of the step before, each ``[B]``.
+      added: What the polynomial added to the step before ``[B, *S]``.
     """
 
     seen: Array
@@ -62,23 +63,28 @@ def multistep(
     that its history allows.
 
     Args:
-      space: Where the polynomial is taken; see `sampling.spaces`.
-      order: Number of predictions, 1 to 4.
+      space: Quantity that the polynomial interpolates, and its clock: "logsnr" (x0 in
+        ``log(alpha / sigma)``), "logsigma" (eps in ``log(sigma / alpha)``), "sigma"
+        (eps in ``sigma / alpha``), "flow" (velocity in ``sigma / (alpha + sigma)``) or
+        "step" (eps in the number of the step).
+      order: Number of predictions in the polynomial, 1 to 4.
       correct: Whether every step but the last is corrected.
-      midpoint: Integrate a straight line by its value at the middle, as DPM-Solver++ 2M
-        and UniPC's ``B_2`` do; for "logsnr".
-      eta: Noise, for "logsnr": 0 is the ODE, 1 the reverse-time SDE; scalar, or a
-        function of a step's first time.
-      scale: Unit in which x0 is measured, for "flow".
+      midpoint: Whether a straight line is integrated by its value at the middle, as
+        DPM-Solver++ 2M and UniPC's ``B_2`` do; for "logsnr" only.
+      eta: Level of noise, for "logsnr" only: a scalar, or a function of the time at
+        which a step starts. The default 0 is the ODE, 1 the reverse-time SDE.
+      scale: Unit in which x0 is measured, for "flow" only.
+
+    Returns:
+      The solver, with one evaluation a step.
 
     Raises:
       ValueError: Unknown ``space``, ``order`` or ``scale`` out of range, or
         ``midpoint``, ``eta`` or ``scale`` where they mean nothing.
     """
     require_space(space)
-    if isinstance(order, bool) or order not in (1, 2, 3, 4):
-        raise ValueError(f"order is {order!r}; expected 1, 2, 3 or 4")
-    stochastic = not (isinstance(eta, (int, float)) and eta == 0)
+    require_whole(order, "order", 1, 4)
+    stochastic = not is_zero(eta)
     if space != "logsnr" and (stochastic or midpoint):
         raise ValueError(f"eta and midpoint need space='logsnr'; got {space!r}")
     if not scale > 0 or (scale != 1 and space != "flow"):
@@ -99,11 +105,11 @@ def multistep(
         x0, guidance_state = denoise(x, interval.t, guidance_state)
         # From here on x0 is in units of `scale`: x = (scale alpha) (x0 / scale) + ...
         y0 = x0 / scale
-        start = Level(scale * interval.alpha, interval.sigma, interval.index)
-        end = Level(
-            scale * interval.alpha_next, interval.sigma_next, interval.index + 1
+        start, end = (
+            level._replace(alpha=scale * level.alpha)
+            for level in (interval.start, interval.end)
         )
-        eps = (x - expand(start.alpha, x) * y0) / expand(start.sigma, x)
+        eps = eps_of(x, y0, start)
         now = jnp.broadcast_to(clock(space, start), x.shape[:1])
         seen, clocks, table, old_moments, old_added = state
 
@@ -178,9 +184,22 @@ def adams(order: int = 3, correct: bool = True, scale: float = 1.0) -> Sampler:
     Meant for `flow_grid`, whose ``shift`` is this ``scale``.
 
     Args:
-      order: Predictions in the polynomial, 1 to 4; corrected, the order gains one.
+      order: Number of predictions in the polynomial, 1 to 4; a corrected step gains one
+        order.
       correct: Whether every step but the last is corrected.
-      scale: ``s``; near the standard deviation of the data.
+      scale: Unit ``s`` of the data, near its standard deviation.
+
+    Returns:
+      The solver, with one evaluation a step.
+
+    Example:
+      >>> import jax
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x, jg.VPCosine())
+      >>> keys = jg.sample_keys(jax.random.key(0), 4)
+      >>> x, _ = jg.sample(keys, denoiser, jg.adams(2), [0.9, 0.5, 0.0], (8,))
+      >>> x.shape
+      (4, 8)
     """
     return multistep("flow", order, correct, scale=scale)
 
@@ -192,8 +211,20 @@ def lms(order: int = 4, correct: bool = False) -> Sampler:
     also DEIS with the polynomial in rho.
 
     Args:
-      order: Predictions in the polynomial, 1 to 4.
-      correct: Whether to correct each step but the last.
+      order: Number of predictions in the polynomial, 1 to 4.
+      correct: Whether every step but the last is corrected.
+
+    Returns:
+      The solver, with one evaluation a step.
+
+    Example:
+      >>> import jax
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x, jg.VPCosine())
+      >>> keys = jg.sample_keys(jax.random.key(0), 4)
+      >>> x, _ = jg.sample(keys, denoiser, jg.lms(2), [0.9, 0.5, 0.0], (8,))
+      >>> x.shape
+      (4, 8)
 
     Reference: Liu et al., PNDM, arXiv 2202.09778, eq. 9 for the constant-step weights;
     Zhang and Chen, DEIS, arXiv 2204.13902, section 3 (rho-AB).
@@ -205,8 +236,20 @@ def deis(order: int = 3, correct: bool = False) -> Sampler:
     """DEIS: eps as a polynomial in ``log(sigma / alpha)``, integrated exactly.
 
     Args:
-      order: Predictions in the polynomial, 1 to 4.
-      correct: Whether to correct each step but the last.
+      order: Number of predictions in the polynomial, 1 to 4.
+      correct: Whether every step but the last is corrected.
+
+    Returns:
+      The solver, with one evaluation a step.
+
+    Example:
+      >>> import jax
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x, jg.VPCosine())
+      >>> keys = jg.sample_keys(jax.random.key(0), 4)
+      >>> x, _ = jg.sample(keys, denoiser, jg.deis(2), [0.9, 0.5, 0.0], (8,))
+      >>> x.shape
+      (4, 8)
 
     Reference: Zhang and Chen, arXiv 2204.13902, eq. 14 (exponential Adams-Bashforth).
     """
@@ -221,7 +264,19 @@ def pndm(order: int = 4) -> Sampler:
     orders instead of Runge-Kutta steps ("skip PRK").
 
     Args:
-      order: Predictions in the average, 1 to 4.
+      order: Number of predictions in the average, 1 to 4.
+
+    Returns:
+      The solver, with one evaluation a step.
+
+    Example:
+      >>> import jax
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x, jg.VPCosine())
+      >>> keys = jg.sample_keys(jax.random.key(0), 4)
+      >>> x, _ = jg.sample(keys, denoiser, jg.pndm(2), [0.9, 0.5, 0.0], (8,))
+      >>> x.shape
+      (4, 8)
 
     Reference: Liu et al., arXiv 2202.09778, eq. 11 and 12.
     """
@@ -238,6 +293,18 @@ def unipc(order: int = 2) -> Sampler:
 
     Args:
       order: Order of the predictor, 1 to 4; the corrector has one more.
+
+    Returns:
+      The solver, with one evaluation a step.
+
+    Example:
+      >>> import jax
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x, jg.VPCosine())
+      >>> keys = jg.sample_keys(jax.random.key(0), 4)
+      >>> x, _ = jg.sample(keys, denoiser, jg.unipc(2), [0.9, 0.5, 0.0], (8,))
+      >>> x.shape
+      (4, 8)
 
     Reference: Zhao et al., arXiv 2302.04867, algorithms 1 and 2.
     """
@@ -256,17 +323,31 @@ def sa_solver(
 
     with a polynomial through past estimates for ``x0``. The corrector keeps ``z`` and
     waits for the next step's estimate, so that every step is Gaussian given the state
-    and the state. At ``tau = 0`` it is UniPC without ``B_2``; ``order=1`` without
+    and the history. At ``tau = 0`` it is UniPC without ``B_2``; ``order=1`` without
     corrector is DDIM there, and DDPM at ``tau = 1``. A step to ``sigma = 0`` is the
     estimate itself.
 
     Args:
-      tau: Noise level, scalar or a function of a step's first time; may be traced.
-      order: Estimates that the predictor uses, 1 to 4. The corrector adds one.
-      corrector: Whether to correct.
+      tau: Level of noise: a scalar, which may be traced, or a function of the time at
+        which a step starts. The default 1 is the reverse-time SDE, 0 the ODE.
+      order: Number of estimates that the predictor uses, 1 to 4; the corrector
+        adds one.
+      corrector: Whether every step but the last is corrected.
+
+    Returns:
+      The solver, with one evaluation a step.
 
     Raises:
       ValueError: ``order`` out of range.
+
+    Example:
+      >>> import jax
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x, jg.VPCosine())
+      >>> keys = jg.sample_keys(jax.random.key(0), 4)
+      >>> x, _ = jg.sample(keys, denoiser, jg.sa_solver(), [0.9, 0.5, 0.0], (8,))
+      >>> x.shape
+      (4, 8)
 
     Reference: Xue et al., arXiv 2309.05019, eq. 12-17 and algorithm 1.
     """

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.sampling._sampler import Denoise, Interval, SampleState
+from jaxlib_guidance.sampling._sampler import Denoise, Interval, Level, SampleState
 from jaxlib_guidance.types import (
     Array,
     Context,
@@ -106,15 +106,13 @@ def make_denoise(network, process, cond, interval, steps, ref) -> Denoise:
 
 
 def make_interval(process, index, t, t_next, keys, left=2**30) -> Interval:
-    """The interval between two times, with its coefficients and keys."""
+    """The interval between two times, with its noise levels and keys."""
     return Interval(
         index,
         t,
         t_next,
-        process.alpha(t),
-        process.sigma(t),
-        process.alpha(t_next),
-        process.sigma(t_next),
+        Level(process.alpha(t), process.sigma(t), index),
+        Level(process.alpha(t_next), process.sigma(t_next), index + 1),
         rng.fold(keys, index),
         process,
         left,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance import rng
+from jaxlib_guidance.sampling._checks import require_whole
 from jaxlib_guidance.sampling._sampler import Interval, Sampler, Stepped
 from jaxlib_guidance.transition import Transition, draw
 from jaxlib_guidance.types import Array, PyTree, concrete, expand
@@ -15,14 +16,15 @@ def _renoise(x: Array, interval: Interval) -> Transition:
     """The noise process itself, from ``t_next`` back up to ``t``.
 
     ``q(x_t | x_next) = N(r x_next, (sigma^2 - r^2 sigma'^2) I)`` with
-    ``r = alpha / alpha'``: what has the right law at ``t_next`` has it at ``t``.
+    ``r = alpha / alpha'``: what has the right distribution at ``t_next`` has
+    it at ``t``.
 
     Args:
       x: State ``[B, *S]`` at ``t_next``.
-      interval: The step whose ends they are.
+      interval: Step of the time grid, from ``t`` to ``t_next``.
     """
-    ratio = interval.alpha / interval.alpha_next
-    variance = interval.sigma**2 - (ratio * interval.sigma_next) ** 2
+    ratio = interval.start.alpha / interval.end.alpha
+    variance = interval.start.sigma**2 - (ratio * interval.end.sigma) ** 2
     return Transition(expand(ratio, x) * x, jnp.sqrt(jnp.maximum(variance, 0)))
 
 
@@ -34,22 +36,37 @@ def with_recurrence(
     Guidance that acts a little at a time, inpainting above all, gets ``repeats + 1``
     tries a step to agree with the rest of the sample. Guidance's state runs through
     all tries; the solver's is each time that of the step's start, which suits solvers
-    without state best. A step's transition is its law given the last try's start.
+    without state best. A step's transition is its distribution given where the last
+    try began.
 
     Args:
-      sampler: The solver, whose step is repeated: jumps are one step long.
-      repeats: How often; 0 changes nothing.
-      start: Repeat only where a step's first time is above this; may be traced.
-      stop: Repeat only where it is at most this. Steps outside cost one evaluation.
+      sampler: Solver whose step is repeated: jumps are one step long.
+      repeats: Number of repetitions of each step; 0 changes nothing.
+      start: Time, a scalar, which may be traced; only steps that begin above it are
+        repeated. None sets no bound.
+      stop: Time, a scalar, which may be traced; only steps that begin at or below it
+        are repeated. None sets no bound.
+
+    Returns:
+      The solver; a step that is not repeated costs what it did.
 
     Raises:
       ValueError: Negative ``repeats``.
 
+    Example:
+      >>> import jax
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x, jg.VPCosine())
+      >>> keys = jg.sample_keys(jax.random.key(0), 4)
+      >>> sampler = jg.with_recurrence(jg.ddpm(), repeats=2)
+      >>> x, _ = jg.sample(keys, denoiser, sampler, [0.9, 0.5, 0.0], (8,))
+      >>> x.shape
+      (4, 8)
+
     Reference: Lugmayr et al., RePaint, arXiv 2201.09865, algorithm 1
       (``U = repeats + 1``); Bansal et al., 2302.07121, algorithm 1.
     """
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 0:
-        raise ValueError(f"repeats is {repeats!r}; expected 0 or more")
+    require_whole(repeats, "repeats", 0)
     if repeats == 0:
         return sampler
 
@@ -62,9 +79,9 @@ def with_recurrence(
             out = sampler.step(
                 denoise, x, state, guidance_state, interval._replace(keys=own)
             )
-            law = out.transition
-            law = Transition(law.mean, jnp.broadcast_to(law.std, x.shape[:1]))
-            return out._replace(transition=law), keys
+            mean, std = out.transition
+            transition = Transition(mean, jnp.broadcast_to(std, x.shape[:1]))
+            return out._replace(transition=transition), keys
 
         def body(i, carry):
             x, out = carry
@@ -114,7 +131,7 @@ def inpaint(
     only asked to agree one step at a time; `with_recurrence` around it asks again.
 
     Args:
-      sampler: The solver for the rest.
+      sampler: Solver for the region that is not known.
       source: Data ``[B, *S]``.
       known: 1 where the source is to stay, 0 where it is not, ``[B, *S]`` or a shape
         that broadcasts to it; in between blends.
@@ -124,6 +141,17 @@ def inpaint(
 
     Raises:
       ValueError: Unknown ``noise``, or a ``known`` that does not fit the source.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jaxlib_guidance as jg
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x, jg.VPCosine())
+      >>> keys, known = jg.sample_keys(jax.random.key(0), 4), jnp.array([1.0, 1.0, 0.0])
+      >>> sampler = jg.inpaint(jg.ddim(), jnp.ones((4, 3)), known)
+      >>> x, _ = jg.sample(keys, denoiser, sampler, [0.9, 0.5, 0.0], (3,))
+      >>> x[0, :2].tolist()
+      [1.0, 1.0]
 
     Reference: Lugmayr et al., RePaint, arXiv 2201.09865, eq. 8.
     """
@@ -155,8 +183,8 @@ def inpaint(
 
     def step(denoise, x, state, guidance_state, interval):
         data, keep = source.astype(x.dtype), mask.astype(x.dtype)
-        clean = expand(interval.alpha, x) * data
-        sigma = expand(interval.sigma, x)
+        clean = expand(interval.start.alpha, x) * data
+        sigma = expand(interval.start.sigma, x)
         if noise == "fixed":
             eps = jnp.where(state.seen, state.eps, (x - clean) / sigma)
             held = eps
@@ -166,8 +194,8 @@ def inpaint(
         x = keep * (clean + sigma * eps) + (1 - keep) * x
         out = sampler.step(denoise, x, state.inner, guidance_state, interval)
         mean, std = out.transition
-        final = expand(interval.sigma_next, x) == 0
-        exact = keep * expand(interval.alpha_next, x) * data + (1 - keep) * mean
+        final = expand(interval.end.sigma, x) == 0
+        exact = keep * expand(interval.end.alpha, x) * data + (1 - keep) * mean
         return out._replace(
             transition=Transition(jnp.where(final, exact, mean), std),
             state=_Inpainting(out.state, held, jnp.array(True)),

@@ -4,32 +4,43 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jaxlib_guidance.transition import Transition
-from jaxlib_guidance.types import (
-    Array,
-    Process,
-    PyTree,
-)
+from jaxlib_guidance.types import Array, Process, PyTree
+
+
+class Level(NamedTuple):
+    """A point of the noise schedule.
+
+    Attributes:
+      alpha: Scale of the data, scalar or ``[B]``.
+      sigma: Standard deviation of the noise, scalar or ``[B]``.
+      step: Place in the time grid, 0 for its first time.
+    """
+
+    alpha: Array
+    sigma: Array
+    step: Array | int = 0
 
 
 class Interval(NamedTuple):
     """One step of the time grid, as a solver sees it. Times are scalars or ``[B]``.
 
     Attributes:
-      index: Number of the step, int32.
-      t, t_next: Its ends.
-      alpha, sigma, alpha_next, sigma_next: Process coefficients at the ends.
-      keys: Per-sample keys ``[B]`` of this step.
-      process: The noise process, for coefficients at times in between.
-      left: Steps to the end of the grid, this one included; many if not known.
+      index: Number of the step in the whole grid, int32.
+      t: Time at which the step starts.
+      t_next: Time at which the step ends.
+      start: Noise level at ``t``.
+      end: Noise level at ``t_next``.
+      keys: Typed keys of this step ``[B]``, one for each sample.
+      process: Noise process, for levels at times in between.
+      left: Number of steps to the end of the grid, this one included; a very large
+        number where it is not known, as under an adaptive solver.
     """
 
     index: Array
     t: Array
     t_next: Array
-    alpha: Array
-    sigma: Array
-    alpha_next: Array
-    sigma_next: Array
+    start: Level
+    end: Level
     keys: Array
     process: Process
     left: Array | int = 2**30
@@ -39,10 +50,11 @@ class Stepped(NamedTuple):
     """What a solver's step returns.
 
     Attributes:
-      transition: Law of the next state; a standard deviation of 0 is a plain ODE step.
-      x0: The step's estimate of the data ``[B, *S]``.
-      state: The solver's new state.
-      guidance_state: The guidance's new state, as the last `denoise` call returned it.
+      transition: Distribution of the next state; a standard deviation of 0 is a plain
+        ODE step.
+      x0: Estimate of the data ``[B, *S]``.
+      state: New state of the solver.
+      guidance_state: New state of the guidance, as the last `denoise` call returned it.
     """
 
     transition: Transition
@@ -55,15 +67,33 @@ Denoise = Callable[[Array, Array, PyTree], tuple[Array, PyTree]]
 
 
 class Sampler(NamedTuple):
-    """A solver.
+    """A solver: a pair of pure functions, from which `sample` makes its loop.
 
     Attributes:
-      init: ``x -> state``.
-      step: ``(denoise, x, state, guidance_state, interval) -> Stepped``, where
+      init: Function ``x -> state`` that makes the solver's initial state; `stateless`
+        for a solver without one.
+      step: Function ``(denoise, x, state, guidance_state, interval) -> Stepped``, where
         ``denoise(x, t, guidance_state) -> (x0, guidance_state)`` is the guided network.
-      stochastic: Whether the loop must draw noise.
-      evaluations: Network evaluations in a step.
-      reversible: Whether it can run with growing noise, as inversion does.
+      stochastic: Whether the loop must draw noise from the step's transition.
+      evaluations: Number of network evaluations in a step.
+      reversible: Whether the solver can run with growing noise, as inversion does.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import jaxlib_guidance as jg
+      >>> from jaxlib_guidance.sampling import Stepped, stateless
+      >>> from jaxlib_guidance.transition import Transition
+      >>> def step(denoise, x, state, guidance_state, interval):
+      ...     x0, guidance_state = denoise(x, interval.t, guidance_state)
+      ...     point = Transition(interval.end.alpha * x0, jnp.zeros(()))
+      ...     return Stepped(point, x0, state, guidance_state)
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x, jg.VPCosine())
+      >>> keys = jg.sample_keys(jax.random.key(0), 4)
+      >>> sampler = jg.Sampler(stateless, step)
+      >>> x, _ = jg.sample(keys, denoiser, sampler, [0.9, 0.5, 0.0], (8,))
+      >>> x.shape
+      (4, 8)
     """
 
     init: Callable[[Array], PyTree]
@@ -74,7 +104,17 @@ class Sampler(NamedTuple):
 
 
 class StepInfo(NamedTuple):
-    """What a trace function sees of a step: states before and after, estimate, law."""
+    """What a trace function sees of a step.
+
+    Attributes:
+      index: Number of the step in the whole grid, int32.
+      t: Time at which the step starts.
+      t_next: Time at which the step ends.
+      x: State ``[B, *S]`` before the step.
+      x_next: State ``[B, *S]`` after the step.
+      x0: Estimate of the data ``[B, *S]``.
+      transition: Distribution from which ``x_next`` was drawn.
+    """
 
     index: Array
     t: Array

@@ -19,11 +19,13 @@ clock, so no step there need fall back to first order, and for every process the
 is the rectified flow's.
 """
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 
-from jaxlib_guidance.types import Array
+from jaxlib_guidance.sampling._checks import is_zero
+from jaxlib_guidance.sampling._sampler import Level
+from jaxlib_guidance.types import Array, expand
 
 Space = Literal["logsnr", "logsigma", "sigma", "flow", "step"]
 
@@ -32,12 +34,9 @@ Space = Literal["logsnr", "logsigma", "sigma", "flow", "step"]
 FAR = 1e4
 
 
-class Level(NamedTuple):
-    """A point of the noise schedule; ``step`` is its place in the grid."""
-
-    alpha: Array
-    sigma: Array
-    step: Array | int = 0
+def eps_of(x: Array, x0: Array, level: Level) -> Array:
+    """``(x - alpha x0) / sigma``: the noise in ``x`` if the data is ``x0``."""
+    return (x - expand(level.alpha, x) * x0) / expand(level.sigma, x)
 
 
 def require_space(space: str, known: tuple[str, ...] = get_args(Space)) -> None:
@@ -97,7 +96,7 @@ def stretch(space: Space, start: Level, end: Level) -> Array:
 
 def decay(start: Level, end: Level, eta: Any) -> Array:
     """``r^eta`` with ``r = alpha sigma' / (alpha' sigma)``, by which noise shrinks."""
-    if isinstance(eta, (int, float)) and eta == 0:
+    if is_zero(eta):
         return jnp.ones_like(end.alpha)
     ratio = _quotient(start.alpha * end.sigma, end.alpha * start.sigma, 1)
     some = ratio > 0
@@ -113,12 +112,15 @@ def moments(
     0, which lowers the solver's order to one.
 
     Args:
-      space: Which quadrature.
-      start: Where the step begins.
-      end: Where it ends.
-      count: How many.
-      eta: Noise of the stochastic flow, for "logsnr": its kernel decays ``1 + eta``
-        times as fast.
+      space: Quadrature, a row of the table above.
+      start: Noise level at which the step begins.
+      end: Noise level at which the step ends.
+      count: Number of integrals.
+      eta: Noise of the stochastic flow, for "logsnr", whose kernel decays ``1 + eta``
+        times as fast; 0 is the ODE.
+
+    Returns:
+      List of ``count`` scalars or arrays ``[B]``.
     """
     h = clock(space, end) - clock(space, start)
     match space:

@@ -80,7 +80,7 @@ SOLVERS = {
     "lms": jg.lms(),
     "pndm": jg.pndm(),
     "sa": jg.sa_solver(),
-    "edm": jg.edm(0.2),
+    "edm": jg.edm(0.6),
     "recurrent": jg.with_recurrence(jg.dpmpp_2m(1.0), 1),
     "corrected": jg.with_corrector(jg.ddim(), 1),
     "langevin": jg.annealed_langevin(1),

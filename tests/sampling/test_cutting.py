@@ -45,7 +45,7 @@ SOLVERS = {
     "euler": jg.euler(),
     "ancestral": jg.euler_ancestral(),
     "heun": jg.heun(),
-    "edm": jg.edm(0.3),
+    "edm": jg.edm(2.4),
     "2m": jg.dpmpp_2m(),
     "2m sde": jg.dpmpp_2m(1.0),
     "3m": jg.dpmpp_3m(),

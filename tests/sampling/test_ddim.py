@@ -49,7 +49,7 @@ def test_is_song_et_als_step(eta):
     process = VPCosine()
     x, x0 = jax.random.normal(jax.random.key(1), (2, 4, 3))
     step = interval(process, 0.8, 0.3)
-    bar, bar_next = float(step.alpha) ** 2, float(step.alpha_next) ** 2
+    bar, bar_next = float(step.start.alpha) ** 2, float(step.end.alpha) ** 2
     eps = (x - np.sqrt(bar) * x0) / np.sqrt(1 - bar)
     std = eta * np.sqrt((1 - bar_next) / (1 - bar) * (1 - bar / bar_next))
     want = np.sqrt(bar_next) * x0 + np.sqrt(1 - bar_next - std**2) * eps
@@ -65,11 +65,11 @@ def test_marginal_is_kept(process, eta):
     high, low = 0.9 * process.t_max, 0.2 * process.t_max
     step = interval(process, high, low)
     x0 = jnp.full((4, 1), 0.7)
-    mean = posterior(step.alpha * x0, x0, step, eta).mean
-    np.testing.assert_allclose(mean, step.alpha_next * x0, rtol=1e-5)
-    shifted, std = posterior(step.alpha * x0 + step.sigma, x0, step, eta)
+    mean = posterior(step.start.alpha * x0, x0, step, eta).mean
+    np.testing.assert_allclose(mean, step.end.alpha * x0, rtol=1e-5)
+    shifted, std = posterior(step.start.alpha * x0 + step.start.sigma, x0, step, eta)
     total = (shifted - mean) ** 2 + std**2
-    np.testing.assert_allclose(total, jnp.full((4, 1), step.sigma_next**2), rtol=1e-4)
+    np.testing.assert_allclose(total, jnp.full((4, 1), step.end.sigma**2), rtol=1e-4)
 
 
 @pytest.mark.parametrize("process", PROCESSES, ids=type)

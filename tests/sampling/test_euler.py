@@ -56,7 +56,7 @@ def test_is_edms_algorithm(churn, second_order):
     process, n, low, high = VE(), 8, 0.05, 5.0
     t = np.asarray(karras_grid(process, n), np.float64)
     x = 80 * jax.random.normal(jax.random.key(1), (8, 2))
-    sampler = edm(churn, low, high, 1.1, second_order=second_order)
+    sampler = edm(n * churn, low, high, 1.1, second_order=second_order)
     states, means, stds, nexts = traced(sampler, process, jnp.float32(t), x)
     gamma = [churn if i and low <= s <= high else 0 for i, s in enumerate(t)]
     raised = t * (1 + np.array(gamma))
@@ -79,6 +79,18 @@ def test_is_edms_algorithm(churn, second_order):
             np.testing.assert_allclose(nexts[i], means[i], rtol=3e-7)
 
 
+def test_churn_is_bounded():
+    """``gamma = min(s_churn / N, sqrt(2) - 1)``, as in k-diffusion's `sample_heun`."""
+    process, n = VE(), 6
+    grid = karras_grid(process, n)
+    x = 80 * jax.random.normal(jax.random.key(1), (8, 2))
+    most = traced(edm(n * (np.sqrt(2) - 1)), process, grid, x)
+    for s_churn in (1e3, jnp.float32(1e6)):
+        for got, want in zip(traced(edm(s_churn), process, grid, x), most, strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    assert most[2][:-1].max() > 1
+
+
 def test_churn_stays_within_the_networks_times():
     """Fine grids would raise their first times above t_max; those are left alone."""
     seen = []
@@ -90,7 +102,7 @@ def test_churn_stays_within_the_networks_times():
 
     grid = logsnr_grid(process, 12)
     keys = sample_keys(jax.random.key(0), 4)
-    out, _ = sample(keys, Denoiser(apply), edm(0.4), grid, (2,), process=process)
+    out, _ = sample(keys, Denoiser(apply), edm(12 * 0.4), grid, (2,), process=process)
     jax.block_until_ready(out)
     jax.effects_barrier()
     assert max(seen) <= 2.0 + 1e-5
@@ -147,7 +159,7 @@ def test_churn_keeps_the_law(process):
     grid = flow_grid(process, 25)
     out, _ = jax.jit(
         lambda grid: sample(
-            keys, denoiser, edm(0.25, space="flow"), grid, (2,), process=process
+            keys, denoiser, edm(25 * 0.25, space="flow"), grid, (2,), process=process
         )
     )(grid)
     exact = np.asarray(draw_exact(MIXTURE, jax.random.key(3), 100_000))
@@ -161,8 +173,8 @@ def test_churn_keeps_the_law(process):
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: edm(-0.1), "churn is -0.1"),
-        (lambda: edm(0.5), "churn is 0.5"),
+        (lambda: edm(-0.1), "s_churn is -0.1"),
+        (lambda: edm(float("nan")), "s_churn is nan"),
         (lambda: heun("logsnr"), "space is 'logsnr'"),
     ],
 )

@@ -63,7 +63,7 @@ def test_no_process_drowns_in_its_first_step(process):
     """Where 1 - t is small but not 0: the noise of a step is at most ``a`` wide."""
     step = interval(process.t_max, 0.9 * process.t_max, process, index=0)
     got = flow_step(X, X0, step, 0.7)
-    assert float(got.std / (step.alpha_next + step.sigma_next)) < 0.7
+    assert float(got.std / (step.end.alpha + step.end.sigma)) < 0.7
 
 
 def test_the_two_kinds_of_noise_have_one_drift():
@@ -89,11 +89,14 @@ def test_without_noise_it_is_the_ode(process):
 def test_other_processes_take_the_flow_s_step(process):
     """The same noise ratios, the state divided by ``alpha + sigma``: the same step."""
     step = interval(0.7 * process.t_max, 0.5 * process.t_max, process)
-    ratio, ratio_next = step.sigma / step.alpha, step.sigma_next / step.alpha_next
+    ratio, ratio_next = (
+        step.start.sigma / step.start.alpha,
+        step.end.sigma / step.end.alpha,
+    )
     twin = interval(ratio / (1 + ratio), ratio_next / (1 + ratio_next))
-    got = flow_step((step.alpha + step.sigma) * X, X0, step, 0.7)
+    got = flow_step((step.start.alpha + step.start.sigma) * X, X0, step, 0.7)
     want = flow_step(X, X0, twin, 0.7)
-    scale = step.alpha_next + step.sigma_next
+    scale = step.end.alpha + step.end.sigma
     np.testing.assert_allclose(got.mean, scale * want.mean, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(got.std, scale * want.std, rtol=1e-4)
 
@@ -108,7 +111,7 @@ def test_kl_of_two_networks_in_closed_form():
     want = factor * np.sum(gap**2, -1)
     np.testing.assert_allclose(step_kl(p, q, "sum")[:, 0], want, rtol=1e-4)
     np.testing.assert_allclose(step_kl(p, q, "mean")[:, 0], want / 3, rtol=1e-4)
-    # specs/policy_llm.md, section 5.6: velocities 0.3 apart. The authors' code, which
+    # Velocities 0.3 apart. The code of github.com/yifan123/flow_grpo, which
     # leaves dt out, has 0.00142.
     laws = [flow_step(x, x0, step, 0.7) for x, x0 in ((X, X0), (X, X0 + 0.3 * t))]
     p, q = (Transition(m[:, None], jnp.full((4, 1), std)) for m, std in laws)
@@ -133,7 +136,9 @@ def variance_by_steps(grid, a, data=4.0):
     def step(var, at):
         index, t, t_next = at
         here = make_interval(FLOW, index, t, t_next, KEYS[:1])
-        gain = data * here.alpha / (data * here.alpha**2 + here.sigma**2)
+        gain = (
+            data * here.start.alpha / (data * here.start.alpha**2 + here.start.sigma**2)
+        )
         one = jnp.ones((1, 1))
         mean, std = flow_step(one, gain * one, here, a)
         return mean[0, 0] ** 2 * var + std**2, None

@@ -125,7 +125,7 @@ SOLVERS = {
     "ddim 1": ddim(1.0),
     "2s sde": dpmpp_2s(1.0),
     "2m sde": dpmpp_2m(1.0),
-    "edm churn": edm(0.3),
+    "edm churn": edm(12.0),
 }
 
 
