@@ -147,9 +147,9 @@ def edm(
     def step(denoise, x, state, guidance_state, interval):
         process, t_next = interval.process, interval.t_next
         t, start, end = interval.t, interval.start, interval.end
+        steps = jnp.asarray(interval.index + interval.left, x.dtype)
+        churn = jnp.minimum(s_churn / steps, math.sqrt(2) - 1)
         if stochastic:
-            steps = jnp.asarray(interval.index + interval.left, x.dtype)
-            churn = jnp.minimum(s_churn / steps, math.sqrt(2) - 1)
             gamma = jnp.where(interval.index == 0, 0, churn)
             t, start = _raised(process, t, start, gamma, s_tmin, s_tmax)
         x0, guidance_state = denoise(x, t, guidance_state)

@@ -197,7 +197,7 @@ def moved(by):
 
 def unseen(out, x, interval, denoise):
     return out._replace(
-        transition=out.transition._replace(std=0.1 * interval.sigma_next)
+        transition=out.transition._replace(std=0.1 * interval.end.sigma)
     )
 
 
@@ -211,7 +211,7 @@ def narrow(out, x, interval, denoise):
 
 
 def negative(out, x, interval, denoise):
-    return out._replace(transition=out.transition._replace(std=-interval.sigma_next))
+    return out._replace(transition=out.transition._replace(std=-interval.end.sigma))
 
 
 def one_key(x, interval):
