@@ -57,7 +57,7 @@ def suppress(mask: Array, scale: Array | float | None = None) -> Edit:
 
     Reference: Attentive Eraser, arXiv 2412.12974.
     """
-    hidden = _rows(mask, "mask") != 0
+    hidden = _rows(mask, "mask").astype(bool)
     bias = jnp.where(hidden, -jnp.inf, 0.0)[:, None, None, :]
     if scale is None:
         return Edit(logit_bias=bias)
@@ -86,7 +86,7 @@ def token_mask(mask: Array, grid: tuple[int, ...]) -> Array:
             f"mask has shape {jnp.shape(mask)}; expected [H, W] or [B, H, W]"
         )
     _require_known(mask, "mask")
-    mask = jnp.asarray(mask) != 0
+    mask = jnp.asarray(mask).astype(bool)
     *batch, height, width = mask.shape
     if len(grid) != 2 or height % grid[0] or width % grid[1]:
         raise ValueError(f"grid {grid} does not divide the mask's {(height, width)}")

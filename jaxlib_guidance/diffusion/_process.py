@@ -9,6 +9,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlib_guidance.reduce import sqrt
 from jaxlib_guidance.types import (
@@ -234,7 +235,7 @@ def perturb(process: Process, x0: Array, eps: Array, t: Array) -> Array:
     """
     if x0.shape != eps.shape:
         raise ValueError(f"eps has shape {eps.shape}; expected x0's, {x0.shape}")
-    if jnp.shape(t) not in ((), x0.shape[:1]):
-        raise ValueError(f"t has shape {jnp.shape(t)}; expected () or {x0.shape[:1]}")
+    if np.shape(t) not in ((), x0.shape[:1]):
+        raise ValueError(f"t has shape {np.shape(t)}; expected () or {x0.shape[:1]}")
     alpha, sigma = coefficients(process, t, x0)
     return alpha * x0 + sigma * eps

@@ -242,9 +242,10 @@ def scheduled(term: Any, w_t: Any) -> Chain:
     """
     if callable(w_t):
         return chain(Scheduled(_single(term), function=w_t))
-    if jnp.ndim(w_t) != 1:
-        raise ValueError(f"w_t has shape {jnp.shape(w_t)}; expected [N], one a step")
-    return chain(Scheduled(_single(term), jnp.asarray(w_t)))
+    values = jnp.asarray(w_t)
+    if values.ndim != 1:
+        raise ValueError(f"w_t has shape {values.shape}; expected [N], one a step")
+    return chain(Scheduled(_single(term), values))
 
 
 def _single(term: Any) -> Any:

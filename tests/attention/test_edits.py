@@ -172,3 +172,11 @@ def test_a_mask_of_pixels_is_told_from_one_of_tokens():
     pixels = jnp.ones((B, 2 * T)).at[0].set(0)
     with pytest.raises(ValueError, match="logit_bias has shape.*token_mask"):
         attend(Q, K, V, suppress(pixels))
+
+
+def test_masks_may_be_bool_or_numbers():
+    for kind in (bool, int, jnp.uint8, float):
+        edit = suppress(OBJECT.astype(kind), 0.3)
+        close(attend(Q, K, V, edit)[0], attend(Q, K, V, suppress(OBJECT, 0.3))[0])
+        found = token_mask(jnp.eye(4).astype(kind), (2, 2))
+        np.testing.assert_array_equal(found, [True, False, False, True])
