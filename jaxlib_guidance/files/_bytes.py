@@ -13,7 +13,8 @@ class CorruptFileError(ValueError):
 def map_bytes(path: str | os.PathLike) -> np.ndarray:
     """The bytes of a file, read from disk when they are looked at.
 
-    The file must not be cut short while the array is in use.
+    Args:
+      path: File to read, which must not be cut short while the array is in use.
 
     Returns:
       Read-only ``uint8 [bytes]``.

@@ -96,7 +96,7 @@ def load_gguf(path: str | os.PathLike) -> tuple[GGUFTensors, dict[str, Any]]:
     """Opens a GGUF file, version 2 or 3, little-endian.
 
     Args:
-      path: The file. It must not change while the tensors are in use.
+      path: File to read, which must not change while the tensors are in use.
 
     Returns:
       ``(tensors, metadata)``: tensors by name, decoded when asked for; metadata as

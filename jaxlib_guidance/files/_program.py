@@ -98,11 +98,11 @@ def export_sampler(
         ("uint32[2]"), and must not call back to the host, as ``progress=`` does.
       params: Nested dicts of arrays, stored beside the program and not in it. To bake
         them in, close over them and pass ``{}``.
-      arguments: For each further argument its type and shape, such as ``{"seed":
+      arguments: Type and shape of each further argument by its name, such as ``{"seed":
         "int32[]", "labels": "int32[b]"}``. A letter is a size left open, the same one
         wherever it stands; ``fn`` must not branch on it.
-      config: Anything JSON can hold, to travel along.
-      platforms: Where the file shall run.
+      config: Anything JSON can hold, to travel along; None stores nothing.
+      platforms: Names of jax's platforms on which the file shall run.
 
     Returns:
       What the file says of itself: "arguments" and "result" with their types and
@@ -150,7 +150,10 @@ def export_sampler(
 def load_exported(
     path: str | os.PathLike,
 ) -> tuple[Callable[..., PyTree], dict[str, Any]]:
-    """Reads what `export_sampler` wrote; see above how to do without this.
+    """Reads what `export_sampler` wrote; the module says how to do without this.
+
+    Args:
+      path: File to read.
 
     Returns:
       ``(draw, about)``. ``draw(**arguments)`` is compiled once for each batch size, and

@@ -44,7 +44,7 @@ def load_safetensors(
     """Opens a safetensors file.
 
     Args:
-      path: The file. It must not change while the arrays are in use.
+      path: File to read, which must not change while the arrays are in use.
 
     Returns:
       ``(tensors, metadata)``: read-only arrays by name, in the file's order, each read

@@ -101,10 +101,11 @@ def export_weights(
 
     Args:
       path: File to write, with the suffix ``.safetensors``.
-      params: Nested dicts of arrays, as Flax Linen has them, such as a state's ema.
+      params: Nested dicts of arrays, as Flax Linen has them, such as a state's ``ema``.
       config: What is needed to rebuild the model; anything JSON can hold.
-      dtype: Stored type of floating leaves, such as ``jnp.bfloat16``, to save space.
-        `load_weights` gives the original type back, rounded.
+      dtype: Type in which floating leaves are stored, such as ``jnp.bfloat16``, to save
+        space; `load_weights` gives the original type back, rounded. None stores each
+        leaf in its own type.
 
     Raises:
       ValueError: Another suffix, a dtype that is not floating, parameters that are not

@@ -37,6 +37,7 @@ class Log:
     """How many of the newest checkpoints to keep; the best comes besides, where the
     recipe ranks them."""
     tensorboard: bool = False
+    """Whether metrics are also written for TensorBoard, which needs tensorboardX."""
 
     def __post_init__(self):
         lowest = {"every": 1, "save_every": 1, "eval_every": 0, "keep": 1}

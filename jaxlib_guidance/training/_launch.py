@@ -54,7 +54,8 @@ def start(hosts: Hosts) -> None:
     one run, and without it this one runs alone.
 
     Args:
-      hosts: Address, count and rank: all or none.
+      hosts: Address of process 0, number of processes and rank of this one: all of
+        them, or none where the cluster tells jax.
 
     Raises:
       ValueError: Some are given and others are not; an address without a port; a rank

@@ -1,6 +1,6 @@
 """Data parallelism: one mesh axis, global arrays, and a per-device map.
 
-Training is a global-view `jax.jit` over `data_mesh` (see `step.make_train_step`), with
+Training is a global-view `jax.jit` over `data_mesh` (see `make_train_step`), with
 the state whole on each device or split over all, as `state_sharding` says. Sampling and
 evaluation, where samples never meet, go through `pmapped`.
 """
@@ -25,6 +25,9 @@ def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     The axis type is Auto on every version of jax; the default of `jax.make_mesh` is
     not, and an Explicit axis makes ordinary indexing of a batch an error. Devices of a
     process are neighbours, which on a TPU pod their numbers are not.
+
+    Args:
+      devices: Devices of the mesh, in any order; None for all, of every process.
     """
     devices = jax.devices() if devices is None else devices
     devices = sorted(devices, key=lambda d: (d.process_index, d.id))
@@ -32,12 +35,12 @@ def data_mesh(devices: Sequence[Any] | None = None) -> Mesh:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Leading axis split over the mesh."""
+    """The sharding whose leading axis is split over the mesh."""
     return NamedSharding(mesh, PartitionSpec(AXIS))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A whole copy on each device."""
+    """The sharding with a whole copy on each device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -53,12 +56,12 @@ def state_sharding(
     ``state = jax.jit(make, out_shardings=sharding)()``.
 
     Args:
-      mesh: From `data_mesh`.
-      make: Makes the state; only its shapes are looked at.
+      mesh: Mesh of devices with the axis "data", from `data_mesh`.
+      make: Function without arguments that makes the state; only its shapes are used.
       kind: "data" for a whole copy on each device; "fsdp" to split each leaf along the
         largest axis that the devices can share, optimiser and average included. XLA
         then gathers parameters where they are used and scatters their gradients.
-      smallest: Elements below which a leaf is not worth splitting.
+      smallest: Number of elements below which a leaf is kept whole on each device.
 
     Returns:
       A tree of `NamedSharding` like the state.
@@ -86,8 +89,8 @@ def local_rows(mesh: Mesh, n: int) -> slice:
     it for `shard_batch`.
 
     Args:
-      mesh: From `data_mesh`.
-      n: Rows of the global batch.
+      mesh: Mesh of devices with the axis "data", from `data_mesh`.
+      n: Number of rows of the global batch.
 
     Raises:
       ValueError: Rows that the devices cannot share equally.
@@ -113,8 +116,8 @@ def shard_batch(mesh: Mesh, batch: PyTree) -> PyTree:
     With several processes each passes its own rows, in the order of their indices.
 
     Args:
-      mesh: From `data_mesh`.
-      batch: Arrays with the batch first.
+      mesh: Mesh of devices with the axis "data", from `data_mesh`.
+      batch: Pytree of arrays whose leading axis is the batch.
 
     Raises:
       ValueError: Rows that the devices cannot share equally.
@@ -170,14 +173,14 @@ def pmapped(
 
     Args:
       fn: Function of arrays whose outputs lead with the batch.
-      mesh: From `data_mesh`.
-      in_axes: For each argument the axis that is split, counted from the first, or
-        None for a whole copy on each device; one value, or a tuple of values or of
-        prefix trees.
-      out_axes: Likewise for the outputs. None promises that all devices agree.
+      mesh: Mesh of devices with the axis "data", from `data_mesh`.
+      in_axes: Axis of each argument that is split, counted from the first, or None for
+        a whole copy on each device; one value, or a tuple of values or of prefix trees.
+      out_axes: Axis of each output along which the devices' parts are joined, one
+        value or a prefix tree. None promises that all devices agree.
       pad: Whether to accept a batch that the devices cannot share equally, repeating
         its last row and cutting the surplus off the outputs. Only for axis 0.
-      donate_argnums: Arguments whose buffers may be reused.
+      donate_argnums: Positions of the arguments whose buffers may be reused.
 
     Returns:
       The mapped, compiled function.

@@ -51,13 +51,13 @@ def claim(
     claimed for any. Every process of a run calls it.
 
     Args:
-      directory: The folder.
-      config: What the run is; anything JSON can hold. Stored as "config.json".
-      free: Entries that may differ, since they do not say what is computed: names at
-        the top, or further down with dots between, such as "scale.mesh".
+      directory: Folder of the run; "~" is the home folder.
+      config: Options of the run, anything JSON can hold; stored as "config.json".
+      free: Names of entries that may differ, since they do not say what is computed:
+        at the top, or further down with dots between, such as "scale.mesh".
 
     Returns:
-      The folder.
+      Path of the folder.
 
     Raises:
       OtherRunError: The folder has a run with another configuration.
@@ -108,9 +108,9 @@ def require_effect(config: Any, options: dict[str, tuple[bool, str]]) -> None:
     """Raises for options that were chosen and would change nothing.
 
     Args:
-      config: A dataclass with a default for every field.
-      options: By name, with dots between those of parts: whether the option has an
-        effect, and on what it has none otherwise.
+      config: Dataclass with a default for every field.
+      options: Pairs by name of the option, with dots between the names of parts:
+        whether the option has an effect, and what it has none on otherwise.
 
     Raises:
       ValueError: One that has none is not at its default.
@@ -127,9 +127,9 @@ class MetricLog:
     Lines of steps that a resumed run is about to repeat are dropped first.
 
     Args:
-      path: The file.
-      step: Steps already taken; later lines go.
-      tensorboard: Folder for event files, or None. Needs tensorboardX.
+      path: File of JSON lines; if it is there, lines are added.
+      step: Number of steps already taken; lines of later steps are dropped.
+      tensorboard: Folder for event files, which needs tensorboardX; None writes none.
     """
 
     def __init__(self, path: Path, step: int = 0, tensorboard: Path | None = None):
@@ -150,7 +150,15 @@ class MetricLog:
         self._path, self._file = path, path.open("a")
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
-        """Adds a line, on disk at once."""
+        """Adds a line, on disk at once.
+
+        Args:
+          step: Number of the step.
+          metrics: Numbers by name.
+
+        Raises:
+          OSError: The line cannot be written, for example on a full disk.
+        """
         values = {name: float(value) for name, value in metrics.items()}
         try:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
@@ -174,7 +182,6 @@ class MetricLog:
         self.close()
 
     def close(self) -> None:
-        """Closes the files."""
         # What could not be written has been raised by `write`.
         with suppress(OSError):
             self._file.close()
@@ -203,7 +210,7 @@ class StopSignal:
     thread, where Python takes no signals, nothing is noted.
 
     A loop that leaves because of it sets ``obeyed``. One that ends by itself does not,
-    and then the next loop of the process is told.
+    and then the next loop of the process stops instead.
     """
 
     # Of the process: jax agrees on a step that is still to come, perhaps in another

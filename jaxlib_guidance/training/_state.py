@@ -14,9 +14,9 @@ class TrainState(NamedTuple):
     Attributes:
       step: Optimiser steps taken, int32 scalar.
       params: Parameters being trained.
-      ema: Their exponential moving average, which is what one samples with; float32
-        where they are of half precision.
-      opt_state: The optimiser's.
+      ema: Exponential moving average of the parameters, which is what one samples
+        with; float32 where parameters are of half precision.
+      opt_state: State of the optimiser.
       key: Root of all training randomness, a typed key.
     """
 
@@ -32,8 +32,8 @@ def init_state(params: PyTree, tx: PyTree, key: Array) -> TrainState:
 
     Args:
       params: Initial parameters.
-      tx: An optax `GradientTransformation`.
-      key: Root key (typed).
+      tx: Optimiser, an optax `GradientTransformation`.
+      key: Root of all training randomness, a typed key.
 
     Raises:
       TypeError: A legacy uint32 key.
@@ -65,9 +65,9 @@ def ema_decay_at(step: Array, decay: float, warmup: bool) -> Array:
     thousands of steps.
 
     Args:
-      step: Steps taken before this one.
-      decay: Final decay.
-      warmup: Whether to ramp.
+      step: Number of steps taken before this one.
+      decay: Decay after the warm-up, in [0, 1).
+      warmup: Whether the decay rises from 0.1 as steps are taken.
     """
     final = jnp.asarray(decay, jnp.float32)
     if not warmup:

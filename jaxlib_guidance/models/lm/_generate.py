@@ -27,7 +27,7 @@ class Generated(NamedTuple):
     """Completions of prompts.
 
     Attributes:
-      tokens: ``int32 [B, steps]``; ``pad`` after the end.
+      tokens: Token numbers, ``int32 [B, steps]``; ``pad`` after the end.
       mask: ``bool [B, steps]``, True up to and with the end-of-sequence token.
       logp: Float32 ``[B, steps]``, log-probability of each token under the distribution
         it was drawn from; 0 where masked.
@@ -66,7 +66,7 @@ def generate(
       temperature: Number that divides the logits, a scalar or ``[B]``. At 0 the
         likeliest token is taken, and its log-probability is that of temperature 1.
       eos: Token, or tokens, that end a sequence; None or ``()`` for no end.
-      pad: Number that stands after the end.
+      pad: Token number that stands after the end.
 
     Returns:
       The completions; those of no prompts are empty.
@@ -154,7 +154,7 @@ def completion_logp(
     Args:
       lm: The network.
       params: Parameters of the network.
-      prompts: Integers ``[B, T]``.
+      prompts: Token numbers of the prompts, integers ``[B, T]``.
       tokens: Completions, integers ``[B, S]``.
       prompt_mask: ``bool [B, T]``, False on padding of prompts; None where nothing is
         padding.

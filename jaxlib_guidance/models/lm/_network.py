@@ -20,9 +20,9 @@ class Cache(NamedTuple):
 
     Attributes:
       k: Keys ``[depth, B, M, kv_heads, D]``, rotated.
-      v: Values, like ``k``.
+      v: Values ``[depth, B, M, kv_heads, D]``.
       mask: ``bool [B, M]``, True where a slot holds a token, not padding.
-      length: Slots in use, int32 scalar.
+      length: Number of slots in use, int32 scalar.
     """
 
     k: Array
@@ -35,11 +35,11 @@ class _Block(nn.Module):
     """``x + attention(norm(x))``, then ``x + mlp(norm(x))``.
 
     Attributes:
-      heads: Query heads.
-      kv_heads: Key and value heads; each serves ``heads / kv_heads`` query heads.
-      head_width: Features of a head.
+      heads: Number of query heads.
+      kv_heads: Number of key and value heads; each serves ``heads / kv_heads`` queries.
+      head_width: Number of features of a head.
       hidden: Hidden width of the MLP.
-      eps: Of the normalisations.
+      eps: Number added to the mean square in normalisations.
       dtype: Type of the computation; residual stream, norms and softmax are float32.
     """
 
@@ -57,9 +57,9 @@ class _Block(nn.Module):
         """``(x, cache)``.
 
         Args:
-          x: ``[B, T, C]``, float32.
+          x: Features of the tokens ``[B, T, C]``, float32.
           turn: Rotary angles ``[B, T, D / 2]``.
-          mask: ``bool [B, T, M]``, which slot each token may attend to.
+          mask: ``bool [B, T, M]``, True where a token may attend to a slot.
           cache: This block's ``(k, v, start)``, or None where the T tokens are all.
         """
 
@@ -104,13 +104,13 @@ class LM(nn.Module):
 
     Attributes:
       vocabulary: Number of tokens ``V``.
-      width: Features of a token ``C``.
+      width: Number of features of a token ``C``.
       depth: Number of blocks.
-      heads: Query heads; divides the width.
-      kv_heads: Key and value heads; divides ``heads``.
+      heads: Number of query heads, which divides the width.
+      kv_heads: Number of key and value heads, which divides ``heads``.
       hidden: Hidden width of the gated MLPs.
       rope_base: Longest wavelength of the rotary positions over ``2 pi``.
-      eps: Of the normalisations.
+      eps: Number added to the mean square in normalisations.
       tied: Whether the embedding is also the unembedding.
       dtype: Type of the blocks' computation. Parameters, residual stream, norms,
         softmax and logits are float32.
@@ -149,9 +149,11 @@ class LM(nn.Module):
         logits of a whole sequence.
 
         Args:
-          tokens: Integers ``[B, T]``.
-          mask: ``bool [B, T]``, False on padding, on whichever side; None for none.
-          cache: What came before; see `empty_cache`. It must have T free slots.
+          tokens: Token numbers, integers ``[B, T]``.
+          mask: ``bool [B, T]``, False on padding, on whichever side; None where nothing
+            is padding.
+          cache: Keys and values of what came before, with T free slots, as from
+            `empty_cache`; None where the tokens are all there is.
 
         Returns:
           ``(states [B, T, C] of dtype, cache)``; states of padding mean nothing. Those
@@ -261,7 +263,13 @@ class LM(nn.Module):
 
 
 def empty_cache(lm: LM, batch: int, slots: int) -> Cache:
-    """A cache of a network that has read nothing and will read ``slots`` tokens."""
+    """A cache of a network that has read nothing and will read ``slots`` tokens.
+
+    Args:
+      lm: The network.
+      batch: Number of rows ``B``.
+      slots: Number of tokens ``M`` that a row has room for.
+    """
     shape = (lm.depth, batch, slots, lm.kv_heads, lm.width // lm.heads)
     k, v = (jnp.zeros(shape, lm.dtype) for _ in range(2))
     return Cache(k, v, jnp.zeros((batch, slots), bool), jnp.int32(0))
@@ -273,7 +281,12 @@ def unembedding(params: PyTree) -> Array:
 
 
 def logits(states: Array, table: Array) -> Array:
-    """``states table^T [..., V]``: products in the type of states, sums in float32."""
+    """``states table^T [..., V]``: products in the type of states, sums in float32.
+
+    Args:
+      states: Hidden states ``[..., C]`` of `LM.read`.
+      table: Vectors of the vocabulary ``[V, C]``, from `unembedding`.
+    """
     # Rows of one matrix: XLA's CPU lacks some products of half precision otherwise.
     rows = states.reshape(-1, states.shape[-1])
     table = table.astype(states.dtype)
@@ -282,6 +295,11 @@ def logits(states: Array, table: Array) -> Array:
 
 
 def lm_tiny(vocabulary: int = 50, **options: Any) -> LM:
-    """A network of some 20,000 parameters, for tests and first steps."""
+    """A network of some 20,000 parameters, for tests and first steps.
+
+    Args:
+      vocabulary: Number of tokens.
+      **options: Other attributes of `LM`.
+    """
     sizes: dict[str, Any] = {"width": 32, "depth": 2, "heads": 4, "kv_heads": 2}
     return LM(vocabulary, **sizes | {"hidden": 64} | options)

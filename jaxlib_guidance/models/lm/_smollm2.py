@@ -59,7 +59,7 @@ def load_smollm2(
     """A model of the Llama form from a GGUF file with SmolLM's tokenizer.
 
     Args:
-      path: The file.
+      path: GGUF file to read.
       dtype: Type of the parameters and of the computation.
 
     Returns:

@@ -22,7 +22,7 @@ import numpy as np
 
 # GGUF's type of tokens that never come from ordinary text.
 CONTROL = 3
-# What SmolLM2 is told of itself where a dialogue has no system turn.
+# System turn that SmolLM2 gets where a dialogue has none.
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 CONTRACTION = re.compile(r"'(?:s|t|re|ve|m|ll|d)")
 # GPT-2's pattern over classes of characters: l letter, o other, s space, " " the blank.
@@ -81,9 +81,9 @@ class Tokenizer:
         """Token numbers of a text.
 
         Args:
-          text: Any text.
-          special: Whether ``<|im_end|>`` and its like are single tokens. Say False for
-            text of a stranger, which could otherwise end its own turn.
+          text: Text to encode, which may be empty.
+          special: Whether ``<|im_end|>`` and its like are single tokens, the default.
+            Say False for text of a stranger, which could otherwise end its own turn.
 
         Raises:
           ValueError: A byte that the vocabulary lacks; SmolLM2's lacks some control
@@ -150,7 +150,14 @@ class Tokenizer:
 
 
 def split_words(text: str) -> list[str]:
-    """Cuts a text before merging: single digits, and GPT-2's words between them."""
+    """Cuts a text before merging: single digits, and GPT-2's words between them.
+
+    Args:
+      text: Any text.
+
+    Returns:
+      The pieces in their order, which joined are the text.
+    """
     words = []
     for number, run in _runs(text):
         if number:
@@ -248,8 +255,8 @@ def pad_rows(
     Args:
       rows: Lists of token numbers.
       length: Length of the result; None for that of the longest row.
-      pad: Number for the rest.
-      side: Where the padding goes, "left" or "right".
+      pad: Token number that fills the rest.
+      side: Side of a row on which the padding stands, "left" or "right".
 
     Returns:
       ``(tokens int32 [B, T], mask bool [B, T])``.

@@ -42,14 +42,15 @@ class Checkpoints:
     """A folder of numbered checkpoints. Use it as a context manager, or `close` it.
 
     Keeps the newest ``keep`` and, with ``metric``, the ``best`` ones by that metric.
-    While it is open no other run can open the folder (see `lock.Lock`). With several
+    While it is open no other run can open the folder (see ``_lock.Lock``). With several
     processes, all of them make it and call its methods, in the same order.
 
     Args:
-      directory: The folder, on a file system that all processes share; made if absent.
-      keep: How many of the newest to keep.
-      metric: Name of a metric given to `save`, or None.
-      best: How many of the best by ``metric`` to keep besides.
+      directory: Folder on a file system that all processes share; made if absent.
+      keep: Number of the newest checkpoints to keep.
+      metric: Name of a metric given to `save`, by which checkpoints are ranked; None
+        ranks none.
+      best: Number of the best checkpoints by ``metric`` to keep besides the newest.
       mode: Whether a small ("min") or a large ("max") value is good.
 
     Raises:
@@ -225,9 +226,9 @@ class Checkpoints:
         by the next `check`, `save`, `wait` or `close`.
 
         Args:
-          step: Its number, above those saved before.
+          step: Number of the step, above those saved before.
           state: Pytree of jax arrays, typed keys included.
-          metrics: Numbers, among them the metric that ranks checkpoints.
+          metrics: Numbers by name, the metric that ranks checkpoints among them.
           extra: Anything JSON can hold, given back by `restore`.
 
         Raises:
@@ -265,9 +266,9 @@ class Checkpoints:
         """Reads one step and verifies it.
 
         Args:
-          step: Which.
-          like: The state's structure: arrays, or `jax.ShapeDtypeStruct` with a
-            ``sharding`` to place it; it need not be the topology it was saved on.
+          step: Number of the step.
+          like: Structure of the state: arrays, or `jax.ShapeDtypeStruct` with a
+            ``sharding`` to place it, which may be of another topology than the saved.
 
         Raises:
           ValueError: No such step, or it holds another structure, shapes or types.
@@ -293,7 +294,7 @@ class Checkpoints:
         warning, so that training can pass them again.
 
         Args:
-          like: See `restore`.
+          like: Structure of the state, as `restore` takes it.
 
         Raises:
           ValueError: The checkpoint holds another structure, shapes or types.

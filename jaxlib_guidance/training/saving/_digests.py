@@ -52,7 +52,7 @@ def digest(leaf: Array) -> Array:
     2^32. A guard against accidents, not against forgery.
 
     Args:
-      leaf: An array of any type, typed keys included.
+      leaf: Array of any type, typed keys included.
 
     Returns:
       uint32 scalar.
@@ -76,7 +76,7 @@ def describe(tree: PyTree, checksum: bool) -> dict[str, dict[str, Any]]:
     With several processes all of them must call it.
 
     Args:
-      tree: Arrays, or without checksums anything with a shape and a dtype.
+      tree: Pytree of arrays, or without checksums of anything with shape and dtype.
       checksum: Whether to include digests.
     """
     named = {
@@ -105,9 +105,9 @@ def require_like(saved: dict[str, Any], like: PyTree, where: str) -> None:
     """Raises unless the saved leaves have the names, shapes and types of ``like``.
 
     Args:
-      saved: From `describe`.
-      like: Anything with shapes and dtypes.
-      where: What was saved, for the message.
+      saved: Description of the saved leaves, from `describe`.
+      like: Pytree of anything with shapes and dtypes.
+      where: Name of what was saved, for the message.
 
     Raises:
       ValueError: Some differ; the first five are named.

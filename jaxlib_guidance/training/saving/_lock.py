@@ -20,6 +20,9 @@ except ImportError:  # Windows
 def make_folder(folder: Path) -> None:
     """Makes a folder and those above it, unless it is there.
 
+    Args:
+      folder: Path of the folder.
+
     Raises:
       OSError: There can be none; the message names the argument ``directory``.
     """
@@ -45,7 +48,7 @@ class Lock:
     system has no locks, two runs are not kept apart, and a warning says so.
 
     Args:
-      folder: It must exist.
+      folder: Folder to hold, which must exist.
 
     Raises:
       FolderInUseError: Another run holds it, or another object in this process.

@@ -54,8 +54,8 @@ def agree(problem: Exception | None, elsewhere: Exception) -> None:
     """Raises on every process if there is a problem on one of them.
 
     Args:
-      problem: What is wrong on this process, or None.
-      elsewhere: What to raise if it is another's.
+      problem: Error of this process, or None.
+      elsewhere: Error to raise where the problem is another process's.
     """
     fine = problem is None
     if jax.process_count() > 1:
@@ -72,8 +72,8 @@ def require_shared(path: Path, tries: int = 10) -> None:
     Orbax would wait for ten minutes before it says that some do not.
 
     Args:
-      path: Of a file that one process has just written, on a disk of its own or not.
-      tries: Looks, a second apart: a network file system may show it late.
+      path: File that one process has just written, on a disk of its own or not.
+      tries: Number of looks, a second apart: a network file system may show it late.
 
     Raises:
       FileNotFoundError: Some find none, or another.
@@ -167,7 +167,7 @@ def restore(
 
     Args:
       directory: Folder of the steps.
-      step: Which.
+      step: Number of the step.
       choose: ``(saved leaves, place) -> (those wanted, their structure)``.
       local: Whether to read into numpy arrays, asking no other process.
 
@@ -229,9 +229,9 @@ def newest_whole(
     """The newest step that can be read, and what is wrong with those that cannot.
 
     Args:
-      steps: Their numbers; without any there is nothing to read, which is None.
-      directory: Where they are, for the message.
-      read: Reads one.
+      steps: Numbers of the steps; without any the result is None.
+      directory: Folder of the steps, for the message.
+      read: ``number -> restored``, which reads one step.
 
     Raises:
       CorruptCheckpointError: There are steps and none can be read.

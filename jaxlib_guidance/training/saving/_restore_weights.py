@@ -28,12 +28,12 @@ def restore_weights(
     It changes nothing in the folder, so the run may be going on.
 
     Args:
-      directory: Of a run, or of its checkpoints.
+      directory: Folder of a run, or of its checkpoints.
       part: Field of the state, such as "ema" or "params"; with dots where it is a field
         of a field, such as "train.ema" in runs of train/ddpo.py.
-      step: Which; None is the newest that is whole.
-      like: As in `checkpoint.Checkpoints.restore`; None gives nested dicts of numpy
-        arrays.
+      step: Number of the step; None is the newest that is whole.
+      like: Structure of the part: arrays, or `jax.ShapeDtypeStruct` with a ``sharding``
+        to place it. None gives nested dicts of numpy arrays.
 
     Returns:
       The part as ``state``, and the ``step`` and ``extra`` of its checkpoint.
