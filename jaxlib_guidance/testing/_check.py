@@ -6,7 +6,9 @@ from typing import Any
 
 from jaxlib_guidance.reduce import LossOut
 from jaxlib_guidance.sampling import Sampler
-from jaxlib_guidance.testing import _laws as laws
+from jaxlib_guidance.testing._laws import (
+    run_laws,
+)
 from jaxlib_guidance.testing._loss_laws import LossLaws
 from jaxlib_guidance.testing._sampler_laws import SamplerLaws
 from jaxlib_guidance.testing._term_laws import TermLaws
@@ -79,7 +81,7 @@ def check_term(
       >>> jg.testing.check_term(jg.cfg(2.0, null=10))
     """
     case = TermLaws(term, denoiser, process, x, cond, ref, t, step, steps)
-    laws.run_laws(
+    run_laws(
         f"the term {_name(term)}",
         [
             case.pytree,
@@ -187,7 +189,7 @@ def check_sampler(
     if order is not None:
         checked.append(case.order)
     name = getattr(case.sampler.step, "__qualname__", "").split(".")[0]
-    laws.run_laws(f"the sampler {name}", checked, only, skip)
+    run_laws(f"the sampler {name}", checked, only, skip)
 
 
 def check_loss(
@@ -265,4 +267,4 @@ def check_loss(
     if constants:
         checked.append(case.constants)
     inner = loss.func if isinstance(loss, functools.partial) else loss
-    laws.run_laws(f"the loss {getattr(inner, '__name__', inner)}", checked, only, skip)
+    run_laws(f"the loss {getattr(inner, '__name__', inner)}", checked, only, skip)

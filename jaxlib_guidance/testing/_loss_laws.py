@@ -8,7 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance.reduce import LossOut, finalize, merge
-from jaxlib_guidance.testing import _laws as laws
+from jaxlib_guidance.testing._laws import (
+    close,
+    finite,
+    require,
+    same,
+)
 
 PROMPTS, GROUP, LENGTH, WORDS = 4, 2, 5, 6
 ROWS = PROMPTS * GROUP
@@ -187,22 +192,22 @@ class LossLaws:
             shapes = {"sum": (), "weight": ()}
             for name, shape in shapes.items():
                 found = getattr(out, name)
-                laws.require(
+                require(
                     found.shape == shape and found.dtype == np.float32,
                     f"{name} is {found.dtype} {found.shape}; expected float32 ()",
                 )
         else:
             allowed = [first.shape[:n] for n in range(1, first.ndim + 1)]
-            laws.require(
+            require(
                 out.shape in allowed and out.dtype == np.float32,
                 f"the loss is {out.dtype} {out.shape}; expected float32 of one of the "
                 f"shapes {allowed}",
             )
-        laws.finite((out, slopes), "the loss or its gradient")
+        finite((out, slopes), "the loss or its gradient")
         other = self.swept["other"][0]
-        laws.require(self.swept["itself"][0] != other, "two inputs give one loss")
+        require(self.swept["itself"][0] != other, "two inputs give one loss")
         moved = {n: np.abs(slopes[n]).max() for n in self.learned}
-        laws.require(min(moved.values()) > 0, f"the gradient is 0: {moved}")
+        require(min(moved.values()) > 0, f"the gradient is 0: {moved}")
 
     def masked(self):
         """What is masked has loss and gradient exactly 0 and moves nothing else."""
@@ -210,15 +215,13 @@ class LossLaws:
         hole = np.asarray(self.mask) == 0
         for fill in (jnp.nan, jnp.inf, -jnp.inf):
             _, out, slopes = self.swept[f"masked {fill}"]
-            laws.same(out, want, f"the loss with {fill} where masked")
-            laws.same(slopes, want_slopes, f"the gradient with {fill} where masked")
+            same(out, want, f"the loss with {fill} where masked")
+            same(slopes, want_slopes, f"the gradient with {fill} where masked")
             if not self.whole and out.shape == hole.shape:
-                laws.require(
-                    (out[hole] == 0).all(), f"the loss where masked is {out[hole]}"
-                )
+                require((out[hole] == 0).all(), f"the loss where masked is {out[hole]}")
             for name, slope in slopes.items():
                 if slope.shape[: hole.ndim] == hole.shape:
-                    laws.require(
+                    require(
                         (slope[hole] == 0).all(),
                         f"the gradient to {name} where masked is {slope[hole]}",
                     )
@@ -228,9 +231,9 @@ class LossLaws:
         for fill in (jnp.nan, jnp.inf, -jnp.inf):
             _, out, slopes = self.swept[f"nothing {fill}"]
             loss = np.asarray(finalize(out)[0]) if self.whole else out
-            laws.require((loss == 0).all(), f"the loss of nothing is {loss}")
+            require((loss == 0).all(), f"the loss of nothing is {loss}")
             for name, slope in slopes.items():
-                laws.require(
+                require(
                     (slope == 0).all(), f"the gradient to {name} of nothing is {slope}"
                 )
 
@@ -245,19 +248,19 @@ class LossLaws:
         want = self.swept["itself"][1]
         if self.whole:
             got = merge(first, second)
-            laws.close(got, want, "sum, weight and reports of merged halves")
-            laws.close(finalize(got), finalize(want), "the loss of merged halves")
+            close(got, want, "sum, weight and reports of merged halves")
+            close(finalize(got), finalize(want), "the loss of merged halves")
         else:
             got = jnp.concatenate([first, second])
-            laws.close(got, want, "rows of the halves")
+            close(got, want, "rows of the halves")
 
     def permutation(self):
         """Another order of the rows changes nothing but their order."""
         _, want, slope = self.swept["itself"]
         _, got, slopes = self.swept["rolled"]
-        laws.close(got, want if self.whole else _roll(want), "the loss")
+        close(got, want if self.whole else _roll(want), "the loss")
         if self.whole:
-            laws.close(slopes, jax.tree.map(_roll, slope), "the gradient")
+            close(slopes, jax.tree.map(_roll, slope), "the gradient")
 
     def half(self):
         """Inputs in half precision are computed with in float32."""
@@ -272,21 +275,19 @@ class LossLaws:
             )
             got, want = self.call(small), self.call(wide)
             for leaf in jax.tree.leaves(got):
-                laws.require(
+                require(
                     leaf.dtype == jnp.float32,
                     f"in {kind.__name__} got {leaf.dtype}; expected float32",
                 )
-            laws.close(got, want, f"in {kind.__name__}, beside the same numbers wide")
+            close(got, want, f"in {kind.__name__}, beside the same numbers wide")
 
     def jit(self):
         """Compiled and not, the loss is the same."""
-        laws.close(self.swept["itself"][1], self.eager, "without jit")
+        close(self.swept["itself"][1], self.eager, "without jit")
 
     def vmap(self):
         """A vmap over inputs gives what each gives alone."""
-        laws.close(
-            self.swept["other"][1], self.call(self.shifted(0.3)), "the second input"
-        )
+        close(self.swept["other"][1], self.call(self.shifted(0.3)), "the second input")
 
     def gradient(self):
         """The gradient agrees with finite differences."""
@@ -297,13 +298,13 @@ class LossLaws:
             for n in self.learned
         )
         want = (self.swept["more"][0] - self.swept["less"][0]) / (2 * self.h)
-        laws.close(got, want, "slope along a direction", atol=1e-2, rtol=2e-2)
+        close(got, want, "slope along a direction", atol=1e-2, rtol=2e-2)
 
     def constants(self):
         """The gradient with respect to constants is exactly 0."""
         for name in self.fixed:
             slope = self.swept["itself"][2][name]
-            laws.require((slope == 0).all(), f"the gradient to {name} is {slope}")
+            require((slope == 0).all(), f"the gradient to {name} is {slope}")
 
     def shapes(self):
         """An argument of another shape raises while tracing, and says which."""
@@ -315,7 +316,7 @@ class LossLaws:
                 jax.eval_shape(self.call, self.inputs | {name: wrong})
             except (ValueError, TypeError) as error:
                 telling = [*self.inputs, str(wrong.shape)]
-                laws.require(
+                require(
                     any(word in str(error) for word in telling),
                     f"the error of {name} {wrong.shape} has none of {telling}: {error}",
                 )
@@ -328,7 +329,7 @@ class LossLaws:
     def one_compilation(self):
         """One compilation serves two inputs."""
         _ = self.swept
-        laws.require(
+        require(
             len(self.traces) == 1,
             f"two inputs were traced {len(self.traces)} times; expected once",
         )

@@ -12,11 +12,20 @@ from jax.sharding import PartitionSpec
 from jaxlib_guidance import rng, transition
 from jaxlib_guidance.diffusion import VPCosine, logsnr_grid
 from jaxlib_guidance.sampling import Sampler, StepInfo, sample
-from jaxlib_guidance.testing import _laws as laws
 from jaxlib_guidance.testing._law_networks import (
     CLASSES,
     class_denoiser,
     flow_problem,
+)
+from jaxlib_guidance.testing._laws import (
+    close,
+    finite,
+    lower_for_accelerators,
+    mesh,
+    require,
+    require_silent,
+    same,
+    split,
 )
 from jaxlib_guidance.types import Array, Denoiser, process_of
 
@@ -97,9 +106,9 @@ class SamplerLaws:
     @functools.cached_property
     def divided(self):
         """On all devices: the compiled program, and both grids' samples and steps."""
-        self.among = laws.mesh(BATCH)
-        args = laws.split((self.rows, self.x), self.among)
-        keys = laws.split(self.keys, self.among)
+        self.among = mesh(BATCH)
+        args = split((self.rows, self.x), self.among)
+        keys = split(self.keys, self.among)
         one = self.whole(*args, self.grid, keys)
         two = self.whole(*args, self.other, keys)
         self.compilations = len(self.traces)
@@ -108,7 +117,7 @@ class SamplerLaws:
     def again(self, rows, x, keys):
         """The same program on another batch."""
         _ = self.divided
-        args = laws.split((rows, x, keys), self.among)
+        args = split((rows, x, keys), self.among)
         return np.asarray(self.whole(*args[:2], self.grid, args[2])[0])
 
     @functools.cached_property
@@ -167,47 +176,46 @@ class SamplerLaws:
     def transition(self):
         """Transitions have the right shapes, and the next state is a draw of them."""
         steps, count = self.steps, len(self.grid) - 1
-        laws.finite((self.samples, steps), "a state, an estimate or a transition")
+        finite((self.samples, steps), "a state, an estimate or a transition")
         shape = (count, *self.x.shape)
         for name in ("x_next", "x0"):
             found = getattr(steps, name)
-            laws.require(
+            require(
                 found.shape == shape and found.dtype == np.float32,
                 f"{name} is {found.dtype} {found.shape}; expected float32 {shape}",
             )
         mean, std = steps.transition
-        laws.require(mean.shape == shape, f"mean is {mean.shape}; expected {shape}")
-        laws.require((std >= 0).all(), f"std falls to {std.min()}; expected 0 or more")
-        laws.same(steps.x_next[:-1], steps.x[1:], "the next step's start")
-        laws.same(steps.x_next[-1], self.samples, "the samples")
+        require(mean.shape == shape, f"mean is {mean.shape}; expected {shape}")
+        require((std >= 0).all(), f"std falls to {std.min()}; expected 0 or more")
+        same(steps.x_next[:-1], steps.x[1:], "the next step's start")
+        same(steps.x_next[-1], self.samples, "the samples")
         for i in range(count):
             noise = rng.normal(rng.fold(self.keys, i), self.x.shape[1:])
             wide = std[i].reshape(BATCH, *(1,) * (self.x.ndim - 1))
             gap = np.asarray(steps.x_next[i]) - mean[i]
             if not self.sampler.stochastic:
                 noise = np.zeros_like(gap)
-            laws.close(gap, wide * np.asarray(noise), f"the noise of step {i}")
-            z = np.where(wide > 0, gap / np.where(wide > 0, wide, 1), np.nan)
-            want = -0.5 * z**2 - np.log(wide, where=wide > 0, out=np.zeros_like(wide))
-            want = (want - 0.5 * np.log(2 * np.pi)).reshape(BATCH, -1).sum(1)
-            found = transition.log_prob(
-                transition.Transition(jnp.asarray(mean[i]), jnp.asarray(std[i])),
-                jnp.asarray(steps.x_next[i]),
-            )
-            laws.close(found, want, f"log-probability of step {i}", 1e-3, 1e-3)
+            close(gap, wide * np.asarray(noise), f"the noise of step {i}")
+            safe = np.where(wide > 0, wide, np.nan)
+            each = -0.5 * (gap / safe) ** 2 - np.log(safe * np.sqrt(2 * np.pi))
+            want = each.reshape(BATCH, -1).sum(1)
+            arrays = map(jnp.asarray, (mean[i], std[i], steps.x_next[i]))
+            here = transition.Transition(next(arrays), next(arrays))
+            found = transition.log_prob(here, next(arrays))
+            close(found, want, f"log-probability of step {i}", 1e-3, 1e-3)
 
     def evaluations(self):
         """The most evaluations of a step are as many as are stated."""
         _, counts = self.eager
         stated = self.sampler.evaluations
-        laws.require(
+        require(
             max(counts) == stated, f"steps evaluate {counts} times; stated is {stated}"
         )
 
     def stochastic(self):
         """Some standard deviation is above 0 if and only if that is stated."""
         std = self.steps.transition.std
-        laws.require(
+        require(
             bool((std > 0).any()) == bool(self.sampler.stochastic),
             f"stochastic is {self.sampler.stochastic}, but the standard deviation "
             f"reaches {std.max()}",
@@ -233,7 +241,7 @@ class SamplerLaws:
             shapes = jax.eval_shape(steps, self.x.astype(kind))
             for path, leaf in jax.tree.leaves_with_path(shapes):
                 if jnp.issubdtype(leaf.dtype, jnp.floating):
-                    laws.require(
+                    require(
                         leaf.dtype == jnp.float32,
                         f"in {kind.__name__} got {leaf.dtype} for "
                         f"{jax.tree_util.keystr(path)}; expected float32",
@@ -245,52 +253,52 @@ class SamplerLaws:
         keys = jnp.where(jnp.asarray(self.others), self.keys, new)
         got = self.again(self.rows, self.x.at[self.odd].add(1.0), keys)
         others = self.others
-        laws.same(got[others], self.samples[others], "with one sample replaced")
+        same(got[others], self.samples[others], "with one sample replaced")
         gap = np.abs(got[self.odd] - self.samples[self.odd]).max()
-        laws.require(gap > 1e-4, "replacing a sample left it as it was")
+        require(gap > 1e-4, "replacing a sample left it as it was")
         backwards = self.again(self.rows[::-1], self.x[::-1], self.keys[::-1])
-        laws.close(backwards[::-1], self.samples, "in another order")
+        close(backwards[::-1], self.samples, "in another order")
 
     def nan(self):
         """NaN in one sample stays in that sample."""
         got = self.again(self.rows, self.x.at[self.odd].set(jnp.nan), self.keys)
         others = self.others
-        laws.same(got[others], self.samples[others], "the other samples")
+        same(got[others], self.samples[others], "the other samples")
 
     def jit(self):
         """Compiled and not, the samples are the same."""
-        laws.close(self.eager[0], self.samples[:2], "without jit")
+        close(self.eager[0], self.samples[:2], "without jit")
 
     def vmap(self):
         """A vmap over grids gives what each grid gives alone."""
         _, samples, _ = self.swept
         _, one, two = self.divided
-        laws.close(samples[0], one[0], "the first grid")
-        laws.close(samples[1], two[0], "the second grid")
+        close(samples[0], one[0], "the first grid")
+        close(samples[1], two[0], "the second grid")
 
     def gradient(self):
         """Gradients to the start are finite and agree with finite differences."""
         value, _, slopes = self.swept
-        laws.finite(slopes, "the gradient")
+        finite(slopes, "the gradient")
         got = jnp.sum(slopes[0] * self.direction)
         want = (value[2] - value[3]) / (2 * self.h)
-        laws.close(got, want, "slope along a direction", atol=5e-3, rtol=3e-2)
+        close(got, want, "slope along a direction", atol=5e-3, rtol=3e-2)
 
     def one_compilation(self):
         """One compilation serves two grids of one length."""
         _, one, two = self.divided
-        laws.require(
+        require(
             self.compilations == 1,
             f"two grids were traced {self.compilations} times; expected once",
         )
         gap = np.abs(np.asarray(one[0]) - np.asarray(two[0])).max()
-        laws.require(gap > 0, "another grid gives the same samples")
+        require(gap > 0, "another grid gives the same samples")
 
     def devices(self):
         """Split among devices it is the same, and nothing is communicated."""
         lowered, one, _ = self.divided
-        laws.require_silent(lowered.compile())
-        laws.require(
+        require_silent(lowered.compile())
+        require(
             len(one[0].sharding.device_set) == self.among.size,
             "the samples left their devices",
         )
@@ -304,7 +312,7 @@ class SamplerLaws:
                 check_vma=False,
             )
         )(self.rows, self.x)
-        laws.close(apart, self.samples, "each device by itself")
+        close(apart, self.samples, "each device by itself")
 
     def reversible(self):
         """With growing noise and back leads to the start, or is refused."""
@@ -320,12 +328,10 @@ class SamplerLaws:
             except ValueError:
                 return
             raise AssertionError("a growing grid was accepted; expected ValueError")
-        laws.require(
-            not self.sampler.stochastic, "it is both stochastic and reversible"
-        )
+        require(not self.sampler.stochastic, "it is both stochastic and reversible")
         back = np.asarray(jax.jit(there_and_back)(jnp.asarray(self.samples)))
         gap = np.abs(back - self.samples).max()
-        laws.require(gap < 0.2, f"there and back in 32 steps is off by {gap:.2g}")
+        require(gap < 0.2, f"there and back in 32 steps is off by {gap:.2g}")
 
     def order(self):
         """The error falls as the order says."""
@@ -339,7 +345,7 @@ class SamplerLaws:
             )(x)
             errors.append(np.linalg.norm(np.asarray(got) - want, axis=1).mean())
         slope = np.log2(errors[0] / errors[1])
-        laws.require(
+        require(
             slope > self.claimed - 0.35,
             f"errors {errors[0]:.2e} and {errors[1]:.2e} in 32 and 64 steps are order "
             f"{slope:.2f}; stated is {self.claimed}",
@@ -347,4 +353,4 @@ class SamplerLaws:
 
     def lowers(self):
         """It lowers for CUDA devices and for TPUs."""
-        laws.lower_for_accelerators(self.run, self.rows, self.x, self.grid)
+        lower_for_accelerators(self.run, self.rows, self.x, self.grid)

@@ -12,11 +12,14 @@ import numpy as np
 from jaxlib_guidance import rng
 from jaxlib_guidance.diffusion import VPCosine
 from jaxlib_guidance.guidance import BASE, chain, guided
-from jaxlib_guidance.testing import _laws as laws
 from jaxlib_guidance.testing._law_networks import (
     CLASSES,
     class_denoiser,
     site_denoiser,
+)
+from jaxlib_guidance.testing._laws import (
+    mesh,
+    split,
 )
 from jaxlib_guidance.types import (
     Branch,
@@ -205,8 +208,8 @@ class TermCase:
     @functools.cached_property
     def divided(self):
         """On all devices: the compiled program, its result and that of half weight."""
-        among = laws.mesh(self.x.shape[0])
-        rows, x = laws.split((self.rows, self.x), among)
+        among = mesh(self.x.shape[0])
+        rows, x = split((self.rows, self.x), among)
         one, half = (self.whole(jnp.float32(w), rows, x)[0] for w in (1, 0.5))
         self.compilations = len(self.traces)
         return self.whole.lower(jnp.float32(1), rows, x), one, half

@@ -9,7 +9,16 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxlib_guidance.guidance import chain, guided
-from jaxlib_guidance.testing import _laws as laws
+from jaxlib_guidance.testing._laws import (
+    close,
+    finite,
+    lower_for_accelerators,
+    mesh,
+    require,
+    require_silent,
+    same,
+    split,
+)
 from jaxlib_guidance.testing._term_case import TermCase
 
 
@@ -21,17 +30,17 @@ class TermLaws(TermCase):
         term = self.make(jnp.float32(0.7))
         leaves, tree = jax.tree.flatten(term)
         again = tree.unflatten(leaves)
-        laws.require(
+        require(
             jax.tree.structure(again) == tree, "unflattening gives another structure"
         )
         other = self.make(jnp.float32(0.3))
-        laws.require(
+        require(
             jax.tree.structure(other) == tree,
             f"two weights give two structures, {tree} and "
             f"{jax.tree.structure(other)}: a weight that is no leaf compiles anew at "
             "each value",
         )
-        laws.require(
+        require(
             any(
                 not np.array_equal(a, b)
                 for a, b in zip(leaves, jax.tree.leaves(other), strict=True)
@@ -40,7 +49,7 @@ class TermLaws(TermCase):
         )
         for each in _dataclasses(term):
             params = type(each).__dataclass_params__
-            laws.require(params.frozen, f"{type(each).__name__} is not frozen")
+            require(params.frozen, f"{type(each).__name__} is not frozen")
         one, two = (
             jax.eval_shape(self.evaluate, part, self.rows, self.x)
             for part in (term, again)
@@ -49,9 +58,9 @@ class TermLaws(TermCase):
 
     def acts(self):
         """The term changes the estimate."""
-        laws.finite(self.swept["itself"], "the estimate")
+        finite(self.swept["itself"], "the estimate")
         gap = np.abs(self.swept["itself"] - self.base["itself"]).max()
-        laws.require(
+        require(
             gap > 1e-3,
             f"the estimate moved by {gap:.1e} at most; expected 1e-3 (give a stronger "
             "weight, or t, step and steps inside its window)",
@@ -63,7 +72,7 @@ class TermLaws(TermCase):
         before = jax.eval_shape(lambda x: term.init(x), self.x)
         after = jax.eval_shape(lambda x: self.evaluate(term, self.rows, x)[2], self.x)
         for leaf in jax.tree.leaves(before):
-            laws.require(
+            require(
                 leaf.shape[:1] == self.x.shape[:1],
                 f"the state has a leaf {leaf.shape}; expected the batch "
                 f"{self.x.shape[0]} first",
@@ -81,7 +90,7 @@ class TermLaws(TermCase):
 
             for leaf in jax.tree.leaves(jax.eval_shape(in_half, weight, self.x)):
                 if jnp.issubdtype(leaf.dtype, jnp.floating):
-                    laws.require(
+                    require(
                         leaf.dtype == jnp.float32,
                         f"in {kind.__name__} got {leaf.dtype}; expected float32",
                     )
@@ -89,11 +98,11 @@ class TermLaws(TermCase):
     def weight_zero(self):
         """Weight 0 is off bit for bit, in the samples whose weight it is."""
         x0, base = self.eager
-        laws.same(x0[self.off], base[self.off], "eager, weight 0 in these samples")
-        laws.same(self.swept["off"], self.base["off"], "compiled, weight 0 everywhere")
+        same(x0[self.off], base[self.off], "eager, weight 0 in these samples")
+        same(self.swept["off"], self.base["off"], "compiled, weight 0 everywhere")
         t = jnp.full(self.x.shape[:1], self.t, jnp.float32)
         alone = self.nets[0](self.x, t, self.cond).x0
-        laws.close(self.swept["off"], alone, "against the network alone")
+        close(self.swept["off"], alone, "against the network alone")
 
     def weight_zero_static(self):
         """A weight known to be 0 leaves nothing in the program."""
@@ -108,7 +117,7 @@ class TermLaws(TermCase):
             )
 
         with_it, without = program(self.make(0.0)), program(chain())
-        laws.require(
+        require(
             with_it == without,
             f"a program of {with_it.count(' = ')} operations; expected the "
             f"{without.count(' = ')} of no guidance",
@@ -117,10 +126,10 @@ class TermLaws(TermCase):
     def weight_sweep(self):
         """A vmap over weights gives what each weight gives alone."""
         _, one, half = self.divided
-        laws.close(self.swept["itself"], one, "the term itself")
-        laws.close(self.swept["half"], half, "half its weight")
+        close(self.swept["itself"], one, "the term itself")
+        close(self.swept["half"], half, "half its weight")
         gap = np.abs(self.swept["itself"] - self.swept["half"]).max()
-        laws.require(gap > 0, "half the weight gives the same estimate")
+        require(gap > 0, "half the weight gives the same estimate")
 
     def gradient(self):
         """Slopes along the weight and the network agree with finite differences."""
@@ -128,44 +137,42 @@ class TermLaws(TermCase):
         slope, value = self.slopes["itself"], self.value
         ends = [("more", "less"), ("stronger", "weaker")]
         wanted = [(value[a] - value[b]) / (2 * self.h) for a, b in ends]
-        laws.finite(slope, "the gradient")
+        finite(slope, "the gradient")
         for name, got, want in zip(("weight", "network"), slope, wanted, strict=True):
-            laws.close(got, want, f"slope along the {name}", atol=5e-3, rtol=3e-2)
-        laws.finite(self.slopes["off"], "the gradient at weight 0")
-        laws.require(slope[0] != 0, "the slope along the weight is 0")
+            close(got, want, f"slope along the {name}", atol=5e-3, rtol=3e-2)
+        finite(self.slopes["off"], "the gradient at weight 0")
+        require(slope[0] != 0, "the slope along the weight is 0")
 
     def batch(self):
         """A sample does not depend on the others, nor on its place."""
         moved, itself = self.swept["moved"], self.swept["itself"]
-        laws.same(moved[self.others], itself[self.others], "with one sample replaced")
+        same(moved[self.others], itself[self.others], "with one sample replaced")
         gap = np.abs(moved[self.odd] - itself[self.odd]).max()
-        laws.require(gap > 1e-2, "replacing a sample left it as it was")
+        require(gap > 1e-2, "replacing a sample left it as it was")
         rows = self.rows[::-1]
-        among = laws.mesh(self.x.shape[0])
-        backwards = self.whole(
-            jnp.float32(1), *laws.split((rows, self.x[::-1]), among)
-        )[0]
-        laws.close(backwards[::-1], itself, "in another order")
+        among = mesh(self.x.shape[0])
+        backwards = self.whole(jnp.float32(1), *split((rows, self.x[::-1]), among))[0]
+        close(backwards[::-1], itself, "in another order")
         some = self.rows[:3]
         alone = jax.eval_shape(self.run, jnp.float32(1), some, self.x[:3])[0]
-        laws.require(alone.shape == (3, *self.x.shape[1:]), f"3 samples give {alone}")
+        require(alone.shape == (3, *self.x.shape[1:]), f"3 samples give {alone}")
 
     def nan(self):
         """NaN in one sample stays in that sample."""
         got, want = self.swept["nan"], self.swept["itself"]
-        laws.same(got[self.others], want[self.others], "the other samples")
-        laws.require(np.isnan(got[self.odd]).any(), "NaN in a sample became a number")
+        same(got[self.others], want[self.others], "the other samples")
+        require(np.isnan(got[self.odd]).any(), "NaN in a sample became a number")
 
     def jit(self):
         """Compiled and not, the estimate is the same."""
         x0, _ = self.eager
         on = ~self.off
-        laws.close(x0[on], self.swept["itself"][on], "without jit", atol=1e-5)
+        close(x0[on], self.swept["itself"][on], "without jit", atol=1e-5)
 
     def one_compilation(self):
         """One compilation serves two weights."""
         _ = self.divided
-        laws.require(
+        require(
             self.compilations == 1,
             f"two weights were traced {self.compilations} times; expected once",
         )
@@ -173,9 +180,9 @@ class TermLaws(TermCase):
     def devices(self):
         """Split among devices it is the same, and nothing is communicated."""
         lowered, one, _ = self.divided
-        laws.require_silent(lowered.compile())
-        among = laws.mesh(self.x.shape[0])
-        laws.require(
+        require_silent(lowered.compile())
+        among = mesh(self.x.shape[0])
+        require(
             len(one.sharding.device_set) == among.size, "the result left its devices"
         )
         data = PartitionSpec("data")
@@ -188,11 +195,11 @@ class TermLaws(TermCase):
                 check_vma=False,
             )
         )(jnp.float32(1), self.rows, self.x)
-        laws.close(apart, self.swept["itself"], "each device by itself")
+        close(apart, self.swept["itself"], "each device by itself")
 
     def lowers(self):
         """It lowers for CUDA devices and for TPUs."""
-        laws.lower_for_accelerators(self.run, jnp.float32(1), self.rows, self.x)
+        lower_for_accelerators(self.run, jnp.float32(1), self.rows, self.x)
 
 
 def _dataclasses(term):
