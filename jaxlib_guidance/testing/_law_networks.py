@@ -6,6 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
 from jaxlib_guidance.diffusion import VE, parametrize
 from jaxlib_guidance.models import from_linen
@@ -89,6 +90,16 @@ def site_denoiser(shape: tuple[int, ...], process: Process, seed: int = 0) -> De
         return network.apply(x, t, cond, control=control, capture=capture)
 
     return dataclasses.replace(network, apply=apply)
+
+
+def in_half(net: Denoiser, kind: DTypeLike) -> Denoiser:
+    """A denoiser whose estimates have the digits of half precision only."""
+
+    def apply(*args, **options):
+        out = net.apply(*args, **options)
+        return out._replace(x0=out.x0.astype(kind).astype(jnp.float32))
+
+    return dataclasses.replace(net, apply=apply)
 
 
 @functools.cache

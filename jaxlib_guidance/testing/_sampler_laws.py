@@ -1,6 +1,5 @@
 """The laws of a solver; see `check_sampler`."""
 
-import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -16,6 +15,7 @@ from jaxlib_guidance.testing._law_networks import (
     CLASSES,
     class_denoiser,
     flow_problem,
+    in_half,
 )
 from jaxlib_guidance.testing._laws import (
     close,
@@ -225,15 +225,7 @@ class SamplerLaws:
         """States stay float32 with a network and a start in half precision."""
         for kind in (jnp.bfloat16, jnp.float16):
 
-            def rounded(net, kind=kind):
-                def apply(*args, **options):
-                    out = net.apply(*args, **options)
-                    x0 = out.x0.astype(kind).astype(jnp.float32)
-                    return out._replace(x0=x0)
-
-                return dataclasses.replace(net, apply=apply)
-
-            def steps(x, nets=tuple(map(rounded, self.nets))):
+            def steps(x, nets=tuple(in_half(net, kind) for net in self.nets)):
                 return self.draw(
                     self.rows, x, self.grid, nets=nets, trace=lambda info: info
                 )
