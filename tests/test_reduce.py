@@ -35,7 +35,8 @@ assert not MASK.any(1).all()
 
 @pytest.mark.parametrize(
     ("how", "expected"),
-    # Lengths 2 and 8, loss +1 and -1: specs/policy_llm.md, section 2.1.
+    # Lengths 2 and 8, loss +1 and -1, by hand: DAPO's mean of tokens (arXiv 2503.14476,
+    # eq. 8), GRPO's of sequences (2402.03300, eq. 3), Dr.GRPO's (2503.20783).
     list(zip(HOW, (-0.6, 0.0, -3.0, -0.1875, -0.375), strict=True)),
 )
 def test_golden(how, expected):

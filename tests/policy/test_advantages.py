@@ -98,7 +98,8 @@ def test_a_reward_that_is_nan_is_not_hidden():
 
 def test_golden():
     one = np.array([[1.0, 0, 0, 0]])
-    # specs/policy_llm.md, sections 5.1 and 9.
+    # Leave-one-out: Ahmadian et al., arXiv 2402.14740. The deviation has ddof 1 in TRL
+    # and verl, 0 in EasyDeL and DDPO's code.
     np.testing.assert_allclose(leave_one_out(one)[0], [1, -1 / 3, -1 / 3, -1 / 3])
     for ddof, expected in ((1, (1.5, -0.5)), (0, (3**0.5, -(3**-0.5)))):
         got = group_normalize(one, ddof=ddof, eps=0.0)[0]
@@ -244,7 +245,7 @@ def test_several_rewards():
 
 
 def test_win_rate():
-    """specs/policy_llm.md, section 3.33; specs/policy_control.md, section 3.7."""
+    """Nobody wins at rock, paper, scissors (Swamy et al., SPO, arXiv 2401.04056)."""
     rps = np.array([[0.5, 1, 0], [0, 0.5, 1], [1, 0, 0.5]])
     np.testing.assert_allclose(win_rate(rps), [0.5, 0.5, 0.5])
     assert not np.any(group_center(win_rate(rps)[None]))

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_program")
 
 
 def test_interventions():
-    """specs/policy_control.md, section 3.5."""
+    """RLIF, Luo et al., arXiv 2311.12996, and its code."""
     got = intervention_rewards(np.array([0, 0, 1, 1, 1, 0, 0, 1]))
     np.testing.assert_array_equal(got, [0, -1, 0, 0, 0, 0, -1, 0])
     assert not np.any(intervention_rewards(np.zeros(5)))
@@ -35,7 +35,7 @@ def test_sinkhorn_against_the_assignment():
 
 
 def test_transport_is_blind_to_order():
-    """specs/policy_control.md, section 3.6: hence the longest increasing run."""
+    """Hence the longest increasing run of ADS, Liu et al., arXiv 2310.07433."""
     expert = np.arange(12.0)
     shuffled = GEN.permutation(expert)
     for agent, expected in ((expert, 0), (shuffled, 0), (expert + 1, 1)):

@@ -17,7 +17,8 @@ from jaxlib_guidance.reduce import aggregate, finalize
 
 pytestmark = pytest.mark.usefixtures("one_program")
 THETA, REF = np.array([0.3, -0.2, 0.5]), np.array([0.0, 0.4, -0.1])
-# specs/policy_llm.md, section 9.1.
+# The two divergences and E k2 of these logits, summed by hand in float64; k2 as in
+# Schulman, "Approximating KL divergence" (2020).
 REVERSE, FORWARD, SECOND = 0.1197883899, 0.1321187666, 0.1114606776
 GRAD_REVERSE = (0.02243993, -0.17942006, 0.15698013)
 GRAD_FORWARD = (0.05920844, -0.22472474, 0.1655163)
@@ -123,7 +124,7 @@ def expected_over_sequences(loss_of, how):
 
 
 def test_k1_with_a_mean_of_each_sequence_only_looks_at_lengths():
-    """specs/policy_llm.md, sections 5.6 and 9.4: it is the gradient of E[1 / |y|]."""
+    """It is the gradient of E[1 / |y|], as in tunix's GRPO with k1 in the loss."""
 
     def k1(logp, ref, mask):
         return kl_estimate(logp, ref, mask, kind="k1")

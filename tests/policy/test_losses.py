@@ -106,7 +106,7 @@ def test_value_zero_is_not_gradient_zero():
 @pytest.mark.parametrize(
     ("a", "rho", "extra", "loss", "slope"),
     [
-        # specs/policy_llm.md, section 9.3.
+        # Schulman et al., PPO, arXiv 1707.06347, eq. 7, by hand.
         (-1, 0.5, {}, 0.8, 0.0),
         (-1, 1.5, {}, 1.5, 1.5),
         (1, 0.5, {}, -0.5, -0.5),
@@ -186,7 +186,7 @@ def test_sapo_and_gmpo_by_hand():
 
 
 def test_nft_golden():
-    """specs/policy_llm.md, section 3.36, with r = 1/4 on policy."""
+    """Chen et al., NFT, arXiv 2505.18116, with r = 1/4 on policy."""
     zero, rate = np.zeros((2, 1)), np.full(2, 0.25)
     correct = np.array([1.0, 0.0])
     for weight, expected in (

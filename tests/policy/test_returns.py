@@ -100,7 +100,8 @@ def test_limits_of_lambda():
     np.testing.assert_allclose(full.target, whole, rtol=1e-5)
 
 
-# Cases A and B: specs/policy_control.md, section 2.
+# GAE, Schulman et al., arXiv 1506.02438, eq. 16, and V-trace, Espeholt et al., arXiv
+# 1802.01561, eq. 1, by hand: no discount crosses an end, and a cut bootstraps.
 
 
 def test_case_a():

@@ -28,7 +28,7 @@ GEN = np.random.default_rng(0)
 
 
 def test_par_golden():
-    """specs/policy_llm.md, section 3.21."""
+    """PAR, Fu et al., arXiv 2502.18770."""
     refs = np.array([[0.0, 1, 2], [0, 1, 2]])
     got = par_sigmoid(np.array([1.0, 3.0]), refs)
     np.testing.assert_allclose(got, [0.5, 0.8548], atol=5e-5)
@@ -66,7 +66,7 @@ def test_log_sigmoid_centered_golden():
 
 
 def test_laser_step():
-    """specs/policy_llm.md, section 3.37."""
+    """LASER, Liu et al., arXiv 2505.15612, and its ``length_penalty.py``."""
     c, n = np.array([1.0, 1, 0]), np.array([3000.0, 5000, 100])
     for kind, expected in (
         ("reward", [1.5, 1, 0]),
@@ -131,7 +131,7 @@ def test_lengths():
 
 
 def test_score_rewards():
-    """Four outcomes: specs/policy_llm.md, section 3.4."""
+    """The four outcomes of SCoRe, Kumar et al., arXiv 2409.12917."""
     first, second = np.array([0.0, 0, 1, 1]), np.array([0.0, 1, 0, 1])
     two = score_rewards(first, second, stage=2, alpha=10.0)
     np.testing.assert_allclose(two[:, 1], [0, 11, -10, 1])
@@ -155,7 +155,7 @@ def test_rise_rewards():
 
 
 def test_spct_rule():
-    """specs/policy_llm.md, section 3.24."""
+    """SPCT, Liu et al., arXiv 2504.02495."""
     scores = np.array([[8.0, 8, 0], [5, 9, 7], [9, 5, 7], [4, 9, 0], [4, 0, 0]])
     gold = np.array([[1.0, 2, 0], [0, 2, 1], [0, 2, 1], [4, 0, 0], [4, 0, 0]])
     mask = np.array([[1, 1, 0], [1, 1, 1], [1, 1, 1], [1, 0, 0], [0, 0, 0]])
