@@ -48,7 +48,7 @@ def state_sharding(
     mesh: Mesh,
     make: Callable[[], PyTree],
     kind: Literal["data", "fsdp"] = "data",
-    smallest: int = 4096,
+    min_size: int = 4096,
 ) -> PyTree:
     """Where each leaf of a training state lives.
 
@@ -61,7 +61,7 @@ def state_sharding(
       kind: "data" for a whole copy on each device; "fsdp" to split each leaf along the
         largest axis that the devices can share, optimiser and average included. XLA
         then gathers parameters where they are used and scatters their gradients.
-      smallest: Number of elements below which a leaf is kept whole on each device.
+      min_size: Number of elements below which a leaf is kept whole on each device.
 
     Returns:
       A tree of `NamedSharding` like the state.
@@ -74,7 +74,7 @@ def state_sharding(
 
     def place(leaf):
         axes = [i for i, n in enumerate(leaf.shape) if n % mesh.size == 0]
-        if kind == "data" or leaf.size < smallest or not axes:
+        if kind == "data" or leaf.size < min_size or not axes:
             return replicated(mesh)
         largest = max(axes, key=lambda i: leaf.shape[i])
         return NamedSharding(mesh, PartitionSpec(*[None] * largest, AXIS))

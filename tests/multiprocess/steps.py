@@ -59,7 +59,7 @@ def run(images, kind):
     def make_state():
         return init_state(params, tx, jax.random.key(1))
 
-    sharding = state_sharding(mesh, make_state, kind, smallest=1)
+    sharding = state_sharding(mesh, make_state, kind, min_size=1)
     state = jax.jit(make_state, out_shardings=sharding)()
     loss = images.make_loss(model, config, 0.75)
     step = make_train_step(loss, tx, mesh=mesh, sharding=sharding)

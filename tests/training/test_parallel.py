@@ -136,7 +136,7 @@ def test_the_largest_axis_that_fits_is_split_and_small_leaves_are_not(mesh):
     def make():
         return {k: jnp.zeros(s) for k, s in shapes.items()}
 
-    found = state_sharding(mesh, make, "fsdp", smallest=100)
+    found = state_sharding(mesh, make, "fsdp", min_size=100)
     specs = {name: sharding.spec for name, sharding in found.items()}
     assert specs == {
         "tall": PartitionSpec("data"),
@@ -155,7 +155,7 @@ def test_the_largest_axis_that_fits_is_split_and_small_leaves_are_not(mesh):
 def test_split_parameters_are_gathered_for_an_evaluation(mesh):
     params = {"w": jnp.arange(64.0).reshape(16, 4), "key": jax.random.key(3)}
     split = jax.device_put(
-        params, state_sharding(mesh, lambda: params, "fsdp", smallest=1)
+        params, state_sharding(mesh, lambda: params, "fsdp", min_size=1)
     )
     assert split["w"].addressable_shards[0].data.shape == (2, 4)
     whole = replicate(mesh, split)

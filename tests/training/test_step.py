@@ -81,7 +81,7 @@ def test_a_split_state_takes_the_same_steps(tx, accumulate):
 
     ends = []
     for kind in ("data", "fsdp"):
-        sharding = state_sharding(mesh, wide, kind, smallest=1)
+        sharding = state_sharding(mesh, wide, kind, min_size=1)
         state = jax.jit(wide, out_shardings=sharding)()
         step = make_train_step(
             loss, tx, clip=0.5, mesh=mesh, sharding=sharding, accumulate=accumulate
@@ -173,7 +173,7 @@ def test_rows_without_weight_alone_teach_nothing(accumulate):
 def test_weights_count_alike_on_a_mesh_in_micro_batches(kind):
     tx, mesh, weights = optax.sgd(0.3), data_mesh(), jnp.arange(16) % 5
     want = run(make_train_step(loss, tx), start(tx), batch_of(16), weights=weights)
-    sharding = state_sharding(mesh, lambda: start(tx), kind, smallest=1)
+    sharding = state_sharding(mesh, lambda: start(tx), kind, min_size=1)
     step = make_train_step(loss, tx, accumulate=2, mesh=mesh, sharding=sharding)
     rows = shard_batch(mesh, batch_of(16))
     got = run(step, jax.device_put(start(tx), sharding), rows, weights=weights)
