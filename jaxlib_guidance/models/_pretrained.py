@@ -60,8 +60,8 @@ class DiffusionModel:
     """A network with its noise process and parametrisation; parameters are apart.
 
     Attributes:
-      module: The Linen module.
-      process: The noise process it was trained on.
+      module: Linen module ``(x, c_noise, cond) -> (value, maps)``.
+      process: Noise process that the network was trained on.
       options: Keywords of `parametrize`.
       shape: Shape ``*S`` of a sample.
       classes: Number of classes, or None; the null class is ``classes``.
@@ -74,21 +74,31 @@ class DiffusionModel:
     classes: int | None = None
 
     def init(self, key: Array) -> PyTree:
-        """New parameters."""
+        """New parameters.
+
+        Args:
+          key: One typed key.
+
+        Returns:
+          Parameters of the network.
+        """
         example = getattr(self.module, "example_cond", None)
         cond = None if example is None else example(self.shape)
         x = jnp.zeros((1, *self.shape))
         return jax.jit(self.module.init)(key, x, jnp.zeros(1), cond)["params"]
 
     def grid(self, n: int, spacing: Callable[..., Array] = karras_grid) -> Array:
-        """Times of ``n`` steps ``[n + 1]`` over the noise levels that matter.
+        """Times over the noise levels that matter.
 
         Past a log-SNR of 7.5 either way the state is all noise or all data, and
         networks say nothing new.
 
         Args:
           n: Number of steps.
-          spacing: `karras_grid`, `logsnr_grid` or `flow_grid`.
+          spacing: Rule of the spacing: `karras_grid`, `logsnr_grid` or `flow_grid`.
+
+        Returns:
+          Float32 ``[n + 1]``, the last 0.
         """
         with jax.ensure_compile_time_eval():
             low, high = self.process.t_of_logsnr(jnp.array([7.5, -7.5]))
@@ -141,10 +151,10 @@ class ClassifierModel:
     """A classifier, of clean samples or, with ``process``, of noisy ones.
 
     Attributes:
-      module: The Linen module.
+      module: Linen module of the classifier.
       shape: Shape ``*S`` of a sample.
       classes: Number of classes.
-      process: The noise process whose states it classifies, or None.
+      process: Noise process whose states it classifies; None for clean samples.
       sigma_data: Standard deviation of the data, to scale noisy states by.
     """
 
@@ -155,7 +165,14 @@ class ClassifierModel:
     sigma_data: float = 0.5
 
     def init(self, key: Array) -> PyTree:
-        """New parameters."""
+        """New parameters.
+
+        Args:
+          key: One typed key.
+
+        Returns:
+          Parameters of the classifier.
+        """
         level = None if self.process is None else jnp.zeros(1)
         x = jnp.zeros((1, *self.shape))
         return jax.jit(self.module.init)(key, x, level)["params"]
@@ -163,17 +180,41 @@ class ClassifierModel:
     def __call__(
         self, params: PyTree, x: Array, t: Array | float | None = None
     ) -> Classified:
-        """Logits and features of ``x [B, *S]``, at noise level ``t`` if noisy."""
+        """Logits and features of samples.
+
+        Args:
+          params: Parameters, from `init` or `load_pretrained`.
+          x: Samples ``[B, *S]``, noisy ones with ``process``.
+          t: Time of the noisy samples, scalar or ``[B]``. A classifier of clean samples
+            does not use it, so that both serve `classifier_guidance`.
+
+        Returns:
+          Logits ``[B, classes]`` and features ``[B, F]``.
+
+        Raises:
+          ValueError: No time for a classifier of noisy samples.
+        """
         apply: Any = self.module.apply
         if self.process is None:
             return apply({"params": params}, x)
+        if t is None:
+            raise ValueError("t is None; a classifier of noisy samples needs a time")
         t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), x.shape[:1])
         scale = edm_scalings(self.process, t, self.sigma_data)
         inputs = expand(scale.c_in, x) * x
         return apply({"params": params}, inputs, scale.c_noise)
 
     def logits(self, params: PyTree, x: Array, t: Array | float | None = None) -> Array:
-        """``[B, classes]``, in the form that `classifier_guidance` takes."""
+        """Logits alone, in the form that `classifier_guidance` takes.
+
+        Args:
+          params: Parameters, from `init` or `load_pretrained`.
+          x: Samples ``[B, *S]``, noisy ones with ``process``.
+          t: Time of the noisy samples, scalar or ``[B]``.
+
+        Returns:
+          Logits ``[B, classes]``.
+        """
         return self(params, x, t).logits
 
 
@@ -200,9 +241,12 @@ def from_config(config: Mapping[str, Any]) -> DiffusionModel | ClassifierModel:
     """Builds a model from its configuration.
 
     Args:
-      config: "network" and "process" (each a dict with "kind" and the options of the
-        class), "shape", "classes", and, for diffusion, "parametrize" (keywords of
-        `parametrize`) or, for a classifier of noisy samples, "sigma_data".
+      config: Plain JSON with "network" and "process" (each a dict with "kind" and the
+        options of the class), "shape", "classes", and, for diffusion, "parametrize"
+        (keywords of `parametrize`) or, for a classifier of noisy samples, "sigma_data".
+
+    Returns:
+      The model, without parameters.
 
     Raises:
       ValueError: Unknown kinds or options, or a missing entry.
@@ -224,14 +268,25 @@ def from_config(config: Mapping[str, Any]) -> DiffusionModel | ClassifierModel:
 
 
 def pretrained_names() -> tuple[str, ...]:
-    """The models that come with the package."""
+    """Names of the models that come with the package."""
     folder = resources.files("jaxlib_guidance.models") / "assets"
     names = (Path(file.name) for file in folder.iterdir())
     return tuple(sorted(name.stem for name in names if name.suffix == ".safetensors"))
 
 
 def read_pretrained(name: str | os.PathLike) -> tuple[PyTree, dict[str, Any]]:
-    """Parameters and configuration, by name or from a file; see `load_pretrained`."""
+    """Parameters and configuration, without building the model.
+
+    Args:
+      name: Name of a model that ships, see `load_pretrained`, or the path of a file.
+
+    Returns:
+      ``(parameters, configuration)``; parameters are numpy arrays.
+
+    Raises:
+      FileNotFoundError: Neither a name nor a file.
+      CorruptFileError: A damaged or foreign file.
+    """
     path = Path(name).expanduser()
     if path.is_file():
         return load_weights(path)
@@ -250,13 +305,12 @@ def load_pretrained(
     """A model and its parameters, by name or from a file of `export_weights`.
 
     Args:
-      name: "digits", a class-conditional transformer of the bundled digits;
-        "digits_weak", a smaller one trained for less, for autoguidance;
-        "digits_classifier", of noisy digits, for classifier guidance;
-        "digits_judge", of clean digits, which no guidance should use: it is there to
-        judge samples by; "pedestrians", of hourly counts, which
-        `timeseries.forecaster.load_forecaster` takes with its layout and guidance. Or
-        the path of a file.
+      name: Name of a model: "digits", a class-conditional transformer of the bundled
+        digits; "digits_weak", a smaller one trained for less, for autoguidance;
+        "digits_classifier", of noisy digits, for classifier guidance; "digits_judge",
+        of clean digits, which no guidance should use: it is there to judge samples by;
+        "pedestrians", of hourly counts, which `timeseries.load_forecaster` takes with
+        its layout and guidance. Or the path of a file.
 
     Raises:
       FileNotFoundError: Neither a name nor a file.

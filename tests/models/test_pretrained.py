@@ -92,6 +92,8 @@ def test_the_noisy_classifier_is_better_the_less_the_noise():
         np.mean(np.argmax(run(jnp.float32(t)), -1) == labels) for t in (0.02, 0.4, 0.99)
     )
     assert clean > 0.95
+    with pytest.raises(ValueError, match="t is None; a classifier of noisy samples"):
+        model.logits(params, images)
     assert clean > mid > noise + 0.2
 
 
