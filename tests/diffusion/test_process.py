@@ -259,3 +259,32 @@ def test_what_is_no_process_is_named():
                 jg.sample_keys(jax.random.key(0), 1), denoiser, jg.ddim(), [0.5, 0.0],
                 (2,), process=wrong,
             )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        lambda p: jg.discrete_grid(p, 40),
+        lambda p: jg.uniform_grid(p, 40),
+        lambda p: jg.flow_grid(p, 40),
+        lambda p: jg.karras_grid(p, 40),
+        lambda p: jg.logsnr_grid(p, 40),
+    ],
+)
+def test_zero_terminal_snr_samples_data_from_pure_noise(grid):
+    """Data N(0.7, 0.5^2) and the exact network, which predicts v."""
+    process = vp_discrete(rescale_zero_terminal_snr(scaled_linear_betas()))
+
+    def network(x, step, cond):
+        a, b = coefficients(process, (step + 1) / 1000, x)
+        gain = a * 0.25 / (a**2 * 0.25 + b**2)
+        x0 = 0.7 + gain * (x - 0.7 * a)
+        return jg.convert(process, "x0", "v", x0, x, (step + 1) / 1000)
+
+    denoiser = jg.parametrize(network, process, "v")
+    keys = jg.sample_keys(jax.random.key(0), 1000)
+    x, _ = jax.jit(
+        lambda keys: jg.sample(keys, denoiser, jg.dpmpp_2m(), grid(process), (1,))
+    )(keys)
+    assert abs(np.mean(x) - 0.7) < 0.05
+    assert abs(np.std(x) - 0.5) < 0.03
