@@ -68,6 +68,9 @@ def match(patterns: Iterable[str], names: Sequence[str], what: str) -> tuple[str
       names: All names, in the network's order.
       what: What the names are, for the error.
 
+    Returns:
+      Names, without repeats.
+
     Raises:
       ValueError: A pattern selects nothing; the message lists what there is.
     """
@@ -95,6 +98,9 @@ def match_sites(pattern: str, sites: Sequence[str]) -> tuple[str, ...]:
     Args:
       pattern: A site, a place or a shell pattern.
       sites: All sites of the network.
+
+    Returns:
+      Names of sites.
 
     Raises:
       ValueError: The pattern selects nothing; the message lists what there is.

@@ -128,7 +128,14 @@ def _require_meaning(edit, q, k):
 
 
 def self_only(edit: Edit) -> tuple[tuple[str, bool], ...]:
-    """The fields that mean something to self-attention only; whether each is set."""
+    """The fields that mean something to self-attention only; whether each is set.
+
+    Args:
+      edit: Edit of one site.
+
+    Returns:
+      Pairs of a field's name and whether the edit sets it.
+    """
     return ("identity", edit.identity is not None), ("shift", bool(edit.shift))
 
 

@@ -16,6 +16,9 @@ def identity(gate: Array | float = 1.0) -> Edit:
     Args:
       gate: 1 replaces the map, 0 leaves it; scalar or ``[B]``.
 
+    Returns:
+      An edit, for the control of a branch.
+
     Reference: perturbed-attention guidance, arXiv 2403.17377.
     """
     return Edit(identity=gate)
@@ -27,6 +30,9 @@ def blur(sigma: Array | float) -> Edit:
     Args:
       sigma: Standard deviation in tokens; ``inf`` gives every query the mean of all,
         0 changes nothing. Scalar or ``[B]``, may be traced.
+
+    Returns:
+      An edit, for the control of a branch.
 
     Raises:
       ValueError: A width below 0 or NaN.
@@ -51,6 +57,9 @@ def suppress(mask: Array, scale: Array | float | None = None) -> Edit:
         `token_mask` makes it of pixels.
       scale: Similarity suppression, scalar or ``[B]``: 0 makes each hidden token a
         plain average of the others, 1 or None leaves it.
+
+    Returns:
+      An edit, for the control of a branch.
 
     Raises:
       ValueError: ``mask`` or ``scale`` of another shape, or NaN in ``mask``.
@@ -112,6 +121,9 @@ def emphasise(
         elsewhere; None means all.
       renormalise: Whether rows are made to sum to 1 again; the paper does not.
 
+    Returns:
+      An edit, for the control of a branch.
+
     Raises:
       ValueError: Masks of another shape or with numbers outside [0, 1]; a weight that
         is neither scalar nor ``[B]``.
@@ -140,6 +152,9 @@ def attenuate(
       rows: Queries whose maps change, ``[Q]`` or ``[B, Q]``, 1 on them and 0 elsewhere;
         None means all.
       renormalise: Whether rows are made to sum to 1 again.
+
+    Returns:
+      An edit, for the control of a branch.
 
     Raises:
       ValueError: Masks of another shape or with numbers outside [0, 1]; a gain that is
@@ -171,6 +186,9 @@ def borrow(
       columns: Columns of the probabilities that are taken, ``[M]`` or ``[B, M]``, 1 on
         them and 0 elsewhere; None means all. Only with "probs".
 
+    Returns:
+      An edit, for the control of a branch.
+
     Raises:
       ValueError: Something else to borrow, ``columns`` without "probs" or with numbers
         outside [0, 1].
@@ -198,6 +216,9 @@ def shift(tokens: int) -> Edit:
     Args:
       tokens: Number of tokens to move by, towards the end if positive (static).
 
+    Returns:
+      An edit, for the control of a branch.
+
     Reference: MotionCLR, arXiv 2410.18977, section 4 (sequence shifting).
     """
     return Edit(shift=tokens)
@@ -208,6 +229,9 @@ def combine(*edits: Edit) -> Edit:
 
     Args:
       *edits: Edits of the same site.
+
+    Returns:
+      An edit, for the control of a branch.
 
     Raises:
       ValueError: Two edits set the same field.

@@ -111,6 +111,9 @@ def vp_discrete(betas: Array | np.ndarray) -> VPDiscrete:
         be 1: zero terminal SNR, see `rescale_zero_terminal_snr`, for networks that
         predict v or x0.
 
+    Returns:
+      The process, with times ``(i + 1) / T`` for the steps ``i`` of the table.
+
     Raises:
       ValueError: Another number of axes, no entry, an entry outside that range, or
         betas of which less than 1e-12 of the signal's variance is left: cumulative

@@ -15,7 +15,15 @@ Prediction = Literal["x0", "eps", "score", "v", "velocity"]
 
 
 def require_prediction(kind: str, name: str) -> None:
-    """Raises unless ``kind`` is one of the five predictions."""
+    """Raises unless ``kind`` is one of the five predictions.
+
+    Args:
+      kind: Name of a prediction.
+      name: Name of the argument, for the error.
+
+    Raises:
+      ValueError: Unknown ``kind``.
+    """
     if kind not in get_args(Prediction):
         raise ValueError(f"{name} is {kind!r}; expected one of {get_args(Prediction)}")
 

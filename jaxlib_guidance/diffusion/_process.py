@@ -181,12 +181,28 @@ class RectifiedFlow:
 
 
 def logsnr(process: Process, t: Array) -> Array:
-    """``2 log(alpha(t) / sigma(t))``; infinite where either is 0."""
+    """``2 log(alpha(t) / sigma(t))``; infinite where either is 0.
+
+    Args:
+      process: The noise process.
+      t: Times, any shape.
+
+    Returns:
+      Log signal-to-noise ratios, of ``t``'s shape.
+    """
     return 2 * (jnp.log(process.alpha(t)) - jnp.log(process.sigma(t)))
 
 
 def slopes(process: Process, t: Array) -> tuple[Array, Array, Array, Array]:
-    """``alpha``, ``sigma`` and their derivatives in time, each of ``t``'s shape."""
+    """``alpha``, ``sigma`` and their derivatives in time.
+
+    Args:
+      process: The noise process.
+      t: Times, any shape.
+
+    Returns:
+      ``(alpha, sigma, d alpha / dt, d sigma / dt)``, each of ``t``'s shape.
+    """
     t = at_least_float32(t)
     one = jnp.ones_like(t)
     alpha, slope_a = jax.jvp(process.alpha, (t,), (one,))

@@ -36,12 +36,26 @@ class Fixed:
 
 
 def fix(a: Any) -> Any:
-    """A Python number as `Fixed`; an array, which may be traced, as it is."""
+    """A Python number as `Fixed`; an array, which may be traced, as it is.
+
+    Args:
+      a: A number or an array.
+
+    Returns:
+      What stays known when it is part of an argument of a jitted function.
+    """
     return Fixed(a) if isinstance(a, (bool, int, float)) else a
 
 
 def fixed(a: Any) -> Any:
-    """The number or array that `fix` took."""
+    """The number or array that `fix` took.
+
+    Args:
+      a: A result of `fix`.
+
+    Returns:
+      The number or array.
+    """
     return a.value if isinstance(a, Fixed) else a
 
 
@@ -86,15 +100,37 @@ class Term(Protocol):
 
 
 def init_term(term: Any, x: Array) -> PyTree:
-    """The term's initial state; ``()`` for a term without one."""
+    """The initial state of a term; ``()`` for a term without one.
+
+    Args:
+      term: A term or a chain.
+      x: State of the sampler ``[B, *S]``.
+
+    Returns:
+      A pytree whose arrays lead with the batch.
+    """
     return term.init(x) if hasattr(term, "init") else ()
 
 
 def sample_axes(x: Array) -> tuple[int, ...]:
-    """All axes but the batch."""
+    """All axes but the batch.
+
+    Args:
+      x: Array ``[B, *S]``.
+
+    Returns:
+      The axes ``1, 2, ...``.
+    """
     return tuple(range(1, jnp.ndim(x)))
 
 
 def sample_norm(x: Array) -> Array:
-    """Euclidean norm of each sample ``[B, 1, ...]``, differentiable at zero."""
+    """Euclidean norm of each sample, differentiable at zero.
+
+    Args:
+      x: Array ``[B, *S]``.
+
+    Returns:
+      Norms ``[B, 1, ...]``.
+    """
     return sqrt(jnp.sum(x**2, axis=sample_axes(x), keepdims=True))

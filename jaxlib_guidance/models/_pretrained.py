@@ -312,6 +312,9 @@ def load_pretrained(
         "pedestrians", of hourly counts, which `timeseries.load_forecaster` takes with
         its layout and guidance. Or the path of a file.
 
+    Returns:
+      ``(model, parameters)``; the parameters are jax arrays.
+
     Raises:
       FileNotFoundError: Neither a name nor a file.
       CorruptFileError: A damaged or foreign file.
