@@ -11,13 +11,13 @@ def lagrangian_reward(task: Array, safety: Array, multiplier: float | Array) -> 
     """``R_task + lambda R_safety``.
 
     Args:
-      task: Any shape.
-      safety: Likewise; 0 where all is well and negative elsewhere, as of a monitor that
-        reads the chain of thought.
-      multiplier: Scalar, not negative.
+      task: Reward of the task, of any shape.
+      safety: Reward for safety, of the shape of ``task``: 0 where all is well and
+        negative elsewhere, as of a monitor that reads the chain of thought.
+      multiplier: Multiplier ``lambda``, scalar, not negative.
 
     Raises:
-      ValueError: Shapes that do not fit.
+      ValueError: Mismatched shapes.
 
     Reference: CoT Monitor+, arXiv 2505.18807, eqs. 2 to 4.
     """
@@ -40,10 +40,10 @@ def multiplier_step(
     violation is allowed: that is the margin.
 
     Args:
-      multiplier: ``lambda``, scalar.
+      multiplier: Multiplier ``lambda``, scalar, not negative.
       slack: Mean over the batch, scalar: of the safety reward, or of `hinf_slack`.
-      rate: Step.
-      margin: Violation allowed.
+      rate: Step size of the multiplier, at least 0.
+      margin: Violation allowed, in the unit of ``slack``.
 
     Raises:
       ValueError: A multiplier or slack that is not one number.
@@ -62,14 +62,14 @@ def hinf_slack(cost: Array, disturbance: Array, *, eta: float | Array) -> Array:
 
     The constraint that its discounted sum be at least 0 bounds the gain from the
     disturbances to the cost by ``sqrt(eta)``. The actor's advantage is then
-    ``critics.aggregate_advantages([task, slack], [1, lambda])`` with the multiplier of
-    `multiplier_step`. The training code was never released: sign and exponent are from
-    memory (unverified against it), the test is the linear-quadratic game.
+    ``aggregate_advantages([task, slack], [1, lambda])`` with the multiplier of
+    `multiplier_step`.
 
     Args:
-      cost: ``C``, any shape: what the reward falls short of its greatest value.
-      disturbance: ``d``, likewise with a last axis of its elements.
-      eta: Attenuation, scalar.
+      cost: Cost ``C``, of any shape: what the reward falls short of its greatest value.
+      disturbance: Disturbance ``d``, of the shape of ``cost`` with a last axis of its
+        elements.
+      eta: Squared attenuation ``eta``, scalar.
 
     Reference: Long et al., arXiv 2404.14405.
     """
@@ -86,10 +86,10 @@ def adapt_kl_coef(
 
     Args:
       coef: Coefficient of the KL penalty, scalar.
-      kl: Measured since the last call, scalar.
-      target: Of ``kl``.
-      horizon: Samples in which the coefficient may move by a fifth.
-      samples: Samples since the last call.
+      kl: KL divergence measured since the last call, in nats, scalar.
+      target: KL divergence wanted, in nats, positive.
+      horizon: Number of samples in which the coefficient may move by a fifth.
+      samples: Number of samples since the last call.
 
     Reference: Ziegler et al., arXiv 1909.08593.
     """
@@ -110,16 +110,16 @@ def adapt_entropy_coef(
 ) -> Array:
     """Raises an entropy bonus by ``step`` below the target entropy, else lowers it.
 
-    The bonus itself is to act only below the target, as in Skywork's rule. ``high`` is
-    our guard (unverified against the paper).
+    The bonus itself is to act only below the target, as in Skywork's rule.
 
     Args:
-      coef: Coefficient of the bonus, scalar.
-      entropy: Measured, scalar.
-      target: Of ``entropy``.
-      step: How far to move.
-      low: Least coefficient.
-      high: Greatest coefficient.
+      coef: Coefficient of the entropy bonus, scalar.
+      entropy: Measured entropy in nats, scalar.
+      target: Entropy wanted, in nats.
+      step: Change of the coefficient at each call, at least 0.
+      low: Smallest coefficient.
+      high: Largest coefficient; the library's guard, which Skywork's rule does not
+        have.
 
     Reference: Skywork-OR1, arXiv 2505.22312; TRL's ``use_adaptive_entropy``.
     """

@@ -1,7 +1,7 @@
 """Statistics of behaviour: rates with intervals, balance, friction, self-knowledge.
 
 What the measurement papers report, as functions of the labels that their judges give.
-Means over nothing are 0 and say so in their weight or interval.
+A score of nothing is NaN.
 """
 
 import math
@@ -37,12 +37,12 @@ def rate(hits: Array, mask: Array | None = None, *, z: float = 1.96) -> Rate:
     correct self-reports.
 
     Args:
-      hits: 0 or 1, ``[..., N]``.
-      mask: Likewise.
-      z: Normal quantile; 1.96 is 95 %.
+      hits: 1 for a hit and 0 for a miss, ``[..., N]``.
+      mask: 0 on trials that do not count, ``[..., N]``; None keeps all.
+      z: Quantile of the normal distribution; 1.96 gives an interval of 95 %.
 
     Returns:
-      ``[...]`` each; without a trial 0 in [0, 1].
+      ``[...]`` each; without a trial NaN in [0, 1].
 
     Reference: Wilson (1927). Used for arXiv 2412.04984 and 2501.11120.
     """
@@ -64,8 +64,8 @@ def deception_rate(stated: Array, acted: Array, mask: Array | None = None) -> Ra
 
     Args:
       stated: Whether the chain of thought agrees with the stated utility, ``[..., N]``.
-      acted: Whether the answer does.
-      mask: Likewise.
+      acted: Whether the answer agrees with the stated utility, ``[..., N]``.
+      mask: 0 on trials that do not count, ``[..., N]``; None keeps all.
 
     Reference: CoT Monitor+, arXiv 2505.18807 (deception tendency rate).
     """
@@ -81,10 +81,12 @@ def self_prediction_gap(
 
     Args:
       own: Accuracy of a model that predicts its own behaviour.
-      cross: Of another model, trained on the first one's behaviour, that predicts it.
+      cross: Accuracy of another model, trained on the first one's behaviour, that
+        predicts it.
       own_mode: Accuracy of always predicting the most common behaviour, on the
         questions of ``own``.
-      cross_mode: On those of ``cross``.
+      cross_mode: Accuracy of always predicting the most common behaviour, on the
+        questions of ``cross``.
 
     Reference: Looking Inward, Binder et al., arXiv 2410.13787.
     """
@@ -104,16 +106,16 @@ def calibration_error(
     Args:
       predicted: Probabilities that a model gives its behaviours, ``[N]``; `jax.vmap`
         for a batch.
-      actual: How often it shows them, likewise.
-      mask: Likewise.
-      bins: At most; equal quantiles are one edge, as in ``pandas.qcut`` with
-        ``duplicates="drop"``.
+      actual: Share of answers that show each behaviour, ``[N]``.
+      mask: 0 on pairs that do not count, ``[N]``; None keeps all.
+      bins: Largest number of bins; equal quantiles are one edge, as in ``pandas.qcut``
+        with ``duplicates="drop"``.
 
     Returns:
-      Float32 in [0, 1], the paper's in percent; 0 for no pair.
+      Float32 in [0, 1], the paper's in percent; NaN for no pair.
 
     Raises:
-      ValueError: Shapes that do not fit, ``bins`` below 1.
+      ValueError: Mismatched shapes, ``bins`` below 1.
 
     Reference: Looking Inward, Binder et al., arXiv 2410.13787; its
     ``19_sep_calibration_main_fig.py``.
@@ -155,11 +157,10 @@ def friction(accuracy: Array, target: Array | float) -> Friction:
     """``target - accuracy`` of the last round of feedback.
 
     Args:
-      accuracy: After each round, ``[..., R]``.
-      target: What it would be if all feedback were used, scalar or ``[...]``.
+      accuracy: Accuracy after each of ``R`` rounds of feedback, ``[..., R]``.
+      target: Accuracy if all feedback were used, scalar or ``[...]``.
 
-    Reference: Feedback Friction, Jiang et al., arXiv 2506.11930; how the paper reads
-    the plateau off its ten rounds is unverified.
+    Reference: Feedback Friction, Jiang et al., arXiv 2506.11930.
     """
     require_shape("target", target, (), jnp.shape(accuracy)[:-1])
     last = at_least_float32(accuracy)[..., -1]
@@ -170,9 +171,9 @@ def pass_at_k(samples: Array, correct: Array, k: int) -> Array:
     """``1 - C(n - c, k) / C(n, k)``: chance that one of ``k`` of the samples is right.
 
     Args:
-      samples: ``n``, at least ``k``; any shape.
-      correct: ``c``, likewise.
-      k: Static.
+      samples: Number of samples ``n``, at least ``k``, of any shape.
+      correct: Number of right samples ``c``, of the shape of ``samples``.
+      k: Number of samples drawn, a Python integer.
 
     Returns:
       Float32; unbiased for fresh samples. NaN where a traced ``n`` is below ``k``.
@@ -201,22 +202,23 @@ def best_of_k(values: Array, scores: Array, k: int) -> Array:
     """Mean value of the best by score of ``k`` of the samples, over all ways to draw.
 
     ``sum_i C(i - 1, k - 1) / C(N, k) v_i`` with values in ascending order of score:
-    what `search.best_of_n` would get, without drawing. Rewards for scores and true
+    what `best_of_n` would get, without drawing. Rewards for scores and true
     worth for values show how far a reward model can be trusted. With 0 or 1 for both it
     is `pass_at_k`.
 
     Args:
       values: Worth of the samples, ``[..., N]``.
-      scores: By which the best is chosen, likewise; equal ones in order of index.
-      k: Static, 1 to ``N``.
+      scores: Scores by which the best is chosen, ``[..., N]``; equal ones in order of
+        index.
+      k: Number of samples drawn, a Python integer in 1 to ``N``.
 
     Returns:
       Float32 ``[...]``; unbiased for fresh samples.
 
     Raises:
-      ValueError: Shapes that do not fit, ``k`` out of range.
+      ValueError: Mismatched shapes, ``k`` out of range.
 
-    Reference: Nakano et al., WebGPT, arXiv 2112.09332, appendix I (number unverified).
+    Reference: Nakano et al., WebGPT, arXiv 2112.09332, appendix I.
     """
     require_shape("scores", scores, jnp.shape(values))
     n = jnp.shape(values)[-1]
@@ -230,7 +232,7 @@ def best_of_k(values: Array, scores: Array, k: int) -> Array:
 
 
 class Verdicts(NamedTuple):
-    """How good a verifier is; 0 where a ratio has no cases."""
+    """Quality of a verifier: 0 where a ratio has no cases, NaN where none is known."""
 
     precision: Array
     recall: Array
@@ -245,9 +247,9 @@ def verdict_scores(
     Of steps or outcomes for a judge of agents, of its own solutions for a policy.
 
     Args:
-      accepted: 0 or 1, ``[..., N]``.
-      correct: Likewise.
-      mask: Likewise.
+      accepted: 1 for accepted cases, ``[..., N]``.
+      correct: 1 for cases that are right, ``[..., N]``.
+      mask: 0 on trials that do not count, ``[..., N]``; None keeps all.
     """
     require_shape("correct", correct, jnp.shape(accepted))
     require_range("accepted", accepted, 0, 1, mask)
@@ -267,9 +269,10 @@ def mastered(
     """Number of goals that are reached in at least a share of their attempts.
 
     Args:
-      success: 0 or 1, ``[N, K]`` attempts by goals.
-      mask: Likewise; a goal without an attempt is not mastered.
-      threshold: The share (the paper's is unverified).
+      success: 1 for a goal that an attempt reached, ``[N, K]``, attempts by goals.
+      mask: 0 on goals that an attempt did not try, ``[N, K]``; a goal without an
+        attempt is not mastered. None keeps all.
+      threshold: Smallest share of attempts that masters a goal, in [0, 1].
 
     Reference: LMA3, Colas et al., arXiv 2305.12487.
     """
@@ -283,8 +286,8 @@ def soft_policy(q: Array, alpha: float | Array) -> Array:
     """``softmax(Q / alpha)``; ``alpha = 0`` is the argmax, ties shared.
 
     Args:
-      q: Action values ``[..., A]``.
-      alpha: Temperature, scalar.
+      q: Action values, ``[..., A]``.
+      alpha: Temperature in the unit of ``q``, scalar; 0 is greedy.
     """
     require_range("alpha", alpha, 0)
     q = at_least_float32(q)
@@ -309,10 +312,10 @@ def sensitivity_bound(
     ``alpha``. It says nothing as ``alpha`` goes to 0: that is the cliff.
 
     Args:
-      rewards: ``[S, A]``, or any shape.
-      other: Likewise.
-      alpha: Temperature.
-      gamma: Discount.
+      rewards: First table of rewards, ``[S, A]`` or any shape.
+      other: Second table of rewards, of the shape of ``rewards``.
+      alpha: Temperature of the two policies, positive.
+      gamma: Discount in [0, 1).
 
     Reference: The Policy Cliff, arXiv 2507.20150.
     """

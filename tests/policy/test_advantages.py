@@ -98,8 +98,8 @@ def test_a_reward_that_is_nan_is_not_hidden():
 
 def test_golden():
     one = np.array([[1.0, 0, 0, 0]])
-    # Leave-one-out: Ahmadian et al., arXiv 2402.14740. The deviation has ddof 1 in TRL
-    # and verl, 0 in EasyDeL and DDPO's code.
+    # By hand: the mean of the others is 0 or 1/3; the group's mean is 1/4 and its
+    # standard deviation 1/2 (ddof 1, TRL and verl) or sqrt(3)/4 (ddof 0, EasyDeL).
     np.testing.assert_allclose(leave_one_out(one)[0], [1, -1 / 3, -1 / 3, -1 / 3])
     for ddof, expected in ((1, (1.5, -0.5)), (0, (3**0.5, -(3**-0.5)))):
         got = group_normalize(one, ddof=ddof, eps=0.0)[0]
@@ -245,7 +245,7 @@ def test_several_rewards():
 
 
 def test_win_rate():
-    """Nobody wins at rock, paper, scissors (Swamy et al., SPO, arXiv 2401.04056)."""
+    """SPO, arXiv 2401.04056: mean preference over the others, counted by hand."""
     rps = np.array([[0.5, 1, 0], [0, 0.5, 1], [1, 0, 0.5]])
     np.testing.assert_allclose(win_rate(rps), [0.5, 0.5, 0.5])
     assert not np.any(group_center(win_rate(rps)[None]))

@@ -24,7 +24,7 @@ GEN = np.random.default_rng(0)
 
 
 def test_multiplier():
-    """CoT Monitor+, arXiv 2505.18807, eqs. 2 to 4."""
+    """CoT Monitor+, arXiv 2505.18807: ``max(0, lambda - rate (slack + margin))``."""
     assert float(multiplier_step(0.3, 0.0, rate=0.1)) == pytest.approx(0.3)
     assert float(multiplier_step(0.3, -2.0, rate=0.1)) == pytest.approx(0.5)
     # With slack 0 it can only rise; a margin lets it fall, to 0 and not below.
@@ -50,7 +50,7 @@ def test_slack_of_the_linear_quadratic_game(gamma, p):
 
 
 def test_critics():
-    """SLIM, Emukpere et al., arXiv 2402.00823: sizes of rewards do not matter."""
+    """SLIM, arXiv 2402.00823: sizes of rewards do not matter."""
     a = GEN.normal(size=(3, 400)).astype(np.float32) * np.float32([[1], [50], [0.01]])
     w = np.array([0.5, 0.3, 0.2])
     got = aggregate_advantages(a, w)

@@ -46,7 +46,7 @@ def test_attribution():
 
 
 def test_belief_shift():
-    """Beliefs 1.0, 1.4, 1.2 pay +.4, -.2 (Sarkar et al., arXiv 2502.06060)."""
+    """Sarkar et al., arXiv 2502.06060: beliefs 1.0, 1.4, 1.2 are worth +.4, -.2."""
     beliefs = np.array([[0.5, 0.5], [0.8, 0.6], [0.7, 0.5]])
     for sign in (1, -1):
         got = belief_shift(beliefs, np.full(2, sign))

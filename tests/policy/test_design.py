@@ -45,7 +45,7 @@ def test_advantages_are_the_most_informative_reward():
 
 
 def test_self_design():
-    """ExploRS, Devidze et al., NeurIPS 2022."""
+    """ExploRS, NeurIPS 2022: ``.5 * 1.7 (onehot - pi)``; ``1 / sqrt(1 + N)``."""
     pi = np.array([0.2, 0.5, 0.3])
     got = self_design_step(np.zeros((4, 3)), 2, 1, pi, 1.7, rate=1.0)
     np.testing.assert_allclose(got[2], [-0.17, 0.425, -0.255], rtol=1e-5)
@@ -68,7 +68,7 @@ def test_explicable_step():
 
 
 def test_hypergradient():
-    """BARFI, arXiv 2310.19007: theta* = phi / 1.5, and a 2 x 2 Hessian."""
+    """The implicit function theorem: theta* = phi / 1.5, and a 2 x 2 Hessian."""
     got = implicit_hypergradient(
         np.ones(1), lambda t, p: p - t, np.ones(1), np.ones(1), damping=0.5, terms=200
     )

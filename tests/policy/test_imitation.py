@@ -1,4 +1,4 @@
-"""Transport against the exact assignment; schedules at the spec's points."""
+"""Transport against the exact assignment; schedules at points by hand."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("one_program")
 
 
 def test_interventions():
-    """RLIF, Luo et al., arXiv 2311.12996, and its code."""
+    """RLIF, arXiv 2311.12996: -1 where the next step is the expert's, else 0."""
     got = intervention_rewards(np.array([0, 0, 1, 1, 1, 0, 0, 1]))
     np.testing.assert_array_equal(got, [0, -1, 0, 0, 0, 0, -1, 0])
     assert not np.any(intervention_rewards(np.zeros(5)))
@@ -35,7 +35,7 @@ def test_sinkhorn_against_the_assignment():
 
 
 def test_transport_is_blind_to_order():
-    """Hence the longest increasing run of ADS, Liu et al., arXiv 2310.07433."""
+    """ADS, arXiv 2310.07433: hence the longest increasing run."""
     expert = np.arange(12.0)
     shuffled = GEN.permutation(expert)
     for agent, expected in ((expert, 0), (shuffled, 0), (expert + 1, 1)):

@@ -17,8 +17,9 @@ from jaxlib_guidance.reduce import aggregate, finalize
 
 pytestmark = pytest.mark.usefixtures("one_program")
 THETA, REF = np.array([0.3, -0.2, 0.5]), np.array([0.0, 0.4, -0.1])
-# The two divergences and E k2 of these logits, summed by hand in float64; k2 as in
-# Schulman, "Approximating KL divergence" (2020).
+# Sums over the three actions in float64: KL(pi, ref), KL(ref, pi) and the mean under
+# pi of (log pi - log ref)^2 / 2; gradients are p (d - KL) and p - q with p, q the two
+# softmaxes and d = log p - log q.
 REVERSE, FORWARD, SECOND = 0.1197883899, 0.1321187666, 0.1114606776
 GRAD_REVERSE = (0.02243993, -0.17942006, 0.15698013)
 GRAD_FORWARD = (0.05920844, -0.22472474, 0.1655163)
@@ -124,7 +125,7 @@ def expected_over_sequences(loss_of, how):
 
 
 def test_k1_with_a_mean_of_each_sequence_only_looks_at_lengths():
-    """It is the gradient of E[1 / |y|], as in tunix's GRPO with k1 in the loss."""
+    """Each token has ``E[grad log pi] = 0``, so only ``1 / |y|`` has a gradient."""
 
     def k1(logp, ref, mask):
         return kl_estimate(logp, ref, mask, kind="k1")

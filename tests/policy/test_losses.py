@@ -106,7 +106,8 @@ def test_value_zero_is_not_gradient_zero():
 @pytest.mark.parametrize(
     ("a", "rho", "extra", "loss", "slope"),
     [
-        # Schulman et al., PPO, arXiv 1707.06347, eq. 7, by hand.
+        # ``-min(rho A, clip(rho) A)`` by hand, PPO arXiv 1707.06347, eq. 7; the dual
+        # clip of arXiv 1912.09729, eq. 5: at most ``-dual_clip A`` where A < 0.
         (-1, 0.5, {}, 0.8, 0.0),
         (-1, 1.5, {}, 1.5, 1.5),
         (1, 0.5, {}, -0.5, -0.5),
@@ -186,7 +187,9 @@ def test_sapo_and_gmpo_by_hand():
 
 
 def test_nft_golden():
-    """Chen et al., NFT, arXiv 2505.18116, with r = 1/4 on policy."""
+    """NFT, arXiv 2505.18116, on policy with r = 1/4: ``-1`` and ``r / (1 - r)`` times
+    the weight 1, ``1 - r`` or ``sqrt((1 - r) / r)``.
+    """
     zero, rate = np.zeros((2, 1)), np.full(2, 0.25)
     correct = np.array([1.0, 0.0])
     for weight, expected in (

@@ -55,7 +55,7 @@ def test_splice():
 
 
 def test_overthinking():
-    """Self-Braking Tuning, Zhao et al., arXiv 2505.14604."""
+    """Self-Braking Tuning, arXiv 2505.14604: ``.9 (1 - 4/10) + .1 * 2/100`` = .542."""
     got = overthink_score(np.array([4.0, 10, 10]), 10.0, np.array([2.0, 0, 50]), 100.0)
     np.testing.assert_allclose(got, [0.542, 0, 0.05], atol=1e-6)
     # An empty chain has not thought too much.

@@ -1,4 +1,4 @@
-"""Statistics of behaviour against scipy, counting and the specs' numbers."""
+"""Statistics of behaviour against scipy, counting and formulas by hand."""
 
 import itertools
 
@@ -65,7 +65,7 @@ def test_behaviour_rate():
 
 
 def test_balance_golden():
-    """B-STaR, Zeng et al., arXiv 2412.17256, and its ``determine_hyper.py``."""
+    """B-STaR, arXiv 2412.17256: ``min(n / 8, 1) n / m``, by hand."""
     n, m = np.array([4, 8, 16, 0, 0]), np.array([8, 8, 32, 4, 0])
     np.testing.assert_allclose(balance_score(n, m), [0.25, 1, 0.5, 0, 0])
     # The second configuration selects from one prompt only, and is judged by it.

@@ -78,7 +78,7 @@ def test_formulas(loss, one_program):
 
 
 def test_points_that_define_them():
-    """Each paper's loss at margins where it is a number one can say."""
+    """Where each paper's loss has its value, slope or minimum by its formula."""
     zero = np.zeros(())
     value, slope = jax.value_and_grad(lambda u: dpo(u, zero, beta=BETA))(zero)
     np.testing.assert_allclose(value, np.log(2), rtol=1e-6)

@@ -100,8 +100,8 @@ def test_limits_of_lambda():
     np.testing.assert_allclose(full.target, whole, rtol=1e-5)
 
 
-# GAE, Schulman et al., arXiv 1506.02438, eq. 16, and V-trace, Espeholt et al., arXiv
-# 1802.01561, eq. 1, by hand: no discount crosses an end, and a cut bootstraps.
+# Cases A and B: the recursions of GAE (arXiv 1506.02438), V-trace (arXiv 1802.01561)
+# and Retrace (arXiv 1606.02647), worked backwards by hand.
 
 
 def test_case_a():

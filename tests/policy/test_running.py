@@ -25,7 +25,7 @@ GEN = np.random.default_rng(0)
 
 
 def test_role_ema_golden():
-    """SPIRAL, Liu et al., arXiv 2506.24119, and its ``train_spiral.py``."""
+    """SPIRAL, arXiv 2506.24119: ``A = R - b``, ``b <- .95 b + .05 R``, by hand."""
     rewards = np.array([1.0, 1, -1, 1])
     state, advantages = role_ema(init_role_ema(1), rewards, np.zeros(4, jnp.int32))
     np.testing.assert_allclose(advantages, [1, 0.95, -1.0975, 0.957375], rtol=1e-6)

@@ -53,7 +53,7 @@ def test_lookahead():
 
 
 def test_quality_values():
-    """ReST-MCTS*, arXiv 2406.03816, and its ``MCTS/base.py``."""
+    """ReST-MCTS*, arXiv 2406.03816: ``v += (1 - v) / (m + 1) s`` by hand."""
     good = quality_values(np.ones(3), np.array([2, 1, 0]))
     np.testing.assert_allclose(good, [1 / 3, 2 / 3, 1], rtol=1e-6)
     wrong = quality_values(np.array([0, 1, 0]), np.array([2, 1, 1]))

@@ -1,4 +1,4 @@
-"""Shaped rewards at the points that their papers and the specs give."""
+"""Shaped rewards at the points that their papers give or that follow by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ GEN = np.random.default_rng(0)
 
 
 def test_par_golden():
-    """PAR, Fu et al., arXiv 2502.18770."""
+    """PAR, arXiv 2502.18770: the mean of three sigmoids, by hand."""
     refs = np.array([[0.0, 1, 2], [0, 1, 2]])
     got = par_sigmoid(np.array([1.0, 3.0]), refs)
     np.testing.assert_allclose(got, [0.5, 0.8548], atol=5e-5)
@@ -66,7 +66,7 @@ def test_log_sigmoid_centered_golden():
 
 
 def test_laser_step():
-    """LASER, Liu et al., arXiv 2505.15612, and its ``length_penalty.py``."""
+    """LASER, arXiv 2505.15612, and its ``length_penalty.py``: a step of 1/2 at 4096."""
     c, n = np.array([1.0, 1, 0]), np.array([3000.0, 5000, 100])
     for kind, expected in (
         ("reward", [1.5, 1, 0]),
@@ -131,7 +131,7 @@ def test_lengths():
 
 
 def test_score_rewards():
-    """The four outcomes of SCoRe, Kumar et al., arXiv 2409.12917."""
+    """Four outcomes of SCoRe, arXiv 2409.12917: ``r2 + 10 (r2 - r1)``."""
     first, second = np.array([0.0, 0, 1, 1]), np.array([0.0, 1, 0, 1])
     two = score_rewards(first, second, stage=2, alpha=10.0)
     np.testing.assert_allclose(two[:, 1], [0, 11, -10, 1])
@@ -155,7 +155,7 @@ def test_rise_rewards():
 
 
 def test_spct_rule():
-    """SPCT, Liu et al., arXiv 2504.02495."""
+    """SPCT, arXiv 2504.02495: +1 where the best answer is strictly first."""
     scores = np.array([[8.0, 8, 0], [5, 9, 7], [9, 5, 7], [4, 9, 0], [4, 0, 0]])
     gold = np.array([[1.0, 2, 0], [0, 2, 1], [0, 2, 1], [4, 0, 0], [4, 0, 0]])
     mask = np.array([[1, 1, 0], [1, 1, 1], [1, 1, 1], [1, 0, 0], [0, 0, 0]])

@@ -51,7 +51,7 @@ def test_self_verdict():
 
 
 def test_cross_views():
-    """Co-Reward, Zhang et al., arXiv 2508.00410."""
+    """Co-Reward, arXiv 2508.00410: each phrasing is judged by the other's vote."""
     a, b = np.full((1, 4), 7), np.full((1, 4), 8)
     for reward in cross_view_reward(a, b):
         np.testing.assert_array_equal(reward, 0)

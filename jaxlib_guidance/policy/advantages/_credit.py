@@ -35,11 +35,11 @@ def progress_redistribution(
     Args:
       progress: ``c``, an estimator's contribution of each step, ``[S]``; train it with
         `progress_loss`.
-      reward: Of the episode, scalar.
+      reward: Reward of the episode, scalar.
       grounded: ``g``, 1 where the action could be executed, ``[S]``.
-      mask: ``[S]``.
-      alpha: Weight of progress.
-      beta: Weight of grounding; the released code's is 0.5.
+      mask: 0 on steps that do not count, of the shape of ``progress``; None keeps all.
+      alpha: Weight of the progress.
+      beta: Weight of the grounding; the released code's is 0.5.
       rescale: Scale the contributions to sum to the reward exactly. If they sum to 0,
         each step gets an equal share.
 
@@ -47,7 +47,7 @@ def progress_redistribution(
       Float32 ``[S]``, 0 where masked.
 
     Raises:
-      ValueError: Shapes that do not fit.
+      ValueError: Mismatched shapes.
 
     Reference: SPA-RL, Wang et al., arXiv 2505.20732.
     """
@@ -69,9 +69,9 @@ def progress_loss(progress: Array, reward: Array, mask: Array | None = None) -> 
     """``(sum_t c_t - R)^2``, which trains the estimator of `progress_redistribution`.
 
     Args:
-      progress: ``[..., S]``.
-      reward: ``[...]``.
-      mask: Like ``progress``.
+      progress: Contribution of each step, ``[..., S]``.
+      reward: Reward of each episode, ``[...]``.
+      mask: 0 on steps that do not count, of the shape of ``progress``; None keeps all.
     """
     require_shape("reward", reward, jnp.shape(progress)[:-1])
     return jnp.square(masked_sum(progress, mask, -1) - at_least_float32(reward))
@@ -94,20 +94,20 @@ def utterance_attribution(
     Args:
       attribution: A judge's ``a``, ``[S]``: 0 to ``scale``, or -1 for redundant, which
         in "scaled" is a reward of -1.
-      score: Of the episode, scalar.
-      mask: ``[S]``; others' turns are masked.
-      kind: See above.
+      score: Score of the episode, scalar.
+      mask: 1 on one's own utterances and 0 on others', ``[S]``; None keeps all.
+      kind: "scaled", "normalized" or "discounted", explained above.
       scale: 3, 5 or 10 in the released prompts.
-      decay: Of "discounted".
+      decay: Factor per utterance of kind "discounted", in [0, 1].
 
     Returns:
       Float32 ``[S]``, 0 where masked.
 
     Raises:
-      ValueError: Shapes that do not fit, an unknown kind.
+      ValueError: Mismatched shapes, an unknown kind.
 
     Reference: Sotopia-RL, Yu et al., arXiv 2508.03905; several dimensions are to be
-    combined by weights that were not found: see `shaping.blend`.
+    combined by weights that were not found: see `blend`.
     """
     if kind not in ("scaled", "normalized", "discounted"):
         raise ValueError(
@@ -148,7 +148,7 @@ def hindsight_relabel(achieved: Array, mask: Array | None = None) -> Hindsight:
 
     Args:
       achieved: Whether a step fulfils a goal, ``[T, K]``, as a relabeller says.
-      mask: ``[T]``.
+      mask: 0 on steps that do not count, ``[T]``; None keeps all.
 
     Reference: LMA3, Colas et al., arXiv 2305.12487; hindsight experience replay, arXiv
     1707.01495.

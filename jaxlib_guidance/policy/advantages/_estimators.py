@@ -1,4 +1,4 @@
-"""More ways to say what a reward is compared with, beside those of `advantages`."""
+"""Further advantage estimators: baselines by length, by the best, by greedy answers."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def remax(rewards: Array, greedy: Array) -> Array:
     """``r - r(greedy answer)``.
 
     Args:
-      rewards: ``[..., G]``.
+      rewards: Rewards of the samples of each prompt, ``[..., G]``.
       greedy: Reward of the prompt's greedy answer, ``[...]``.
 
     Reference: Li et al., arXiv 2310.10505.
@@ -42,12 +42,16 @@ def opo(
     one size.
 
     Args:
-      rewards: ``[..., G]``, or ``[B]`` with ``group_ids``.
+      rewards: Rewards of the samples of each prompt, ``[..., G]``, or ``[B]`` with
+        ``group_ids``.
       lengths: Tokens of each sample, like ``rewards``; a sample of no tokens does not
         count.
-      group_ids: ``[B]`` in ``[0, num_groups)``.
-      num_groups: Their number, static.
-      mask: As in `advantages.group_center`.
+      group_ids: Group of each sample, integers ``[B]`` in ``[0, num_groups)``; None
+        where the last axis is the group.
+      num_groups: Number of groups, a Python integer; None where the last axis is the
+        group.
+      mask: 0 for a sample without a reward, of the shape of ``rewards``; it counts
+        nowhere and its advantage is 0. None keeps all.
 
     Reference: Hao et al., arXiv 2505.23585.
     """
@@ -69,13 +73,17 @@ def best_of_group(
     """``r_max - r_second`` for the best of a group, 0 for the others: for pass@k.
 
     Of equally good ones none has an advantage. verl calls it "grpo_passk" (there
-    optionally divided by the group's standard deviation); unverified against the paper.
+    optionally divided by the group's standard deviation).
 
     Args:
-      rewards: ``[..., G]``, or ``[B]`` with ``group_ids``.
-      group_ids: ``[B]`` in ``[0, num_groups)``.
-      num_groups: Their number, static.
-      mask: As in `advantages.group_center`.
+      rewards: Rewards of the samples of each prompt, ``[..., G]``, or ``[B]`` with
+        ``group_ids``.
+      group_ids: Group of each sample, integers ``[B]`` in ``[0, num_groups)``; None
+        where the last axis is the group.
+      num_groups: Number of groups, a Python integer; None where the last axis is the
+        group.
+      mask: 0 for a sample without a reward, of the shape of ``rewards``; it counts
+        nowhere and its advantage is 0. None keeps all.
 
     Reference: verl, after arXiv 2503.19595.
     """
@@ -98,13 +106,17 @@ def gpg(
     """`group_center` times samples over informative samples.
 
     The factor undoes what groups of equal rewards do to the mean. verl counts rewards
-    that are not 0 instead; the factor is the paper's from memory (unverified).
+    that are not 0 instead.
 
     Args:
-      rewards: ``[..., G]``, or ``[B]`` with ``group_ids``.
-      group_ids: ``[B]`` in ``[0, num_groups)``.
-      num_groups: Their number, static.
-      mask: As in `advantages.group_center`.
+      rewards: Rewards of the samples of each prompt, ``[..., G]``, or ``[B]`` with
+        ``group_ids``.
+      group_ids: Group of each sample, integers ``[B]`` in ``[0, num_groups)``; None
+        where the last axis is the group.
+      num_groups: Number of groups, a Python integer; None where the last axis is the
+        group.
+      mask: 0 for a sample without a reward, of the shape of ``rewards``; it counts
+        nowhere and its advantage is 0. None keeps all.
       axis_name: Mapped axis over which the batch is split, each group on one device.
 
     Reference: Chu et al., arXiv 2504.02546.
@@ -127,16 +139,17 @@ def aggregate_advantages(
     equal has none.
 
     Args:
-      advantages: One set a critic, ``[C, ...]``.
-      weights: ``w``, ``[C]`` (the paper's are unverified).
-      mask: Of one set, ``[...]``.
+      advantages: Advantages of each critic, ``[C, ...]``.
+      weights: Weight ``w`` of each critic, ``[C]``.
+      mask: 0 on elements that do not count, ``[...]``, the same for all critics; None
+        keeps all.
       axis_name: Mapped axis over which the batch is split.
 
     Returns:
       Float32 ``[...]``.
 
     Raises:
-      ValueError: Shapes that do not fit.
+      ValueError: Mismatched shapes.
 
     Reference: SLIM, Emukpere et al., arXiv 2402.00823.
     """

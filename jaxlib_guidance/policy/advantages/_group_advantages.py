@@ -37,11 +37,14 @@ def group_center(
     """``r - mean of the group``, as Dr.GRPO has it.
 
     Args:
-      rewards: ``[..., G]``, or ``[B]`` with ``group_ids``.
-      group_ids: ``[B]`` in ``[0, num_groups)``.
-      num_groups: Their number, static.
-      mask: 0 for a sample without a reward, which may be NaN: it counts nowhere and
-        its advantage is 0.
+      rewards: Rewards of the samples of each prompt, ``[..., G]``, or ``[B]`` with
+        ``group_ids``.
+      group_ids: Group of each sample, integers ``[B]`` in ``[0, num_groups)``; None
+        where the last axis is the group.
+      num_groups: Number of groups, a Python integer; None where the last axis is the
+        group.
+      mask: 0 for a sample without a reward, of the shape of ``rewards``; it counts
+        nowhere and its advantage is 0. None keeps all.
 
     Returns:
       Float32, of the shape of ``rewards``; gradients are stopped.
@@ -66,10 +69,14 @@ def group_normalize(
     """``(r - mean) / (std + eps)``, as GRPO has it.
 
     Args:
-      rewards: ``[..., G]``, or ``[B]`` with ``group_ids``.
-      group_ids: ``[B]`` in ``[0, num_groups)``.
-      num_groups: Their number, static.
-      mask: As in `group_center`.
+      rewards: Rewards of the samples of each prompt, ``[..., G]``, or ``[B]`` with
+        ``group_ids``.
+      group_ids: Group of each sample, integers ``[B]`` in ``[0, num_groups)``; None
+        where the last axis is the group.
+      num_groups: Number of groups, a Python integer; None where the last axis is the
+        group.
+      mask: 0 for a sample without a reward, of the shape of ``rewards``; it counts
+        nowhere and its advantage is 0. None keeps all.
       scale: Whose standard deviation: the group's, or that of all rewards of the batch
         (Flow-GRPO, TRL's "batch"); "none" is `group_center`.
       ddof: Subtracted from the count in the variance. TRL, verl, OpenRLHF and tunix use
@@ -81,7 +88,7 @@ def group_normalize(
       Float32, of the shape of ``rewards``; gradients are stopped.
 
     Raises:
-      ValueError: Shapes that do not fit, an unknown scale, an ``axis_name`` that has
+      ValueError: Mismatched shapes, an unknown scale, an ``axis_name`` that has
         no effect.
 
     Reference: Shao et al., arXiv 2402.03300.
@@ -117,10 +124,14 @@ def leave_one_out(
     version and unlike its loop, which keeps the raw reward.
 
     Args:
-      rewards: ``[..., G]``, or ``[B]`` with ``group_ids``.
-      group_ids: ``[B]`` in ``[0, num_groups)``.
-      num_groups: Their number, static.
-      mask: As in `group_center`.
+      rewards: Rewards of the samples of each prompt, ``[..., G]``, or ``[B]`` with
+        ``group_ids``.
+      group_ids: Group of each sample, integers ``[B]`` in ``[0, num_groups)``; None
+        where the last axis is the group.
+      num_groups: Number of groups, a Python integer; None where the last axis is the
+        group.
+      mask: 0 for a sample without a reward, of the shape of ``rewards``; it counts
+        nowhere and its advantage is 0. None keeps all.
 
     Returns:
       Float32, of the shape of ``rewards``; gradients are stopped.
@@ -145,10 +156,14 @@ def informative(
     right or all wrong leave the mean. To divide by them too, leave it out.
 
     Args:
-      rewards: ``[..., G]``, or ``[B]`` with ``group_ids``.
-      group_ids: ``[B]`` in ``[0, num_groups)``.
-      num_groups: Their number, static.
-      mask: As in `group_center`.
+      rewards: Rewards of the samples of each prompt, ``[..., G]``, or ``[B]`` with
+        ``group_ids``.
+      group_ids: Group of each sample, integers ``[B]`` in ``[0, num_groups)``; None
+        where the last axis is the group.
+      num_groups: Number of groups, a Python integer; None where the last axis is the
+        group.
+      mask: 0 for a sample without a reward, of the shape of ``rewards``; it counts
+        nowhere and its advantage is 0. None keeps all.
 
     Reference: Yu et al., DAPO, arXiv 2503.14476.
     """
@@ -173,14 +188,16 @@ def multi_reward(
     (GDPO, which then whitens over the batch: see `whiten`).
 
     Args:
-      rewards: ``[..., G, M]``.
-      weights: ``w``, ``[M]``.
-      order: See above.
-      mask: Of one reward of one sample, like ``rewards``. A reward that is missing
-        counts nothing; a sample that has none gets 0.
-      scale: As in `group_normalize`, and the next two.
-      ddof: See `group_normalize`.
-      eps: See `group_normalize`.
+      rewards: Rewards by sample and kind, ``[..., G, M]``.
+      weights: Weight ``w`` of each reward, ``[M]``.
+      order: "sum_then_norm" or "norm_then_sum", explained above.
+      mask: 0 for a missing reward of a sample, ``[..., G, M]``. It counts nothing; a
+        sample that has none gets 0. None keeps all.
+      scale: Whose standard deviation divides: "group", "batch" or "none" for no
+        division.
+      ddof: Number subtracted from the count in the group's variance; 0 is the
+        population's.
+      eps: Number added to the group's standard deviation, in the unit of the rewards.
 
     Returns:
       ``[..., G]``.
@@ -218,14 +235,17 @@ def whiten(
     """``(A - mean) / (std + eps)`` over everything that is not masked.
 
     REINFORCE++ is this of the discounted returns of tokens, its "baseline" form of the
-    group-centred rewards. Equal advantages become 0.
+    group-centred rewards. Equal advantages become 0, with or without
+    ``shift``.
 
     Args:
-      advantages: Any shape.
-      mask: Likewise, or None.
-      shift: Whether to subtract the mean.
+      advantages: Advantages of any shape.
+      mask: 0 on elements that do not count, of the shape of ``advantages``; None keeps
+        all.
+      shift: Whether to subtract the mean. Without it the values are only divided; TRL
+        and verl, which have such an argument, whiten and add the mean back.
       ddof: Subtracted from the count in the variance; verl uses 1.
-      eps: Added to the standard deviation.
+      eps: Number added to the standard deviation, in the unit of the advantages.
       axis_name: Mapped axis over which the batch is split.
 
     Returns:

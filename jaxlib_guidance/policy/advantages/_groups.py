@@ -18,9 +18,10 @@ def _in_range(
 
     Args:
       name: What to call the ids in the error.
-      ids: Integers.
-      n: How many there are.
-      mask: Like ``ids``; what is masked may have any id.
+      ids: Ids of any shape, integers.
+      n: Number of groups that ids may name.
+      mask: 0 on ids that do not count and may be out of range, of the shape of ``ids``;
+        None for all.
 
     Raises:
       TypeError: No integers.
@@ -45,13 +46,17 @@ class Groups:
     """Sums over the group of each element, broadcast back to the elements.
 
     Args:
-      rewards: ``[..., G]``, a group an axis, or ``[B]`` with ``group_ids``.
-      group_ids: ``[B]`` in ``[0, num_groups)``.
-      num_groups: Their number, static.
-      mask: Like ``rewards``; what is masked is in no group, whatever its id.
+      rewards: Rewards of the samples of each prompt, ``[..., G]``, or ``[B]`` with
+        ``group_ids``.
+      group_ids: Group of each sample, integers ``[B]`` in ``[0, num_groups)``; None
+        where the last axis is the group.
+      num_groups: Number of groups, a Python integer; None where the last axis is the
+        group.
+      mask: 0 for a sample without a reward, of the shape of ``rewards``; it counts
+        nowhere and its advantage is 0. None keeps all.
 
     Raises:
-      ValueError: Shapes that do not fit, one of ids and number without the other, ids
+      ValueError: Mismatched shapes, one of ids and number without the other, ids
         out of range. While they are traced, what has such an id gets NaN.
     """
 
@@ -86,14 +91,14 @@ class Groups:
         self.count = self.sum(self.mask.astype(self.rewards.dtype))
 
     def sum(self, x: Array) -> Array:
-        """Of the group of each element."""
+        """Sum over the group of each element, of the shape of ``x``."""
         x = jnp.where(self.mask, x, 0)
         if self.ids is None:
             return jnp.broadcast_to(jnp.sum(x, -1, keepdims=True), x.shape)
         return self._of_each(jax.ops.segment_sum(x, self.ids, self.n))
 
     def max(self, x: Array) -> Array:
-        """Of the group of each element."""
+        """Maximum over the group of each element, of the shape of ``x``."""
         x = jnp.where(self.mask, x, -jnp.inf)
         if self.ids is None:
             return jnp.broadcast_to(jnp.max(x, -1, keepdims=True), x.shape)
@@ -103,7 +108,7 @@ class Groups:
         return groups.at[self.ids].get(mode="fill", fill_value=jnp.nan)
 
     def mean(self, x: Array) -> Array:
-        """Of the group of each element; 0 for a group without any."""
+        """Mean over the group of each element; 0 for a group without any."""
         return divide(self.sum(x), self.count)
 
     def differ(self) -> Array:

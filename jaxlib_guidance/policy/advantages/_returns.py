@@ -22,8 +22,8 @@ class Estimate(NamedTuple):
     """What a critic's values and a sequence's rewards say, each ``[T]``.
 
     Attributes:
-      advantage: Of the actions, for the policy's loss.
-      target: For the values, for the critic's loss.
+      advantage: Advantage of each action, for the policy's loss.
+      target: Target of each value, for the critic's loss.
     """
 
     advantage: Array
@@ -86,8 +86,8 @@ def next_valid(
     episode may end on one: then nothing of the next episode is worth anything here.
 
     Args:
-      values: ``[T]``.
-      mask: ``[T]``, or None for all.
+      values: Values of the tokens, ``[T]``.
+      mask: 0 on tokens that are no states of the policy, ``[T]``; None keeps all.
       terminated: ``[T]``; nothing follows. None for no such step.
       truncated: ``[T]``; what follows is not in the buffer. None for no such step.
       last: The value after the last step and after each that is truncated, scalar or
@@ -97,7 +97,7 @@ def next_valid(
       ``[T]``.
 
     Raises:
-      ValueError: Shapes that do not fit.
+      ValueError: Mismatched shapes.
     """
     values = hide(values, mask)
     counts = mask_like(mask, values) > 0
@@ -127,10 +127,11 @@ def td_targets(
     """``r_t + gamma (1 - terminated_t) V'_t``, ``[T]``.
 
     Args:
-      rewards: ``[T]``.
+      rewards: Rewards of the steps of one sequence, ``[T]``.
       next_values: ``V'``, values of the observations before any reset, ``[T]``.
-      terminated: ``[T]``.
-      gamma: Discount, scalar or ``[T]``.
+      terminated: Whether the episode ends at a step, after which nothing follows,
+        ``[T]``.
+      gamma: Discount in [0, 1], scalar or ``[T]``.
     """
     rewards, bootstrap, _, after = _sequence(
         rewards, terminated, terminated, gamma, next_values=next_values
@@ -151,11 +152,13 @@ def discounted_returns(
     The end of the buffer is a cut. With ``next_values`` 0 these are plain sums.
 
     Args:
-      rewards: ``[T]``.
+      rewards: Rewards of the steps of one sequence, ``[T]``.
       next_values: ``V'``, values of the observations before any reset, ``[T]``.
-      terminated: ``[T]``; nothing follows.
-      truncated: ``[T]``; what follows is not in the buffer.
-      gamma: Discount, scalar or ``[T]``.
+      terminated: Whether the episode ends at a step, after which nothing follows,
+        ``[T]``.
+      truncated: Whether the episode is cut at a step, so that what follows is not in
+        the buffer, ``[T]``.
+      gamma: Discount in [0, 1], scalar or ``[T]``.
 
     Returns:
       ``[T]``.
@@ -185,14 +188,16 @@ def gae(
     (1 - done_t) A_{t+1}``, target ``A + V``.
 
     Args:
-      rewards: ``[T]``.
-      values: ``V``, ``[T]``.
+      rewards: Rewards of the steps of one sequence, ``[T]``.
+      values: Values ``V`` of the observations, ``[T]``.
       next_values: ``V'``, values of the observations before any reset, ``[T]``. For the
         tokens of a response, `next_valid` with the same mask and flags.
-      terminated: ``[T]``; nothing follows.
-      truncated: ``[T]``; what follows is not in the buffer.
-      gamma: Discount, scalar or ``[T]``.
-      lam: ``lambda``, scalar.
+      terminated: Whether the episode ends at a step, after which nothing follows,
+        ``[T]``.
+      truncated: Whether the episode is cut at a step, so that what follows is not in
+        the buffer, ``[T]``.
+      gamma: Discount in [0, 1], scalar or ``[T]``.
+      lam: Decay ``lambda`` of the trace, scalar in [0, 1].
       mask: ``[T]``, 1 on the steps that the policy took; None for all. An episode that
         ends on a masked step ends.
       hole: What a masked step between others is. "skip" (verl): not a step, time stands
@@ -204,7 +209,7 @@ def gae(
       Advantages and targets, 0 where masked.
 
     Raises:
-      ValueError: Shapes that do not fit, an unknown ``hole``.
+      ValueError: Mismatched shapes, an unknown ``hole``.
 
     Reference: Schulman et al., arXiv 1506.02438, eq. 16.
     """
@@ -262,18 +267,20 @@ def vtrace(
     ``V'_t`` at its end and at the buffer's.
 
     Args:
-      rewards: ``[T]``.
-      values: ``V``, ``[T]``.
+      rewards: Rewards of the steps of one sequence, ``[T]``.
+      values: Values ``V`` of the observations, ``[T]``.
       next_values: ``V'``, values of the observations before any reset, ``[T]``.
-      terminated: ``[T]``; nothing follows.
-      truncated: ``[T]``; what follows is not in the buffer.
+      terminated: Whether the episode ends at a step, after which nothing follows,
+        ``[T]``.
+      truncated: Whether the episode is cut at a step, so that what follows is not in
+        the buffer, ``[T]``.
       rho: Probability of the action under the policy over that of the behaviour,
         ``[T]``.
-      gamma: Discount, scalar or ``[T]``.
-      lam: ``lambda``, scalar.
-      rho_max: Limit of the ratio in the error; it sets the policy whose value is found.
-      c_max: Limit of the ratio in the trace.
-      rho_max_pg: Limit of the ratio in the advantage.
+      gamma: Discount in [0, 1], scalar or ``[T]``.
+      lam: Decay ``lambda`` of the trace, scalar in [0, 1].
+      rho_max: Largest ratio in the error; it sets the policy whose value is found.
+      c_max: Largest ratio in the trace.
+      rho_max_pg: Largest ratio in the advantage.
 
     Reference: Espeholt et al., arXiv 1802.01561, eq. 1.
     """
@@ -317,16 +324,18 @@ def retrace(
     min(1, rho_{t+1}) (1 - done_t) e_{t+1}``, target ``Q + e``.
 
     Args:
-      rewards: ``[T]``.
+      rewards: Rewards of the steps of one sequence, ``[T]``.
       q: ``Q`` of the actions taken, ``[T]``.
       next_values: ``V' = E_a Q(s', a)`` under the policy, of the observation before any
         reset, ``[T]``.
-      terminated: ``[T]``; nothing follows.
-      truncated: ``[T]``; what follows is not in the buffer.
+      terminated: Whether the episode ends at a step, after which nothing follows,
+        ``[T]``.
+      truncated: Whether the episode is cut at a step, so that what follows is not in
+        the buffer, ``[T]``.
       rho: Probability of the action under the policy over that of the behaviour,
         ``[T]``.
-      gamma: Discount, scalar or ``[T]``.
-      lam: ``lambda``, scalar.
+      gamma: Discount in [0, 1], scalar or ``[T]``.
+      lam: Decay ``lambda`` of the trace, scalar in [0, 1].
 
     Reference: Munos et al., arXiv 1606.02647.
     """

@@ -55,7 +55,7 @@ def update_reward_stats(
     Args:
       stats: From `init_reward_stats` or the last call.
       rewards: Any shape. One NaN that is not masked stays for good.
-      mask: Likewise.
+      mask: 0 on rewards that do not count, of the shape of ``rewards``; None keeps all.
       axis_name: Mapped axis over which the batch is split.
 
     Returns:
@@ -97,8 +97,8 @@ def running_minmax(
 
     Args:
       stats: From `init_reward_stats` or the last call.
-      rewards: Any shape.
-      mask: Likewise.
+      rewards: Rewards of the batch, of any shape.
+      mask: 0 on rewards that do not count, of the shape of ``rewards``; None keeps all.
       axis_name: Mapped axis over which the batch is split.
 
     Returns:
@@ -122,8 +122,8 @@ def running_meanstd(
 
     Args:
       stats: From `init_reward_stats` or the last call.
-      rewards: Any shape.
-      mask: Likewise.
+      rewards: Rewards of the batch, of any shape.
+      mask: 0 on rewards that do not count, of the shape of ``rewards``; None keeps all.
       axis_name: Mapped axis over which the batch is split.
 
     Returns:
@@ -148,9 +148,9 @@ def running_clip(
 
     Args:
       stats: From `init_reward_stats` or the last call.
-      rewards: Any shape.
-      mask: Likewise.
-      width: In standard deviations; PAR's is 1.
+      rewards: Rewards of the batch, of any shape.
+      mask: 0 on rewards that do not count, of the shape of ``rewards``; None keeps all.
+      width: Half-width of the range in standard deviations; PAR's is 1.
       axis_name: Mapped axis over which the batch is split.
 
     Returns:

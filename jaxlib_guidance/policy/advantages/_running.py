@@ -36,17 +36,17 @@ def role_ema(
 
     Args:
       baseline: From `init_role_ema` or the last call, ``[R]``.
-      rewards: ``R``, ``[B]``.
+      rewards: Reward ``R`` of each game, ``[B]``.
       roles: Integers in ``[0, R)``, ``[B]``. For one baseline a game and role (the
         paper's), count the pairs.
       mask: ``[B]``, 0 for what is no game: it moves no baseline and gets 0.
-      decay: Share of the old baseline.
+      decay: Share of the old baseline, in [0, 1].
 
     Returns:
       The new baselines ``[R]`` and the advantages ``[B]``.
 
     Raises:
-      ValueError: Shapes that do not fit, a role out of range; while roles are traced
+      ValueError: Mismatched shapes, a role out of range; while roles are traced
         such a game gets NaN and moves no baseline.
 
     Reference: SPIRAL, Liu et al., arXiv 2506.24119; its ``train_spiral.py``.
@@ -97,10 +97,11 @@ def prompt_norm(
 
     Args:
       stats: From `init_prompt_stats` or the last call.
-      rewards: ``[B]``.
+      rewards: Reward of each sample, ``[B]``.
       prompts: Integers in ``[0, num_prompts)``, ``[B]``.
       mask: ``[B]``, 0 for what is no sample: it is not remembered and gets 0.
-      min_count: See above; at most the size of the memory.
+      min_count: Number of rewards from which a prompt uses its own statistics, 1 to the
+        size of the memory.
       eps: Added to the standard deviation (ddof 0).
       axis_name: Mapped axis over which the batch is split. All devices remember the
         whole batch, in the order of the axis, so their memories stay equal.
@@ -110,7 +111,7 @@ def prompt_norm(
       compared are equal.
 
     Raises:
-      ValueError: Shapes that do not fit, a ``min_count`` beyond the memory, a prompt
+      ValueError: Mismatched shapes, a ``min_count`` beyond the memory, a prompt
         out of range; while prompts are traced such a sample gets NaN.
 
     Reference: DDPO, Black et al., arXiv 2305.13301; its

@@ -10,7 +10,7 @@ def count_bonus(visits: Array, *, lam: float = 1.0, max_bonus: float = 1.0) -> A
     """``lam / sqrt((lam / max_bonus)^2 + N)``: starts at ``max_bonus`` and falls.
 
     Args:
-      visits: ``N``, any shape.
+      visits: Number of visits ``N`` of each state, of any shape.
       lam: Factor of the bonus at many visits, positive, of any unit of reward.
       max_bonus: Bonus of a state without a visit, positive.
 

@@ -101,24 +101,32 @@ def grpo(
     """GRPO: `group_normalize`, `ppo_clip`, k3 in the loss, mean of sequences' means.
 
     Args:
-      logp: ``[B, T]``.
-      logp_old: Likewise.
-      rewards: ``[P, G]``, or ``[B]`` with ``group_ids``.
-      mask: ``[B, T]``.
-      logp_ref: Of the reference; None for no KL penalty.
+      logp: Log-probabilities under the policy of the tokens that were taken, ``[P, G,
+        T]`` or ``[B, T]``.
+      logp_old: Log-probabilities of the same tokens under the policy that sampled them,
+        of the shape of ``logp``; a constant.
+      rewards: Rewards ``[P, G]`` of ``G`` samples of each prompt, or ``[B]`` with
+        ``group_ids``.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
+      logp_ref: Log-probabilities under the reference, of the shape of ``logp``; None
+        for no KL penalty.
       beta: Coefficient of the penalty; None for the paper's 0.04.
-      clip: On both sides of 1.
-      kl: The penalty's estimator, None for "k3"; see `kl` for what each gradient is.
-      ddof: As in `group_normalize`.
-      eps: As in `group_normalize`.
-      group_ids: ``[B]``.
-      num_groups: Static.
+      clip: Half-width of the clip range of the ratio, on both sides of 1.
+      kl: Estimator of the penalty; None for "k3". `kl_loss` says what each gradient is.
+      ddof: Number subtracted from the count in the group's variance; 0 is the
+        population's.
+      eps: Number added to the group's standard deviation, in the unit of the rewards.
+      group_ids: Group of each sample, integers ``[B]`` in ``[0, num_groups)``; None
+        where the last axis is the group.
+      num_groups: Number of groups, a Python integer; None where the last axis is the
+        group.
 
     Returns:
       The loss with `ratio_stats` and, where there is a reference, ``kl``.
 
     Raises:
-      ValueError: Shapes that do not fit, ``beta`` or ``kl`` without a reference.
+      ValueError: Mismatched shapes, ``beta`` or ``kl`` without a reference.
 
     Reference: Shao et al., arXiv 2402.03300, eq. 3.
     """
@@ -145,20 +153,26 @@ def dr_grpo(
     """Dr.GRPO: `group_center`, and sums over tokens over one constant for all.
 
     Args:
-      logp: ``[B, T]``.
-      logp_old: Likewise.
-      rewards: ``[P, G]``, or ``[B]`` with ``group_ids``.
-      mask: ``[B, T]``.
+      logp: Log-probabilities under the policy of the tokens that were taken, ``[P, G,
+        T]`` or ``[B, T]``.
+      logp_old: Log-probabilities of the same tokens under the policy that sampled them,
+        of the shape of ``logp``; a constant.
+      rewards: Rewards ``[P, G]`` of ``G`` samples of each prompt, or ``[B]`` with
+        ``group_ids``.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
       max_length: The constant: the longest response allowed.
-      clip: On both sides of 1.
-      group_ids: ``[B]``.
-      num_groups: Static.
+      clip: Half-width of the clip range of the ratio, on both sides of 1.
+      group_ids: Group of each sample, integers ``[B]`` in ``[0, num_groups)``; None
+        where the last axis is the group.
+      num_groups: Number of groups, a Python integer; None where the last axis is the
+        group.
 
     Returns:
       The loss with `ratio_stats`.
 
     Raises:
-      ValueError: Shapes that do not fit.
+      ValueError: Mismatched shapes.
 
     Reference: Liu et al., arXiv 2503.20783.
     """
@@ -185,26 +199,33 @@ def dapo(
     """DAPO: a higher upper clip, mean over tokens, groups that teach nothing left out.
 
     The paper samples until the batch is full of groups that do teach; here they leave
-    the mean. `length.overlong_penalty` belongs into ``rewards`` and
-    `corrections.truncation_mask` into ``mask``.
+    the mean. `overlong_penalty` belongs into ``rewards`` and
+    `truncation_mask` into ``mask``.
 
     Args:
-      logp: ``[B, T]``.
-      logp_old: Likewise.
-      rewards: ``[P, G]``, or ``[B]`` with ``group_ids``.
-      mask: ``[B, T]``.
-      clip_low: Below 1.
-      clip_high: Above 1.
-      ddof: As in `group_normalize`.
-      eps: As in `group_normalize`.
-      group_ids: ``[B]``.
-      num_groups: Static.
+      logp: Log-probabilities under the policy of the tokens that were taken, ``[P, G,
+        T]`` or ``[B, T]``.
+      logp_old: Log-probabilities of the same tokens under the policy that sampled them,
+        of the shape of ``logp``; a constant.
+      rewards: Rewards ``[P, G]`` of ``G`` samples of each prompt, or ``[B]`` with
+        ``group_ids``.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
+      clip_low: Largest fall of the ratio below 1.
+      clip_high: Largest rise of the ratio above 1.
+      ddof: Number subtracted from the count in the group's variance; 0 is the
+        population's.
+      eps: Number added to the group's standard deviation, in the unit of the rewards.
+      group_ids: Group of each sample, integers ``[B]`` in ``[0, num_groups)``; None
+        where the last axis is the group.
+      num_groups: Number of groups, a Python integer; None where the last axis is the
+        group.
 
     Returns:
       The loss with `ratio_stats`.
 
     Raises:
-      ValueError: Shapes that do not fit.
+      ValueError: Mismatched shapes.
 
     Reference: Yu et al., arXiv 2503.14476, eq. 8.
     """
@@ -235,24 +256,31 @@ def gspo(
     """GSPO: `group_normalize` and the clipped ratio of sequences, length-normalised.
 
     Args:
-      logp: ``[B, T]``.
-      logp_old: Likewise.
-      rewards: ``[P, G]``, or ``[B]`` with ``group_ids``.
-      mask: ``[B, T]``.
-      clip_low: Below 1.
-      clip_high: Above 1.
+      logp: Log-probabilities under the policy of the tokens that were taken, ``[P, G,
+        T]`` or ``[B, T]``.
+      logp_old: Log-probabilities of the same tokens under the policy that sampled them,
+        of the shape of ``logp``; a constant.
+      rewards: Rewards ``[P, G]`` of ``G`` samples of each prompt, or ``[B]`` with
+        ``group_ids``.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
+      clip_low: Largest fall of the ratio below 1.
+      clip_high: Largest rise of the ratio above 1.
       token_gradient: GSPO-token, the only form in verl and tunix; here it has the same
         value and, as advantages are of sequences, the same gradient.
-      ddof: As in `group_normalize`.
-      eps: As in `group_normalize`.
-      group_ids: ``[B]``.
-      num_groups: Static.
+      ddof: Number subtracted from the count in the group's variance; 0 is the
+        population's.
+      eps: Number added to the group's standard deviation, in the unit of the rewards.
+      group_ids: Group of each sample, integers ``[B]`` in ``[0, num_groups)``; None
+        where the last axis is the group.
+      num_groups: Number of groups, a Python integer; None where the last axis is the
+        group.
 
     Returns:
       The loss with `ratio_stats`.
 
     Raises:
-      ValueError: Shapes that do not fit.
+      ValueError: Mismatched shapes.
 
     Reference: Zheng et al., arXiv 2507.18071, eq. 5.
     """
@@ -279,22 +307,28 @@ def rloo(
     """RLOO: `leave_one_out` and the true ratio of sequences, clipped as in TRL.
 
     On policy its gradient is the paper's, REINFORCE with sequence log-probabilities. A
-    KL penalty belongs into ``rewards``: see `kl.kl_reward`.
+    KL penalty belongs into ``rewards``: see `kl_reward`.
 
     Args:
-      logp: ``[B, T]``.
-      logp_old: Likewise.
-      rewards: ``[P, G]``, or ``[B]`` with ``group_ids``.
-      mask: ``[B, T]``.
-      clip: On both sides of 1.
-      group_ids: ``[B]``.
-      num_groups: Static.
+      logp: Log-probabilities under the policy of the tokens that were taken, ``[P, G,
+        T]`` or ``[B, T]``.
+      logp_old: Log-probabilities of the same tokens under the policy that sampled them,
+        of the shape of ``logp``; a constant.
+      rewards: Rewards ``[P, G]`` of ``G`` samples of each prompt, or ``[B]`` with
+        ``group_ids``.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
+      clip: Half-width of the clip range of the ratio, on both sides of 1.
+      group_ids: Group of each sample, integers ``[B]`` in ``[0, num_groups)``; None
+        where the last axis is the group.
+      num_groups: Number of groups, a Python integer; None where the last axis is the
+        group.
 
     Returns:
       The loss with `ratio_stats`.
 
     Raises:
-      ValueError: Shapes that do not fit.
+      ValueError: Mismatched shapes.
 
     Reference: Ahmadian et al., arXiv 2402.14740.
     """

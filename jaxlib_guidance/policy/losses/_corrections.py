@@ -43,14 +43,18 @@ def rollout_weight(
     - "reject": 1 inside, 0 outside; a mask.
 
     Args:
-      logp: Of the trainer's policy *before* the update, ``[..., T]``.
-      logp_rollout: What the sampler reports.
-      mask: Likewise.
-      level: Whose ratio, as in `ratio.log_ratio`; "seq" is the geometric mean.
-      mode: See above.
-      low: Least ratio.
-      high: Greatest ratio. There is no agreed value: verl's presets have 2 for tokens,
-        IcePop has 0.5 and 5 (from memory), TRL 3.
+      logp: Log-probabilities of the taken tokens under the trainer's policy *before*
+        the update, ``[..., T]``.
+      logp_rollout: Log-probabilities of the same tokens as the sampler reports them,
+        ``[..., T]``.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
+      level: "token", "seq" (the geometric mean), "seq_token" or "seq_sum": whose ratio,
+        explained in `log_ratio`.
+      mode: "truncate", "mask" or "reject", explained above.
+      low: Smallest ratio, at least 0.
+      high: Largest ratio. There is no agreed value: verl's presets have 2 for tokens,
+        IcePop has 0.5 and 5, TRL 3.
       kept_mass: Log of the probability that top-k or top-p left, ``[..., T]``, of a
         sampler that renormalises over it: it is added to ``logp_rollout``.
 
@@ -58,7 +62,7 @@ def rollout_weight(
       Float32 ``[..., T]``, gradients stopped, 0 where masked.
 
     Raises:
-      ValueError: Shapes that do not fit, an unknown mode, an empty range.
+      ValueError: Mismatched shapes, an unknown mode, an empty range.
     """
     if mode not in ("truncate", "mask", "reject"):
         raise ValueError(f'mode is {mode!r}; expected "truncate", "mask" or "reject"')
@@ -95,11 +99,14 @@ def off_policy_mask(
     Kept if ``A >= 0`` or ``mean_t(logp_rollout - logp) <= threshold``.
 
     Args:
-      logp: Of the policy now, ``[..., T]``.
-      logp_rollout: Of the policy that acted.
-      advantage: ``[..., T]`` or ``[...]``.
-      mask: Like ``logp``.
-      threshold: In nats per token; TRL suggests 0.5.
+      logp: Log-probabilities of the taken tokens under the policy now, ``[..., T]``.
+      logp_rollout: Log-probabilities of the same tokens under the policy that acted,
+        ``[..., T]``.
+      advantage: Advantages of tokens ``[..., T]``, or of sequences ``[...]``;
+        constants.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
+      threshold: Largest mean drift in nats per token; TRL suggests 0.5.
 
     Returns:
       Float32 ``[..., T]``, 0 where masked.
@@ -123,9 +130,9 @@ def entropy_quantile_mask(
     is what each of them sees.
 
     Args:
-      entropy: Any shape.
-      mask: Likewise.
-      top: In (0, 1]; 1 keeps all.
+      entropy: Entropy of each token in nats, of any shape.
+      mask: 0 on tokens that do not count, of the shape of ``entropy``; None keeps all.
+      top: Share of tokens to keep, in (0, 1]; 1 keeps all.
 
     Returns:
       Float32, 0 where masked; equal entropies at the border are all kept.
@@ -148,7 +155,7 @@ def truncation_mask(mask: Array, finished: Array) -> Array:
     """The mask without sequences that were cut off at the length limit.
 
     Args:
-      mask: ``[..., T]``.
+      mask: 1 on tokens of the policy's answer, ``[..., T]``.
       finished: Whether each came to its end, ``[...]``.
 
     Reference: DAPO's overlong filtering, arXiv 2503.14476.
@@ -170,7 +177,7 @@ def mixed_policy_weight(
 ) -> Array:
     """Weights of tokens that a teacher wrote into the policy's own roll-out.
 
-    They multiply `losses.reinforce`, and so are what stands before the gradient of
+    They multiply `reinforce`, and so are what stands before the gradient of
     ``logp``; the policy's tokens, of weight 1, may have another loss::
 
         weight = mixed_policy_weight(logp, teacher, mask)
@@ -181,22 +188,24 @@ def mixed_policy_weight(
     A teacher's tokens have 1 ("none"), ``rho = p / p_old``, the gradient of ``rho A``
     ("ratio"), or ``c p / (p + c)^2``, that of ``A p / (p + c)`` ("shaped", LUFFY's). It
     is greatest at ``p = c``: a token that the policy finds unlikely fades ``1 / c``
-    times slower than with ``p``, and one that it is sure of hardly moves. ThinkTuning's
-    own weight depends on the advantage; its form was not found (unverified).
+    times slower than with ``p``, and one that it is sure of hardly moves.
 
     Args:
-      logp: ``[..., T]``.
-      off_policy: 1 on the teacher's tokens, likewise.
-      mask: Likewise.
-      shape: See above.
-      logp_old: Of whoever wrote them, for "ratio".
-      c: Of "shaped".
+      logp: Log-probabilities under the policy of the tokens that were taken, ``[...,
+        T]``.
+      off_policy: 1 on the teacher's tokens and 0 on the policy's own, ``[..., T]``.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
+      shape: Weight of a teacher's token: "none", "ratio" or "shaped", explained above.
+      logp_old: Log-probabilities of the same tokens under whoever wrote them, ``[...,
+        T]``; for "ratio" only.
+      c: Probability at which a token of shape "shaped" weighs most, positive.
 
     Returns:
       Float32 ``[..., T]``, gradients stopped, 0 where masked.
 
     Raises:
-      ValueError: Shapes that do not fit, an unknown shape, a ``logp_old`` that is
+      ValueError: Mismatched shapes, an unknown shape, a ``logp_old`` that is
         missing or has no effect.
 
     Reference: ThinkTuning, arXiv 2508.07616; LUFFY, arXiv 2504.14945, and its
@@ -221,11 +230,11 @@ def effective_sample_size(weights: Array, mask: Array | None = None) -> Array:
     """``(sum w)^2 / (n sum w^2)`` in [0, 1]: 1 on policy, 1/n if one token has all.
 
     Args:
-      weights: Any shape.
-      mask: Likewise.
+      weights: Importance weights, at least 0, of any shape.
+      mask: 0 on weights that do not count, of the shape of ``weights``; None keeps all.
 
     Returns:
-      Float32 scalar, 0 where everything is masked.
+      Float32 scalar, 0 where all weights are 0 and NaN where everything is masked.
     """
     require_range("weights", weights, 0, mask=mask)
     n = jnp.sum(mask_like(mask, weights))

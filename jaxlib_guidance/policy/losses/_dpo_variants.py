@@ -1,8 +1,7 @@
 """DPO with another divergence, by quantiles, for data of another policy, or by length.
 
-Log-ratios, masks and aggregation are as in `preference`. The formulas were read in TRL
-(f2cd577) and, for `wpo_weight`, in the authors' code; the papers' own text was not
-(unverified against it).
+Log-ratios are those of the whole answer to a reference, as `dpo` takes them. TRL has
+all of these losses; `wpo_weight` follows the authors' code too.
 """
 
 from typing import Literal, get_args
@@ -41,14 +40,17 @@ def f_dpo(
     Exponents end at 80, as in TRL, where the gradient then is 0.
 
     Args:
-      u_w: ``[B]``.
-      u_l: Likewise.
-      divergence: See above.
-      alpha: Of "alpha" only, in [0, 1]. TRL's coefficient of 2026 is 1 less this one.
-      beta: Strength of the reference.
+      u_w: Log-ratio of the chosen answer to the reference, summed over its tokens,
+        ``[B]``.
+      u_l: Log-ratio of the rejected answer to the reference, summed over its tokens,
+        ``[B]``.
+      divergence: Name of the divergence, one of the table's rows.
+      alpha: Exponent of the divergence "alpha", in [0, 1]; None for the others. TRL's
+        coefficient of 2026 is 1 less this one.
+      beta: Strength of the pull to the reference, positive.
 
     Raises:
-      ValueError: Shapes that do not fit, an unknown divergence, an ``alpha`` that is
+      ValueError: Mismatched shapes, an unknown divergence, an ``alpha`` that is
         missing, has no effect or is out of range.
 
     Reference: Wang et al., arXiv 2309.16240; TRL's ``f_divergence_type``.
@@ -99,18 +101,17 @@ def aot(
     map over devices each part matches its own.
 
     Args:
-      x: ``[B]``.
-      y: Likewise.
+      x: Values of the sample that is to be the greater, ``[B]``.
+      y: Values of the sample that is to be the smaller, ``[B]``.
       mask: ``[B]``; 0 for elements that neither sample has, which may be NaN.
-      beta: Strength of the reference.
-      noise: Share of labels that are wrong, in [0, 0.5), as in `dpo` that does not
-        correct.
+      beta: Strength of the pull to the reference, positive.
+      noise: Rate of wrong labels, in [0, 0.5), as label smoothing in conservative DPO.
 
     Returns:
       Float32 ``[B]`` in the order of ``x``, 0 where masked.
 
     Raises:
-      ValueError: Shapes that do not fit, more axes than one, a noise out of range.
+      ValueError: Mismatched shapes, more axes than one, a noise out of range.
 
     Reference: Melnyk et al., arXiv 2406.05882; TRL's ``aot`` and ``aot_unpaired``.
     """
@@ -128,7 +129,8 @@ def log_collision(logits: Array) -> Array:
     """``log sum_v p_v^2``, the log-probability that two samples agree: ``[..., V]``.
 
     Args:
-      logits: ``[..., V]``; ``-inf`` forbids.
+      logits: Logits ``[..., V]``; ``-inf`` forbids a token. A row in which nothing is
+        allowed has the result 0.
 
     Returns:
       Float32 ``[...]``.
@@ -149,18 +151,18 @@ def wpo_weight(
     It multiplies any loss of pairs, so that data of another policy count as if they
     were the policy's own. For "sampled alignment", which both codes have and under
     which a policy's own token has a weight of 1 on average, the means are of ``logp -
-    log_collision(logits)``, by `preference.sequence_logp` with ``mean=True``.
+    log_collision(logits)``, by `sequence_logp` with ``mean=True``.
 
     Args:
-      mean_w: Mean per token of the chosen answer, ``[B]``.
-      mean_l: Of the rejected one.
+      mean_w: Mean log-probability per token of the chosen answer, ``[B]``.
+      mean_l: Mean log-probability per token of the rejected answer, ``[B]``.
       max_weight: Largest weight; the authors' code has 1. None for no limit, as in TRL.
 
     Returns:
       Float32 ``[B]``, gradients stopped.
 
     Raises:
-      ValueError: Shapes that do not fit.
+      ValueError: Mismatched shapes.
 
     Reference: Zhou et al., arXiv 2406.11827; its ``run_wpo.py``; TRL's
     ``use_weighting``.
@@ -190,17 +192,21 @@ def ld_dpo(
     Args:
       ratio_w: Log-ratios to the reference of the chosen answer's tokens,
         ``[..., T_w]``.
-      ratio_l: Of the rejected one's, ``[..., T_l]``.
-      mask_w: Like ``ratio_w``, 1 on the answer.
-      mask_l: Like ``ratio_l``.
-      alpha: In [0, 1].
-      beta: Strength of the reference.
+      ratio_l: Log-ratios to the reference of the rejected answer's tokens, ``[...,
+        T_l]``.
+      mask_w: 1 on the chosen answer's tokens, of the shape of ``ratio_w``; None keeps
+        all.
+      mask_l: 1 on the rejected answer's tokens, of the shape of ``ratio_l``; None keeps
+        all.
+      alpha: Weight of the longer answer's tokens beyond the shorter one's length, in
+        [0, 1]; 1 is `dpo`.
+      beta: Strength of the pull to the reference, positive.
 
     Returns:
       Float32 ``[...]``.
 
     Raises:
-      ValueError: Shapes that do not fit, an ``alpha`` out of range.
+      ValueError: Mismatched shapes, an ``alpha`` out of range.
 
     Reference: Liu et al., arXiv 2409.06411; TRL's ``ld_alpha``.
     """

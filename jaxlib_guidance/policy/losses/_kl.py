@@ -18,7 +18,7 @@ The table holds only with token sums: "seq_mean_token_sum", "seq_mean_token_scal
 "sum_over_const", and "token_mean" to order ``1 / B``. A mean over each sequence weighs
 a prefix by ``1 / |y|``, which the tokens after it decide: k1 then has the gradient of
 ``E[1 / |y|]``, a pull on lengths that never looks at the reference, and k2 and k3 are
-tilted likewise.
+tilted in the same way.
 """
 
 from typing import Literal, get_args
@@ -47,17 +47,20 @@ def kl_estimate(
     k1 ``d``; k2 ``d^2 / 2``; k3 ``exp(-d) - 1 + d``; abs ``|d|``.
 
     Args:
-      logp: Log-probabilities of what was taken, any shape.
-      logp_ref: Those of the reference, a constant.
-      mask: Likewise.
-      kind: See above.
+      logp: Log-probabilities under the policy of the tokens that were taken, of any
+        shape.
+      logp_ref: Log-probabilities of the same tokens under the reference, of the shape
+        of ``logp``; a constant.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
+      kind: Estimator of the KL: "k1", "k2", "k3" or "abs", by the formulas above.
       limit: Clips ``d`` to ``[-limit, limit]``, as verl does, so that k3 stays finite.
 
     Returns:
       Float32 of the same shape, 0 where masked.
 
     Raises:
-      ValueError: Shapes that do not fit, an unknown kind.
+      ValueError: Mismatched shapes, an unknown kind.
 
     Reference: Schulman, "Approximating KL divergence" (2020).
     """
@@ -97,21 +100,25 @@ def kl_loss(
     """A KL penalty to add to a loss, of each token. See the table above.
 
     Args:
-      logp: Log-probabilities of what was taken, any shape.
-      logp_ref: Those of the reference.
-      mask: Likewise.
+      logp: Log-probabilities under the policy of the tokens that were taken, of any
+        shape.
+      logp_ref: Log-probabilities of the same tokens under the reference, of the shape
+        of ``logp``; a constant.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
       kind: The estimator. GRPO's is k3. Plain k1 raises: its gradient is noise.
       correction: "ratio" multiplies by the importance ratio, through which the gradient
         goes too (TRL's default since July 2026; DeepSeek-V3.2).
-      logp_old: The behaviour of "ratio"; None is on policy, a ratio of value 1.
+      logp_old: Log-probabilities under the policy that sampled, for "ratio"; None is on
+        policy, a ratio of value 1.
       gradient: "k2" has the value of ``kind`` and the gradient of k2 (verl's "k3+").
-      limit: As in `kl_estimate`.
+      limit: Largest absolute log-ratio to the reference, which keeps k3 finite.
 
     Returns:
       Float32 of the same shape, 0 where masked.
 
     Raises:
-      ValueError: Shapes that do not fit, an unknown or meaningless combination.
+      ValueError: Mismatched shapes, an unknown or meaningless combination.
     """
     if correction not in ("none", "ratio"):
         raise ValueError(f'correction is {correction!r}; expected "none" or "ratio"')
@@ -155,18 +162,22 @@ def kl_reward(
 
     Args:
       rewards: ``[..., T]`` or ``[...]``.
-      logp: Of the policy that acted, ``[..., T]``.
-      logp_ref: Of the reference.
-      mask: Likewise.
-      beta: Coefficient.
-      kind: As in `kl_estimate`; k1 is the unbiased choice.
-      limit: As in `kl_estimate`.
+      logp: Log-probabilities under the policy of the tokens that were taken, ``[...,
+        T]``.
+      logp_ref: Log-probabilities of the same tokens under the reference, of the shape
+        of ``logp``; a constant.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
+      beta: Coefficient of the KL penalty, at least 0, in the unit of the rewards per
+        nat.
+      kind: Estimator of the KL: "k1" (unbiased), "k2", "k3" or "abs".
+      limit: Largest absolute log-ratio to the reference, which keeps k3 finite.
 
     Returns:
       Float32 like ``rewards``, gradients stopped.
 
     Raises:
-      ValueError: Shapes that do not fit, an unknown kind.
+      ValueError: Mismatched shapes, an unknown kind.
     """
     require_shape("rewards", rewards, jnp.shape(logp), jnp.shape(logp)[:-1])
     require_range("beta", beta, 0)
@@ -190,16 +201,19 @@ def score_kl(
 
     SCoRe's first stage holds the first answer with ``beta = (beta_2, 0)`` and lets the
     second learn; its second stage has ``beta_1`` for both. The rewards are
-    `shaping.score_rewards`.
+    `score_rewards`.
 
     Args:
-      logp: ``[B, T]``.
-      logp_ref: Likewise.
+      logp: Log-probabilities under the policy of the tokens that were taken, ``[B,
+        T]``.
+      logp_ref: Log-probabilities of the same tokens under the reference, of the shape
+        of ``logp``; a constant.
       turns: Turn of each token, integers ``[B, T]``.
-      beta: ``[turns]``; the paper's 0.01 for both in the second stage, 0.1 (MATH) or
-        0.25 (code) in the first, from memory (unverified).
-      mask: ``[B, T]``.
-      kind: As in `kl_loss`; k2 has the gradient of the paper's KL.
+      beta: Coefficient of each turn, ``[turns]``; the paper has one for both in the
+        second stage and 0 for the second answer in the first.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
+      kind: Estimator of the KL; "k2" has the gradient of the paper's.
 
     Reference: Kumar et al., arXiv 2409.12917.
     """
@@ -222,9 +236,10 @@ def kl_categorical(
     """The divergence itself, a sum over the vocabulary.
 
     Args:
-      logits: ``[..., V]``; ``-inf`` forbids.
-      logits_ref: Likewise; a constant, as references are everywhere.
-      mask: ``[...]``.
+      logits: Logits of the policy, ``[..., V]``; ``-inf`` forbids a token.
+      logits_ref: Logits of the reference, ``[..., V]``; ``-inf`` forbids a token. A
+        constant.
+      mask: 0 on rows that do not count, which may be NaN, ``[...]``; None keeps all.
       direction: "reverse" KL(pi, ref), "forward" KL(ref, pi). The first's support must
         lie in the second's, else it is infinite.
 
@@ -232,7 +247,7 @@ def kl_categorical(
       Float32 ``[...]``, 0 where masked.
 
     Raises:
-      ValueError: Shapes that do not fit, an unknown direction.
+      ValueError: Mismatched shapes, an unknown direction.
     """
     if direction not in ("reverse", "forward"):
         raise ValueError(f'direction is {direction!r}; expected "reverse" or "forward"')
@@ -250,8 +265,9 @@ def entropy(logits: Array, mask: Array | None = None) -> Array:
     """Entropy in nats, ``-sum p log p``; subtract it from a loss as a bonus.
 
     Args:
-      logits: ``[..., V]``; ``-inf`` forbids. Masked rows may be NaN.
-      mask: ``[...]``.
+      logits: Logits ``[..., V]``; ``-inf`` forbids a token. A row in which nothing is
+        allowed has the result 0.
+      mask: 0 on rows that do not count, which may be NaN, ``[...]``; None keeps all.
 
     Returns:
       Float32 ``[...]``, 0 where masked.

@@ -5,7 +5,7 @@ sampler are tokens too), advantages of tokens ``[..., T]`` or sequences ``[...]`
 mask that is 1 on what the policy chose. Advantages and ``logp_old`` are constants. What
 is masked may be NaN: it has loss 0 and gradient exactly 0.
 
-Nothing is reduced here. Add penalties, multiply by weights (`corrections`), and give
+Nothing is reduced here. Add penalties, multiply by weights (`rollout_weight`), and give
 the sum to `reduce.aggregate`::
 
     loss = ppo_clip(logp, logp_old, advantage, mask) + 0.04 * kl_loss(logp, ref, mask)
@@ -37,9 +37,12 @@ def reinforce(logp: Array, advantage: Array, mask: Array | None = None) -> Array
     """``-A logp``.
 
     Args:
-      logp: ``[..., T]``.
-      advantage: ``[..., T]`` or ``[...]``.
-      mask: Like ``logp``.
+      logp: Log-probabilities under the policy of the tokens that were taken, ``[...,
+        T]``.
+      advantage: Advantages of tokens ``[..., T]``, or of sequences ``[...]``;
+        constants.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
 
     Returns:
       Float32 like ``logp``.
@@ -65,22 +68,30 @@ def ppo_clip(
     """``-min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A)``.
 
     Args:
-      logp: ``[..., T]``.
-      logp_old: Like ``logp``.
-      advantage: ``[..., T]`` or ``[...]``.
-      mask: Like ``logp``.
-      clip_low: PPO and GRPO 0.2, DAPO 0.2, GSPO 3e-4; DDPO 1e-4.
-      clip_high: PPO and GRPO 0.2, DAPO 0.28, GSPO 4e-4; DDPO 1e-4.
+      logp: Log-probabilities under the policy of the tokens that were taken, ``[...,
+        T]``.
+      logp_old: Log-probabilities of the same tokens under the policy that sampled them,
+        of the shape of ``logp``; a constant.
+      advantage: Advantages of tokens ``[..., T]``, or of sequences ``[...]``;
+        constants.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
+      clip_low: Largest fall of the ratio below 1: PPO, GRPO and DAPO 0.2, GSPO 3e-4,
+        DDPO 1e-4.
+      clip_high: Largest rise of the ratio above 1: PPO and GRPO 0.2, DAPO 0.28, GSPO
+        4e-4, DDPO 1e-4.
       dual_clip: Where ``A < 0`` the loss is at most ``-dual_clip A``; verl's is 3.
       delta: Greatest ratio of the unclipped branch (TRL); more than ``1 + clip_high``.
-      level: Whose ratio ``rho`` is; see `ratio.log_ratio`. "seq" is GSPO.
-      limit: Of the log-ratio.
+      level: "token", "seq", "seq_token" or "seq_sum": whose ratio ``rho`` is, explained
+        in `log_ratio`. "seq" is GSPO.
+      limit: Largest absolute log-ratio before the exponential; beyond it the gradient
+        is 0.
 
     Returns:
       Float32 like ``logp``.
 
     Raises:
-      ValueError: Shapes that do not fit, bounds that contradict each other.
+      ValueError: Mismatched shapes, bounds that contradict each other.
 
     Reference: PPO, arXiv 1707.06347, eq. 7; dual clip, arXiv 1912.09729;
     ``delta`` INTELLECT-2, arXiv 2505.07291.
@@ -137,18 +148,22 @@ def cispo(
     """``-sg(clip(rho)) A logp``: REINFORCE whose weights are clipped, not its gradient.
 
     Args:
-      logp: ``[..., T]``.
-      logp_old: Like ``logp``.
-      advantage: ``[..., T]`` or ``[...]``.
-      mask: Like ``logp``.
-      low: Least weight.
-      high: Greatest weight.
+      logp: Log-probabilities under the policy of the tokens that were taken, ``[...,
+        T]``.
+      logp_old: Log-probabilities of the same tokens under the policy that sampled them,
+        of the shape of ``logp``; a constant.
+      advantage: Advantages of tokens ``[..., T]``, or of sequences ``[...]``;
+        constants.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
+      low: Smallest weight, in the convention of ``bounds``.
+      high: Largest weight, in the convention of ``bounds``.
       bounds: "absolute" ``[low, high]`` (TRL, with 5 recommended), "around_one"
         ``[1 - low, 1 + high]`` (verl and the paper's symbols). One library's number
         means another weight in the other: TRL's 0.2 is a weight of at most 0.2.
 
     Raises:
-      ValueError: Shapes that do not fit, an unknown convention, no weight allowed.
+      ValueError: Mismatched shapes, an unknown convention, no weight allowed.
 
     Reference: MiniMax-M1, arXiv 2506.13585, eqs. 4 and 5.
     """
@@ -176,12 +191,16 @@ def sapo(
     At ``rho = 1`` its gradient is that of `reinforce`.
 
     Args:
-      logp: ``[..., T]``.
-      logp_old: Like ``logp``.
-      advantage: ``[..., T]`` or ``[...]``.
-      mask: Like ``logp``.
-      tau_pos: ``tau`` where ``A > 0``.
-      tau_neg: ``tau`` elsewhere.
+      logp: Log-probabilities under the policy of the tokens that were taken, ``[...,
+        T]``.
+      logp_old: Log-probabilities of the same tokens under the policy that sampled them,
+        of the shape of ``logp``; a constant.
+      advantage: Advantages of tokens ``[..., T]``, or of sequences ``[...]``;
+        constants.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
+      tau_pos: Temperature of the gate where ``A > 0``, positive.
+      tau_neg: Temperature of the gate where ``A <= 0``, positive.
 
     Reference: Gao et al., arXiv 2511.20347.
     """
@@ -209,12 +228,15 @@ def gmpo(
     "seq_mean_token_mean" for the paper's mean of sequences.
 
     Args:
-      logp: ``[..., T]``.
-      logp_old: Like ``logp``.
+      logp: Log-probabilities under the policy of the tokens that were taken, ``[...,
+        T]``.
+      logp_old: Log-probabilities of the same tokens under the policy that sampled them,
+        of the shape of ``logp``; a constant.
       advantage: ``[...]``, or ``[..., T]`` of which the mean is taken.
-      mask: Like ``logp``.
-      clip_low: In logs; the paper's (e^-0.4, e^0.4).
-      clip_high: In logs.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
+      clip_low: Largest fall of a log-ratio below 0; 0.4 is the paper's e^-0.4.
+      clip_high: Largest rise of a log-ratio above 0; 0.4 is the paper's e^0.4.
 
     Reference: Zhao et al., arXiv 2507.20673; verl's ``geo_mean``.
     """
@@ -251,20 +273,23 @@ def nft(
     GRPO with the population's deviation.
 
     Args:
-      logp: ``[..., T]``.
-      logp_old: Like ``logp``.
-      correct: 0 or 1 a sequence, ``[...]``.
+      logp: Log-probabilities under the policy of the tokens that were taken, ``[...,
+        T]``.
+      logp_old: Log-probabilities of the same tokens under the policy that sampled them,
+        of the shape of ``logp``; a constant.
+      correct: 1 for a right answer and 0 for a wrong one, ``[...]``, one a sequence.
       success_rate: ``r``, share of right answers to the prompt, ``[...]``; clipped to
-        [0.02, 0.98]. Leave out prompts with 0 or 1: see `advantages.informative`.
-      mask: Like ``logp``.
+        [0.02, 0.98]. Leave out prompts with 0 or 1: see `informative`.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
       weight: 1, ``1 - r`` or ``sqrt((1 - r) / r)``.
       negative: Weight of wrong answers; 0 is rejection-sampling fine-tuning.
-      floor_pos: Least ``rho`` whose log is taken.
-      floor_neg: Least ``(1 - r rho) / (1 - r)`` whose log is taken, more than 0.
+      floor_pos: Smallest ``rho`` whose logarithm is taken.
+      floor_neg: Smallest ``(1 - r rho) / (1 - r)`` whose logarithm is taken, positive.
       level: "token", or "seq_sum" for the ratio of sequences.
 
     Raises:
-      ValueError: Shapes that do not fit, an unknown weight, no floor.
+      ValueError: Mismatched shapes, an unknown weight, no floor.
 
     Reference: Chen et al., arXiv 2505.18116; its ``dp_actor.py``.
     """
@@ -306,11 +331,13 @@ def value_clip(
     """``max((v - R)^2, (clip(v, v_old - clip, v_old + clip) - R)^2) / 2``.
 
     Args:
-      values: Any shape.
-      values_old: Those of the roll-out.
-      targets: ``R``, constants.
-      mask: Likewise.
-      clip: None for the plain squared error.
+      values: Values that the critic gives now, of any shape.
+      values_old: Values that the critic gave during the roll-out, of the shape of
+        ``values``; constants.
+      targets: Returns ``R`` to fit, of the shape of ``values``; constants.
+      mask: 0 on elements that do not count, of the shape of ``values``; None keeps all.
+      clip: Half-width of the clip range around the old value; None for the plain
+        squared error.
 
     Reference: OpenAI baselines' PPO2; TRL's ``cliprange_value``.
     """

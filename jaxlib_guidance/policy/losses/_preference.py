@@ -30,8 +30,8 @@ def sequence_logp(
     """Sum, or mean, of tokens' log-probabilities: ``[..., T]`` to ``[...]``.
 
     Args:
-      logp: ``[..., T]``.
-      mask: Likewise, 1 on the answer.
+      logp: Log-probabilities of the answer's tokens, ``[..., T]``.
+      mask: 1 on the answer's tokens, 0 elsewhere, ``[..., T]``; None keeps all.
       mean: Per token, for SimPO, ORPO and length-normalised IPO.
 
     Returns:
@@ -63,14 +63,17 @@ def dpo(
     smoothing, has ``s = -1``.
 
     Args:
-      u_w: ``[B]``.
-      u_l: Likewise.
-      beta: Strength of the reference.
-      noise: In [0, 0.5).
-      correct: See above; with no noise it has no effect.
+      u_w: Log-ratio of the chosen answer to the reference, summed over its tokens,
+        ``[B]``.
+      u_l: Log-ratio of the rejected answer to the reference, summed over its tokens,
+        ``[B]``.
+      beta: Strength of the pull to the reference, positive.
+      noise: Rate of wrong labels, in [0, 0.5); 0 trusts all.
+      correct: Whether to undo the noise without bias (robust DPO) rather than smooth
+        labels (conservative DPO); without noise the two are equal.
 
     Raises:
-      ValueError: Shapes that do not fit, a noise outside [0, 0.5).
+      ValueError: Mismatched shapes, a noise outside [0, 0.5).
 
     Reference: DPO, arXiv 2305.18290, eq. 7; robust DPO, arXiv 2403.00409;
     conservative DPO, Mitchell (2023).
@@ -94,9 +97,11 @@ def ipo(u_w: Array, u_l: Array, *, beta: float = 0.1) -> Array:
     as the authors told TRL; OpenRLHF sums.
 
     Args:
-      u_w: ``[B]``.
-      u_l: Likewise.
-      beta: The margin wanted is ``1 / (2 beta)``.
+      u_w: Log-ratio of the chosen answer to the reference, summed over its tokens,
+        ``[B]``.
+      u_l: Log-ratio of the rejected answer to the reference, summed over its tokens,
+        ``[B]``.
+      beta: Strength of the reference, positive; the margin wanted is ``1 / (2 beta)``.
 
     Reference: Azar et al., arXiv 2310.12036, eq. 17.
     """
@@ -109,9 +114,11 @@ def hinge(u_w: Array, u_l: Array, *, beta: float = 0.1) -> Array:
     """``relu(1 - beta Delta)``.
 
     Args:
-      u_w: ``[B]``.
-      u_l: Likewise.
-      beta: Strength of the reference.
+      u_w: Log-ratio of the chosen answer to the reference, summed over its tokens,
+        ``[B]``.
+      u_l: Log-ratio of the rejected answer to the reference, summed over its tokens,
+        ``[B]``.
+      beta: Strength of the pull to the reference, positive.
 
     Reference: SLiC, arXiv 2305.10425; as in RSO, arXiv 2309.06657.
     """
@@ -133,13 +140,15 @@ def exo(
     the reverse of the divergence that DPO with label smoothing minimises.
 
     Args:
-      u_w: ``[B]``.
-      u_l: Likewise.
-      beta: Strength of the reference.
-      noise: ``e``, in (0, 0.5).
+      u_w: Log-ratio of the chosen answer to the reference, summed over its tokens,
+        ``[B]``.
+      u_l: Log-ratio of the rejected answer to the reference, summed over its tokens,
+        ``[B]``.
+      beta: Strength of the pull to the reference, positive.
+      noise: Rate ``e`` of wrong labels, in (0, 0.5).
 
     Raises:
-      ValueError: Shapes that do not fit, a noise outside (0, 0.5).
+      ValueError: Mismatched shapes, a noise outside (0, 0.5).
 
     Reference: Ji et al., arXiv 2402.00856; TRL's ``exo_pair``.
     """
@@ -157,9 +166,11 @@ def nca(u_w: Array, u_l: Array, *, beta: float = 0.1) -> Array:
     """``-log s(r_w) - log s(-r_w) / 2 - log s(-r_l) / 2`` with ``r = beta u``.
 
     Args:
-      u_w: ``[B]``.
-      u_l: Likewise.
-      beta: Strength of the reference.
+      u_w: Log-ratio of the chosen answer to the reference, summed over its tokens,
+        ``[B]``.
+      u_l: Log-ratio of the rejected answer to the reference, summed over its tokens,
+        ``[B]``.
+      beta: Strength of the pull to the reference, positive.
 
     Reference: Chen et al., arXiv 2402.05369; TRL's ``nca_pair``.
     """
@@ -173,9 +184,12 @@ def sppo(u_w: Array, u_l: Array, *, beta: float = 0.1) -> Array:
     """``(u_w - 1 / (2 beta))^2 + (u_l + 1 / (2 beta))^2``: each answer by itself.
 
     Args:
-      u_w: ``[B]``.
-      u_l: Likewise.
-      beta: Each log-ratio wanted is ``+-1 / (2 beta)``.
+      u_w: Log-ratio of the chosen answer to the reference, summed over its tokens,
+        ``[B]``.
+      u_l: Log-ratio of the rejected answer to the reference, summed over its tokens,
+        ``[B]``.
+      beta: Strength of the reference, positive; each log-ratio wanted is ``+-1 / (2
+        beta)``.
 
     Reference: Wu et al., arXiv 2405.00675, with win rates 1 and 0; TRL's
     ``sppo_hard``.
@@ -200,13 +214,16 @@ def apo(
     for a policy better than the answers.
 
     Args:
-      u_w: ``[B]``.
-      u_l: Likewise.
-      anchor: See above.
-      beta: Strength of the reference.
+      u_w: Log-ratio of the chosen answer to the reference, summed over its tokens,
+        ``[B]``.
+      u_l: Log-ratio of the rejected answer to the reference, summed over its tokens,
+        ``[B]``.
+      anchor: "zero" for answers better than the policy's, "down" for a policy better
+        than the answers.
+      beta: Strength of the pull to the reference, positive.
 
     Raises:
-      ValueError: Shapes that do not fit, an unknown anchor.
+      ValueError: Mismatched shapes, an unknown anchor.
 
     Reference: D'Oosterlinck et al., arXiv 2408.06266.
     """
@@ -223,9 +240,11 @@ def discopop(u_w: Array, u_l: Array, *, beta: float = 0.1, tau: float = 0.05) ->
     """``(1 - m) -log s(beta Delta) + m exp(-beta Delta)``, ``m = s(beta Delta / tau)``.
 
     Args:
-      u_w: ``[B]``.
-      u_l: Likewise.
-      beta: Strength of the reference.
+      u_w: Log-ratio of the chosen answer to the reference, summed over its tokens,
+        ``[B]``.
+      u_l: Log-ratio of the rejected answer to the reference, summed over its tokens,
+        ``[B]``.
+      beta: Strength of the pull to the reference, positive.
       tau: Width of the passage from the one to the other, less than 1: beyond it the
         loss of a wrong pair grows exponentially.
 

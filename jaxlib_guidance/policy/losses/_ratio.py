@@ -37,10 +37,14 @@ def log_ratio(
     - "seq_sum": the sum over the sequence, its true ratio.
 
     Args:
-      logp: Log-probabilities of what was taken, ``[..., T]``.
-      logp_old: Those of the policy that took it.
-      mask: Likewise; 1 on what the policy chose.
-      level: See above.
+      logp: Log-probabilities under the policy of the tokens that were taken, ``[...,
+        T]``.
+      logp_old: Log-probabilities of the same tokens under the policy that sampled them,
+        of the shape of ``logp``; a constant.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
+      level: Whose ratio it is: "token", "seq", "seq_token" or "seq_sum", explained in
+        `log_ratio`.
       limit: Clips to ``[-limit, limit]``, where the gradient then is 0. verl, OpenRLHF
         and tunix have 20 for tokens; 10 for GSPO.
 
@@ -48,7 +52,7 @@ def log_ratio(
       Float32 ``[..., T]``, 0 where masked.
 
     Raises:
-      ValueError: Shapes that do not fit, an unknown level.
+      ValueError: Mismatched shapes, an unknown level.
 
     Reference: GSPO, Zheng et al., arXiv 2507.18071, eqs. 7 and 14.
     """
@@ -69,17 +73,22 @@ def importance_ratio(
     """``exp`` of `log_ratio`, taken once where a sequence has one for all its tokens.
 
     Args:
-      logp: As in `log_ratio`, like all that follow.
-      logp_old: Likewise.
-      mask: Likewise.
-      level: Likewise.
-      limit: Likewise.
+      logp: Log-probabilities under the policy of the tokens that were taken, ``[...,
+        T]``.
+      logp_old: Log-probabilities of the same tokens under the policy that sampled them,
+        of the shape of ``logp``; a constant.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
+      level: Whose ratio it is: "token", "seq", "seq_token" or "seq_sum", explained in
+        `log_ratio`.
+      limit: Largest absolute log-ratio before the exponential; beyond it the gradient
+        is 0.
 
     Returns:
       Float32 ``[..., T]``, 1 where masked; ``[..., 1]`` for "seq" and "seq_sum".
 
     Raises:
-      ValueError: As in `log_ratio`.
+      ValueError: Mismatched shapes, or an unknown level.
     """
     return jnp.exp(_log_ratio(logp, logp_old, mask, level, limit))
 
@@ -130,13 +139,18 @@ def ratio_stats(
     """What to report beside a clipped loss, for ``aggregate(..., aux=)``.
 
     Args:
-      logp: As in `log_ratio`.
-      logp_old: As in `log_ratio`.
-      advantage: ``[..., T]`` or ``[...]``.
-      mask: As in `log_ratio`.
-      level: As in `log_ratio`.
-      clip_low: As in `losses.ppo_clip`.
-      clip_high: As in `losses.ppo_clip`.
+      logp: Log-probabilities under the policy of the tokens that were taken, ``[...,
+        T]``.
+      logp_old: Log-probabilities of the same tokens under the policy that sampled them,
+        of the shape of ``logp``; a constant.
+      advantage: Advantages of tokens ``[..., T]``, or of sequences ``[...]``;
+        constants.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
+      level: Whose ratio it is: "token", "seq", "seq_token" or "seq_sum", explained in
+        `log_ratio`.
+      clip_low: Largest fall of the ratio below 1.
+      clip_high: Largest rise of the ratio above 1.
 
     Returns:
       ``approx_kl`` (``E k3`` of the old policy against the new, tokens' own),
@@ -184,9 +198,10 @@ def like_tokens(
     """One number a token or a sequence, as a constant for each token.
 
     Args:
-      x: ``[..., T]`` or ``[...]``.
-      logp: ``[..., T]``.
-      mask: Likewise; what it hides is 0.
+      x: Numbers of tokens ``[..., T]``, or of sequences ``[...]``.
+      logp: An array of tokens, ``[..., T]``; only its shape is read.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
       name: What to call ``x`` in the error.
 
     Returns:

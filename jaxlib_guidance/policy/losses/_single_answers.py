@@ -23,14 +23,14 @@ def kto(
 
     Args:
       u: Log-ratio of each answer to the reference, ``[B]``.
-      desirable: 0 or 1, ``[B]``.
+      desirable: 1 for a good answer and 0 for a bad one, ``[B]``.
       z: The reference point, from `kto_reference`: scalar, or ``[B]``; a constant.
-      beta: Strength of the reference.
-      weight_desirable: Weight of desirable answers.
-      weight_undesirable: Of the others.
+      beta: Strength of the pull to the reference, positive.
+      weight_desirable: Weight of desirable answers, at least 0.
+      weight_undesirable: Weight of undesirable answers, at least 0.
 
     Raises:
-      ValueError: Shapes that do not fit.
+      ValueError: Mismatched shapes.
 
     Reference: Ethayarajh et al., arXiv 2402.01306, eq. 8.
     """
@@ -53,7 +53,7 @@ def kto_reference(
 
     Args:
       u_mismatched: Log-ratios of such pairs, ``[B]``.
-      mask: Likewise.
+      mask: 0 on pairs that do not count, ``[B]``; None keeps all.
       axis_name: Mapped axis over which to average too.
 
     Returns:

@@ -13,11 +13,13 @@ def nll(logp: Array, mask: Array | None = None, weight: Array | None = None) -> 
 
     Filtered behaviour cloning (PAE) has 1 for successes and 0 for failures as weights
     or, to leave them out of the mean, in the mask. SELF weighs a response, its feedback
-    and its refinement differently, by weights of tokens (the paper's are unverified).
+    and its refinement differently, by weights of tokens.
 
     Args:
-      logp: ``[..., T]``.
-      mask: Like ``logp``.
+      logp: Log-probabilities under the policy of the tokens that were taken, ``[...,
+        T]``.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
       weight: ``[..., T]`` or ``[...]``; None is 1.
 
     Returns:
@@ -38,8 +40,10 @@ def focal_nll(
     agent was asked. Its code's default is 3, its released runs used 0.
 
     Args:
-      logp: Any shape.
-      mask: Likewise.
+      logp: Log-probabilities under the policy of the tokens that were taken, of any
+        shape.
+      mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
+        None keeps all.
       gamma: Focal exponent; the factor is differentiated too.
 
     Reference: Sarkar et al., arXiv 2502.06060; focal loss, arXiv 1708.02002, eq. 4.

@@ -47,7 +47,8 @@ def token_logp(
     Args:
       hidden: Last hidden states ``[..., D]``. The matrix products are of this type;
         their sums, and all else, are float32.
-      unembedding: ``[V, D]``, in any floating type.
+      unembedding: Matrix that maps hidden states to logits, ``[V, D]``, in any floating
+        type.
       tokens: Integers ``[...]`` in ``[0, V)``; elsewhere the result is NaN, so give
         padding any token and mask what comes of it.
       chunk: Entries of the vocabulary at a time; it need not divide ``V``.
@@ -60,7 +61,7 @@ def token_logp(
 
     Raises:
       TypeError: Arrays of a wrong kind, or a temperature that is not a plain number.
-      ValueError: Shapes that do not fit, or a chunk or temperature out of range.
+      ValueError: Mismatched shapes, or a chunk or temperature out of range.
     """
     return token_logp_and_entropy(
         hidden, unembedding, tokens, chunk=chunk, temperature=temperature

@@ -18,10 +18,10 @@ def overlong_penalty(
     """0 up to ``max_length - cache``, then linearly down to ``-penalty``.
 
     Args:
-      lengths: In tokens, any shape.
-      max_length: Where the penalty is whole; longer ones have no more.
-      cache: Over how many tokens it grows.
-      penalty: Its size.
+      lengths: Length of each answer in tokens, of any shape.
+      max_length: Length from which the penalty is whole, in tokens.
+      cache: Number of tokens over which the penalty grows, 1 to ``max_length``.
+      penalty: Size of the whole penalty, in the unit of the rewards.
 
     Returns:
       Float32, to add to rewards.
@@ -41,10 +41,11 @@ def inverse_length(rewards: Array, lengths: Array, lam: float) -> Array:
     """``r - lam / length``: long thinking pays, whether or not it is right.
 
     Args:
-      rewards: Any shape; RLSP's are 1 for right, 0 for wrong, less 0.5 without a boxed
-        answer.
-      lengths: In tokens, likewise; counted as at least 1.
-      lam: 1000 in the paper's long run.
+      rewards: Rewards of any shape; RLSP's are 1 for right, 0 for wrong, less 0.5
+        without a boxed answer.
+      lengths: Length of each answer in tokens, of the shape of ``rewards``; counted as
+        at least 1.
+      lam: Penalty times tokens; 1000 in the paper's long run.
 
     Reference: RLSP, Ye et al., arXiv 2502.06773; its code takes a token for 4
     characters.
@@ -56,13 +57,13 @@ def inverse_length(rewards: Array, lengths: Array, lam: float) -> Array:
 def shortest_correct(correct: Array, lengths: Array, *, weight: float = 0.5) -> Array:
     """``c (1 - w (len - min) / (max - min))`` over the right answers of a group.
 
-    The paper rewards conciseness among right answers; its exact form was not found, and
-    this is a form with its properties (unverified).
+    The paper rewards conciseness among right answers; this linear form is the
+    library's.
 
     Args:
-      correct: 0 or 1, ``[..., G]``.
-      lengths: Likewise.
-      weight: ``w`` in [0, 1]: what the longest right answer loses.
+      correct: 1 for right answers and 0 for wrong ones, ``[..., G]``.
+      lengths: Length of each answer in tokens, ``[..., G]``.
+      weight: Share ``w`` that the longest right answer loses, in [0, 1].
 
     Reference: arXiv 2506.15647.
     """
@@ -93,17 +94,19 @@ def length_step(
     beyond it ("penalty"), or both ("hybrid"). Wrong ones have ``wrong``.
 
     Args:
-      correct: 0 or 1, any shape.
-      lengths: In tokens, likewise.
-      target: Scalar, or likewise, as from `laser_targets`.
-      alpha: Height of the step.
-      kind: See above.
+      correct: 1 for right answers and 0 for wrong ones, of any shape.
+      lengths: Length of each answer in tokens, of the shape of ``correct``.
+      target: Target length in tokens, scalar or of the shape of ``correct``, as from
+        `laser_targets`.
+      alpha: Height of the step, at least 0, in the unit of the rewards.
+      kind: "reward", "penalty" or "hybrid", explained above.
       wrong: Reward of wrong answers; the released code's is -0.5.
-      explore: LASER-DE: 1 for wrong answers that may be long, because they do not
-        repeat themselves. Beyond the target they gain ``alpha`` too.
+      explore: 1 for wrong answers that may be long, because they do not repeat
+        themselves (LASER-DE), of the shape of ``correct``: beyond the target they gain
+        ``alpha`` too. None for none.
 
     Raises:
-      ValueError: Shapes that do not fit, an unknown kind.
+      ValueError: Mismatched shapes, an unknown kind.
 
     Reference: Liu et al., arXiv 2505.15612; its ``length_penalty.py``.
     """
@@ -142,11 +145,11 @@ def laser_targets(
     the greatest length seen.
 
     Args:
-      correct: 0 or 1, ``[P, G]``.
-      lengths: In tokens, likewise.
-      thresholds: Candidates, increasing, ``[K]``.
-      group_size: ``G`` of training.
-      expected: Right answers wanted within the target.
+      correct: 1 for right answers and 0 for wrong ones, ``[P, G]``.
+      lengths: Length of each answer in tokens, ``[P, G]``.
+      thresholds: Candidate lengths in tokens, increasing, ``[K]``.
+      group_size: Number of answers ``G`` of a prompt in training.
+      expected: Number of right answers wanted within the target.
 
     Returns:
       Float32 ``[3]``; `laser_level` says which is whose.

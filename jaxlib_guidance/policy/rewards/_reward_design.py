@@ -29,15 +29,15 @@ def informativeness(
     reward.
 
     Args:
-      rewards: The designed ``[S, A]``.
-      transitions: ``P``, ``[S, A, S]``.
+      rewards: Table of designed rewards, ``[S, A]``.
+      transitions: Transition probabilities ``P``, ``[S, A, S]``.
       policy: An optimal action in each state, integers ``[S]``.
       gap: How much worse the best wrong action is under the task's reward, ``[S]``.
-      gamma: Discount.
-      horizons: ``H``, static.
+      gamma: Discount of the task, in [0, 1].
+      horizons: Numbers of steps ``H``, Python integers of at least 1.
 
     Raises:
-      ValueError: Shapes that do not fit.
+      ValueError: Mismatched shapes.
 
     Reference: EXPRD, Devidze et al., NeurIPS 2021, in the thesis "Reward Design for
     Reinforcement Learning Agents".
@@ -82,12 +82,12 @@ def explicable_step(
     and what is better than it thinks is rewarded first.
 
     Args:
-      rewards: ``[S, A]``.
-      state: Which one.
-      policy: The learner's, in that state, ``[A]``.
-      advantage: The teacher's ``A*`` there, ``[A]``.
-      visits: ``mu(s)`` of an optimal policy.
-      rate: Step.
+      rewards: Table of rewards to change, ``[S, A]``.
+      state: State whose rewards change, an integer.
+      policy: Probabilities that the learner gives the actions in that state, ``[A]``.
+      advantage: Advantages ``A*`` that the teacher gives the actions there, ``[A]``.
+      visits: Share ``mu(s)`` of the visits of an optimal policy to the state, scalar.
+      rate: Step size.
 
     Reference: EXPADARD, in the thesis "Reward Design for Reinforcement Learning
     Agents"; the variant without a linear program.
@@ -114,12 +114,12 @@ def self_design_step(
     actions.
 
     Args:
-      shaping: ``phi``, ``[S, A]``.
-      state: Visited.
-      action: Taken.
-      policy: In that state, ``[A]``.
-      advantage: ``G - V(s)`` of the task's reward.
-      rate: Step.
+      shaping: Table of shaping rewards ``phi``, ``[S, A]``.
+      state: State that was visited, an integer.
+      action: Action that was taken, an integer.
+      policy: Probabilities that the learner gives the actions in that state, ``[A]``.
+      advantage: Advantage ``G - V(s)`` of the task's reward, scalar.
+      rate: Step size.
 
     Reference: ExploRS, Devidze et al., NeurIPS 2022, in the thesis "Reward Design for
     Reinforcement Learning Agents".
@@ -151,19 +151,19 @@ def implicit_hypergradient(
     for eigenvalues of ``-H`` in ``(0, 2 / step)``. Needs products with ``H`` only.
 
     Args:
-      outer_gradient: ``grad_theta J`` of the primary reward, like ``theta``.
+      outer_gradient: Gradient ``grad_theta J`` of the primary reward, a pytree of the
+        structure of ``theta``.
       inner_update: The direction in which training moves ``theta``; any rule.
-      theta: The trained policy's parameters.
-      phi: The reward's.
-      damping: Of the inner problem.
-      step: Of the series.
-      terms: Static.
+      theta: Parameters of the trained policy, a pytree.
+      phi: Parameters of the reward, a pytree.
+      damping: Damping of the inner problem, at least 0.
+      step: Step size of the series, positive.
+      terms: Number of terms of the series, a Python integer.
 
     Returns:
       Like ``phi``.
 
-    Reference: BARFI, Gupta et al., arXiv 2310.19007 (the paper's body was not at hand;
-    unverified beyond the implicit function theorem).
+    Reference: BARFI, Gupta et al., arXiv 2310.19007; the implicit function theorem.
     """
     _, pull = jax.vjp(inner_update, theta, phi)
 

@@ -1,7 +1,7 @@
 """Rewards, shaped: by a reference, by turn, by a judge, by potentials and subgoals.
 
 Arrays of any leading shape in, float32 of the same shape out. Nothing here samples or
-scores text: correctness and judgements are arguments. For lengths see `length`.
+scores text: correctness and judgements are arguments. For lengths see `_length`.
 """
 
 from typing import Literal
@@ -23,14 +23,15 @@ def par_sigmoid(
     answer is as good as the reference's.
 
     Args:
-      rewards: Of a reward model, ``[...]``.
-      reference: Of answers of the reference policy to the same prompt, ``[..., M]``;
-        one is enough, the paper has up to 10.
-      mask: Like ``reference``. Without any the reward is 0.
-      k: Steepness.
+      rewards: Rewards that a reward model gives the answers, ``[...]``.
+      reference: Rewards of the reference policy's answers to the same prompt, ``[...,
+        M]``; one is enough, the paper has up to 10.
+      mask: 0 on reference answers that do not count, of the shape of ``reference``.
+        Without any the reward is 0.
+      k: Steepness of the sigmoid, per unit of reward.
 
     Raises:
-      ValueError: Shapes that do not fit.
+      ValueError: Mismatched shapes.
 
     Reference: PAR, Fu et al., arXiv 2502.18770.
     """
@@ -50,17 +51,20 @@ def log_sigmoid_centered(
 ) -> Array:
     """``log sigmoid(r - q)`` with ``q`` a quantile of the reference's rewards.
 
-    ``q = mean + z std`` of a normal law through the rewards (ddof 0), so few are
-    enough. Not positive: answers better than most of the reference's gain little more.
+    ``q = mean + z std`` of a normal distribution through the rewards (ddof 0), so
+    few are enough. Not positive: answers better than most of the reference's gain
+    little more.
 
     Args:
-      rewards: Of a reward model, ``[...]``.
-      reference: Of answers of the reference policy to the same prompt, ``[..., M]``.
-      mask: Like ``reference``. Without any ``q`` is 0, as in PAR's code.
-      quantile: In (0, 1).
+      rewards: Rewards that a reward model gives the answers, ``[...]``.
+      reference: Rewards of the reference policy's answers to the same prompt, ``[...,
+        M]``.
+      mask: 0 on reference answers that do not count, of the shape of ``reference``.
+        Without any ``q`` is 0, as in PAR's code.
+      quantile: Level of the quantile of the reference's rewards, in (0, 1).
 
     Raises:
-      ValueError: Shapes that do not fit, a quantile outside (0, 1).
+      ValueError: Mismatched shapes, a quantile outside (0, 1).
 
     Reference: Wang et al., arXiv 2402.00742; as in PAR's ``reward_shaper.py``.
     """
@@ -82,21 +86,22 @@ def score_rewards(
 ) -> Array:
     """SCoRe's rewards of two attempts, the second made after seeing the first.
 
-    Stage 1 trains the second attempt alone: ``(0, r2)``, while `kl.score_kl` holds the
+    Stage 1 trains the second attempt alone: ``(0, r2)``, while `score_kl` holds the
     first. Stage 2: ``(r1, r2 + alpha (r2 - r1))``, so that repeating oneself pays less
     than correcting oneself.
 
     Args:
-      first: ``r1``, any shape.
-      second: ``r2``, likewise.
-      stage: 1 or 2.
-      alpha: Of the progress; the paper's is 10 (from memory, unverified).
+      first: Rewards ``r1`` of the first attempts, of any shape.
+      second: Rewards ``r2`` of the second attempts, of the shape of ``first``.
+      stage: Stage of training, 1 or 2.
+      alpha: Weight of the progress from the first attempt to the second; the paper's is
+        10.
 
     Returns:
-      Likewise with a last axis of 2.
+      Float32 of the shape of ``first`` with a last axis of 2, the attempts.
 
     Raises:
-      ValueError: Shapes that do not fit, another stage.
+      ValueError: Mismatched shapes, another stage.
 
     Reference: Kumar et al., arXiv 2409.12917.
     """
@@ -118,9 +123,9 @@ def outcome_reward(
     """``values`` for an answer that is right, wrong, or cannot be parsed.
 
     Args:
-      correct: 0 or 1, any shape.
-      parsed: Likewise.
-      values: RISE's.
+      correct: 1 for right answers and 0 for wrong ones, of any shape.
+      parsed: 1 for answers that could be parsed, of the shape of ``correct``.
+      values: Rewards of a right, a wrong and an unparsed answer; RISE's by default.
 
     Reference: RISE, Liu et al., arXiv 2505.13445; its code.
     """
@@ -143,9 +148,10 @@ def verification_reward(
 
     Args:
       predicted: Score that the policy gives its solution, any shape.
-      true: The solution's `outcome_reward`.
-      parsed: Whether the judgement could be parsed.
-      values: As in `outcome_reward`.
+      true: Score that `outcome_reward` gives the solution, of the shape of
+        ``predicted``.
+      parsed: 1 for judgements that could be parsed, of the shape of ``predicted``.
+      values: Rewards of a right, a wrong and an unparsed answer; RISE's by default.
 
     Reference: RISE, Liu et al., arXiv 2505.13445.
     """
@@ -160,12 +166,13 @@ def rule_reward(scores: Array, gold: Array, mask: Array | None = None) -> Array:
     With one answer: +1 if its score is the gold one. A tie for the first place is -1.
 
     Args:
-      scores: The judge's, ``[..., n]``.
-      gold: Likewise; of equal ones the first is the best.
-      mask: Likewise, for fewer answers; none at all is -1.
+      scores: Scores that the judge gives, ``[..., n]``.
+      gold: Scores that are true, ``[..., n]``; of equal ones the first is the best.
+      mask: 0 on answers that do not exist, ``[..., n]``; none at all is -1. None keeps
+        all.
 
     Raises:
-      ValueError: Shapes that do not fit.
+      ValueError: Mismatched shapes.
 
     Reference: SPCT, Liu et al., arXiv 2504.02495.
     """
@@ -186,9 +193,9 @@ def blend(rewards: Array, weights: Array, active: Array | None = None) -> Array:
     """``sum_k w_k R_k``: the effective reward of several, by state where weights are.
 
     Args:
-      rewards: ``[..., K]``.
-      weights: ``[K]`` or ``[..., K]``.
-      active: 0 for rewards that do not apply, ``[..., K]``.
+      rewards: Rewards by kind, ``[..., K]``.
+      weights: Weight of each kind, ``[K]``, or by state ``[..., K]``.
+      active: 0 for rewards that do not apply, ``[..., K]``; None keeps all.
 
     Reference: The Policy Cliff, arXiv 2507.20150 (effective reward).
     """
@@ -203,10 +210,11 @@ def potential_shaping(
     """``gamma (1 - terminated) Phi(s') - Phi(s)``: shaping that moves no optimum.
 
     Args:
-      potential: ``Phi`` of the state, any shape.
-      next_potential: Of the next one, before any reset.
-      terminated: Where the episode ends, and ``Phi`` is 0; not where it is cut.
-      gamma: The discount of the task.
+      potential: Potential ``Phi`` of the state, of any shape.
+      next_potential: Potential ``Phi`` of the next state, before any reset, of the same
+        shape.
+      terminated: 1 where the episode ends, and ``Phi`` is 0; not where it is cut.
+      gamma: Discount of the task, in [0, 1].
 
     Reference: Ng, Harada and Russell (1999), theorem 1.
     """
@@ -226,7 +234,7 @@ def subgoal_bonus(
     Args:
       reached: Whether the transition closes it, ``[T, S]`` of one episode; `jax.vmap`
         for a batch. A verifier's or a language model's labels.
-      weight: Scalar or ``[S]``.
+      weight: Reward of each subgoal, scalar or ``[S]``.
       once: Pay each subgoal the first time only. Without it, closing and undoing one
         is a source of reward.
 

@@ -24,7 +24,7 @@ def belief_shift(
       Float32 ``[T]``.
 
     Raises:
-      ValueError: Shapes that do not fit.
+      ValueError: Mismatched shapes.
 
     Reference: Sarkar et al., arXiv 2502.06060; its ``string_env.py``.
     """
@@ -46,15 +46,15 @@ def step_game(fooled: Array, lowered: Array | None = None) -> Array:
     The generator has +1 if the critic takes its wrong step for a right one, else -1.
 
     Args:
-      fooled: 0 or 1, any shape.
-      lowered: Whether the step lowers the chance of success; one that does not is no
-        game, and both get 0 (the condition is from memory, unverified).
+      fooled: 1 where the critic takes the wrong step for a right one, of any shape.
+      lowered: 1 where the step lowers the chance of success, of the shape of
+        ``fooled``; a step that does not is no game, and both get 0. None for all.
 
     Returns:
-      Likewise with a last axis of 2: generator, critic.
+      Float32 of the shape of ``fooled`` with a last axis of 2: generator, critic.
 
-    Reference: SPC, Chen et al., arXiv 2504.19162. Its loss is ``losses.ppo_clip(level=
-    "seq")`` with the reference as the old policy, plus 0.15 times `losses.nll`.
+    Reference: SPC, Chen et al., arXiv 2504.19162. Its loss is ``ppo_clip(level=
+    "seq")`` with the reference as the old policy, plus 0.15 times `nll`.
     """
     require_range("fooled", fooled, 0, 1)
     gain = 2 * at_least_float32(fooled) - 1

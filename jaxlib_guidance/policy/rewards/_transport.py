@@ -28,9 +28,9 @@ def sinkhorn(
     or underflows; ``error`` says whether it was enough.
 
     Args:
-      cost: ``[N, M]``.
-      epsilon: Regularisation.
-      steps: Static.
+      cost: Cost of each pair, ``[N, M]``.
+      epsilon: Regularisation in the unit of the cost, positive.
+      steps: Number of iterations, a Python integer.
       start: First regularisation, at least ``epsilon``.
 
     Raises:
@@ -67,9 +67,9 @@ def transport_rewards(plan: Array, cost: Array, *, scale: float = 200.0) -> Arra
     `longest_increasing`.
 
     Args:
-      plan: From `sinkhorn`.
-      cost: Between the agent's steps and the expert's.
-      scale: 200 in the released code.
+      plan: Transport plan from `sinkhorn`, ``[N, M]``.
+      cost: Cost between the agent's steps and the expert's, ``[N, M]``.
+      scale: Factor of the rewards; 200 in the released code.
 
     Reference: ADS, Liu et al., arXiv 2310.07433; its code.
     """
@@ -83,7 +83,7 @@ def longest_increasing(x: Array) -> Array:
     Of the expert's steps nearest to the agent's, it is progress in order.
 
     Args:
-      x: ``[T]``.
+      x: Numbers in order, ``[T]``.
 
     Returns:
       int32 scalar.
@@ -105,8 +105,8 @@ def discount_schedule(progress: Array, *, alpha: float = 0.2) -> Array:
     """``gamma = alpha^(1 / k)``: the farther imitation has got, the farther it looks.
 
     Args:
-      progress: ``k``, steps of the expert that are mastered, at least 1.
-      alpha: What a reward ``k`` steps ahead counts.
+      progress: Number of the expert's steps that are mastered, ``k``, at least 1.
+      alpha: Share that a reward ``k`` steps ahead counts, in [0, 1].
 
     Reference: ADS, Liu et al., arXiv 2310.07433; its code.
     """

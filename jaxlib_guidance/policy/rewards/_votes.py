@@ -17,10 +17,10 @@ class Vote(NamedTuple):
     """The answer that a group gave.
 
     Attributes:
-      label: Its id, ``[...]``; meaningless where ``valid`` is 0.
-      index: The first sample that gave it.
-      weight: Of its supporters together.
-      valid: 1 if any sample was valid.
+      label: Id of the answer, ``[...]``; meaningless where ``valid`` is 0.
+      index: Index of the first sample that gave the answer, ``[...]``.
+      weight: Sum of the weights of the samples that gave the answer, ``[...]``.
+      valid: 1 if any sample was valid, ``[...]``.
     """
 
     label: Array
@@ -35,12 +35,13 @@ def weighted_vote(
     """The answer with the greatest weight; of equal ones the one given first.
 
     Args:
-      answers: Ids, integers ``[..., G]``.
-      weights: Of each sample, likewise, not negative; None for a majority vote.
-      mask: 0 for samples without an answer, likewise.
+      answers: Ids of the answers, integers ``[..., G]``.
+      weights: Weight of each sample, ``[..., G]``, not negative; one of NaN does not
+        vote. None for a majority vote.
+      mask: 0 for samples without an answer, ``[..., G]``; None keeps all.
 
     Raises:
-      ValueError: Shapes that do not fit.
+      ValueError: Mismatched shapes.
     """
     answers = jnp.asarray(answers)
     w = mask_like(mask, answers)
@@ -74,9 +75,9 @@ def self_verdict_vote(
     """A majority vote among the answers that their author accepts, or among all.
 
     Args:
-      answers: Ids, integers ``[..., G]``.
-      accepted: The policy's verdict on each of its answers, 0 or 1, likewise.
-      mask: 0 for samples without an answer, likewise.
+      answers: Ids of the answers, integers ``[..., G]``.
+      accepted: 1 where the policy accepts its own answer, ``[..., G]``.
+      mask: 0 for samples without an answer, ``[..., G]``; None keeps all.
 
     Reference: Is PRM Necessary, arXiv 2505.11227 (Self-PRM).
     """
@@ -101,9 +102,11 @@ def cross_view_reward(
     Args:
       answers_a: Ids of the answers to one phrasing, integers ``[..., G]``; ids are
         comparable between the two.
-      answers_b: To the other, ``[..., H]``.
-      mask_a: 0 for samples without an answer, which match nothing.
-      mask_b: Likewise.
+      answers_b: Ids of the answers to the other phrasing, integers ``[..., H]``.
+      mask_a: 0 for samples of ``answers_a`` without an answer, which match nothing;
+        None keeps all.
+      mask_b: 0 for samples of ``answers_b`` without an answer, which match nothing;
+        None keeps all.
 
     Returns:
       Rewards of both, float32.
@@ -123,8 +126,8 @@ def naive_vote(scores: Array, mask: Array | None = None) -> Array:
     """Sum of a judge's scores over its runs, ``[..., K, n]`` to ``[..., n]``.
 
     Args:
-      scores: Of ``n`` answers in ``K`` runs.
-      mask: Of runs, ``[..., K]``.
+      scores: Scores of ``n`` answers in ``K`` runs of the judge, ``[..., K, n]``.
+      mask: 0 on runs that do not count, ``[..., K]``; None keeps all.
 
     Reference: SPCT, Liu et al., arXiv 2504.02495 (voting with generated rewards).
     """
@@ -138,12 +141,14 @@ def meta_vote(scores: Array, meta: Array, keep: int) -> Array:
     """`naive_vote` of the ``keep`` runs that a meta judge trusts most.
 
     Args:
-      scores: ``[..., K, n]``.
-      meta: Its score of each run, ``[..., K]``; of equal ones the earlier is kept.
-      keep: 1 to ``K``; the paper keeps half. All of them is `naive_vote`.
+      scores: Scores of ``n`` answers in ``K`` runs of the judge, ``[..., K, n]``.
+      meta: Score that the meta judge gives each run, ``[..., K]``; of equal ones the
+        earlier is kept.
+      keep: Number of runs to keep, 1 to ``K``; the paper keeps half. All of them is
+        `naive_vote`.
 
     Raises:
-      ValueError: Shapes that do not fit, a ``keep`` outside 1 to ``K``.
+      ValueError: Mismatched shapes, a ``keep`` outside 1 to ``K``.
 
     Reference: SPCT, Liu et al., arXiv 2504.02495 (meta reward model).
     """

@@ -18,8 +18,8 @@ def behaviour_rate(counts: Array, mask: Array | None = None) -> Array:
     classifier is the caller's.
 
     Args:
-      counts: ``[N, K]``.
-      mask: Of responses, ``[N]``.
+      counts: Number of each behaviour in each response, ``[N, K]``.
+      mask: 0 on responses that do not count, ``[N]``; None keeps all.
 
     Reference: Gandhi et al., arXiv 2503.01307.
     """
@@ -36,9 +36,10 @@ def balance_score(correct: Array, selected: Array, *, wanted: int = 8) -> Array:
     """``min(n' / n*, 1) n' / n``: enough different right answers, and little else.
 
     Args:
-      correct: ``n'``, different right answers among those selected, any shape.
-      selected: ``n``, answers selected.
-      wanted: ``n*``.
+      correct: Number ``n'`` of different right answers among those selected, of any
+        shape.
+      selected: Number ``n`` of answers selected, of the shape of ``correct``.
+      wanted: Number ``n*`` of different right answers wanted, at least 1.
 
     Returns:
       Float32 in [0, 1]; 0 where nothing was selected.
@@ -62,9 +63,10 @@ def best_configuration(
     that selects next to nothing is judged by that.
 
     Args:
-      correct: ``[C, P]`` of each configuration and prompt.
-      selected: Likewise.
-      wanted: As in `balance_score`.
+      correct: Number of different right answers of each configuration and prompt, ``[C,
+        P]``.
+      selected: Number of answers selected of each configuration and prompt, ``[C, P]``.
+      wanted: Number ``n*`` of different right answers wanted, at least 1.
 
     Returns:
       Index of the configuration, int32, and the scores ``[C]``.

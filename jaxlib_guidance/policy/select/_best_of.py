@@ -19,13 +19,13 @@ def known(x: Array, mask: Array | None) -> Array:
 def first_success(success: Array, mask: Array | None = None) -> tuple[Array, Array]:
     """The first strategy, in order of trial, that solved the task, and whether any did.
 
-    The target of a policy over strategies: ``losses.nll(logp_of_target, any)`` teaches
+    The target of a policy over strategies: ``nll(logp_of_target, any)`` teaches
     it to begin with what it ended with. One that succeeds at once learns nothing new,
     and with a single strategy the gradient is 0.
 
     Args:
       success: 0 or 1 of each strategy in the order of trial, ``[..., K]``.
-      mask: 0 for those that were not tried.
+      mask: 0 for strategies that were not tried, ``[..., K]``; None keeps all.
 
     Returns:
       Index int32 ``[...]``, and 1 where one succeeded, float32.
@@ -42,12 +42,13 @@ def best_of_n(scores: Array, mask: Array | None = None) -> tuple[Array, Array]:
     """The sample that a verifier or a reward model likes best.
 
     Args:
-      scores: Of the samples of a prompt, ``[..., N]``.
+      scores: Scores of the samples of a prompt, ``[..., N]``; one of NaN does not take
+        part.
       mask: 0 for those that do not take part, whose scores may be NaN.
 
     Returns:
       Index int32 ``[...]`` (of equal ones the first) and its score, float32; index 0
-      and ``-inf`` where none takes part. `metrics.best_of_k` is what it is worth.
+      and ``-inf`` where none takes part. `best_of_k` is what it is worth.
 
     Reference: Stiennon et al., arXiv 2009.01325.
     """
@@ -59,13 +60,14 @@ def lookahead_select(scores: Array, mask: Array | None = None) -> tuple[Array, A
     """The action whose imagined future a critic likes best on average.
 
     Args:
-      scores: Of each action's simulated steps, ``[..., A, S]``. With one step this is
-        the greedy choice.
-      mask: Likewise, for simulations that ended early. An action without any step is
-        not chosen if another has one.
+      scores: Critic's scores of each action's simulated steps, ``[..., A, S]``; NaN is
+        not known. With one step this is the greedy choice.
+      mask: 0 on steps after a simulation ended, ``[..., A, S]``. An action without any
+        step is not chosen if another has one. None keeps all.
 
     Returns:
-      Index int32 ``[...]`` (of equal ones the first) and the means ``[..., A]``.
+      Index int32 ``[...]`` (of equal ones the first) and the means ``[..., A]``,
+      NaN for an action without a step.
 
     Reference: WebEvolver, Fang et al., arXiv 2504.21024; its critic says 0, 0.5 or 1.
     """
@@ -80,8 +82,8 @@ def reject_seen(logits: Array, seen: Array) -> Array:
     """``-inf`` on answers that were tried before and found wrong.
 
     Args:
-      logits: Over answers, ``[..., K]``.
-      seen: 1 on those to reject, likewise. If that is all of them, none is.
+      logits: Logits over answers, ``[..., K]``.
+      seen: 1 on answers to reject, ``[..., K]``. If that is all of them, none is.
 
     Reference: Feedback Friction, arXiv 2506.11930 (rejection of earlier answers).
     """

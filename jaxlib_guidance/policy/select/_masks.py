@@ -20,8 +20,9 @@ def step_mask(step_ids: Array, bad: Array, mask: Array | None = None) -> Array:
 
     Args:
       step_ids: Step of each token, integers ``[..., T]`` in ``[0, S)``.
-      bad: 0 or 1, ``[..., S]``.
-      mask: Like ``step_ids``.
+      bad: 1 for steps that are bad, ``[..., S]``.
+      mask: 0 on tokens that train nothing, of the shape of ``step_ids``; None keeps
+        all.
 
     Returns:
       Float32 ``[..., T]``.
@@ -49,11 +50,12 @@ def overthink_score(
     """``(1 - w)(1 - first / steps) + w markers / tokens``: how much comes after enough.
 
     Args:
-      first_correct: Step of the first right solution, counted from 1; any shape.
-      steps: Number of steps.
-      markers: Tokens that mark reconsidering ("wait", "alternatively").
-      tokens: Number of tokens.
-      weight: ``w``.
+      first_correct: Step of the first right solution, counted from 1, of any shape.
+      steps: Number of steps, of the same shape.
+      markers: Number of tokens that mark reconsidering ("wait", "alternatively"), of
+        the same shape.
+      tokens: Number of tokens, of the same shape.
+      weight: Weight ``w`` of the markers, in [0, 1].
 
     Returns:
       Float32 in [0, 1]; 0 for a chain without steps and tokens.
@@ -82,10 +84,10 @@ def brake_point(
     ``tau + margin`` are kept as context and do not train; then the chain is cut.
 
     Args:
-      scores: `overthink_score` up to each step, ``[..., S]``.
-      mask: Likewise.
-      tau: Where to brake.
-      margin: How long the overthinking is shown.
+      scores: Scores of `overthink_score` up to each step, ``[..., S]``.
+      mask: 0 on steps that do not exist, ``[..., S]``; None keeps all.
+      tau: Score from which the chain brakes.
+      margin: Score beyond ``tau`` up to which overthinking stays as context.
 
     Reference: Self-Braking Tuning, Zhao et al., arXiv 2505.14604 (SBT-D).
     """

@@ -14,8 +14,8 @@ class Pairs(NamedTuple):
     """Which two of a group to prefer one over the other.
 
     Attributes:
-      chosen: Index in the group, int32 ``[...]``.
-      rejected: Likewise.
+      chosen: Index of the better answer in the group, int32 ``[...]``.
+      rejected: Index of the worse answer in the group, int32 ``[...]``.
       mask: 1 where the pair is to be used, float32 ``[...]``.
     """
 
@@ -33,12 +33,14 @@ def pair_from_scores(
     `hindsight_score`. Agent-RLVR: rewards of the attempts with and without guidance.
 
     Args:
-      scores: ``[..., G]``; of equal ones the first counts.
-      mask: 0 for answers that are not to be used, like ``scores``.
-      margin: Not negative. Equal scores are never a pair.
+      scores: Scores of the answers of each group, ``[..., G]``; of equal ones the first
+        counts, one of NaN is not used.
+      mask: 0 for answers that are not to be used, ``[..., G]``; None keeps all.
+      margin: Smallest difference of a pair's scores, not negative. Equal scores are
+        never a pair.
 
     Raises:
-      ValueError: Shapes that do not fit, a negative margin.
+      ValueError: Mismatched shapes, a negative margin.
 
     Reference: Anyprefer, arXiv 2504.19276; Self-rationalization, arXiv 2410.04949.
     """
@@ -52,14 +54,14 @@ def pair_from_scores(
 
 
 def hindsight_score(utility: Array, mask: Array | None = None) -> Array:
-    """Mean utility over simulated consequences: ``[..., K]`` to ``[...]``.
+    """Mean utility of simulated consequences: ``[..., K]`` to ``[...]``, NaN for none.
 
     The judge sees what an answer led to, so an answer that only sounds good scores what
     it is worth.
 
     Args:
-      utility: Of each simulated outcome.
-      mask: Likewise.
+      utility: Utility of each simulated outcome, ``[..., K]``; NaN is not known.
+      mask: 0 on outcomes that do not count, ``[..., K]``; None keeps all.
 
     Reference: RLHS, Liang et al., arXiv 2501.08617.
     """

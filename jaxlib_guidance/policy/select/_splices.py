@@ -38,15 +38,16 @@ def splice(
     comes right after the shared prefix, this is the good path with a thought in it.
 
     Args:
-      bad: Tokens of the bad path, ``[A]``.
-      thought: Tokens of the revision, ``[R]``.
-      good: Tokens of the good path, ``[C]``.
-      error: Tokens of the bad path that are kept, from its start; not less than
-        ``prefix`` (what lies between is the error).
-      prefix: Tokens that the paths share.
-      thought_length: Tokens of ``thought`` that count; None for all.
-      good_length: Tokens of ``good`` that count; None for all.
-      length: ``L``, static. What does not fit is cut.
+      bad: Tokens of the bad path, integers ``[A]``.
+      thought: Tokens of the revision, integers ``[R]``.
+      good: Tokens of the good path, integers ``[C]``.
+      error: Number of the bad path's tokens that are kept, from its start; not less
+        than ``prefix`` (what lies between is the error).
+      prefix: Number of tokens that the paths share.
+      thought_length: Number of tokens of ``thought`` that count; None for all.
+      good_length: Number of tokens of ``good`` that count; None for all.
+      length: Number ``L`` of tokens in the result, a Python integer. What does not fit
+        is cut.
 
     Returns:
       See `Splice`. A ``good`` path with nothing beyond the prefix is no sample: its

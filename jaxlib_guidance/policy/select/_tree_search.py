@@ -15,8 +15,8 @@ def quality_values(correct: Array, remaining: Array) -> Array:
     right step and -1 for a wrong one.
 
     Args:
-      correct: 0 or 1, ``[S]``; `jax.vmap` for a batch.
-      remaining: ``m``, steps left to a right answer after this one, ``[S]``.
+      correct: 1 for right steps and 0 for wrong ones, ``[S]``; `jax.vmap` for a batch.
+      remaining: Number ``m`` of steps left to a right answer after this one, ``[S]``.
 
     Returns:
       Float32 ``[S]`` in [0, 1].
@@ -47,10 +47,10 @@ def uct_scores(
     """``V + c sqrt(2 ln N_parent / N)``, and ``V + 1`` for a node without a visit.
 
     Args:
-      values: Of a node's children, ``[..., K]``.
-      visits: ``N``, likewise.
-      parent_visits: ``[...]``, at least 1.
-      c: Exploration; 0 is greedy.
+      values: Values of a node's children, ``[..., K]``.
+      visits: Number of visits ``N`` of each child, ``[..., K]``.
+      parent_visits: Number of the parent's visits, ``[...]``, at least 1.
+      c: Weight of exploration, at least 0; 0 is greedy.
 
     Reference: ReST-MCTS*, Zhang et al., arXiv 2406.03816, its ``MCTS/task.py``.
     """
