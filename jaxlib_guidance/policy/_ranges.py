@@ -47,3 +47,9 @@ def require_range(
             f"{name} is {known[wrong].flat[0].item()}; expected a number in "
             f"{left}{low:g}, {high:g}{right}"
         )
+
+
+def require_clip(clip_low: float | Array, clip_high: float | Array) -> None:
+    """Raises for a clip range that does not hold 1, where it is known."""
+    require_range("clip_low", clip_low, 0)
+    require_range("clip_high", clip_high, 0)

@@ -217,12 +217,7 @@ def gae(
         raise ValueError(f'hole is {hole!r}; expected "skip" or "zero"')
     require_range("lam", lam, 0, 1)
     rewards, bootstrap, trace, values, after = _sequence(
-        rewards,
-        terminated,
-        truncated,
-        gamma,
-        values=values,
-        next_values=next_values,
+        rewards, terminated, truncated, gamma, values=values, next_values=next_values
     )
     if mask is None:
         delta = rewards + bootstrap * after - values
@@ -342,13 +337,7 @@ def retrace(
     require_range("lam", lam, 0, 1)
     require_range("rho", rho, 0)
     rewards, bootstrap, trace, q, after, rho = _sequence(
-        rewards,
-        terminated,
-        truncated,
-        gamma,
-        q=q,
-        next_values=next_values,
-        rho=rho,
+        rewards, terminated, truncated, gamma, q=q, next_values=next_values, rho=rho
     )
     delta = rewards + bootstrap * after - q
     return q + _accumulate(delta, trace * lam * _shift(jnp.minimum(1, rho), 0.0))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from jaxlib_guidance.policy._ranges import require_range
+from jaxlib_guidance.policy._ranges import require_clip, require_range
 from jaxlib_guidance.policy.advantages._group_advantages import (
     group_center,
     group_normalize,
@@ -20,7 +20,7 @@ from jaxlib_guidance.policy.advantages._group_advantages import (
     leave_one_out,
 )
 from jaxlib_guidance.policy.losses._kl import KLEstimator, kl_loss
-from jaxlib_guidance.policy.losses._policy_gradient import clipped, require_clip
+from jaxlib_guidance.policy.losses._policy_gradient import clipped
 from jaxlib_guidance.policy.losses._ratio import (
     RatioLevel,
     difference,

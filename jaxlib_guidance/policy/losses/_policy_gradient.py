@@ -20,7 +20,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.policy._ranges import require_range
+from jaxlib_guidance.policy._ranges import require_clip, require_range
 from jaxlib_guidance.policy.losses._ratio import (
     RatioLevel,
     importance_ratio,
@@ -127,12 +127,6 @@ def clipped(
     """`ppo_clip` of a ratio that was computed; ``free`` replaces the unclipped one."""
     near = jnp.clip(rho, 1 - clip_low, 1 + clip_high)
     return -jnp.minimum((rho if free is None else free) * advantage, near * advantage)
-
-
-def require_clip(clip_low: float | Array, clip_high: float | Array) -> None:
-    """Raises for a clip range that does not hold 1, where it is known."""
-    require_range("clip_low", clip_low, 0)
-    require_range("clip_high", clip_high, 0)
 
 
 def cispo(
