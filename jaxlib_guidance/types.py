@@ -58,7 +58,7 @@ class Process(Protocol):
         ...
 
 
-def require_process(process: Any, name: str = "process") -> None:
+def require_process(process: object, name: str = "process") -> None:
     """Raises unless ``process`` is a noise process: an object and not its class.
 
     Raises:
