@@ -1,5 +1,6 @@
 """Pages hold: every block of Python on them runs, in a process of its own."""
 
+import inspect
 import os
 import re
 import subprocess
@@ -40,7 +41,6 @@ def blocks(text):
 
 NAMES = [path.relative_to(ROOT).as_posix() for path in PAGES]
 WITH_CODE = [name for name in NAMES if blocks((ROOT / name).read_text()).strip()]
-WITH_CODE = sorted(set(WITH_CODE) - {"docs/finetuning.md", "docs/guidance.md"})
 
 
 @pytest.mark.parametrize("page", WITH_CODE)
@@ -82,3 +82,28 @@ def test_what_a_page_names_exists(page):
         f"{r}.{n}" for r, n in named if n != "py" and not hasattr(getattr(jg, r), n)
     ]
     assert not missing
+
+
+def dir_of(room):
+    """Names at a door, and in a file of the ground those that it defines."""
+    door = getattr(jg, room)
+    own = [
+        n for n, x in vars(door).items() if getattr(x, "__module__", 0) == door.__name__
+    ]
+    return getattr(door, "__all__", [name for name in own if name[0] != "_"])
+
+
+def test_every_function_is_named_on_a_page():
+    """Of methods and what carries them, the pages of the API apart."""
+    code = r"`([^`\n]+)`|```python(.*?)```"
+    found = (re.findall(code, path.read_text(), re.S) for path in PAGES)
+    words = {
+        word for page in found for a, b in page for word in re.findall(r"\w+", a + b)
+    }
+    unnamed = [
+        f"{room}.{name}"
+        for room in jg._ROOMS
+        for name, thing in vars(getattr(jg, room)).items()
+        if inspect.isfunction(thing) and name in dir_of(room) and name not in words
+    ]
+    assert not unnamed
