@@ -60,6 +60,7 @@ COLUMNS = ("reward", "held_out", "coverage", "frechet", "divergence")
 def load_recipe() -> Any:
     """train/ddpo.py as a module."""
     path = Path(__file__).parents[1] / "train" / "ddpo.py"
+    sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location("train_ddpo", path)
     assert spec is not None
     assert spec.loader is not None

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import jax
 import tyro
+from outputs import require_writable
 
 import jaxlib_guidance as jg
 from jaxlib_guidance.files import export_sampler
@@ -29,7 +30,7 @@ class Config:
     weights: str = "digits"
     """A name of `load_pretrained`, or a file that train/images.py wrote."""
     steps: int = 20
-    """Of DPM-Solver++ 2M."""
+    """Steps of DPM-Solver++ 2M."""
     perturb: str = ""
     """Attention site that ``pag`` perturbs, such as block2; none by default."""
     platforms: tuple[Literal["cpu", "cuda", "rocm", "tpu"], ...] = (
@@ -82,8 +83,9 @@ def write(config: Config) -> dict[str, Any]:
 def main(config: Config) -> None:
     """Exports, and says how large the file is and what it takes."""
     try:
+        require_writable(config.out)
         about = write(config)
-    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         sys.exit(f"sample/export.py: {error}")
     takes = ", ".join(f"{name}: {kind}" for name, kind in about["arguments"].items())
     size = config.out.expanduser().stat().st_size / 1e6

@@ -30,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from outputs import require_writable
 from tqdm import tqdm
 
 import jaxlib_guidance as jg
@@ -169,18 +170,26 @@ def _sites(where: str) -> list[str]:
 
 
 def _auto(weight, where, nets, **options):
-    model, params = load_pretrained(where or "digits_weak")
+    where = where or "digits_weak"
+    model, params = load_pretrained(where)
     if not isinstance(model, DiffusionModel) or model.shape != nets.model.shape:
-        raise ValueError(f"auto: {where} is not a network of the same samples")
+        raise ValueError(
+            f"guide 'auto': {where!r} is not a network of the same samples, "
+            f"{nets.model.shape}; expected auto=WEIGHT@WEIGHTS"
+        )
     nets.others.append(model)
     nets.params.append(params)
     return jg.autoguidance(weight, net=len(nets.others), **options)
 
 
 def _classifier(weight, where, nets, **options):
-    model, params = load_pretrained(where or "digits_classifier")
+    where = where or "digits_classifier"
+    model, params = load_pretrained(where)
     if not isinstance(model, ClassifierModel) or model.shape != nets.model.shape:
-        raise ValueError(f"classifier: {where} does not classify these samples")
+        raise ValueError(
+            f"guide 'classifier': {where!r} does not classify samples "
+            f"{nets.model.shape}; expected classifier=WEIGHT@WEIGHTS"
+        )
     if model.process is None:
         options = {"through": "denoised"} | options
     return jg.classifier_guidance(model.logits, weight, params=params, **options)
@@ -211,8 +220,14 @@ def draw(config: Config) -> tuple[np.ndarray, np.ndarray]:
     """The images ``[N, H, W, C]`` and their labels ``[N]``.
 
     Raises:
-      ValueError: Guides, solvers, labels or image numbers that do not exist.
+      ValueError: Guides, solvers, labels or image numbers that do not exist; less than
+        one image at once or of a class.
     """
+    for option, lowest in (("batch", 1), ("columns", 1), ("scale", 0)):
+        if getattr(config, option) < lowest:
+            raise ValueError(
+                f"{option} is {getattr(config, option)}; expected at least {lowest}"
+            )
     model, params = load_pretrained(config.weights)
     if not isinstance(model, DiffusionModel):
         raise ValueError(f"weights {config.weights!r} are a classifier's")
@@ -260,14 +275,17 @@ def draw(config: Config) -> tuple[np.ndarray, np.ndarray]:
 
 
 def main(config: Config) -> None:
-    """Draws and writes the grid."""
-    try:
-        images, _ = draw(config)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"sample/images.py: {error}")
-    scale = config.scale or max(1, 32 // images.shape[1])
+    """Draws and writes the grid; a mistake is told in one line."""
     made = {f.name: str(getattr(config, f.name)) for f in dataclasses.fields(config)}
-    save_grid(config.out, images, min(config.columns, len(images)), scale, note=made)
+    try:
+        # Drawing may take minutes.
+        require_writable(config.out)
+        images, _ = draw(config)
+        scale = config.scale or max(1, 32 // images.shape[1])
+        columns = min(config.columns, len(images))
+        save_grid(config.out, images, columns, scale, note=made)
+    except (ValueError, OSError) as error:
+        sys.exit(f"sample/images.py: {error}")
     print(f"{len(images)} images in {config.out}")
 
 

@@ -16,24 +16,21 @@ A run lives in one folder and goes on where it was stopped; see train/images.py.
 """
 
 import dataclasses
-import json
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import tyro
+from ddpo_task import Task, classes, load_base, make_evaluation, make_task
 from tyro.conf import OmitArgPrefixes
 
 import jaxlib_guidance as jg
 from jaxlib_guidance import rng
-from jaxlib_guidance.data import load_digits, save_grid
+from jaxlib_guidance.data import save_grid
 from jaxlib_guidance.diffusion import log_normal_t
-from jaxlib_guidance.files import export_weights, load_weights
 from jaxlib_guidance.finetuning import (
     ddpo,
     nft_loss,
@@ -44,35 +41,23 @@ from jaxlib_guidance.finetuning import (
     rollout,
     step_kl,
 )
-from jaxlib_guidance.models import (
-    ClassifierModel,
-    DiffusionModel,
-    from_config,
-    load_pretrained,
-)
+from jaxlib_guidance.models import DiffusionModel
 from jaxlib_guidance.policy import group_normalize
 from jaxlib_guidance.reduce import masked_mean
 from jaxlib_guidance.sampling import flow_sde
-from jaxlib_guidance.testing import judge_samples
 from jaxlib_guidance.training import (
-    FREE,
     Hosts,
     Log,
     Scale,
     TrainState,
-    claim,
-    data_mesh,
     ema_update,
     fit,
     init_state,
-    local_rows,
-    make_train_step,
-    pmapped,
+    open_run,
     replicate,
     require_effect,
-    shard_batch,
     start,
-    state_sharding,
+    usage_errors,
 )
 
 Array = jax.Array
@@ -101,7 +86,7 @@ class Config:
     kl: float = 0.0
     """Pull to the base model: of each step's divergence, or of NFT's velocities."""
     clip: float = 0.2
-    """Of the ratio of a step's whole density; the field's 1e-4 is of its D-th root."""
+    """Clip of the ratio of a step's density; the field's 1e-4 is of its D-th root."""
     learning_rate: float = 3e-4
     ema: float = 0.9
     """Decay of the average that is evaluated and kept."""
@@ -121,54 +106,6 @@ class State(NamedTuple):
     old: Any
 
 
-class Task(NamedTuple):
-    """What is wanted.
-
-    Attributes:
-      reward: ``(images, prompts) -> [B]``, higher is better.
-      prompt: ``ids [B] -> [B]``: the label that the network is told, or the null one.
-      wanted: ``(the judge's logits, prompts) -> [B]``, 1 where the held-out judge sees
-        what was asked for.
-      digits: Labels of the data that samples should be like.
-    """
-
-    reward: Any
-    prompt: Any
-    wanted: Any
-    digits: tuple[int, ...]
-
-
-# Luminance table of the JPEG standard (ITU-T T.81, annex K.1).
-QUANTA = """
-16 11 10 16 24 40 51 61 12 12 14 19 26 58 60 55 14 13 16 24 40 57 69 56
-14 17 22 29 51 87 80 62 18 22 37 56 68 109 103 77 24 35 55 64 81 104 113 92
-49 64 78 87 103 121 120 101 72 92 95 98 112 100 103 99
-"""
-
-
-def code_length(images: Array) -> Array:
-    """About how many bits JPEG spends on each 8x8 image ``[B, 8, 8, 1]``.
-
-    Quantised cosine coefficients: those that are not 0 cost their binary digits and a
-    code of four bits.
-    """
-    k = np.arange(8)
-    cosine = np.cos(np.pi * (2 * k + 1) * k[:, None] / 16) / 2
-    cosine[0] /= np.sqrt(2)
-    c = jnp.asarray(cosine, jnp.float32)
-    quanta = jnp.asarray(np.array(QUANTA.split(), np.float32).reshape(8, 8))
-    pixels = 127.5 * jnp.clip(images[..., 0], -1, 1)
-    levels = jnp.abs(jnp.round(jnp.einsum("ki,bij,lj->bkl", c, pixels, c) / quanta))
-    bits = jnp.floor(jnp.log2(jnp.maximum(levels, 1))) + 5
-    return jnp.sum(jnp.where(levels > 0, bits, 0), axis=(1, 2))
-
-
-def classes(model: DiffusionModel) -> int:
-    """Number of labels, and the null label."""
-    assert model.classes is not None
-    return model.classes
-
-
 def require_use(config: Config) -> None:
     """Raises for options that would change nothing, and for digits that are none."""
     labelled, steps = config.reward != "class", config.method != "nft"
@@ -182,33 +119,6 @@ def require_use(config: Config) -> None:
         raise ValueError(f"targets is {config.targets}; expected digits from 0 to 9")
     if config.updates < 1:
         raise ValueError(f"updates is {config.updates}; expected at least 1")
-
-
-def make_task(config: Config, model: DiffusionModel) -> Task:
-    """The rewards, the one to climb and the one that is held out."""
-    null = classes(model)
-    if config.reward == "compressibility":
-        return Task(
-            reward=lambda images, prompts: -code_length(images),
-            prompt=lambda ids: jnp.asarray(ids % null, jnp.int32),
-            wanted=lambda logits, prompts: jnp.argmax(logits, -1) == prompts,
-            digits=tuple(range(null)),
-        )
-    scorer, params = load_pretrained("digits_classifier")
-    assert isinstance(scorer, ClassifierModel)
-    assert scorer.process is not None
-    targets, t = jnp.asarray(config.targets), scorer.process.t_min
-
-    def reward(images, prompts):
-        logs = jax.nn.log_softmax(scorer.logits(params, images, t))
-        return jax.nn.logsumexp(logs[:, targets], axis=-1)
-
-    return Task(
-        reward,
-        prompt=lambda ids: jnp.full(ids.shape, null, jnp.int32),
-        wanted=lambda logits, prompts: jnp.isin(jnp.argmax(logits, -1), targets),
-        digits=config.targets,
-    )
 
 
 class Method(NamedTuple):
@@ -355,87 +265,6 @@ def make_round(
     return take
 
 
-def make_evaluation(config: Config, model: DiffusionModel, task: Task, base: Any, mesh):
-    """``params -> (figures, images)``: the same noise each time, an ODE, the judge.
-
-    "divergence" is that of the paths of ancestral sampling from those of the base
-    model, in nats a sample, whatever the policy was in training; of 64 samples.
-    """
-    judge, judge_params = load_pretrained("digits_judge")
-    assert isinstance(judge, ClassifierModel)
-    splits = [load_digits(split) for split in ("train", "test")]
-    images, labels = (np.concatenate(each) for each in zip(*splits, strict=True))
-    look = jax.jit(partial(judge, judge_params))
-    data = look(images[np.isin(labels, task.digits)])
-    ids = np.arange(config.count)
-    keys = jg.sample_keys(jax.random.key(config.seed + 2), config.count)
-    prompts = task.prompt(jnp.asarray(ids))
-    net, grid = model.denoiser, model.grid(config.solver_steps)
-    options: Any = {"guidance": guided(config, model)}
-
-    def draw(params, keys, prompts):
-        x, _ = jg.sample(
-            keys,
-            net(params),
-            jg.dpmpp_2m(),
-            grid,
-            model.shape,
-            prompts,
-            **options,
-        )
-        return x, task.reward(x, prompts)
-
-    def stray(params, base, keys, prompts):
-        policy = (jg.ddim(1.0), grid)
-        path = rollout(keys, net(params), *policy, model.shape, prompts, **options)
-        there = rescore(keys, net(base), *policy, path.states, prompts, **options)
-        each = step_kl(path.transition, there.transition, "sum")
-        return jnp.sum(each, axis=1)
-
-    draws = pmapped(draw, mesh, (None, 0, 0), pad=True)
-    strays = pmapped(stray, mesh, (None, None, 0, 0), pad=True)
-
-    def evaluate(params):
-        ours, rows = replicate(mesh, (params, (keys, prompts)))
-        x, reward = map(np.asarray, replicate(mesh, draws(ours, *rows)))
-        few = jax.tree.map(lambda leaf: leaf[:64], rows)
-        away = np.asarray(replicate(mesh, strays(ours, base, *few)))
-        judged = look(x)
-        scores = judge_samples(judged, data)
-        figures = {
-            "reward": float(reward.mean()),
-            "held_out": float(np.mean(task.wanted(judged.logits, prompts))),
-            "divergence": float(away.mean()),
-            **{name: scores[name] for name in ("coverage", "frechet", "kernel")},
-        }
-        return figures, x
-
-    return evaluate
-
-
-def load_base(config: Config) -> tuple[DiffusionModel, Any, dict[str, Any]]:
-    """The model to start from, computed as ``scale`` says, and its configuration."""
-    path = Path(config.weights).expanduser()
-    if not path.is_file():
-        load_pretrained(config.weights)  # Says which names there are.
-        path = (
-            resources.files("jaxlib_guidance.models")
-            / f"assets/{config.weights}.safetensors"
-        )
-    with resources.as_file(path) as file:
-        params, about = load_weights(file)
-    network = {**about["network"], "dtype": config.scale.precision}
-    network["remat"] = config.scale.remat
-    model = from_config({**about, "network": network})
-    expected = (8, 8, 1), 10
-    if (model.shape, model.classes) != expected or isinstance(model, ClassifierModel):
-        raise ValueError(
-            f"weights is {config.weights!r}; expected a diffusion model of the 8x8 "
-            "digits with labels, which the rewards and the judge know"
-        )
-    return model, jax.tree.map(jnp.asarray, params), about
-
-
 def train(config: Config) -> dict[str, dict[str, float]]:
     """Runs, or goes on with, a run of fine-tuning.
 
@@ -443,10 +272,9 @@ def train(config: Config) -> dict[str, dict[str, float]]:
       The figures of the base model and of the tuned one; empty if it was stopped.
     """
     require_use(config)
-    settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    folder = claim(config.directory, settings, free=("directory", "log", *FREE))
-    model, start_at, about = load_base(config)
-    task = make_task(config, model)
+    run = open_run(config)
+    model, start_at, about = load_base(config.weights, config.scale)
+    task = make_task(config.reward, config.targets, model)
     tx = optax.adam(config.learning_rate, b2=0.99)
     train_key = jax.random.key(config.seed)
     slow = config.method == "nft"
@@ -456,53 +284,41 @@ def train(config: Config) -> dict[str, dict[str, float]]:
         old = jax.tree.map(jnp.array, start_at) if slow else ()
         return State(jnp.zeros((), jnp.int32), state, old)
 
-    mesh = data_mesh()
-    sharding = state_sharding(mesh, make_state, config.scale.mesh)
-    state = jax.jit(make_state, out_shardings=sharding)()
-    base = replicate(mesh, start_at)
+    state, sharding = run.place(make_state)
+    base = replicate(run.mesh, start_at)
     method = (by_contrast if slow else by_steps)(config, model)
-    update = make_train_step(
-        method.loss,
-        tx,
-        ema_decay=config.ema,
-        accumulate=config.scale.accumulate,
-        clip=1.0,
-        mesh=mesh,
-        sharding=sharding.train,
-    )
+    update = run.step(method.loss, tx, sharding.train, ema_decay=config.ema, clip=1.0)
     take = make_round(method, task, update, base, config, classes(model) + 1)
-    mine = local_rows(mesh, config.batch)
-
-    def batch_at(i):
-        ids = np.arange(i * config.batch, (i + 1) * config.batch, dtype=np.uint32)
-        return shard_batch(mesh, {"id": ids[mine]})
-
-    evaluate = make_evaluation(config, model, task, base, mesh)
-    chief = jax.process_index() == 0
+    evaluate = make_evaluation(
+        model,
+        task,
+        base,
+        guided(config, model),
+        count=config.count,
+        solver_steps=config.solver_steps,
+        seed=config.seed,
+        mesh=run.mesh,
+    )
     plain, graded = method.evaluations
 
     def eval_fn(done, state):
         figures, images = evaluate(state.train.ema)
-        if chief:
+        if run.chief:
             name = "after" if done == config.rounds else f"{done:05d}"
-            save_grid(folder / "samples" / f"{name}.png", images[:100], 10, 4)
-        spent = done * config.batch
-        return {
-            **figures,
-            "evaluations": float(spent * plain),
-            "gradients": float(spent * graded),
-        }
+            save_grid(run.folder / "samples" / f"{name}.png", images[:100], 10, 4)
+        spent = float(done * config.batch)
+        return {**figures, "evaluations": spent * plain, "gradients": spent * graded}
 
     before, images = evaluate(base)
-    if chief:
-        save_grid(folder / "samples" / "before.png", images[:100], 10, 4)
+    if run.chief:
+        save_grid(run.folder / "samples" / "before.png", images[:100], 10, 4)
         print(show("base", before), flush=True)
     state, finished = fit(
         take,
         state,
-        batch_at,
+        lambda i: {"id": run.ids(i, config.batch)},
         steps=config.rounds,
-        folder=folder,
+        folder=run.folder,
         log=config.log,
         eval_fn=eval_fn,
         best_metric="held_out",
@@ -510,15 +326,12 @@ def train(config: Config) -> dict[str, dict[str, float]]:
     )
     if not finished:
         return {}
-    ema = jax.tree.map(np.asarray, replicate(mesh, state.train.ema))
+    ema = run.gather(state.train.ema)
     after, _ = evaluate(ema)
-    if chief:
-        about["finetuning"] = {k: v for k, v in settings.items() if k != "directory"}
-        export_weights(folder / "ema.safetensors", ema, about)
+    run.export(ema, about | {"finetuning": run.settings})
+    if run.chief:
         print(show(config.method, after))
-        print(
-            f"weights in {folder / 'ema.safetensors'}, pictures in {folder / 'samples'}"
-        )
+        print(f"weights and pictures in {run.folder}")
     return {"base": before, config.method: after}
 
 
@@ -528,6 +341,7 @@ def show(name: str, figures: dict[str, float]) -> str:
 
 
 if __name__ == "__main__":
-    config = tyro.cli(Config, description=__doc__)
-    start(config.hosts)
-    train(config)
+    with usage_errors():
+        config = tyro.cli(Config, description=__doc__)
+        start(config.hosts)
+        train(config)

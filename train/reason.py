@@ -17,64 +17,42 @@ A run lives in one folder and goes on where it was stopped; see train/images.py.
 """
 
 import dataclasses
-import json
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from reason_methods import CLIPPED, Method, Name, make_loss, make_method
+from reason_task import Task, attempt_twice, make_examples, make_task, score
 from tyro.conf import OmitArgPrefixes
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.files import export_weights
-from jaxlib_guidance.models import (
-    LM,
-    chat,
-    completion_logp,
-    generate,
-    load_smollm2,
-    pad_rows,
-)
-from jaxlib_guidance.policy import (
-    group_center,
-    group_normalize,
-    informative,
-    kl_loss,
-    leave_one_out,
-    nft,
-    ppo_clip,
-    reinforce,
-    score_kl,
-    score_rewards,
-)
+from jaxlib_guidance.models import LM, chat, load_smollm2
 from jaxlib_guidance.reduce import masked_mean
 from jaxlib_guidance.training import (
     FREE,
     Hosts,
     Log,
+    Run,
     Scale,
     TrainState,
     claim,
-    data_mesh,
     fit,
     init_state,
-    local_rows,
-    make_train_step,
+    open_run,
     pmapped,
     replicate,
     require_effect,
-    shard_batch,
+    settings_of,
     start,
-    state_sharding,
+    usage_errors,
 )
 
 Array = jax.Array
-Method = Literal["grpo", "rloo", "nft", "score"]
-CLIPPED = ("grpo", "rloo")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +81,7 @@ class Config:
     """A run: examples, then reward."""
 
     directory: Path = Path("runs/reason")
-    method: Method = "grpo"
+    method: Name = "grpo"
     sums: int = 100
     """Numbers below this are added; a tenth of all sums is held out."""
     updates: int = 150
@@ -132,49 +110,6 @@ class State(NamedTuple):
 
     step: Array
     train: TrainState
-
-
-class Task(NamedTuple):
-    """All sums, as tokens.
-
-    Attributes:
-      prompts: ``[N, T]``, padded on the left.
-      prompt_mask: Like ``prompts``.
-      answers: ``[N, S]`` with the end of the answer, padded on the right.
-      answer_mask: Like ``answers``.
-      hint: ``[H]``, what asks for a second attempt.
-      train: Numbers of the sums to learn from.
-      test: Numbers of those held out.
-      eos: The token that ends an answer.
-    """
-
-    prompts: Array
-    prompt_mask: Array
-    answers: Array
-    answer_mask: Array
-    hint: Array
-    train: Array
-    test: Array
-    eos: int
-
-
-def make_task(
-    encode: Callable[[str], list[int]],
-    ask: str,
-    tell: Callable[[int], str],
-    hint: str,
-    eos: int,
-    sums: int,
-) -> Task:
-    """The sums of two numbers below ``sums``, in the tokens of ``encode``."""
-    pairs = [(a, b) for a in range(sums) for b in range(sums)]
-    prompts = pad_rows([encode(ask.format(a=a, b=b)) for a, b in pairs], pad=eos)
-    answers = [[*encode(tell(a + b)), eos] for a, b in pairs]
-    order = np.random.default_rng(0).permutation(len(pairs))
-    test, train = np.split(order, [len(pairs) // 10])
-    tables = (*prompts, *pad_rows(answers, pad=eos, side="right"))
-    rest = (encode(hint), train, test)
-    return Task(*map(jnp.asarray, (*tables, *rest)), eos=eos)
 
 
 def load(config: Config) -> tuple[LM, Any, Task]:
@@ -210,146 +145,8 @@ def load(config: Config) -> tuple[LM, Any, Task]:
     return lm, None, task
 
 
-def again(task: Task, prompts: tuple[Array, Array], first: tuple[Array, Array]) -> Any:
-    """``(tokens, mask)`` of what comes before a second attempt: all, and the hint."""
-    rows = len(prompts[0])
-    hint = jnp.broadcast_to(task.hint, (rows, len(task.hint)))
-    parts = zip(prompts, first, (hint, jnp.ones(hint.shape, bool)), strict=True)
-    return tuple(jnp.concatenate(part, axis=1) for part in parts)
-
-
-def make_examples(task: Task, root: Array) -> Any:
-    """``ids [B] -> rows``: first attempts, and second ones after a right or a wrong."""
-
-    def one(key):
-        which, other, coins = (jax.random.fold_in(key, i) for i in range(3))
-        sum_, wrong = (jax.random.choice(k, task.train) for k in (which, other))
-        second, mistaken = jax.random.bernoulli(coins, shape=(2,))
-        return sum_, jnp.where(mistaken, wrong, sum_), second
-
-    def rows(ids):
-        at, tried, second = jax.vmap(one)(rng.sample_keys(root, ids))
-        prompts = task.prompts[at], task.prompt_mask[at]
-        first = task.answers[tried], task.answer_mask[tried]
-        tokens, mask = again(task, prompts, first)
-        # What comes after the prompt is hidden from first attempts.
-        mask &= second[:, None] | (jnp.arange(mask.shape[1]) < task.prompts.shape[1])
-        return {
-            "prompt": tokens,
-            "prompt_mask": mask,
-            "tokens": task.answers[at],
-            "mask": task.answer_mask[at],
-        }
-
-    return rows
-
-
-def attempt_twice(
-    lm: LM, task: Task, params: Any, keys: Array, at: Array, heat: float
-) -> list[dict[str, Array]]:
-    """Two answers to each sum ``at [B]``: rows of `completion_logp`, and ``right``."""
-    prompts, found = (task.prompts[at], task.prompt_mask[at]), []
-    for turn in range(2):
-        out = generate(
-            rng.fold(keys, turn),
-            lm,
-            params,
-            *prompts,
-            steps=task.answers.shape[1],
-            temperature=heat,
-            eos=task.eos,
-            pad=task.eos,
-        )
-        same = (out.tokens == task.answers[at]) | ~task.answer_mask[at]
-        found.append(
-            {
-                "prompt": prompts[0],
-                "prompt_mask": prompts[1],
-                "tokens": out.tokens,
-                "mask": out.mask,
-                "old": out.logp,
-                "right": jnp.all(same, axis=1).astype(jnp.float32),
-            }
-        )
-        prompts = again(task, prompts, (out.tokens, out.mask))
-    return found
-
-
-def score(lm: LM, params: Any, row: dict[str, Array]) -> Array:
-    """Log-probabilities of a row's answers, ``[B, S]``."""
-    return completion_logp(
-        lm, params, row["prompt"], row["tokens"], row["prompt_mask"], row["mask"]
-    )
-
-
-class Algorithm(NamedTuple):
-    """What a method makes of rewards, and its loss.
-
-    Attributes:
-      turns: Attempts that are trained.
-      credit: ``(rewards of each turn [P, G], stage) -> `` what the loss needs of each
-        turn, ``[P, G]``.
-      loss: ``(logp [B, S], row, turn) -> [B, S]``.
-    """
-
-    turns: int
-    credit: Any
-    loss: Any
-
-
-def make_algorithm(config: Config) -> Algorithm:
-    """The method with its papers' choices."""
-
-    def clipped(logp, row, turn, level: Literal["token", "seq_sum"] = "token"):
-        mask, clip = row["mask"], config.clip
-        return ppo_clip(
-            *(logp, row["old"], row["advantage"], mask),
-            clip_low=clip,
-            clip_high=clip,
-            level=level,
-        )
-
-    def by_sequence(logp, row, turn):
-        return clipped(logp, row, turn, "seq_sum")
-
-    def rate(rewards, stage):
-        r = rewards[0]
-        share = jnp.broadcast_to(jnp.mean(r, 1, keepdims=True), r.shape)
-        return [{"rate": share, "teaches": informative(r)}]
-
-    def contrast(logp, row, turn):
-        each = nft(logp, row["old"], row["right"], row["rate"], row["mask"])
-        return row["teaches"][:, None] * each
-
-    def improve(rewards, stage):
-        paid = [score_rewards(*rewards, stage=number) for number in (1, 2)]
-        paid = jnp.where(stage[..., None] == 2, paid[1], paid[0])
-        return [{"advantage": group_center(paid[..., turn])} for turn in range(2)]
-
-    def held(logp, row, turn):
-        # The first stage holds the first attempt where it was, the second both.
-        turns = jnp.full(logp.shape, turn)
-        pulls = [
-            score_kl(logp, row["ref"], turns, jnp.array(beta), row["mask"])
-            for beta in ((0.1, 0.0), (0.01, 0.01))
-        ]
-        pull = jnp.where(row["stage"][:, None] == 2, pulls[1], pulls[0])
-        return reinforce(logp, row["advantage"], row["mask"]) + pull
-
-    return {
-        "grpo": Algorithm(
-            1, lambda r, _: [{"advantage": group_normalize(r[0])}], clipped
-        ),
-        "rloo": Algorithm(
-            1, lambda r, _: [{"advantage": leave_one_out(r[0])}], by_sequence
-        ),
-        "nft": Algorithm(1, rate, contrast),
-        "score": Algorithm(2, improve, held),
-    }[config.method]
-
-
 def make_round(
-    config: Config, lm: LM, task: Task, algorithm: Algorithm, update: Any, ref: Any
+    config: Config, lm: LM, task: Task, method: Method, update: Any, ref: Any
 ) -> Any:
     """``(state, {"id", "stage"}) -> (state, metrics)``: answer, check, learn."""
     root, group = jax.random.key(config.seed + 1), config.group
@@ -361,16 +158,14 @@ def make_round(
         asked = rng.fold(rng.sample_keys(root, ids // group), 2)
         at = jax.vmap(lambda key: jax.random.choice(key, task.train))(asked)
         turns = attempt_twice(lm, task, params, rng.sample_keys(root, ids), at, 1.0)
-        by_sum = lambda x: x.reshape(-1, group)  # noqa: E731
-        turns = turns[: algorithm.turns]
-        given = algorithm.credit([by_sum(row["right"]) for row in turns], by_sum(stage))
+        turns = turns[: method.turns]
         report = {
             f"right{i + 1}": jnp.mean(row["right"]) for i, row in enumerate(turns)
         }
-        for row, extra in zip(turns, given, strict=True):
-            row |= {name: x.reshape(-1) for name, x in extra.items()}
+        for row in turns:
             row |= {"stage": stage, "ref": score(lm, ref, row)}
-        return turns, report
+        by_sum = lambda x: x.reshape(-1, group, *x.shape[1:])  # noqa: E731
+        return jax.tree.map(by_sum, turns), report
 
     def take(state, batch):
         rows, report = collect(state.train.params, ref, batch)
@@ -380,21 +175,10 @@ def make_round(
     return take
 
 
-def make_loss(config: Config, lm: LM, algorithm: Algorithm) -> Any:
-    """``(params, rows, keys) -> (loss [B], metrics)``: means over tokens, summed."""
-
-    def loss(params, rows, keys):
-        total, ratio = jnp.float32(0), []
-        for turn, row in enumerate(rows):
-            logp = score(lm, params, row)
-            each = algorithm.loss(logp, row, turn)
-            if config.kl:
-                each += config.kl * kl_loss(logp, row["ref"], row["mask"])
-            total += masked_mean(each, row["mask"], 1)
-            ratio.append(jnp.max(jnp.abs(jnp.expm1(logp - row["old"])), axis=1))
-        return total, {"ratio": jnp.maximum(*ratio) if len(ratio) > 1 else ratio[0]}
-
-    return loss
+def score_groups(lm: LM, params: Any, row: dict[str, Array]) -> Array:
+    """Log-probabilities of the answers of whole groups, ``[P, G, S]``."""
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), row)
+    return score(lm, params, flat).reshape(row["tokens"].shape)
 
 
 def make_evaluation(lm: LM, task: Task, mesh: jax.sharding.Mesh) -> Any:
@@ -423,13 +207,15 @@ def train(config: Config) -> dict[str, dict[str, float]]:
     own = config.smollm2 is None, "SmolLM2, which comes as it is"
     clipped = config.method in CLIPPED, f'method "{config.method}"'
     require_effect(config, {"clip": clipped, "model": own, "start": own})
-    settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    folder = claim(config.directory, settings, free=("directory", "log", *FREE))
+    run = open_run(config)
+    size = config.prompts * config.group
+    # All answers to a sum stay together.
+    mine = run.rows(config.prompts)
+    mine = slice(mine.start * config.group, mine.stop * config.group)
     lm, params, task = load(config)
-    mesh = data_mesh()
-    evaluate = make_evaluation(lm, task, mesh)
+    evaluate = make_evaluation(lm, task, run.mesh)
     if params is None:
-        params = learn_examples(config, lm, task, mesh, evaluate)
+        params = learn_examples(config, lm, task, run, evaluate)
         if params is None:
             return {}
     key = jax.random.key(config.seed)
@@ -438,33 +224,24 @@ def train(config: Config) -> dict[str, dict[str, float]]:
     def make_state():
         return State(jnp.zeros((), jnp.int32), init_state(params, tx, key))
 
-    sharding = state_sharding(mesh, make_state, config.scale.mesh)
-    algorithm = make_algorithm(config)
-    update = make_train_step(
-        make_loss(config, lm, algorithm),
-        tx,
-        ema_decay=0.95,
-        accumulate=config.scale.accumulate,
-        clip=1.0,
-        mesh=mesh,
-        sharding=sharding.train,
-    )
-    size = config.prompts * config.group
-    mine = local_rows(mesh, size)
+    state, sharding = run.place(make_state)
+    method = make_method(config.method, config.clip, config.kl)
+    loss = make_loss(partial(score_groups, lm), method)
+    update = run.step(loss, tx, sharding.train, ema_decay=0.95, clip=1.0)
 
     def batch_at(i):
         ids = np.arange(i * size, (i + 1) * size, dtype=np.uint32)
         stage = np.full(size, 1 if 2 * i < config.updates else 2, np.int32)
-        return shard_batch(mesh, {"id": ids[mine], "stage": stage[mine]})
+        return run.shard({"id": ids[mine], "stage": stage[mine]})
 
-    ref = replicate(mesh, params)
+    ref = replicate(run.mesh, params)
     before = evaluate(ref)
     state, finished = fit(
-        make_round(config, lm, task, algorithm, update, ref),
-        jax.jit(make_state, out_shardings=sharding)(),
+        make_round(config, lm, task, method, update, ref),
+        state,
         batch_at,
         steps=config.updates,
-        folder=folder,
+        folder=run.folder,
         log=config.log,
         eval_fn=lambda done, state: evaluate(state.train.ema),
         best_metric="accuracy",
@@ -472,23 +249,21 @@ def train(config: Config) -> dict[str, dict[str, float]]:
     )
     if not finished:
         return {}
-    ema = jax.tree.map(np.asarray, replicate(mesh, state.train.ema))
+    ema = run.gather(state.train.ema)
     after = evaluate(ema)
-    if jax.process_index() == 0:
-        export_weights(folder / "ema.safetensors", ema, {"reason": settings})
+    run.export(ema, {"reason": run.settings})
+    if run.chief:
         for name, figures in (("before", before), ("after", after)):
             print(name, *(f"{k} {v:.3f}" for k, v in figures.items()), sep="  ")
     return {"before": before, "after": after}
 
 
-def learn_examples(
-    config: Config, lm: LM, task: Task, mesh: jax.sharding.Mesh, evaluate: Any
-) -> Any:
+def learn_examples(config: Config, lm: LM, task: Task, run: Run, evaluate: Any) -> Any:
     """Parameters after the examples; None if it was stopped."""
     wanted = config.start
     folder = wanted.directory or config.directory / "start"
     # Runs may share it that agree in what is learnt there.
-    settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    settings = settings_of(config)
     shared = ("sums", "model", "start", "seed", "scale", "hosts")
     claim(folder, {k: settings[k] for k in shared}, free=("start.directory", *FREE))
     init_key, train_key = jax.random.split(jax.random.key(config.seed))
@@ -505,33 +280,18 @@ def learn_examples(
     def loss(params, rows, keys):
         return -masked_mean(score(lm, params, rows), rows["mask"], 1), {}
 
-    sharding = state_sharding(mesh, make_state, config.scale.mesh)
-    update = make_train_step(
-        loss,
-        tx,
-        ema_decay=0.98,
-        accumulate=config.scale.accumulate,
-        clip=1.0,
-        mesh=mesh,
-        sharding=sharding,
-    )
+    state, sharding = run.place(make_state)
     examples = jax.jit(make_examples(task, jax.random.key(config.seed + 2)))
-    mine = local_rows(mesh, wanted.batch)
-
-    def batch_at(i):
-        ids = np.arange(i * wanted.batch, (i + 1) * wanted.batch, dtype=np.uint32)
-        return examples(shard_batch(mesh, ids[mine]))
-
     state, finished = fit(
-        update,
-        jax.jit(make_state, out_shardings=sharding)(),
-        batch_at,
+        run.step(loss, tx, sharding, ema_decay=0.98, clip=1.0),
+        state,
+        lambda i: examples(run.ids(i, wanted.batch)),
         steps=wanted.steps,
         folder=folder,
         log=dataclasses.replace(config.log, every=50, save_every=250, eval_every=0),
         eval_fn=lambda done, state: evaluate(state.ema),
     )
-    return jax.tree.map(np.asarray, replicate(mesh, state.ema)) if finished else None
+    return run.gather(state.ema) if finished else None
 
 
 def compare(config: Config) -> None:
@@ -540,7 +300,7 @@ def compare(config: Config) -> None:
     Stopped, it leaves without the rest of the table.
     """
     print("| method | attempt | before | after | gains |\n|---|---|---|---|---|")
-    for method in get_args(Method):
+    for method in get_args(Name):
         runs = []
         for seed in range(config.seed, config.seed + config.compare):
             run = dataclasses.replace(
@@ -569,9 +329,7 @@ def compare(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    config = tyro.cli(Config, description=__doc__)
-    start(config.hosts)
-    if config.compare:
-        compare(config)
-    else:
-        train(config)
+    with usage_errors():
+        config = tyro.cli(Config, description=__doc__)
+        start(config.hosts)
+        (compare if config.compare else train)(config)

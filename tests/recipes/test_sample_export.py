@@ -57,3 +57,9 @@ def test_the_digits_come_out_of_the_file(tmp_path, capsys):
 def test_mistakes_are_named(options, message, tmp_path):
     with pytest.raises(SystemExit, match=message):
         recipe.main(recipe.Config(out=tmp_path / "none.safetensors", **options))
+
+
+def test_an_unwritable_place_is_told_before_compiling(tmp_path, monkeypatch):
+    monkeypatch.delattr(recipe, "write")
+    with pytest.raises(SystemExit, match="out is .*where no file can be"):
+        recipe.main(recipe.Config(out=tmp_path))

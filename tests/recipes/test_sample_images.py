@@ -1,5 +1,6 @@
 """sample/images.py: the guides it understands, its errors, and what it writes."""
 
+import dataclasses
 import importlib.util
 import pathlib
 import sys
@@ -86,8 +87,43 @@ def test_png_says_how_it_was_made(tmp_path):
         ({"weights": "cats"}, "neither a file nor one of"),
         ({"weights": "digits_judge"}, "are a classifier's"),
         ({"steps": 1}, "at least 2"),
+        ({"batch": 0}, "batch is 0; expected at least 1"),
+        ({"columns": 0}, "columns is 0; expected at least 1"),
+        ({"scale": -1}, "scale is -1; expected at least 0"),
     ],
 )
 def test_mistakes_are_named(options, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         recipe.draw(config(**options))
+
+
+@pytest.mark.parametrize("name", ["auto", "classifier"])
+def test_a_default_network_of_other_samples_is_named(name):
+    model, params = recipe.load_pretrained("digits")
+    nets = recipe.Nets(dataclasses.replace(model, shape=(16, 16, 1)), [params])
+    tried = {"auto": "digits_weak", "classifier": "digits_classifier"}[name]
+    with pytest.raises(ValueError, match=f"guide '{name}': '{tried}' .*16, 16, 1"):
+        recipe.term_of(f"{name}=1", nets)
+
+
+def test_an_unwritable_place_is_told_before_drawing(tmp_path, monkeypatch):
+    def never(_):
+        raise AssertionError
+
+    monkeypatch.setattr(recipe, "draw", never)
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file" / "grid.png", tmp_path):
+        with pytest.raises(SystemExit, match=r"images\.py: out is .*no file can be"):
+            recipe.main(config(out=out))
+    # What a mistake leaves behind is no file.
+    with pytest.raises(AssertionError):
+        recipe.main(config(out=tmp_path / "new" / "grid.png"))
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_images_that_are_not_finite_are_an_error(tmp_path, monkeypatch):
+    images = np.full((3, 8, 8, 1), np.nan, np.float32)
+    monkeypatch.setattr(recipe, "draw", lambda _: (images, None))
+    with pytest.raises(SystemExit, match="3 of 3 images are not finite"):
+        recipe.main(config(out=tmp_path / "grid.png"))
+    assert not (tmp_path / "grid.png").exists()

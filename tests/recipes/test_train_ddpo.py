@@ -1,9 +1,11 @@
 """train/ddpo.py: it resumes, it learns, and its rewards are what they say."""
 
+import importlib
 import importlib.util
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -18,6 +20,7 @@ from jaxlib_guidance.models import from_config, load_pretrained
 from jaxlib_guidance.training import Log, data_mesh
 
 RECIPE = Path(__file__).parents[2] / "train" / "ddpo.py"
+parts = importlib.import_module("ddpo_task")
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,13 @@ def weights(tmp_path_factory):
     return str(path)
 
 
+def on_devices(recipe, monkeypatch, count):
+    """Runs of the recipe take this many devices."""
+    right = recipe.open_run
+    few = data_mesh(jax.devices()[:count])
+    monkeypatch.setattr(recipe, "open_run", lambda c: replace(right(c), mesh=few))
+
+
 def tiny(recipe, directory, weights, **changes):
     options = {
         "method": "nft",
@@ -70,9 +80,11 @@ def lines(folder):
 def test_resumed_it_ends_as_in_one_go(recipe, weights, tmp_path, monkeypatch):
     """The old network of DiffusionNFT, which drew the samples, comes back too."""
     # One device, and no evaluation: half of what there is to compile.
-    monkeypatch.setattr(recipe, "data_mesh", lambda: data_mesh(jax.devices()[:1]))
+    on_devices(recipe, monkeypatch, 1)
     figures = {"reward": 0.0, "held_out": 0.5}, np.zeros((1, 8, 8, 1))
-    monkeypatch.setattr(recipe, "make_evaluation", lambda *_: lambda params: figures)
+    monkeypatch.setattr(
+        recipe, "make_evaluation", lambda *_, **__: lambda params: figures
+    )
     config = tiny(recipe, tmp_path, weights)
     recipe.train(config)
     want, lines_whole = load_weights(tmp_path / "ema.safetensors")[0], lines(tmp_path)
@@ -97,7 +109,7 @@ def test_resumed_it_ends_as_in_one_go(recipe, weights, tmp_path, monkeypatch):
 def test_a_guided_policy_held_to_its_base_on_two_devices(
     recipe, weights, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(recipe, "data_mesh", lambda: data_mesh(jax.devices()[:2]))
+    on_devices(recipe, monkeypatch, 2)
     config = tiny(
         recipe,
         tmp_path,
@@ -123,25 +135,24 @@ def test_a_guided_policy_held_to_its_base_on_two_devices(
 def test_code_length_is_that_of_the_quantised_cosines(recipe):
     images, _ = load_digits("test")
     images = images[:20]
-    quanta = np.array(recipe.QUANTA.split(), float).reshape(8, 8)
+    quanta = np.array(parts.QUANTA.split(), float).reshape(8, 8)
     cosines = dctn(127.5 * images[..., 0].astype(float), axes=(1, 2), norm="ortho")
     want = []
     for levels in np.round(np.abs(cosines) / quanta).astype(int):
         want.append(sum(int(v).bit_length() + 4 for v in levels.ravel() if v))
-    got = recipe.code_length(jnp.asarray(images))
+    got = parts.code_length(jnp.asarray(images))
     np.testing.assert_allclose(got, want, atol=12)  # a coefficient may round apart
     assert np.mean(np.asarray(got) == want) > 0.8
     noise = jax.random.uniform(jax.random.key(0), (20, 8, 8, 1), minval=-1)
     blank = jnp.full((1, 8, 8, 1), -1.0)
-    assert recipe.code_length(noise).mean() > got.mean() > 20
+    assert parts.code_length(noise).mean() > got.mean() > 20
     # One level of -1020 / 16, about 64: seven binary digits and the code.
-    assert recipe.code_length(blank) == 7 + 4
+    assert parts.code_length(blank) == 7 + 4
 
 
 def test_class_reward_knows_digits(recipe):
-    config = recipe.Config(targets=(3, 8))
-    model, _, _ = recipe.load_base(config)
-    task = recipe.make_task(config, model)
+    model, _, _ = recipe.load_base("digits", recipe.Scale())
+    task = recipe.make_task("class", (3, 8), model)
     images, labels = (each[:100] for each in load_digits("test"))
     prompts = task.prompt(jnp.arange(len(labels)))
     reward = np.asarray(jax.jit(task.reward)(images, prompts))
@@ -168,9 +179,9 @@ def test_what_has_no_effect_or_meaning_is_refused(recipe, tmp_path, changes, mes
 
 def test_other_models_are_refused(recipe):
     with pytest.raises(FileNotFoundError, match="neither a file nor one of"):
-        recipe.load_base(recipe.Config(weights="mnist"))
+        recipe.load_base("mnist", recipe.Scale())
     with pytest.raises(ValueError, match="expected a diffusion model of the 8x8"):
-        recipe.load_base(recipe.Config(weights="digits_judge"))
+        recipe.load_base("digits_judge", recipe.Scale())
 
 
 @pytest.mark.slow

@@ -1,9 +1,11 @@
 """train/reason.py: what it asks, checks and learns; it goes on where it was stopped."""
 
+import importlib
 import importlib.util
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,11 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance import rng
+from jaxlib_guidance import policy, rng
 from jaxlib_guidance.files import load_weights
+from jaxlib_guidance.reduce import finalize, masked_mean
 from jaxlib_guidance.training import OtherRunError
 
 RECIPE = Path(__file__).parents[2] / "train" / "reason.py"
+methods = importlib.import_module("reason_methods")
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +106,7 @@ def test_a_round_follows_what_was_right(recipe, setting, method, stage):
     """With rewards that are all equal nothing moves; else what was right gains."""
     lm, task, params = setting
     config = tiny(recipe, method=method, prompts=40, kl=0.0)
-    algorithm = recipe.make_algorithm(config)
+    made = recipe.make_method(method, config.clip, config.kl)
     # Single digits as answers, so that a random network is sometimes right.
     task = task._replace(
         answers=jnp.full_like(task.answers, 13).at[:, 0].set(5),
@@ -111,32 +115,103 @@ def test_a_round_follows_what_was_right(recipe, setting, method, stage):
     held = []
 
     def update(train, rows):
-        loss = recipe.make_loss(config, lm, algorithm)
-        total = lambda p: jnp.mean(loss(p, rows, None)[0])  # noqa: E731
+        loss = recipe.make_loss(partial(recipe.score_groups, lm), made)
+        total = lambda p: finalize(loss(p, rows, None))[0]  # noqa: E731
         held.append((rows, jax.jit(jax.grad(total))(train.params)))
         return train, {}
 
-    take = recipe.make_round(config, lm, task, algorithm, update, params)
+    take = recipe.make_round(config, lm, task, made, update, params)
     state = recipe.State(jnp.int32(0), SimpleNamespace(params=params))
     ids = jnp.arange(160, dtype=jnp.uint32)
     _, report = take(state, {"id": ids, "stage": jnp.full(160, stage)})
     rows, gradient = held[0]
-    assert len(rows) == algorithm.turns
+    assert len(rows) == made.turns
     assert 0 < report[f"right{len(rows)}"] < 1
     moved = jax.tree.map(lambda p, g: p - 0.05 * g, params, gradient)
 
     def gain(row):
-        after = jnp.sum(recipe.score(lm, moved, row), axis=1)
-        return after - jnp.sum(row["old"], axis=1)
+        after = jnp.sum(recipe.score_groups(lm, moved, row), axis=-1)
+        return after - jnp.sum(row["old"], axis=-1)
 
     change, right = gain(rows[-1]), rows[-1]["right"]
-    mixed = np.asarray(right).reshape(-1, 4)
-    mixed = np.repeat((mixed.min(1) < mixed.max(1)), 4)
+    mixed = (right.min(1) < right.max(1))[:, None]
     better = jnp.mean(change[mixed & (right == 1)])
     assert better > jnp.mean(change[mixed & (right == 0)])
     if method == "score" and stage == 1:
-        # The first stage pays for the second attempt alone.
-        np.testing.assert_array_equal(rows[0]["advantage"], 0)
+        # The first stage pays for the second attempt alone, and holds the first.
+        first = jax.grad(
+            lambda logp: finalize(made.loss([logp, rows[1]["old"]], rows))[0]
+        )(rows[0]["ref"])
+        np.testing.assert_allclose(first, 0, atol=1e-6)
+
+
+def attempts(turns):
+    """Rows of so many attempts at 6 sums, 4 answers each, and new log-probabilities."""
+    keys = iter(jax.random.split(jax.random.key(5), 99))
+    shape, rows, logp = (6, 4, 5), [], []
+    stage = jnp.repeat(jnp.array([[1], [2]]), 3, axis=0) * jnp.ones((6, 4), int)
+    for _ in range(turns):
+        ends = jax.random.randint(next(keys), shape[:2], 1, 6)
+        old = -jax.random.exponential(next(keys), shape)
+        rows.append(
+            {
+                "mask": jnp.arange(5) < ends[..., None],
+                "old": old,
+                "ref": old + 0.3 * jax.random.normal(next(keys), shape),
+                "right": jax.random.bernoulli(next(keys), shape=shape[:2]) * 1.0,
+                "stage": stage,
+            }
+        )
+        logp.append(old + 0.3 * jax.random.normal(next(keys), shape))
+    return rows, logp
+
+
+def one_by_one(name, logp, rows, clip, kl):
+    """A method's loss of each answer ``[24]``, put together from its parts."""
+    flat = [jax.tree.map(lambda x: x.reshape(24, *x.shape[2:]), row) for row in rows]
+    logp = [x.reshape(24, 5) for x in logp]
+    right = [row["right"] for row in rows]
+    total = 0.0
+    for turn, (now, row) in enumerate(zip(logp, flat, strict=True)):
+        mask = row["mask"]
+        if name in ("grpo", "rloo"):
+            credit = policy.group_normalize if name == "grpo" else policy.leave_one_out
+            level = "token" if name == "grpo" else "seq_sum"
+            gain = credit(right[0]).reshape(-1)
+            sides = {"clip_low": clip, "clip_high": clip, "level": level}
+            each = policy.ppo_clip(now, row["old"], gain, mask, **sides)
+        elif name == "nft":
+            rate = jnp.repeat(jnp.mean(right[0], 1), 4)
+            each = policy.nft(now, row["old"], row["right"], rate, mask)
+            each *= policy.informative(right[0]).reshape(-1, 1)
+        else:
+            first, second = (
+                policy.score_rewards(*right, stage=stage) for stage in (1, 2)
+            )
+            late = row["stage"] == 2
+            paid = jnp.where(rows[0]["stage"][..., None] == 2, second, first)
+            gain = policy.group_center(paid[..., turn]).reshape(-1)
+            pull = jnp.where(late[:, None], 0.01, 0.1 if turn == 0 else 0.0)
+            each = policy.reinforce(now, gain, mask)
+            each += pull * policy.kl_loss(now, row["ref"], mask, kind="k2")
+        if kl:
+            each += kl * policy.kl_loss(now, row["ref"], mask)
+        total += masked_mean(each, mask, 1)
+    return total
+
+
+@pytest.mark.parametrize("name", ["grpo", "rloo", "nft", "score"])
+@pytest.mark.parametrize("kl", [0.0, 0.1])
+def test_a_method_is_the_mean_of_its_answers_losses(name, kl):
+    """Loss and gradient of whole algorithms are those of their parts by hand."""
+    method = methods.make_method(name, 0.2, kl)
+    rows, logp = attempts(method.turns)
+    got = jax.value_and_grad(lambda x: finalize(method.loss(x, rows))[0])(logp)
+    want = jax.value_and_grad(lambda x: jnp.mean(one_by_one(name, x, rows, 0.2, kl)))(
+        logp
+    )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), got, want)
+    assert abs(float(want[0])) > 1e-4
 
 
 def test_resumes(recipe, tmp_path, monkeypatch):
@@ -179,7 +254,8 @@ def test_a_start_is_shared_by_runs_that_learn_the_same_there(recipe, tmp_path):
     def learn(**changes):
         config = tiny(recipe, directory=tmp_path / "run", **changes)
         lm, _, task = recipe.load(config)
-        return recipe.learn_examples(config, lm, task, recipe.data_mesh(), lambda _: {})
+        run = recipe.open_run(config)
+        return recipe.learn_examples(config, lm, task, run, lambda _: {})
 
     begin = recipe.Start(steps=2, batch=8, directory=tmp_path / "start")
     want = learn(start=begin)
