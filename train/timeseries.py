@@ -14,7 +14,6 @@ you like and start it again with the same arguments.
 """
 
 import dataclasses
-import json
 from functools import partial
 from typing import Any
 
@@ -29,7 +28,6 @@ import jaxlib_guidance as jg
 from jaxlib_guidance import diffusion, rng
 from jaxlib_guidance.data import Series
 from jaxlib_guidance.diffusion import perturb
-from jaxlib_guidance.files import export_weights
 from jaxlib_guidance.guidance import ENERGIES
 from jaxlib_guidance.models import DiffusionModel, from_config, tsdiff_cpu, tsdiff_paper
 from jaxlib_guidance.timeseries import (
@@ -47,17 +45,12 @@ from jaxlib_guidance.timeseries import (
     wql,
 )
 from jaxlib_guidance.training import (
-    FREE,
-    claim,
-    data_mesh,
     fit,
     init_state,
-    local_rows,
-    make_train_step,
-    replicate,
-    shard_batch,
+    open_run,
+    settings_of,
     start,
-    state_sharding,
+    usage_errors,
 )
 
 
@@ -219,11 +212,9 @@ def train(config: Config) -> dict[str, Any]:
     """
     series = read_series(config.data)
     config = complete(config, series.freq)
-    settings = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    settings = settings_of(config)
     settings["data"]["identity"] = series.identity
-    folder = claim(
-        config.directory, settings, free=("directory", "log", "search", *FREE)
-    )
+    run = open_run(config, settings, free=("directory", "log", "search"))
     data, optim = config.data, config.optimiser
     positions = training_positions(
         series.values,
@@ -253,19 +244,10 @@ def train(config: Config) -> dict[str, Any]:
     def make_state():
         return init_state(model.init(init_key), tx, train_key)
 
-    mesh = data_mesh()
-    sharding = state_sharding(mesh, make_state, config.scale.mesh)
-    state = jax.jit(make_state, out_shardings=sharding)()
-    step = make_train_step(
-        make_loss(model, layout, config),
-        tx,
-        ema_decay=optim.ema,
-        accumulate=config.scale.accumulate,
-        clip=optim.clip,
-        mesh=mesh,
-        sharding=sharding,
-    )
-    mine = local_rows(mesh, optim.batch)
+    state, sharding = run.place(make_state)
+    loss = make_loss(model, layout, config)
+    step = run.step(loss, tx, sharding, ema_decay=optim.ema, clip=optim.clip)
+    mine = run.rows(optim.batch)
     spread = jax.jit(
         lambda i: diffusion.stratified(
             jax.random.fold_in(level_key, i), jnp.arange(optim.batch), optim.batch
@@ -275,10 +257,9 @@ def train(config: Config) -> dict[str, Any]:
     def batch_at(i):
         rows, starts = training_batch(config.seed, i, optim.batch, positions)
         u = np.asarray(spread(i))[mine]
-        return shard_batch(mesh, cut(rows[mine], starts[mine]) | {"u": u})
+        return run.shard(cut(rows[mine], starts[mine]) | {"u": u})
 
-    chief = jax.process_index() == 0
-    if chief:
+    if run.chief:
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         print(
             f"{count:,} parameters, {len(series.values)} series, "
@@ -289,24 +270,24 @@ def train(config: Config) -> dict[str, Any]:
         state,
         batch_at,
         steps=optim.steps,
-        folder=folder,
+        folder=run.folder,
         log=config.log,
     )
     if not finished:
         return {}
-    ema = jax.tree.map(np.asarray, replicate(mesh, state.ema))
+    ema = run.gather(state.ema)
     found = {}
     if config.search.scales:
         found = search_scale(Forecaster(model, layout), ema, reader, config)
-    if chief:
-        about |= {"guidance": found, "freq": series.freq}
-        about["training"] = {k: v for k, v in settings.items() if k != "directory"}
-        export_weights(folder / "ema.safetensors", ema, about)
-        print(f"weights in {folder / 'ema.safetensors'}")
+    about |= {"guidance": found, "freq": series.freq, "training": run.settings}
+    run.export(ema, about)
+    if run.chief:
+        print(f"weights in {run.folder / 'ema.safetensors'}")
     return found
 
 
 if __name__ == "__main__":
-    config = tyro.cli(Config, description=__doc__)
-    start(config.hosts)
-    train(config)
+    with usage_errors():
+        config = tyro.cli(Config, description=__doc__)
+        start(config.hosts)
+        train(config)

@@ -200,7 +200,9 @@ def usage_errors() -> Iterator[None]:
     except (ValueError, RuntimeError, ArithmeticError, ImportError, OSError) as error:
         if not isinstance(error, OSError) and not _raised_here(error):
             raise
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+        # Without the number that Python writes before a message of our own.
+        plain = isinstance(error, OSError) and error.filename is None and error.strerror
+        sys.exit(f"{Path(sys.argv[0]).name}: {plain or error}")
 
 
 def _raised_here(error: BaseException) -> bool:

@@ -149,7 +149,7 @@ def attempts(turns):
     """Rows of so many attempts at 6 sums, 4 answers each, and new log-probabilities."""
     keys = iter(jax.random.split(jax.random.key(5), 99))
     shape, rows, logp = (6, 4, 5), [], []
-    stage = jnp.repeat(jnp.array([[1], [2]]), 3, axis=0) * jnp.ones((6, 4), int)
+    stage = jnp.broadcast_to(jnp.repeat(jnp.array([1, 2]), 3)[:, None], (6, 4))
     for _ in range(turns):
         ends = jax.random.randint(next(keys), shape[:2], 1, 6)
         old = -jax.random.exponential(next(keys), shape)
@@ -158,7 +158,9 @@ def attempts(turns):
                 "mask": jnp.arange(5) < ends[..., None],
                 "old": old,
                 "ref": old + 0.3 * jax.random.normal(next(keys), shape),
-                "right": jax.random.bernoulli(next(keys), shape=shape[:2]) * 1.0,
+                "right": jax.random.bernoulli(next(keys), shape=shape[:2]).astype(
+                    float
+                ),
                 "stage": stage,
             }
         )
