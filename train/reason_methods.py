@@ -46,8 +46,8 @@ def make_method(name: Name, clip: float, kl: float) -> Method:
     def grpo(logp, rows):
         row = rows[0]
         drawn = logp[0], row["old"], row["right"], row["mask"]
-        pull = {"logp_ref": row["ref"], "beta": kl} if kl else {}
-        return policy.grpo(*drawn, clip=clip, **pull)
+        ref, beta = (row["ref"], kl) if kl else (None, None)
+        return policy.grpo(*drawn, clip=clip, logp_ref=ref, beta=beta)
 
     def rloo(logp, rows):
         row = rows[0]
