@@ -95,7 +95,7 @@ class Tally:
 
 
 def flags(folder: Path) -> list[str]:
-    """Of the recipe."""
+    """Command-line flags of the recipe."""
     options = {"directory": folder, **OPTIONS}
     return [part for k, v in options.items() for part in (f"--{k}", str(v))]
 

@@ -310,7 +310,7 @@ def require_equal(name, got, want):
 
 
 def least_seconds(runs, config):
-    """Of each, taking turns; what another left running ends within a turn."""
+    """Least seconds of each run, taking turns; work left over ends within a turn."""
     best = [float("inf")] * len(runs)
     for _ in range(config.turns):
         for i, (prepare, run) in enumerate(runs):

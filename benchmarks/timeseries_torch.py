@@ -321,7 +321,7 @@ def sampling(case: Case, config: Config, form: str):
 
 
 def least_seconds(runs, repeats):
-    """Of each, taking turns."""
+    """Least seconds of each run, taking turns."""
     best = [float("inf")] * len(runs)
     for _ in range(repeats):
         for i, run in enumerate(runs):

@@ -46,8 +46,9 @@ class Config:
     noise: Literal["cosine", "linear", "edm", "flow"] | None = None
     """Noise process whose states to classify; None classifies clean images."""
     level_mean: float = -0.6
-    """Of the logarithm of the noise level, and its spread."""
+    """Mean of the logarithm of the noise level."""
     level_std: float = 1.4
+    """Standard deviation of the logarithm of the noise level."""
     widths: tuple[int, ...] = (32, 64, 128)
     shift: int = 1
     """Pixels by which images are moved at random."""

@@ -55,7 +55,7 @@ class Config:
     baseline: Baseline = "role"
     """Mean winnings of each seat, of both together, or 0, taken off the payoffs."""
     decay: float = 0.95
-    """Of the baseline's running mean."""
+    """Decay of the baseline's running mean."""
     updates: int = 2000
     games: int = 256
     """Games of an update."""
