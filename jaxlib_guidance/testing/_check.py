@@ -134,6 +134,7 @@ def check_sampler(
     - ``nan``: NaN in one sample stays in that sample;
     - ``jit``: compiled and not, the samples are the same;
     - ``vmap``: over grids gives what each grid gives alone;
+    - ``pieces``: cut in the middle and taken up again, the samples are the same;
     - ``gradient``: to the start of the trajectory, finite and in agreement with finite
       differences;
     - ``one_compilation``: one compilation serves two grids of one length;
@@ -180,6 +181,7 @@ def check_sampler(
         case.nan,
         case.jit,
         case.vmap,
+        case.pieces,
         case.gradient,
         case.one_compilation,
         case.devices,
