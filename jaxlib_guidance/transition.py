@@ -29,12 +29,12 @@ def draw(transition: Transition, keys: Array) -> Array:
 def log_prob(transition: Transition, x: Array) -> Array:
     """``log N(x; mean, std^2 I)`` summed over the sample.
 
-    Where ``std`` is 0 the law is a point and has no density: the value is ``nan``, in
-    keeping with DDPO, which leaves such steps out.
+    Where ``std`` is 0 the distribution is a point and has no density: the value is
+    ``nan``, in keeping with DDPO, which leaves such steps out.
 
     Args:
-      transition: ``mean [B,*S]``, ``std`` scalar or ``[B]``.
-      x: ``[B, *S]``.
+      transition: Distribution with ``mean [B, *S]`` and ``std`` scalar or ``[B]``.
+      x: State ``[B, *S]`` whose density is asked for.
 
     Returns:
       Float32 ``[B]``: a sum of many terms keeps no digit in half precision, so what is
@@ -56,11 +56,11 @@ def kl(p: Transition, q: Transition) -> Array:
     element: for equal ``std`` the first two are 0 and no digit of the gap is lost.
 
     Args:
-      p: ``mean [B,*S]``, ``std`` scalar or ``[B]``, positive.
-      q: Likewise.
+      p: Distribution with ``mean [B, *S]`` and positive ``std``, scalar or ``[B]``.
+      q: Distribution with ``mean [B, *S]`` and positive ``std``, scalar or ``[B]``.
 
     Returns:
-      Float32 ``[B]``, as in `log_prob`.
+      Float32 ``[B]``; what is narrower is widened first.
     """
     p, q = _wide(p), _wide(q)
     s_p, s_q = expand(p.std, p.mean), expand(q.std, q.mean)

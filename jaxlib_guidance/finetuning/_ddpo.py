@@ -28,24 +28,28 @@ def ddpo(
     the two have one gradient.
 
     Args:
-      logp: `Trajectory.logp` of `rescore`, ``[B, K]``.
-      logp_old: Of the roll-out; None for DDPO-SF, which is right for one update only.
-      advantage: ``[B]`` or ``[B, K]``.
-      mask: `Trajectory.mask`.
-      clip: ``c``; 1e-4 belongs to log-probabilities reduced by "mean".
-      advantage_clip: Advantages are held within this; 10 in the authors' code, 5 in
-        its port and in Flow-GRPO.
+      logp: Log-probability of each step under the trained policy ``[B, K]``, as
+        `rescore` gives it in `Trajectory.logp`.
+      logp_old: Log-probability of each step under the policy that drew it ``[B, K]``;
+        None takes the score function (DDPO-SF), which is right for one update only.
+      advantage: Advantage of each sample ``[B]`` or of each step ``[B, K]``.
+      mask: `Trajectory.mask` ``[B, K]``, 0 for steps that do not count; None
+        counts all.
+      clip: Bound ``c`` on the ratio's distance from 1; the default 1e-4 belongs to
+        log-probabilities reduced by "mean".
+      advantage_clip: Bound on the size of advantages; 10 in the authors' code, 5 in its
+        port and in Flow-GRPO.
 
     Returns:
-      ``[B, K]``, for `aggregate`.
+      Loss of each step ``[B, K]``, for `aggregate`.
 
     Reference: Black et al., arXiv 2305.13301, section 4.3; constants as in the authors'
     code.
     """
-    held = jnp.clip(at_least_float32(advantage), -advantage_clip, advantage_clip)
+    bounded = jnp.clip(at_least_float32(advantage), -advantage_clip, advantage_clip)
     if logp_old is None:
-        return reinforce(logp, held, mask)
-    return ppo_clip(logp, logp_old, held, mask, clip_low=clip, clip_high=clip)
+        return reinforce(logp, bounded, mask)
+    return ppo_clip(logp, logp_old, bounded, mask, clip_low=clip, clip_high=clip)
 
 
 def dpok(
@@ -65,23 +69,32 @@ def dpok(
     the advantage points.
 
     Args:
-      logp: `Trajectory.logp` of `rescore`, ``[B, K]``.
-      logp_old: Of the roll-out.
-      advantage: ``R - V(x_t, t)`` in the paper; ``[B]`` or ``[B, K]``.
-      gap: Distance to the base model, ``[B, K]``: `prediction_gap` of "eps" in the
-        code, which is `step_kl` up to a factor of time.
-      mask: `Trajectory.mask`.
-      clip: ``c``.
-      weight: Of the reward.
-      beta: Of the gap.
+      logp: Log-probability of each step under the trained policy ``[B, K]``, as
+        `rescore` gives it in `Trajectory.logp`.
+      logp_old: Log-probability of each step under the policy that drew it ``[B, K]``.
+      advantage: Advantage of each sample ``[B]`` or of each step ``[B, K]``; in the
+        paper ``R - V(x_t, t)``.
+      gap: Distance to the base model at each step ``[B, K]``; in the authors' code
+        `prediction_gap` of "eps", which is `step_kl` up to a factor of time.
+      mask: `Trajectory.mask` ``[B, K]``, 0 for steps that do not count; None
+        counts all.
+      clip: Bound ``c`` on the ratio's distance from 1.
+      weight: Weight of the reward.
+      beta: Weight of the gap.
+
+    Returns:
+      Loss of each step ``[B, K]``, for `aggregate`.
+
+    Raises:
+      ValueError: A ``gap`` of another shape than ``logp``.
 
     Reference: Fan et al., arXiv 2305.16381, algorithm 1; constants as in the authors'
     code.
     """
     require_shape("gap", gap, jnp.shape(logp))
     rho = importance_ratio(logp, logp_old, mask)
-    held = jnp.clip(rho, 1 - clip, 1 + clip)
-    reward = weight * like_tokens(advantage, logp, mask) * held
+    clipped = jnp.clip(rho, 1 - clip, 1 + clip)
+    reward = weight * like_tokens(advantage, logp, mask) * clipped
     return beta * hide(gap, mask) - reward
 
 
@@ -93,14 +106,17 @@ def prediction_gap(
     DPOK holds a policy to its base by that of "eps", DiffusionNFT by "velocity".
 
     Args:
-      process: The noise process.
-      t: Scalar or ``[B]``; ``sigma(t)`` must not be 0.
-      x0: Estimate ``[B, *S]``.
-      x0_ref: That of the reference, a constant.
-      kind: Which prediction ``f``.
+      process: Noise process of the state.
+      t: Time of the state, scalar or ``[B]``; ``sigma(t)`` must not be 0.
+      x0: Estimate of the trained network ``[B, *S]``.
+      x0_ref: Estimate of the reference network ``[B, *S]``, taken as a constant.
+      kind: Prediction ``f`` that is compared, such as "eps" or "velocity".
 
     Returns:
-      ``[B]``.
+      Mean squared gap of each sample ``[B]``.
+
+    Raises:
+      ValueError: Estimates of different shapes.
     """
     require_shape("x0_ref", x0_ref, x0.shape)
     t = jnp.broadcast_to(at_least_float32(t), x0.shape[:1])

@@ -17,26 +17,28 @@ def diffusion_dpo(
 ) -> Array:
     """``-log sigmoid(-(beta / 2) ((e_w - e_w^ref) - (e_l - e_l^ref)))``, for each pair.
 
-    `policy.preference.dpo` with ``-e / 2`` for a log-probability. Errors are those of
+    `policy.dpo` with ``-e / 2`` for a log-probability. Errors are those of
     `denoising_loss`, all four at one time and with one noise for each pair; with
     ``weighting="eps"`` this is the paper's loss, with "velocity" that of the Flow-GRPO
     code.
 
     Args:
-      error_w: Error of the network that is trained on the preferred sample, ``[B]``.
-      error_l: On the other sample.
-      ref_w: Error of the reference network on the preferred sample, a constant.
-      ref_l: On the other sample, a constant.
+      error_w: Denoising error of the trained network on the preferred sample ``[B]``.
+      error_l: Denoising error of the trained network on the other sample ``[B]``.
+      ref_w: Denoising error of the reference network on the preferred sample ``[B]``,
+        taken as a constant.
+      ref_l: Denoising error of the reference network on the other sample ``[B]``, taken
+        as a constant.
       beta: Inverse temperature. Errors are means over elements, so useful values grow
         with the sample: the Flow-GRPO code uses 100, Diffusion-DPO's 5000.
 
     Returns:
-      ``[B]``, ``log 2`` where the networks agree.
+      Loss of each pair ``[B]``, ``log 2`` where the networks agree.
 
     Raises:
       ValueError: Shapes that differ.
 
-    Reference: Wallace et al., arXiv 2311.12908, eq. 14 (number unverified).
+    Reference: Wallace et al., arXiv 2311.12908, eq. 14.
     """
     for name, value in (("error_l", error_l), ("ref_w", ref_w), ("ref_l", ref_l)):
         require_shape(name, value, error_w.shape)

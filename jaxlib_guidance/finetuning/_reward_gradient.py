@@ -51,13 +51,17 @@ def through_last(sampler: Sampler, k: Any) -> Sampler:
     Samples are unchanged. With ``sample(..., remat=True)`` the steps that are
     differentiated are computed again on the backward pass, and the others are not::
 
-        x, _ = sample(keys, denoiser, process, through_last(ddim(), 1), ..., remat=True)
+        x, _ = sample(keys, denoiser, through_last(ddim(), 1), grid, ..., remat=True)
         loss = -reward(x)
 
     Args:
-      sampler: Any solver.
-      k: 0 stops the gradient, the number of steps or more lets all of it through. May
-        be traced: AlignProp's random truncation compiles once.
+      sampler: Solver whose last steps are differentiated.
+      k: Number of steps that are differentiated: 0 stops the gradient, the number of
+        steps or more lets all of it through. May be traced: AlignProp's random
+        truncation compiles once.
+
+    Returns:
+      The solver, which draws the same samples.
 
     Reference: Clark et al., arXiv 2309.17400, section 3; Prabhudesai et al., AlignProp,
     arXiv 2310.03739.
@@ -76,8 +80,12 @@ def through_step(sampler: Sampler, index: Any) -> Sampler:
         loss = refl_loss(reward(x0[j]))
 
     Args:
-      sampler: Any solver.
-      index: Which step, from 0; may be traced. ReFL draws it from 30 to 39 of 40.
+      sampler: Solver of which one step is differentiated.
+      index: Number of that step, from 0; may be traced. ReFL draws it from 30 to 39 of
+        40.
+
+    Returns:
+      The solver, which draws the same samples.
 
     Reference: Xu et al., ImageReward, arXiv 2304.05977, algorithm 1.
     """
@@ -88,9 +96,12 @@ def refl_loss(reward: Array, *, margin: float = 2.0, weight: float = 1e-3) -> Ar
     """``weight max(margin - r, 0)`` for each sample: no push beyond a good reward.
 
     Args:
-      reward: ``r``, any shape.
-      margin: The reward that is good enough.
-      weight: Against the denoising loss, which ReFL keeps as a regulariser.
+      reward: Reward ``r`` of each sample, of any shape.
+      margin: Reward that is good enough.
+      weight: Weight against the denoising loss, which ReFL keeps as a regulariser.
+
+    Returns:
+      Loss of each sample, float32 at least, of the shape of ``reward``.
 
     Reference: Xu et al., arXiv 2304.05977, eq. 4; constants as in the authors' code.
     """
@@ -115,21 +126,21 @@ def draft_lv(
 
     Args:
       keys: One typed key for each sample ``[B]``.
-      denoiser: The network; for a guided one, a `Denoiser` around its guidance.
-      x: Samples of the current model ``[B, *S]``.
-      t: The grid's last time above 0, scalar or ``[B]``.
-      cond: Condition pytree.
-      reward: ``[B, *S] -> [B]``, differentiable.
-      n: Noisings; the paper uses 2 (unverified).
-      process: The noise process; None takes the denoiser's.
+      denoiser: Network; for a guided one, a `Denoiser` around its guidance.
+      x: Samples of the current model ``[B, *S]``, taken as constants.
+      t: Last time of the grid above 0, scalar or ``[B]``.
+      cond: Condition pytree, every leaf ``[B, ...]``; None for a network without one.
+      reward: Differentiable function ``[B, *S] -> [B]``.
+      n: Number of noisings; the paper uses 2.
+      process: Noise process; None takes the denoiser's.
 
     Returns:
-      ``[B]``.
+      Mean reward of each sample ``[B]``.
 
     Raises:
       ValueError: ``n`` below 1, or a reward of another shape.
 
-    Reference: Clark et al., arXiv 2309.17400, section 3.3 (number unverified).
+    Reference: Clark et al., arXiv 2309.17400, section 3.3.
     """
     process = process_of(denoiser, process)
     if n < 1:

@@ -30,13 +30,14 @@ Reduction = Literal["mean", "sum"]
 
 
 class Trajectory(NamedTuple):
-    """The states of a roll-out, and each step's law under some parameters.
+    """The states of a roll-out, and its steps' transitions under some parameters.
 
     Attributes:
       states: ``x_0, ..., x_K`` from noise to data, ``[B, K + 1, *S]``.
-      logp: Of ``x_{k+1}`` under step ``k``, ``[B, K]``; 0 where ``mask`` is.
+      logp: Log-probability of ``x_{k+1}`` under step ``k``, ``[B, K]``; 0 where
+        ``mask`` is.
       mask: 1 for steps that draw noise, 0 for those without, ``[B, K]``.
-      transition: The steps' laws, ``mean [B, K, *S]`` and ``std [B, K]``.
+      transition: Distributions of the steps, ``mean [B, K, *S]`` and ``std [B, K]``.
     """
 
     states: Array
@@ -63,18 +64,19 @@ def rollout(
 
     Args:
       keys: One typed key for each sample ``[B]``.
-      denoiser: As in `sample`, and all that follow but ``reduce``.
-      sampler: A stochastic solver, such as ``ddim(1.0)`` or `flow_sde`. One that draws
+      denoiser: Network, or a tuple of networks for terms that contrast them.
+      sampler: Stochastic solver, such as ``ddim(1.0)`` or `flow_sde`. One that draws
         noise inside its step too (correctors, recurrence) is scored given that noise.
-      grid: Times ``[K + 1]``.
-      x: A sample's shape ``(*S,)`` or the first state ``[B, *S]``.
-      cond: Condition pytree, every leaf ``[B, ...]``.
-      guidance: A chain of guidance terms, part of the policy.
-      ref: Pytree with leading ``K`` that terms see.
-      reduce: Over the elements of a sample: "sum" is the log-density; "mean", which
-        the field's codes use with clip ranges as small as 1e-4, a root of it.
-      plan: How guidance batches its branches.
-      process: The noise process; None takes the denoiser's.
+      grid: Times ``[K + 1]`` from noise to data.
+      x: Shape ``(*S,)`` of one sample, or the first state ``[B, *S]``.
+      cond: Condition pytree, every leaf ``[B, ...]``; None for a network without one.
+      guidance: Guidance term or chain of terms, part of the policy; None is none.
+      ref: Pytree whose leaves lead with ``K``, which terms see step by step.
+      reduce: Reduction over the elements of a sample: "sum" is the log-density;
+        "mean", which published codes use with clip ranges as small as 1e-4, a root of
+        it.
+      plan: How guidance batches its branches, "auto" or "fused"; see `guided`.
+      process: Noise process; None takes the denoiser's.
 
     Returns:
       The trajectory; the samples are ``states[:, -1]``. A step without noise, as the
@@ -122,25 +124,26 @@ def rescore(
     """Scores stored states under other parameters; differentiate this one.
 
     Args:
-      keys: Those of the roll-out, as for all other arguments but the denoiser's
-        parameters and guidance weights.
-      denoiser: The network.
-      sampler: The solver.
-      grid: Times ``[K + 1]``.
+      keys: Typed keys ``[B]`` of the roll-out.
+      denoiser: Network with the parameters that are scored, or a tuple of networks.
+      sampler: Solver of the roll-out.
+      grid: Times ``[K + 1]`` of the roll-out.
       states: `Trajectory.states`, ``[B, K + 1, *S]``, treated as constants.
-      cond: Condition pytree.
-      guidance: A chain of guidance terms.
-      ref: Pytree with leading ``K`` that terms see.
-      reduce: As in `rollout`.
-      plan: How guidance batches its branches.
-      remat: Recompute each step on the backward pass: memory of one step and not K.
-      process: The noise process; None takes the denoiser's.
+      cond: Condition pytree of the roll-out, every leaf ``[B, ...]``.
+      guidance: Guidance of the roll-out; its weights may be other ones.
+      ref: Reference pytree of the roll-out, whose leaves lead with ``K``.
+      reduce: Reduction over the elements of a sample, "mean" or "sum"; see `rollout`.
+      plan: How guidance batches its branches, "auto" or "fused"; see `guided`.
+      remat: Whether to recompute each step on the backward pass, which holds the
+        activations of one step and not of K.
+      process: Noise process; None takes the denoiser's.
 
     Returns:
-      The same states with the steps' laws under these parameters.
+      The same states with the steps' distributions under these parameters.
 
     Raises:
-      ValueError: States that do not fit the grid, or as in `rollout`.
+      ValueError: States that do not fit the grid, a sampler without noise, or an
+        unknown reduction.
     """
     process = process_of(denoiser, process)
     _require(sampler, reduce)
@@ -179,9 +182,9 @@ def step_log_prob(
     """``log N(x; mean, std^2 I)``, and 0 with gradient 0 where ``std`` is 0.
 
     Args:
-      transition: ``mean [B, *S]``, ``std`` scalar or ``[B]``.
-      x: ``[B, *S]``.
-      reduce: As in `rollout`.
+      transition: Distribution of the step, ``mean [B, *S]``, ``std`` scalar or ``[B]``.
+      x: State after the step ``[B, *S]``.
+      reduce: Reduction over the elements of a sample, "mean" or "sum"; see `rollout`.
 
     Returns:
       Float32 ``[B]``, also for a transition or a state in half precision.
@@ -198,12 +201,13 @@ def step_kl(p: Transition, q: Transition, reduce: Reduction = "mean") -> Array:
     Under one solver ``std`` is the same and it is ``|m_p - m_q|^2 / (2 std^2)``.
 
     Args:
-      p: `Trajectory.transition` of the policy that is trained.
-      q: That of the reference, on the same states.
-      reduce: As in `rollout`; "sum" is the divergence.
+      p: `Trajectory.transition` of the trained policy.
+      q: `Trajectory.transition` of the reference policy, on the same states.
+      reduce: Reduction over the elements of a sample: "sum" is the divergence, "mean"
+        divides it by their number.
 
     Returns:
-      ``[B, K]``.
+      Divergence of each step ``[B, K]``.
 
     Raises:
       ValueError: Transitions of other states.
@@ -220,14 +224,14 @@ def _reduced(total, x, reduce):
 
 
 def _scored(states, transition, reduce):
-    """The trajectory from laws that lead with the step."""
+    """The trajectory from transitions that lead with the step."""
     mean = jnp.moveaxis(transition.mean, 0, 1)
     std = transition.std
     std = jnp.broadcast_to(std[None] if std.ndim == 1 else std.T, mean.shape[:2])
-    law = Transition(mean, std)
-    score = jax.vmap(lambda law, x: step_log_prob(law, x, reduce), 1, 1)
+    steps = Transition(mean, std)
+    score = jax.vmap(lambda step, x: step_log_prob(step, x, reduce), 1, 1)
     mask = (std > 0).astype(jnp.float32)
-    return Trajectory(states, score(law, states[:, 1:]), mask, law)
+    return Trajectory(states, score(steps, states[:, 1:]), mask, steps)
 
 
 def _require(sampler, reduce):

@@ -183,21 +183,21 @@ def sample_adaptive(
     `sample`). Under a sharded batch its stopping test is the one communication.
 
     Args:
-      keys: One typed key for each sample ``[B]``.
-      denoiser: The network, or a tuple of them.
+      keys: Typed keys ``[B]``, one for each sample; see `sample_keys`.
+      denoiser: Network, or a tuple of networks for terms that contrast them.
       x: A sample's shape ``(*S,)``, or the state ``[B, *S]`` at ``t_max``.
       cond: Condition pytree, every leaf ``[B, ...]``.
-      order: 2 or 3; the evaluations of a step.
+      order: Order of a step and number of its evaluations, 2 or 3.
       rtol: Tolerance relative to the state.
       atol: Absolute tolerance.
-      first_step: First step, in half log-SNR.
-      safety: Factor on the step that the error would allow.
-      t_min: Last time before 0; default the process's.
-      t_max: First time; default the process's.
-      max_evaluations: Bound on the calls of the network.
-      guidance: A chain of guidance terms.
-      plan: How guidance batches its branches.
-      process: The noise process; None takes the denoiser's.
+      first_step: Length of the first step that is tried, in half log-SNR.
+      safety: Factor on the step length that the error would allow.
+      t_min: Last time before 0; None takes the process's.
+      t_max: First time; None takes the process's.
+      max_evaluations: Bound on the number of calls of the network.
+      guidance: Guidance term or chain of terms; None samples without guidance.
+      plan: How guidance batches its branches, "auto" or "fused"; see `guided`.
+      process: Noise process; None takes the denoiser's.
 
     Returns:
       ``(x [B, *S], report)``.
@@ -303,14 +303,14 @@ def sample_adaptive(
         accepted=none,
         done=jnp.zeros(batch, bool),
     )
-    most = (max_evaluations - opening - 1) // order
+    max_attempts = (max_evaluations - opening - 1) // order
 
     def proceed(now):
-        return (now.attempts < most) & ~jnp.all(now.done)
+        return (now.attempts < max_attempts) & ~jnp.all(now.done)
 
     final = jax.lax.while_loop(proceed, attempt, begin)
     # Numbered by the bound: the attempts made depend on the slowest of the batch.
-    index = jnp.int32(most + opening)
+    index = jnp.int32(max_attempts + opening)
     denoise = at_step(index, final.t, jnp.zeros_like(final.t))
     x0, _ = denoise(final.x, final.t, final.guidance_state)
     report = AdaptiveReport(

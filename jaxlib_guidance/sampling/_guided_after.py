@@ -33,10 +33,14 @@ def guided_after(
     the point it arrived at.
 
     Args:
-      sampler: A stochastic solver, such as ``ddpm()``.
-      observed: What is known.
-      energy: See `observation`.
-      scale: ``s``, scalar or ``[B]``.
+      sampler: Stochastic solver, such as ``ddpm()``.
+      observed: Observed entries of the data, and which they are.
+      energy: Name of an energy of observations, or a function
+        ``(x0, observed) -> [B]``; see `guidance.observation`.
+      scale: Factor ``s`` of the move, scalar or ``[B]``.
+
+    Returns:
+      The solver, with one evaluation a step more.
 
     Raises:
       ValueError: A solver that draws no noise, whose ``std`` would be 0 throughout; a
