@@ -29,8 +29,8 @@ def frechet_distance(a: Array, b: Array) -> float:
     fewer they are: compare only at equal counts.
 
     Args:
-      a: Features ``[N, F]``.
-      b: Features ``[M, F]``.
+      a: Features of the first set of samples ``[N, F]``, N from 2.
+      b: Features of the second set of samples ``[M, F]``, M from 2.
 
     Reference: Heusel et al., arXiv 1706.08500, eq. 6.
     """
@@ -48,12 +48,12 @@ def frechet_distance(a: Array, b: Array) -> float:
 def kernel_distance(a: Array, b: Array) -> float:
     """Squared maximum mean discrepancy with the kernel ``(x . y / F + 1)^3``, unbiased.
 
-    With Inception features it is the KID. Its mean is 0 when the laws agree, at any
-    number of samples, so it can be negative.
+    With Inception features it is the KID. Its mean is 0 when the distributions
+    agree, at any number of samples, so it can be negative.
 
     Args:
-      a: Features ``[N, F]``.
-      b: Features ``[M, F]``.
+      a: Features of the first set of samples ``[N, F]``, N from 2.
+      b: Features of the second set of samples ``[M, F]``, M from 2.
 
     Reference: Binkowski et al., arXiv 1801.01401, section 4.
     """
@@ -72,24 +72,24 @@ def kernel_distance(a: Array, b: Array) -> float:
 def judge_samples(
     judged: Classified, held_out: Classified, labels: Array | None = None
 ) -> dict[str, float]:
-    """Samples against held-out data, in the eyes of a classifier.
+    """Samples against held-out data, as a classifier judges them.
 
     Args:
-      judged: What the classifier says of the samples.
-      held_out: What it says of the data.
-      labels: Labels ``[N]`` that the samples were asked to have, if any.
+      judged: Logits and features that the classifier gives the samples.
+      held_out: Logits and features that the classifier gives the held-out data.
+      labels: Labels ``[N]`` that the samples were to have; None if there were none.
 
     Returns:
       "accuracy", how often the classifier agrees with ``labels`` (NaN without them);
       "confidence", its mean largest probability; "coverage", the exponential of the
-      entropy of the classes it sees, which is their number when they are even; and
+      entropy of the predicted classes, which is their number when they are even; and
       "frechet" and "kernel", the distances of the features.
     """
     logits = np.asarray(judged.logits, np.float64)
     logits = logits - logits.max(-1, keepdims=True)
     chance = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    seen = np.bincount(chance.argmax(-1)) / len(chance)
-    entropy = -np.sum(seen * np.log(np.where(seen > 0, seen, 1)))
+    share = np.bincount(chance.argmax(-1)) / len(chance)
+    entropy = -np.sum(share * np.log(np.where(share > 0, share, 1)))
     right = np.nan if labels is None else np.mean(chance.argmax(-1) == labels)
     return {
         "accuracy": float(right),

@@ -1,7 +1,8 @@
 """Gaussian processes: series whose exact denoiser and forecasts are known.
 
 For ``x0 ~ N(0, S)`` and ``x_t = alpha x0 + sigma eps`` the posterior mean is linear in
-``x_t``, and what is observed of a window determines the law of the rest in closed form.
+``x_t``, and what is observed of a window gives the distribution of the rest in closed
+form.
 Self-guidance and refinement are tested against these, and so can yours be.
 """
 
@@ -22,11 +23,11 @@ from jaxlib_guidance.types import (
 
 @pytree_dataclass
 class GaussianProcess:
-    """A Gaussian law of windows ``[L]``. Build it with `gaussian_process`.
+    """A Gaussian distribution of windows ``[L]``. Build it with `gaussian_process`.
 
     Attributes:
       variances: Eigenvalues of the covariance ``[L]``.
-      axes: Its eigenvectors in columns ``[L, L]``.
+      axes: Eigenvectors of the covariance in columns ``[L, L]``.
     """
 
     variances: Array
@@ -39,10 +40,13 @@ class GaussianProcess:
 
 
 def gaussian_process(cov: Any) -> GaussianProcess:
-    """The process with covariance ``cov [L, L]`` and mean 0.
+    """The process with a given covariance and mean 0.
+
+    Args:
+      cov: Covariance ``[L, L]``, symmetric and positive semi-definite.
 
     Raises:
-      ValueError: Not a covariance.
+      ValueError: ``cov`` is not square, not symmetric, or has a negative eigenvalue.
     """
     cov = np.asarray(cov, np.float64)
     if cov.ndim != 2 or cov.shape[0] != cov.shape[1] or not np.allclose(cov, cov.T):
@@ -62,10 +66,10 @@ def seasonal_cov(
     """A season that drifts, and noise: ``exp(-d / memory) cos(2 pi d / period)``.
 
     Args:
-      length: ``L``.
-      period: Steps of the season.
-      memory: Steps over which it keeps its phase and size.
-      noise: Variance that is added to each step.
+      length: Number of steps ``L``.
+      period: Length of the season, in steps.
+      memory: Number of steps over which the season keeps its phase and size.
+      noise: Variance of the white noise that is added to each step.
 
     Returns:
       Float64 ``[L, L]``, of variance ``1 + noise``.
@@ -75,43 +79,50 @@ def seasonal_cov(
     return season + noise * np.eye(length)
 
 
-def process_denoiser(law: GaussianProcess, process: Process) -> Denoiser:
+def process_denoiser(distribution: GaussianProcess, process: Process) -> Denoiser:
     """``E[x0 | x_t] = alpha S (alpha^2 S + sigma^2 I)^-1 x_t``, for ``x [B, L, 1]``.
 
     Args:
-      law: Of x0.
-      process: The noise process.
+      distribution: Distribution of x0.
+      process: Noise process.
+
+    Returns:
+      A denoiser of states ``[B, L, 1]``, which ignores its condition.
     """
 
     def apply(x, t, cond, *, control, capture):
         x = at_least_float32(x)
         t = jnp.broadcast_to(at_least_float32(t), x.shape[:1])
         alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
-        gain = alpha * law.variances / (alpha**2 * law.variances + sigma**2)
-        along = jnp.einsum("blc,lk->bkc", x, law.axes)
-        x0 = jnp.einsum("bkc,lk->blc", gain[..., None] * along, law.axes)
+        gain = (
+            alpha
+            * distribution.variances
+            / (alpha**2 * distribution.variances + sigma**2)
+        )
+        along = jnp.einsum("blc,lk->bkc", x, distribution.axes)
+        x0 = jnp.einsum("bkc,lk->blc", gain[..., None] * along, distribution.axes)
         return Denoised(x0)
 
     return Denoiser(apply, process=process)
 
 
 def condition(
-    law: GaussianProcess, observed: Any, y: Any, noise: float = 0.0
+    distribution: GaussianProcess, observed: Any, y: Any, noise: float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and covariance of ``x0`` given ``y = x0 + sqrt(noise) eps`` where observed.
 
     Args:
-      law: Of x0.
-      observed: Which steps are observed, bool ``[L]``.
-      y: ``[L]`` or ``[B, L]``; anything where not observed.
-      noise: Variance of the observation's noise.
+      distribution: Distribution of x0.
+      observed: Whether each step is observed, bool ``[L]``.
+      y: Observations ``[L]`` or ``[B, L]``; what is not observed may be anything.
+      noise: Variance of the observations' noise; 0 means exact observations.
 
     Returns:
-      Mean of ``y``'s shape and covariance ``[L, L]``, float64.
+      The mean ``[L]`` or ``[B, L]`` and the covariance ``[L, L]``, float64.
     """
-    cov = np.asarray(law.cov, np.float64)
-    seen = np.flatnonzero(observed)
-    inner = cov[np.ix_(seen, seen)] + noise * np.eye(len(seen))
-    gain = np.linalg.solve(inner, cov[seen]).T
-    known = np.asarray(y, np.float64)[..., seen]
-    return known @ gain.T, cov - gain @ cov[seen]
+    cov = np.asarray(distribution.cov, np.float64)
+    visible = np.flatnonzero(observed)
+    inner = cov[np.ix_(visible, visible)] + noise * np.eye(len(visible))
+    gain = np.linalg.solve(inner, cov[visible]).T
+    known = np.asarray(y, np.float64)[..., visible]
+    return known @ gain.T, cov - gain @ cov[visible]

@@ -27,10 +27,10 @@ class GaussianMixture:
     """A mixture on ``R^D``. Build it with `gaussian_mixture`.
 
     Attributes:
-      log_weights: ``[M]``, normalised.
-      means: ``[M, D]``.
+      log_weights: Logarithms of the components' probabilities ``[M]``, normalised.
+      means: Means of the components ``[M, D]``.
       variances: Eigenvalues of the covariances ``[M, D]``.
-      axes: Their eigenvectors in columns ``[M, D, D]``.
+      axes: Eigenvectors of the covariances in columns ``[M, D, D]``.
     """
 
     log_weights: Array
@@ -43,12 +43,13 @@ def gaussian_mixture(weights: Any, means: Any, covs: Any) -> GaussianMixture:
     """The mixture ``sum_m weights_m N(means_m, covs_m)``.
 
     Args:
-      weights: ``[M]``, positive; normalised here.
-      means: ``[M, D]``.
-      covs: ``[M, D, D]``, positive semi-definite.
+      weights: Weights of the components ``[M]``, positive; normalised here.
+      means: Means of the components ``[M, D]``.
+      covs: Covariances of the components ``[M, D, D]``, positive semi-definite.
 
     Raises:
-      ValueError: Shapes that do not fit or a covariance that is not one.
+      ValueError: Shapes do not fit, a weight is not positive, or a covariance is not
+        symmetric or has a negative eigenvalue.
     """
     w, mu, c = (np.asarray(a, np.float64) for a in (weights, means, covs))
     if mu.ndim != 2 or w.shape != mu.shape[:1] or c.shape != (*mu.shape, mu.shape[1]):
@@ -82,10 +83,10 @@ def component_log_density(
     """``log w_m + log N(x; alpha mu_m, alpha^2 C_m + sigma^2 I)``, ``[B, M]``.
 
     Args:
-      mixture: The law of x0.
-      x: ``[B, D]``.
-      alpha: Scalar or ``[B]``.
-      sigma: Scalar or ``[B]``.
+      mixture: Distribution of x0.
+      x: States ``[B, D]``.
+      alpha: Scale of the data in ``x``, scalar or ``[B]``.
+      sigma: Standard deviation of the noise in ``x``, scalar or ``[B]``.
     """
     alpha = jnp.broadcast_to(jnp.asarray(alpha, x.dtype), x.shape[:1])
     sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
@@ -161,7 +162,7 @@ def draw_exact(mixture: GaussianMixture, key: Array, n: int) -> Array:
 
 
 def given_label(mixture: GaussianMixture, label: Any) -> GaussianMixture:
-    """The law of x0 given its component, which may be traced; -1 means not given."""
+    """The distribution of x0 in one component, which may be traced; -1 means any."""
     hit = jnp.arange(mixture.log_weights.shape[0]) == label
     logs = jnp.where(hit | (label < 0), mixture.log_weights, -jnp.inf)
     return GaussianMixture(
@@ -184,7 +185,7 @@ def label_log_prob(
 def given_observation(
     mixture: GaussianMixture, operator: Any, y: Any, noise: float
 ) -> GaussianMixture:
-    """The law of x0 given ``y = A x0 + noise z``: a mixture again.
+    """The distribution of x0 given ``y = A x0 + noise z``: a mixture again.
 
     ``K_m = C_m A^T (A C_m A^T + noise^2 I)^-1``, ``mu_m += K_m (y - A mu_m)``,
     ``C_m -= K_m A C_m``, ``log w_m += log N(y; A mu_m, A C_m A^T + noise^2 I)``.
@@ -240,8 +241,8 @@ def observation_log_prob(
     left = mixture.variances * s**2 / spread
     z = _project(mixture, x, alpha)
     means = mixture.means + jnp.einsum("bme,mde->bmd", gain * z, mixture.axes)
-    seen = jnp.einsum("pd,mde->mpe", a, mixture.axes)
-    cov = jnp.einsum("mpe,bme,mqe->bmpq", seen, left, seen)
+    visible = jnp.einsum("pd,mde->mpe", a, mixture.axes)
+    cov = jnp.einsum("mpe,bme,mqe->bmpq", visible, left, visible)
     cov = cov + noise**2 * jnp.eye(a.shape[0], dtype=x.dtype)
     residual = y - jnp.einsum("pd,bmd->bmp", a, means)
     fit = jnp.einsum(

@@ -17,6 +17,14 @@ def randomise(key: Array, params: PyTree, scale: float = 1.0) -> PyTree:
     """Every array, or shape of one, drawn anew from ``scale * N(0, 1 / fan_in)``.
 
     ``fan_in`` is the product of all axes but the last, and 25 for vectors.
+
+    Args:
+      key: Typed key.
+      params: Tree of arrays or of their shapes.
+      scale: Factor on the standard deviation of every array.
+
+    Returns:
+      A tree of ``params``' structure, shapes and types.
     """
     # On the host: compiling a draw for every shape would take longer than most tests.
     random = np.random.default_rng(np.asarray(jax.random.key_data(key)).ravel())
@@ -43,9 +51,10 @@ def tiny_dit(
     Args:
       key: Typed key.
       shape: One sample ``*S``, an image ``(H, W, C)`` or a sequence ``(L, C)``.
-      classes: See `DiT`.
-      text: See `DiT`.
-      depth: Number of blocks.
+      classes: Number of classes, beside which there is a null class; None for a
+        network without labels.
+      text: Width of a text's embedding; None for a network without text.
+      depth: Number of blocks, whose sites are "block0/attn", "block1/attn", ...
       **options: Other fields of `DiT`.
 
     Returns:
@@ -64,9 +73,20 @@ def tiny_unet(
     text: int | None = None,
     **options: Any,
 ) -> tuple[UNet, PyTree]:
-    """A small `UNet` of two levels and random parameters; arguments as in `tiny_dit`.
+    """A small `UNet` of two levels and random parameters.
 
     Its sites are "down1/attn", "mid/attn" and "up1/attn".
+
+    Args:
+      key: Typed key.
+      shape: One sample ``*S``, an image ``(H, W, C)`` or a sequence ``(L, C)``.
+      classes: Number of classes, beside which there is a null class; None for a
+        network without labels.
+      text: Width of a text's embedding; None for a network without text.
+      **options: Other fields of `UNet`.
+
+    Returns:
+      ``(module, params)``; see `models.from_linen`.
     """
     chosen: dict[str, Any] = {
         "width": 8,

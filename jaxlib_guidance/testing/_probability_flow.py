@@ -27,7 +27,12 @@ def plane_mixture() -> GaussianMixture:
 
 
 def space_mixture(dimension: int = 16, seed: int = 0) -> GaussianMixture:
-    """Three Gaussians with random axes, variances geometric from .01 to .5."""
+    """Three Gaussians with random axes, variances geometric from .01 to .5.
+
+    Args:
+      dimension: Number of dimensions.
+      seed: Seed of the means and axes.
+    """
     rng = np.random.default_rng(seed)
     weights = np.array([0.5, 0.3, 0.2])
     means = rng.normal(size=(3, dimension))
@@ -45,7 +50,7 @@ def _scaled(weights, means, covs, total=0.87):
 
 
 def posterior_mean64(mixture, x, alpha, sigma):
-    """`mixtures.posterior_mean` in numpy and always in float64; scalar alpha, sigma."""
+    """`posterior_mean` in numpy and always in float64, for scalar alpha and sigma."""
     logs, means, values, axes = (
         np.asarray(leaf, np.float64)
         for leaf in (
@@ -74,10 +79,10 @@ def exact_flow(
     """Where the probability-flow ODE takes ``x``, by DOP853 in float64.
 
     Args:
-      mixture: The law of x0, with positive variances.
+      mixture: Distribution of x0, with positive variances.
       x: States ``[B, D]`` at ``start``.
-      start: ``(alpha, sigma)`` of ``x``.
-      end: ``(alpha, sigma)`` at which to stop; data by default.
+      start: Coefficients ``(alpha, sigma)`` of ``x``.
+      end: Coefficients ``(alpha, sigma)`` at which to stop; clean data by default.
       rtol: Relative tolerance of the integrator.
 
     Returns:

@@ -5,9 +5,9 @@ a check player 1 checks (showdown) or bets; whoever faces a bet folds or calls. 
 is the probability of the bold action (to bet or to call) in each of the 12 information
 sets, ``[12]``: the card ``c`` is 0, 1 or 2 and
 
-| index | who | has seen |
+| index | who | after |
 |---|---|---|
-| ``c`` | player 0 | nothing |
+| ``c`` | player 0 | the deal |
 | ``3 + c`` | player 1 | a check |
 | ``6 + c`` | player 1 | a bet |
 | ``9 + c`` | player 0 | own check, then a bet |
@@ -51,8 +51,14 @@ def play(keys: Array, policy: Array) -> Games:
     """Plays one game for each key, both seats by the same policy.
 
     Args:
-      keys: One for each game, ``[B]``.
-      policy: Probability of the bold action, ``[12]``.
+      keys: Typed keys ``[B]``, one for each game.
+      policy: Probability of the bold action in each information set, ``[12]``.
+
+    Returns:
+      The games, all arrays with leading ``B``.
+
+    Raises:
+      ValueError: ``policy`` has another shape.
     """
     require_shape("policy", policy, (SETS,))
 
@@ -96,7 +102,10 @@ def value(policy: Array) -> Array:
     """What player 0 wins on average, exactly.
 
     Args:
-      policy: ``[12]``.
+      policy: Probability of the bold action in each information set, ``[12]``.
+
+    Returns:
+      A scalar, in antes.
     """
     (first, after_check, after_bet, facing), win, possible = _deals(policy)
     checked = (1 - after_check) * win + after_check * (
@@ -148,10 +157,13 @@ def equilibrium(alpha: float) -> Array:
     """The equilibrium in which player 0 bets a jack with probability ``alpha``.
 
     Args:
-      alpha: In [0, 1/3].
+      alpha: Probability in [0, 1/3] with which player 0 bets a jack.
+
+    Returns:
+      The probability of the bold action in each information set, ``[12]``.
 
     Raises:
-      ValueError: It lies outside.
+      ValueError: ``alpha`` lies outside [0, 1/3].
     """
     if not 0 <= alpha <= 1 / 3:
         raise ValueError(f"alpha is {alpha}; expected 0 to 1/3")
