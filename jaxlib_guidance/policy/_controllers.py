@@ -16,6 +16,9 @@ def lagrangian_reward(task: Array, safety: Array, multiplier: float | Array) -> 
         negative elsewhere, as of a monitor that reads the chain of thought.
       multiplier: Multiplier ``lambda``, scalar, not negative.
 
+    Returns:
+      Float32 of the shape of ``task``.
+
     Raises:
       ValueError: Mismatched shapes.
 
@@ -41,9 +44,13 @@ def multiplier_step(
 
     Args:
       multiplier: Multiplier ``lambda``, scalar, not negative.
-      slack: Mean over the batch, scalar: of the safety reward, or of `hinf_slack`.
+      slack: Slack of the constraint, a mean over the batch, scalar: of the safety
+        reward, or of `hinf_slack`.
       rate: Step size of the multiplier, at least 0.
       margin: Violation allowed, in the unit of ``slack``.
+
+    Returns:
+      Float32 scalar.
 
     Raises:
       ValueError: A multiplier or slack that is not one number.
@@ -71,6 +78,9 @@ def hinf_slack(cost: Array, disturbance: Array, *, eta: float | Array) -> Array:
         elements.
       eta: Squared attenuation ``eta``, scalar.
 
+    Returns:
+      Float32 of the shape of ``cost``.
+
     Reference: Long et al., arXiv 2404.14405.
     """
     require_shape("cost", cost, jnp.shape(disturbance)[:-1])
@@ -90,6 +100,9 @@ def adapt_kl_coef(
       target: KL divergence wanted, in nats, positive.
       horizon: Number of samples in which the coefficient may move by a fifth.
       samples: Number of samples since the last call.
+
+    Returns:
+      Float32 scalar.
 
     Reference: Ziegler et al., arXiv 1909.08593.
     """
@@ -120,6 +133,9 @@ def adapt_entropy_coef(
       low: Smallest coefficient.
       high: Largest coefficient; the library's guard, which Skywork's rule does not
         have.
+
+    Returns:
+      Float32 scalar.
 
     Reference: Skywork-OR1, arXiv 2505.22312; TRL's ``use_adaptive_entropy``.
     """

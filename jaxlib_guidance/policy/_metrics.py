@@ -67,6 +67,9 @@ def deception_rate(stated: Array, acted: Array, mask: Array | None = None) -> Ra
       acted: Whether the answer agrees with the stated utility, ``[..., N]``.
       mask: 0 on trials that do not count, ``[..., N]``; None keeps all.
 
+    Returns:
+      Share and interval, ``[...]`` each.
+
     Reference: CoT Monitor+, arXiv 2505.18807 (deception tendency rate).
     """
     require_shape("acted", acted, jnp.shape(stated))
@@ -87,6 +90,9 @@ def self_prediction_gap(
         questions of ``own``.
       cross_mode: Accuracy of always predicting the most common behaviour, on the
         questions of ``cross``.
+
+    Returns:
+      Float32 of the shape of ``own``.
 
     Reference: Looking Inward, Binder et al., arXiv 2410.13787.
     """
@@ -159,6 +165,9 @@ def friction(accuracy: Array, target: Array | float) -> Friction:
     Args:
       accuracy: Accuracy after each of ``R`` rounds of feedback, ``[..., R]``.
       target: Accuracy if all feedback were used, scalar or ``[...]``.
+
+    Returns:
+      Gap and plateau, ``[...]`` each.
 
     Reference: Feedback Friction, Jiang et al., arXiv 2506.11930.
     """
@@ -250,6 +259,9 @@ def verdict_scores(
       accepted: 1 for accepted cases, ``[..., N]``.
       correct: 1 for cases that are right, ``[..., N]``.
       mask: 0 on trials that do not count, ``[..., N]``; None keeps all.
+
+    Returns:
+      Precision, recall and F1, ``[...]`` each.
     """
     require_shape("correct", correct, jnp.shape(accepted))
     require_range("accepted", accepted, 0, 1, mask)
@@ -274,6 +286,9 @@ def mastered(
         attempt is not mastered. None keeps all.
       threshold: Smallest share of attempts that masters a goal, in [0, 1].
 
+    Returns:
+      Integer scalar.
+
     Reference: LMA3, Colas et al., arXiv 2305.12487.
     """
     require_range("success", success, 0, 1, mask)
@@ -288,6 +303,9 @@ def soft_policy(q: Array, alpha: float | Array) -> Array:
     Args:
       q: Action values, ``[..., A]``.
       alpha: Temperature in the unit of ``q``, scalar; 0 is greedy.
+
+    Returns:
+      Float32 ``[..., A]``.
     """
     require_range("alpha", alpha, 0)
     q = at_least_float32(q)
@@ -316,6 +334,9 @@ def sensitivity_bound(
       other: Second table of rewards, of the shape of ``rewards``.
       alpha: Temperature of the two policies, positive.
       gamma: Discount in [0, 1).
+
+    Returns:
+      Float32 scalar.
 
     Reference: The Policy Cliff, arXiv 2507.20150.
     """

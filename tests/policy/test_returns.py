@@ -94,7 +94,7 @@ def test_limits_of_lambda():
     )
     np.testing.assert_allclose(one_step.target, targets, rtol=1e-5, atol=1e-6)
     r, v = STACK["rewards"][0], STACK["values"][0]
-    after = next_valid(v, last=0.7)
+    after = next_valid(v, end_value=0.7)
     full = gae(r, v, after, NO, NO, gamma=GAMMA, lam=1.0)
     whole = discounted_returns(r, after, NO, NO, gamma=GAMMA)
     np.testing.assert_allclose(full.target, whole, rtol=1e-5)
@@ -206,20 +206,20 @@ def test_next_valid_stops_at_the_end_of_an_episode():
         next_valid(values, mask, terminated=at), [0, 0, 0, 6, 6, 0]
     )
     last = np.where(at, 7.0, 9.0)
-    cut = next_valid(values, mask, truncated=at, last=last)
+    cut = next_valid(values, mask, truncated=at, end_value=last)
     np.testing.assert_allclose(cut, [7, 7, 7, 6, 6, 9])
-    known = next_valid(values, mask, truncated=at, last=7.0)
+    known = next_valid(values, mask, truncated=at, end_value=7.0)
     np.testing.assert_allclose(known, [7, 7, 7, 6, 6, 7])
     rewards = GEN.normal(size=6)
     for flag, after in (("terminated", 0.0), ("truncated", 7.0)):
         flags = {"terminated": 0 * at, "truncated": 0 * at, flag: at}
-        following = next_valid(values, mask, **flags, last=last)
+        following = next_valid(values, mask, **flags, end_value=last)
         options = {"gamma": GAMMA, "lam": LAM}
         whole = gae(rewards, values, following, **flags, **options, mask=mask)
         for part, end in ((slice(0, 3), after), (slice(3, 6), 9.0)):
             n = NO[:3]
             r, v, m = rewards[part], values[part], mask[part]
-            alone = gae(r, v, next_valid(v, m, last=end), n, n, **options, mask=m)
+            alone = gae(r, v, next_valid(v, m, end_value=end), n, n, **options, mask=m)
             np.testing.assert_allclose(
                 whole.advantage[part], alone.advantage, rtol=1e-5
             )
@@ -276,7 +276,7 @@ def test_bad_arguments(change, match):
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"last": np.zeros(2)}, "last has shape"),
+        ({"end_value": np.zeros(2)}, "end_value has shape"),
         ({"terminated": np.zeros(2)}, "terminated has shape"),
         ({"truncated": np.zeros(2)}, "truncated has shape"),
     ],

@@ -33,15 +33,16 @@ def progress_redistribution(
     """``alpha c_t + beta g_t``: an episode's reward where its progress was made.
 
     Args:
-      progress: ``c``, an estimator's contribution of each step, ``[S]``; train it with
-        `progress_loss`.
+      progress: Contribution ``c`` that an estimator gives each step, ``[S]``; train it
+        with `progress_loss`.
       reward: Reward of the episode, scalar.
-      grounded: ``g``, 1 where the action could be executed, ``[S]``.
+      grounded: 1 where the action could be executed, ``g``, ``[S]``; None leaves the
+        term out.
       mask: 0 on steps that do not count, of the shape of ``progress``; None keeps all.
       alpha: Weight of the progress.
       beta: Weight of the grounding; the released code's is 0.5.
-      rescale: Scale the contributions to sum to the reward exactly. If they sum to 0,
-        each step gets an equal share.
+      rescale: Whether to scale the contributions to sum to the reward exactly. If they
+        sum to 0, each step gets an equal share.
 
     Returns:
       Float32 ``[S]``, 0 where masked.
@@ -72,6 +73,9 @@ def progress_loss(progress: Array, reward: Array, mask: Array | None = None) -> 
       progress: Contribution of each step, ``[..., S]``.
       reward: Reward of each episode, ``[...]``.
       mask: 0 on steps that do not count, of the shape of ``progress``; None keeps all.
+
+    Returns:
+      Float32 ``[...]``.
     """
     require_shape("reward", reward, jnp.shape(progress)[:-1])
     return jnp.square(masked_sum(progress, mask, -1) - at_least_float32(reward))
@@ -92,12 +96,13 @@ def utterance_attribution(
     is attributed; "discounted" ``decay^(n - 1 - i) * score``.
 
     Args:
-      attribution: A judge's ``a``, ``[S]``: 0 to ``scale``, or -1 for redundant, which
-        in "scaled" is a reward of -1.
+      attribution: Attribution ``a`` that a judge gives each utterance, ``[S]``: 0 to
+        ``scale``, or -1 for redundant, which in "scaled" is a reward of -1.
       score: Score of the episode, scalar.
       mask: 1 on one's own utterances and 0 on others', ``[S]``; None keeps all.
       kind: "scaled", "normalized" or "discounted", explained above.
-      scale: 3, 5 or 10 in the released prompts.
+      scale: Largest attribution that the judge gives; 3, 5 or 10 in the released
+        prompts.
       decay: Factor per utterance of kind "discounted", in [0, 1].
 
     Returns:

@@ -21,6 +21,9 @@ def remax(rewards: Array, greedy: Array) -> Array:
       rewards: Rewards of the samples of each prompt, ``[..., G]``.
       greedy: Reward of the prompt's greedy answer, ``[...]``.
 
+    Returns:
+      Float32 of the shape of ``rewards``; gradients are stopped.
+
     Reference: Li et al., arXiv 2310.10505.
     """
     rewards, greedy = hide(rewards, None), hide(greedy, None)
@@ -44,14 +47,17 @@ def opo(
     Args:
       rewards: Rewards of the samples of each prompt, ``[..., G]``, or ``[B]`` with
         ``group_ids``.
-      lengths: Tokens of each sample, like ``rewards``; a sample of no tokens does not
-        count.
+      lengths: Number of tokens of each sample, of the shape of ``rewards``; a sample of
+        no tokens does not count.
       group_ids: Group of each sample, integers ``[B]`` in ``[0, num_groups)``; None
         where the last axis is the group.
       num_groups: Number of groups, a Python integer; None where the last axis is the
         group.
       mask: 0 for a sample without a reward, of the shape of ``rewards``; it counts
         nowhere and its advantage is 0. None keeps all.
+
+    Returns:
+      Float32 of the shape of ``rewards``; gradients are stopped.
 
     Reference: Hao et al., arXiv 2505.23585.
     """
@@ -85,6 +91,9 @@ def best_of_group(
       mask: 0 for a sample without a reward, of the shape of ``rewards``; it counts
         nowhere and its advantage is 0. None keeps all.
 
+    Returns:
+      Float32 of the shape of ``rewards``; gradients are stopped.
+
     Reference: verl, after arXiv 2503.19595.
     """
     groups = Groups(rewards, group_ids, num_groups, mask)
@@ -117,7 +126,11 @@ def gpg(
         group.
       mask: 0 for a sample without a reward, of the shape of ``rewards``; it counts
         nowhere and its advantage is 0. None keeps all.
-      axis_name: Mapped axis over which the batch is split, each group on one device.
+      axis_name: Name of the mapped axis over which the batch is split, each group on
+        one device; None for no map.
+
+    Returns:
+      Float32 of the shape of ``rewards``; gradients are stopped.
 
     Reference: Chu et al., arXiv 2504.02546.
     """
@@ -143,7 +156,7 @@ def aggregate_advantages(
       weights: Weight ``w`` of each critic, ``[C]``.
       mask: 0 on elements that do not count, ``[...]``, the same for all critics; None
         keeps all.
-      axis_name: Mapped axis over which the batch is split.
+      axis_name: Name of the mapped axis over which the batch is split; None for no map.
 
     Returns:
       Float32 ``[...]``.

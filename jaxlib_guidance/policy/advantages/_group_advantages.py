@@ -77,12 +77,14 @@ def group_normalize(
         group.
       mask: 0 for a sample without a reward, of the shape of ``rewards``; it counts
         nowhere and its advantage is 0. None keeps all.
-      scale: Whose standard deviation: the group's, or that of all rewards of the batch
-        (Flow-GRPO, TRL's "batch"); "none" is `group_center`.
-      ddof: Subtracted from the count in the variance. TRL, verl, OpenRLHF and tunix use
-        1; EasyDeL, DDPO and Flow-GRPO 0, which is also what ties GRPO to NFT.
-      eps: verl and tunix use 1e-6, TRL 1e-4, OpenRLHF 1e-9.
-      axis_name: Mapped axis over which the batch is split; only with "batch".
+      scale: Whose standard deviation divides: "group", "batch" for that of all rewards
+        of the batch (Flow-GRPO, TRL's "batch"), or "none" for `group_center`.
+      ddof: Number subtracted from the count in the variance. TRL, verl, OpenRLHF and
+        tunix use 1; EasyDeL, DDPO and Flow-GRPO 0, which is also what ties GRPO to NFT.
+      eps: Number added to the standard deviation, in the unit of the rewards: verl and
+        tunix use 1e-6, TRL 1e-4, OpenRLHF 1e-9.
+      axis_name: Name of the mapped axis over which the batch is split, for scale
+        "batch" only; None for no map.
 
     Returns:
       Float32, of the shape of ``rewards``; gradients are stopped.
@@ -165,6 +167,9 @@ def informative(
       mask: 0 for a sample without a reward, of the shape of ``rewards``; it counts
         nowhere and its advantage is 0. None keeps all.
 
+    Returns:
+      Float32 of the shape of ``rewards``, 0 or 1.
+
     Reference: Yu et al., DAPO, arXiv 2503.14476.
     """
     groups = Groups(rewards, group_ids, num_groups, mask)
@@ -244,9 +249,9 @@ def whiten(
         all.
       shift: Whether to subtract the mean. Without it the values are only divided; TRL
         and verl, which have such an argument, whiten and add the mean back.
-      ddof: Subtracted from the count in the variance; verl uses 1.
+      ddof: Number subtracted from the count in the variance; verl uses 1.
       eps: Number added to the standard deviation, in the unit of the advantages.
-      axis_name: Mapped axis over which the batch is split.
+      axis_name: Name of the mapped axis over which the batch is split; None for no map.
 
     Returns:
       Float32, 0 where masked.
@@ -277,10 +282,10 @@ def win_rate(preference: Array, *, mask: Array | None = None) -> Array:
     No reward model stands between, so preferences may be intransitive.
 
     Args:
-      preference: ``P``, ``[..., G, G]`` with ``P + P^T = 1`` off the diagonal, which is
-        not read. A judge whose verdict depends on the order is asked both ways:
-        ``(P + 1 - P^T) / 2``.
-      mask: 0 for pairs without a verdict, like ``preference``.
+      preference: Probabilities ``P`` that row beats column, ``[..., G, G]`` with ``P +
+        P^T = 1`` off the diagonal, which is not read. A judge whose verdict depends on
+        the order is asked both ways: ``(P + 1 - P^T) / 2``.
+      mask: 0 for pairs without a verdict, ``[..., G, G]``; None keeps all.
 
     Returns:
       ``[..., G]``, 0.5 for a sample that met no other.

@@ -78,7 +78,7 @@ def next_valid(
     *,
     terminated: Array | None = None,
     truncated: Array | None = None,
-    last: Array | float = 0.0,
+    end_value: Array | float = 0.0,
 ) -> Array:
     """The value of the next step that counts: ``next_values`` of a sequence of tokens.
 
@@ -88,9 +88,11 @@ def next_valid(
     Args:
       values: Values of the tokens, ``[T]``.
       mask: 0 on tokens that are no states of the policy, ``[T]``; None keeps all.
-      terminated: ``[T]``; nothing follows. None for no such step.
-      truncated: ``[T]``; what follows is not in the buffer. None for no such step.
-      last: The value after the last step and after each that is truncated, scalar or
+      terminated: Whether the episode ends at a step, after which nothing follows,
+        ``[T]``; None for never.
+      truncated: Whether the episode is cut at a step, so that what follows is not in
+        the buffer, ``[T]``; None for never.
+      end_value: Value after the last step and after each that is truncated, scalar or
         ``[T]``; 0 where the response is over.
 
     Returns:
@@ -101,8 +103,8 @@ def next_valid(
     """
     values = hide(values, mask)
     counts = mask_like(mask, values) > 0
-    require_shape("last", last, (), values.shape)
-    last = jnp.broadcast_to(jnp.asarray(last, values.dtype), values.shape)
+    require_shape("end_value", end_value, (), values.shape)
+    last = jnp.broadcast_to(jnp.asarray(end_value, values.dtype), values.shape)
     ends, cuts = (
         jnp.zeros(values.shape, bool) if flags is None else _flags(name, flags, values)
         for name, flags in (("terminated", terminated), ("truncated", truncated))
@@ -128,10 +130,13 @@ def td_targets(
 
     Args:
       rewards: Rewards of the steps of one sequence, ``[T]``.
-      next_values: ``V'``, values of the observations before any reset, ``[T]``.
+      next_values: Values ``V'`` of the observations before any reset, ``[T]``.
       terminated: Whether the episode ends at a step, after which nothing follows,
         ``[T]``.
       gamma: Discount in [0, 1], scalar or ``[T]``.
+
+    Returns:
+      Float32 ``[T]``.
     """
     rewards, bootstrap, _, after = _sequence(
         rewards, terminated, terminated, gamma, next_values=next_values
@@ -153,7 +158,7 @@ def discounted_returns(
 
     Args:
       rewards: Rewards of the steps of one sequence, ``[T]``.
-      next_values: ``V'``, values of the observations before any reset, ``[T]``.
+      next_values: Values ``V'`` of the observations before any reset, ``[T]``.
       terminated: Whether the episode ends at a step, after which nothing follows,
         ``[T]``.
       truncated: Whether the episode is cut at a step, so that what follows is not in
@@ -190,7 +195,7 @@ def gae(
     Args:
       rewards: Rewards of the steps of one sequence, ``[T]``.
       values: Values ``V`` of the observations, ``[T]``.
-      next_values: ``V'``, values of the observations before any reset, ``[T]``. For the
+      next_values: Values ``V'`` of the observations before any reset, ``[T]``. For the
         tokens of a response, `next_valid` with the same mask and flags.
       terminated: Whether the episode ends at a step, after which nothing follows,
         ``[T]``.
@@ -198,12 +203,12 @@ def gae(
         the buffer, ``[T]``.
       gamma: Discount in [0, 1], scalar or ``[T]``.
       lam: Decay ``lambda`` of the trace, scalar in [0, 1].
-      mask: ``[T]``, 1 on the steps that the policy took; None for all. An episode that
+      mask: 1 on the steps that the policy took, ``[T]``; None for all. An episode that
         ends on a masked step ends.
-      hole: What a masked step between others is. "skip" (verl): not a step, time stands
-        still. "zero" (OpenRLHF): a step with reward and value 0, which discounts; pass
-        ``next_values`` of the values times the mask. They are read where the step or
-        the one after it counts, and elsewhere may be NaN.
+      hole: Treatment of a masked step between others. "skip" (verl): not a step, time
+        stands still. "zero" (OpenRLHF): a step with reward and value 0, which
+        discounts; pass ``next_values`` of the values times the mask. They are read
+        where the step or the one after it counts, and elsewhere may be NaN.
 
     Returns:
       Advantages and targets, 0 where masked.
@@ -264,31 +269,29 @@ def vtrace(
     Args:
       rewards: Rewards of the steps of one sequence, ``[T]``.
       values: Values ``V`` of the observations, ``[T]``.
-      next_values: ``V'``, values of the observations before any reset, ``[T]``.
+      next_values: Values ``V'`` of the observations before any reset, ``[T]``.
       terminated: Whether the episode ends at a step, after which nothing follows,
         ``[T]``.
       truncated: Whether the episode is cut at a step, so that what follows is not in
         the buffer, ``[T]``.
-      rho: Probability of the action under the policy over that of the behaviour,
-        ``[T]``.
+      rho: Ratio of the action's probability under the policy to that under the
+        behaviour, at least 0, ``[T]``.
       gamma: Discount in [0, 1], scalar or ``[T]``.
       lam: Decay ``lambda`` of the trace, scalar in [0, 1].
       rho_max: Largest ratio in the error; it sets the policy whose value is found.
       c_max: Largest ratio in the trace.
       rho_max_pg: Largest ratio in the advantage.
 
+    Returns:
+      Advantages and targets, each float32 ``[T]``.
+
     Reference: Espeholt et al., arXiv 1802.01561, eq. 1.
     """
     require_range("lam", lam, 0, 1)
     require_range("rho", rho, 0)
+    flags = terminated, truncated
     rewards, bootstrap, trace, values, after, rho = _sequence(
-        rewards,
-        terminated,
-        truncated,
-        gamma,
-        values=values,
-        next_values=next_values,
-        rho=rho,
+        rewards, *flags, gamma, values=values, next_values=next_values, rho=rho
     )
     delta = rewards + bootstrap * after - values
     error = _accumulate(
@@ -320,17 +323,20 @@ def retrace(
 
     Args:
       rewards: Rewards of the steps of one sequence, ``[T]``.
-      q: ``Q`` of the actions taken, ``[T]``.
-      next_values: ``V' = E_a Q(s', a)`` under the policy, of the observation before any
-        reset, ``[T]``.
+      q: Values ``Q`` of the actions taken, ``[T]``.
+      next_values: Values ``V' = E_a Q(s', a)`` under the policy, of the observations
+        before any reset, ``[T]``.
       terminated: Whether the episode ends at a step, after which nothing follows,
         ``[T]``.
       truncated: Whether the episode is cut at a step, so that what follows is not in
         the buffer, ``[T]``.
-      rho: Probability of the action under the policy over that of the behaviour,
-        ``[T]``.
+      rho: Ratio of the action's probability under the policy to that under the
+        behaviour, at least 0, ``[T]``.
       gamma: Discount in [0, 1], scalar or ``[T]``.
       lam: Decay ``lambda`` of the trace, scalar in [0, 1].
+
+    Returns:
+      Float32 ``[T]``.
 
     Reference: Munos et al., arXiv 1606.02647.
     """

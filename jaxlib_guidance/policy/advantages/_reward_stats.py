@@ -22,11 +22,11 @@ class RewardStats(NamedTuple):
     """All rewards so far, however they were cut into batches; float32 scalars.
 
     Attributes:
-      count: Their number, or the sum of their weights.
-      mean: Their mean.
-      spread: Sum of their squared deviations from it.
-      low: The least.
-      high: The greatest.
+      count: Number of rewards, or the sum of their weights.
+      mean: Mean of the rewards.
+      spread: Sum of the squared deviations from the mean.
+      low: Smallest reward.
+      high: Largest reward.
     """
 
     count: Array
@@ -53,10 +53,11 @@ def update_reward_stats(
     ``M <- M + M_b + (mean_b - mean)^2 n n_b / (n + n_b)`` for the squared deviations.
 
     Args:
-      stats: From `init_reward_stats` or the last call.
-      rewards: Any shape. One NaN that is not masked stays for good.
+      stats: Statistics from `init_reward_stats` or the last call.
+      rewards: Rewards of the batch, of any shape. One NaN that is not masked stays for
+        good.
       mask: 0 on rewards that do not count, of the shape of ``rewards``; None keeps all.
-      axis_name: Mapped axis over which the batch is split.
+      axis_name: Name of the mapped axis over which the batch is split; None for no map.
 
     Returns:
       The new statistics, gradients stopped.
@@ -96,10 +97,10 @@ def running_minmax(
     One outlier flattens all later rewards, which is why PAR compares with it.
 
     Args:
-      stats: From `init_reward_stats` or the last call.
+      stats: Statistics from `init_reward_stats` or the last call.
       rewards: Rewards of the batch, of any shape.
       mask: 0 on rewards that do not count, of the shape of ``rewards``; None keeps all.
-      axis_name: Mapped axis over which the batch is split.
+      axis_name: Name of the mapped axis over which the batch is split; None for no map.
 
     Returns:
       The new statistics and the shaped rewards: 0 where masked, and where all rewards
@@ -121,10 +122,10 @@ def running_meanstd(
     """``(r - mean) / std`` of all rewards so far.
 
     Args:
-      stats: From `init_reward_stats` or the last call.
+      stats: Statistics from `init_reward_stats` or the last call.
       rewards: Rewards of the batch, of any shape.
       mask: 0 on rewards that do not count, of the shape of ``rewards``; None keeps all.
-      axis_name: Mapped axis over which the batch is split.
+      axis_name: Name of the mapped axis over which the batch is split; None for no map.
 
     Returns:
       The new statistics and the shaped rewards: 0 where masked, and where all rewards
@@ -147,11 +148,11 @@ def running_clip(
     """``clip(r, mean - width std, mean + width std)`` of all rewards so far.
 
     Args:
-      stats: From `init_reward_stats` or the last call.
+      stats: Statistics from `init_reward_stats` or the last call.
       rewards: Rewards of the batch, of any shape.
       mask: 0 on rewards that do not count, of the shape of ``rewards``; None keeps all.
       width: Half-width of the range in standard deviations; PAR's is 1.
-      axis_name: Mapped axis over which the batch is split.
+      axis_name: Name of the mapped axis over which the batch is split; None for no map.
 
     Returns:
       The new statistics and the shaped rewards, 0 where masked.

@@ -35,11 +35,12 @@ def role_ema(
     decay) R``. The baseline is read before it is updated, as in the code.
 
     Args:
-      baseline: From `init_role_ema` or the last call, ``[R]``.
+      baseline: Baselines from `init_role_ema` or the last call, ``[R]``.
       rewards: Reward ``R`` of each game, ``[B]``.
-      roles: Integers in ``[0, R)``, ``[B]``. For one baseline a game and role (the
-        paper's), count the pairs.
-      mask: ``[B]``, 0 for what is no game: it moves no baseline and gets 0.
+      roles: Role of each game, integers ``[B]`` in ``[0, R)``. For one baseline a game
+        and role (the paper's), count the pairs.
+      mask: 0 for what is no game, ``[B]``: it moves no baseline and gets 0. None keeps
+        all.
       decay: Share of the old baseline, in [0, 1].
 
     Returns:
@@ -96,13 +97,14 @@ def prompt_norm(
     times uses the batch's statistics.
 
     Args:
-      stats: From `init_prompt_stats` or the last call.
+      stats: Memory from `init_prompt_stats` or the last call.
       rewards: Reward of each sample, ``[B]``.
-      prompts: Integers in ``[0, num_prompts)``, ``[B]``.
-      mask: ``[B]``, 0 for what is no sample: it is not remembered and gets 0.
+      prompts: Prompt of each sample, integers ``[B]`` in ``[0, num_prompts)``.
+      mask: 0 for what is no sample, ``[B]``: it is not remembered and gets 0. None
+        keeps all.
       min_count: Number of rewards from which a prompt uses its own statistics, 1 to the
         size of the memory.
-      eps: Added to the standard deviation (ddof 0).
+      eps: Number added to the standard deviation (ddof 0), in the unit of the rewards.
       axis_name: Mapped axis over which the batch is split. All devices remember the
         whole batch, in the order of the axis, so their memories stay equal.
 

@@ -11,8 +11,12 @@ def count_bonus(visits: Array, *, lam: float = 1.0, max_bonus: float = 1.0) -> A
 
     Args:
       visits: Number of visits ``N`` of each state, of any shape.
-      lam: Factor of the bonus at many visits, positive, of any unit of reward.
+      lam: Factor of the bonus, positive: at many visits ``N`` the bonus is ``lam /
+        sqrt(N)``.
       max_bonus: Bonus of a state without a visit, positive.
+
+    Returns:
+      Float32 of the shape of ``visits``.
 
     Reference: ExploRS, Devidze et al., NeurIPS 2022.
     """

@@ -31,7 +31,6 @@ from jaxlib_guidance.policy.losses._policy_gradient import (
     ppo_clip,
     reinforce,
     sapo,
-    value_clip,
 )
 from jaxlib_guidance.policy.losses._preference import (
     apo,
@@ -60,6 +59,7 @@ from jaxlib_guidance.policy.losses._reference_free import (
 from jaxlib_guidance.policy.losses._single_answers import kto, kto_reference
 from jaxlib_guidance.policy.losses._supervised import focal_nll, nll
 from jaxlib_guidance.policy.losses._token_logp import token_logp, token_logp_and_entropy
+from jaxlib_guidance.policy.losses._value import value_clip
 
 __all__ = [
     # Policy gradients

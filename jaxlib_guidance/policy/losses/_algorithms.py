@@ -161,7 +161,8 @@ def dr_grpo(
         ``group_ids``.
       mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
         None keeps all.
-      max_length: The constant: the longest response allowed.
+      max_length: Length of the longest response allowed, in tokens: the constant that
+        divides.
       clip: Half-width of the clip range of the ratio, on both sides of 1.
       group_ids: Group of each sample, integers ``[B]`` in ``[0, num_groups)``; None
         where the last axis is the group.
@@ -266,8 +267,8 @@ def gspo(
         None keeps all.
       clip_low: Largest fall of the ratio below 1.
       clip_high: Largest rise of the ratio above 1.
-      token_gradient: GSPO-token, the only form in verl and tunix; here it has the same
-        value and, as advantages are of sequences, the same gradient.
+      token_gradient: Whether to use GSPO-token, the only form in verl and tunix; here
+        it has the same value and, as advantages are of sequences, the same gradient.
       ddof: Number subtracted from the count in the group's variance; 0 is the
         population's.
       eps: Number added to the group's standard deviation, in the unit of the rewards.

@@ -156,7 +156,10 @@ def truncation_mask(mask: Array, finished: Array) -> Array:
 
     Args:
       mask: 1 on tokens of the policy's answer, ``[..., T]``.
-      finished: Whether each came to its end, ``[...]``.
+      finished: 1 for sequences that came to their end, ``[...]``.
+
+    Returns:
+      Float32 of the shape of ``mask``.
 
     Reference: DAPO's overlong filtering, arXiv 2503.14476.
     """

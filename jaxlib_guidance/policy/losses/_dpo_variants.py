@@ -49,6 +49,9 @@ def f_dpo(
         coefficient of 2026 is 1 less this one.
       beta: Strength of the pull to the reference, positive.
 
+    Returns:
+      Float32 ``[B]``, one loss a pair.
+
     Raises:
       ValueError: Mismatched shapes, an unknown divergence, an ``alpha`` that is
         missing, has no effect or is out of range.
@@ -103,7 +106,8 @@ def aot(
     Args:
       x: Values of the sample that is to be the greater, ``[B]``.
       y: Values of the sample that is to be the smaller, ``[B]``.
-      mask: ``[B]``; 0 for elements that neither sample has, which may be NaN.
+      mask: 0 for elements that neither sample has, which may be NaN, ``[B]``; None
+        keeps all.
       beta: Strength of the pull to the reference, positive.
       noise: Rate of wrong labels, in [0, 0.5), as label smoothing in conservative DPO.
 

@@ -54,7 +54,8 @@ def kl_estimate(
       mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
         None keeps all.
       kind: Estimator of the KL: "k1", "k2", "k3" or "abs", by the formulas above.
-      limit: Clips ``d`` to ``[-limit, limit]``, as verl does, so that k3 stays finite.
+      limit: Largest absolute value of ``d``, beyond which it is clipped, as verl does,
+        so that k3 stays finite.
 
     Returns:
       Float32 of the same shape, 0 where masked.
@@ -106,12 +107,13 @@ def kl_loss(
         of ``logp``; a constant.
       mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
         None keeps all.
-      kind: The estimator. GRPO's is k3. Plain k1 raises: its gradient is noise.
-      correction: "ratio" multiplies by the importance ratio, through which the gradient
-        goes too (TRL's default since July 2026; DeepSeek-V3.2).
+      kind: Estimator of the KL. GRPO's is k3. Plain k1 raises: its gradient is noise.
+      correction: "none", or "ratio" to multiply by the importance ratio, through which
+        the gradient goes too (TRL's default since July 2026; DeepSeek-V3.2).
       logp_old: Log-probabilities under the policy that sampled, for "ratio"; None is on
         policy, a ratio of value 1.
-      gradient: "k2" has the value of ``kind`` and the gradient of k2 (verl's "k3+").
+      gradient: Whose gradient the penalty has: "own", or "k2" for the value of ``kind``
+        with the gradient of k2 (verl's "k3+").
       limit: Largest absolute log-ratio to the reference, which keeps k3 finite.
 
     Returns:
@@ -161,7 +163,7 @@ def kl_reward(
     the sum over its tokens is subtracted, before any baseline, as in TRL's RLOO.
 
     Args:
-      rewards: ``[..., T]`` or ``[...]``.
+      rewards: Rewards of tokens ``[..., T]``, or of sequences ``[...]``.
       logp: Log-probabilities under the policy of the tokens that were taken, ``[...,
         T]``.
       logp_ref: Log-probabilities of the same tokens under the reference, of the shape
@@ -208,12 +210,15 @@ def score_kl(
         T]``.
       logp_ref: Log-probabilities of the same tokens under the reference, of the shape
         of ``logp``; a constant.
-      turns: Turn of each token, integers ``[B, T]``.
+      turns: Turn of each token, integers ``[B, T]`` in ``[0, turns)``.
       beta: Coefficient of each turn, ``[turns]``; the paper has one for both in the
         second stage and 0 for the second answer in the first.
       mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
         None keeps all.
       kind: Estimator of the KL; "k2" has the gradient of the paper's.
+
+    Returns:
+      Float32 of the shape of ``logp``, one loss a token, 0 where masked.
 
     Reference: Kumar et al., arXiv 2409.12917.
     """
@@ -240,8 +245,8 @@ def kl_categorical(
       logits_ref: Logits of the reference, ``[..., V]``; ``-inf`` forbids a token. A
         constant.
       mask: 0 on rows that do not count, which may be NaN, ``[...]``; None keeps all.
-      direction: "reverse" KL(pi, ref), "forward" KL(ref, pi). The first's support must
-        lie in the second's, else it is infinite.
+      direction: Direction of the divergence: "reverse" KL(pi, ref), "forward" KL(ref,
+        pi). The first's support must lie in the second's, else it is infinite.
 
     Returns:
       Float32 ``[...]``, 0 where masked.

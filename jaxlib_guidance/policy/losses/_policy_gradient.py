@@ -80,8 +80,10 @@ def ppo_clip(
         DDPO 1e-4.
       clip_high: Largest rise of the ratio above 1: PPO and GRPO 0.2, DAPO 0.28, GSPO
         4e-4, DDPO 1e-4.
-      dual_clip: Where ``A < 0`` the loss is at most ``-dual_clip A``; verl's is 3.
-      delta: Greatest ratio of the unclipped branch (TRL); more than ``1 + clip_high``.
+      dual_clip: Factor of the largest loss where ``A < 0``, ``-dual_clip A``, more than
+        1; verl's is 3. None for no limit.
+      delta: Largest ratio of the unclipped branch, more than ``1 + clip_high`` (TRL);
+        None for no limit.
       level: "token", "seq", "seq_token" or "seq_sum": whose ratio ``rho`` is, explained
         in `log_ratio`. "seq" is GSPO.
       limit: Largest absolute log-ratio before the exponential; beyond it the gradient
@@ -152,9 +154,13 @@ def cispo(
         None keeps all.
       low: Smallest weight, in the convention of ``bounds``.
       high: Largest weight, in the convention of ``bounds``.
-      bounds: "absolute" ``[low, high]`` (TRL, with 5 recommended), "around_one"
-        ``[1 - low, 1 + high]`` (verl and the paper's symbols). One library's number
-        means another weight in the other: TRL's 0.2 is a weight of at most 0.2.
+      bounds: Convention of the bounds: "absolute" is ``[low, high]`` (TRL, with 5
+        recommended), "around_one" ``[1 - low, 1 + high]`` (verl and the paper's
+        symbols). One library's number means another weight in the other: TRL's 0.2 is a
+        weight of at most 0.2.
+
+    Returns:
+      Float32 of the shape of ``logp``, one loss a token, 0 where masked.
 
     Raises:
       ValueError: Mismatched shapes, an unknown convention, no weight allowed.
@@ -196,6 +202,9 @@ def sapo(
       tau_pos: Temperature of the gate where ``A > 0``, positive.
       tau_neg: Temperature of the gate where ``A <= 0``, positive.
 
+    Returns:
+      Float32 of the shape of ``logp``, one loss a token, 0 where masked.
+
     Reference: Gao et al., arXiv 2511.20347.
     """
     require_range("tau_pos", tau_pos, 0, inside=True)
@@ -226,11 +235,15 @@ def gmpo(
         T]``.
       logp_old: Log-probabilities of the same tokens under the policy that sampled them,
         of the shape of ``logp``; a constant.
-      advantage: ``[...]``, or ``[..., T]`` of which the mean is taken.
+      advantage: Advantages of sequences ``[...]``, or of tokens ``[..., T]`` of which
+        the mean is taken; constants.
       mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
         None keeps all.
       clip_low: Largest fall of a log-ratio below 0; 0.4 is the paper's e^-0.4.
       clip_high: Largest rise of a log-ratio above 0; 0.4 is the paper's e^0.4.
+
+    Returns:
+      Float32 of the shape of ``logp``, one loss a token, 0 where masked.
 
     Reference: Zhao et al., arXiv 2507.20673; verl's ``geo_mean``.
     """
@@ -272,15 +285,19 @@ def nft(
       logp_old: Log-probabilities of the same tokens under the policy that sampled them,
         of the shape of ``logp``; a constant.
       correct: 1 for a right answer and 0 for a wrong one, ``[...]``, one a sequence.
-      success_rate: ``r``, share of right answers to the prompt, ``[...]``; clipped to
-        [0.02, 0.98]. Leave out prompts with 0 or 1: see `informative`.
+      success_rate: Share ``r`` of right answers to the prompt, in [0, 1], ``[...]``;
+        clipped to [0.02, 0.98]. `informative` leaves out prompts with 0 or 1.
       mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
         None keeps all.
-      weight: 1, ``1 - r`` or ``sqrt((1 - r) / r)``.
+      weight: Weight of each answer: "one" 1, "dr_grpo" ``1 - r``, "grpo" ``sqrt((1 - r)
+        / r)``.
       negative: Weight of wrong answers; 0 is rejection-sampling fine-tuning.
       floor_pos: Smallest ``rho`` whose logarithm is taken.
       floor_neg: Smallest ``(1 - r rho) / (1 - r)`` whose logarithm is taken, positive.
-      level: "token", or "seq_sum" for the ratio of sequences.
+      level: "token" for the ratio of tokens, "seq_sum" for that of sequences.
+
+    Returns:
+      Float32 of the shape of ``logp``, one loss a token, 0 where masked.
 
     Raises:
       ValueError: Mismatched shapes, an unknown weight, no floor.
@@ -312,36 +329,3 @@ def nft(
 
 def _log_floored(x, floor):
     return jnp.log(x + stop(jnp.maximum(x, floor) - x))
-
-
-def value_clip(
-    values: Array,
-    values_old: Array,
-    targets: Array,
-    mask: Array | None = None,
-    *,
-    clip: float | None = 0.2,
-) -> Array:
-    """``max((v - R)^2, (clip(v, v_old - clip, v_old + clip) - R)^2) / 2``.
-
-    Args:
-      values: Values that the critic gives now, of any shape.
-      values_old: Values that the critic gave during the roll-out, of the shape of
-        ``values``; constants.
-      targets: Returns ``R`` to fit, of the shape of ``values``; constants.
-      mask: 0 on elements that do not count, of the shape of ``values``; None keeps all.
-      clip: Half-width of the clip range around the old value; None for the plain
-        squared error.
-
-    Reference: OpenAI baselines' PPO2; TRL's ``cliprange_value``.
-    """
-    for name, x in (("values_old", values_old), ("targets", targets)):
-        require_shape(name, x, jnp.shape(values))
-    v, old, target = (hide(x, mask) for x in (values, values_old, targets))
-    old, target = stop(old), stop(target)
-    error = jnp.square(v - target)
-    if clip is not None:
-        require_range("clip", clip, 0)
-        near = jnp.clip(v, old - clip, old + clip)
-        error = jnp.maximum(error, jnp.square(near - target))
-    return 0.5 * error

@@ -32,7 +32,8 @@ def sequence_logp(
     Args:
       logp: Log-probabilities of the answer's tokens, ``[..., T]``.
       mask: 1 on the answer's tokens, 0 elsewhere, ``[..., T]``; None keeps all.
-      mean: Per token, for SimPO, ORPO and length-normalised IPO.
+      mean: Whether to divide by the number of tokens, for SimPO, ORPO and
+        length-normalised IPO; the default sums.
 
     Returns:
       Float32 ``[...]``; 0 for an empty answer.
@@ -72,6 +73,9 @@ def dpo(
       correct: Whether to undo the noise without bias (robust DPO) rather than smooth
         labels (conservative DPO); without noise the two are equal.
 
+    Returns:
+      Float32 ``[B]``, one loss a pair.
+
     Raises:
       ValueError: Mismatched shapes, a noise outside [0, 0.5).
 
@@ -103,6 +107,9 @@ def ipo(u_w: Array, u_l: Array, *, beta: float = 0.1) -> Array:
         ``[B]``.
       beta: Strength of the reference, positive; the margin wanted is ``1 / (2 beta)``.
 
+    Returns:
+      Float32 ``[B]``, one loss a pair.
+
     Reference: Azar et al., arXiv 2310.12036, eq. 17.
     """
     require_range("beta", beta, 0, inside=True)
@@ -119,6 +126,9 @@ def hinge(u_w: Array, u_l: Array, *, beta: float = 0.1) -> Array:
       u_l: Log-ratio of the rejected answer to the reference, summed over its tokens,
         ``[B]``.
       beta: Strength of the pull to the reference, positive.
+
+    Returns:
+      Float32 ``[B]``, one loss a pair.
 
     Reference: SLiC, arXiv 2305.10425; as in RSO, arXiv 2309.06657.
     """
@@ -147,6 +157,9 @@ def exo(
       beta: Strength of the pull to the reference, positive.
       noise: Rate ``e`` of wrong labels, in (0, 0.5).
 
+    Returns:
+      Float32 ``[B]``, one loss a pair.
+
     Raises:
       ValueError: Mismatched shapes, a noise outside (0, 0.5).
 
@@ -172,6 +185,9 @@ def nca(u_w: Array, u_l: Array, *, beta: float = 0.1) -> Array:
         ``[B]``.
       beta: Strength of the pull to the reference, positive.
 
+    Returns:
+      Float32 ``[B]``, one loss a pair.
+
     Reference: Chen et al., arXiv 2402.05369; TRL's ``nca_pair``.
     """
     require_range("beta", beta, 0, inside=True)
@@ -190,6 +206,9 @@ def sppo(u_w: Array, u_l: Array, *, beta: float = 0.1) -> Array:
         ``[B]``.
       beta: Strength of the reference, positive; each log-ratio wanted is ``+-1 / (2
         beta)``.
+
+    Returns:
+      Float32 ``[B]``, one loss a pair.
 
     Reference: Wu et al., arXiv 2405.00675, with win rates 1 and 0; TRL's
     ``sppo_hard``.
@@ -222,6 +241,9 @@ def apo(
         than the answers.
       beta: Strength of the pull to the reference, positive.
 
+    Returns:
+      Float32 ``[B]``, one loss a pair.
+
     Raises:
       ValueError: Mismatched shapes, an unknown anchor.
 
@@ -247,6 +269,9 @@ def discopop(u_w: Array, u_l: Array, *, beta: float = 0.1, tau: float = 0.05) ->
       beta: Strength of the pull to the reference, positive.
       tau: Width of the passage from the one to the other, less than 1: beyond it the
         loss of a wrong pair grows exponentially.
+
+    Returns:
+      Float32 ``[B]``, one loss a pair.
 
     Reference: Lu et al., arXiv 2406.08414 ("log ratio modulated loss").
     """

@@ -45,8 +45,8 @@ def log_ratio(
         None keeps all.
       level: Whose ratio it is: "token", "seq", "seq_token" or "seq_sum", explained in
         `log_ratio`.
-      limit: Clips to ``[-limit, limit]``, where the gradient then is 0. verl, OpenRLHF
-        and tunix have 20 for tokens; 10 for GSPO.
+      limit: Largest absolute log-ratio, beyond which it is clipped and has gradient 0.
+        verl, OpenRLHF and tunix have 20 for tokens; 10 for GSPO.
 
     Returns:
       Float32 ``[..., T]``, 0 where masked.

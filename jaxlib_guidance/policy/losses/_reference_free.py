@@ -26,6 +26,9 @@ def simpo(
       beta: Scale of the margin of log-probabilities, positive.
       margin: Reward margin ``gamma`` that the chosen answer must win by, in nats.
 
+    Returns:
+      Float32 ``[B]``, one loss a pair.
+
     Reference: Meng et al., arXiv 2405.14734, eq. 6.
     """
     require_range("beta", beta, 0, inside=True)
@@ -42,6 +45,9 @@ def orpo(mean_w: Array, mean_l: Array, *, weight: float = 0.1) -> Array:
       mean_w: Mean log-probability per token of the chosen answer, ``[B]``.
       mean_l: Mean log-probability per token of the rejected answer, ``[B]``.
       weight: Weight ``lambda`` of the odds ratio's term, at least 0.
+
+    Returns:
+      Float32 ``[B]``, one loss a pair.
 
     Reference: Hong et al., arXiv 2403.07691, eqs. 6 and 7.
     """
@@ -69,6 +75,9 @@ def cpo(logp_w: Array, logp_l: Array, *, beta: float = 0.1, nll: float = 1.0) ->
       beta: Scale of the margin of log-probabilities, positive.
       nll: Weight of the likelihood; TRL takes that per token, the paper's sums.
 
+    Returns:
+      Float32 ``[B]``, one loss a pair.
+
     Reference: Xu et al., arXiv 2401.08417.
     """
     require_range("beta", beta, 0, inside=True)
@@ -85,9 +94,13 @@ def bradley_terry(
     Args:
       r_w: Reward of the chosen answer, ``[B]``.
       r_l: Reward of the rejected answer, ``[B]``.
-      margin: By how much the one should be better, scalar or ``[B]``.
+      margin: Margin of reward by which the chosen answer should be better, scalar or
+        ``[B]``.
       center: Weight of the term that pulls the sum of both rewards to 0, at least 0; 0
         leaves it free.
+
+    Returns:
+      Float32 ``[B]``, one loss a pair.
 
     Raises:
       ValueError: Mismatched shapes.

@@ -29,6 +29,9 @@ def kto(
       weight_desirable: Weight of desirable answers, at least 0.
       weight_undesirable: Weight of undesirable answers, at least 0.
 
+    Returns:
+      Float32 ``[B]``, one loss an answer.
+
     Raises:
       ValueError: Mismatched shapes.
 
@@ -52,9 +55,10 @@ def kto_reference(
     """``max(0, mean u)`` over prompts paired with answers to others: KL(pi, ref).
 
     Args:
-      u_mismatched: Log-ratios of such pairs, ``[B]``.
+      u_mismatched: Log-ratios to the reference of answers paired with other prompts,
+        ``[B]``.
       mask: 0 on pairs that do not count, ``[B]``; None keeps all.
-      axis_name: Mapped axis over which to average too.
+      axis_name: Name of the mapped axis over which the batch is split; None for no map.
 
     Returns:
       Scalar, gradients stopped.

@@ -20,7 +20,7 @@ def nll(logp: Array, mask: Array | None = None, weight: Array | None = None) -> 
         T]``.
       mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
         None keeps all.
-      weight: ``[..., T]`` or ``[...]``; None is 1.
+      weight: Weights of tokens ``[..., T]``, or of sequences ``[...]``; None is 1.
 
     Returns:
       Float32 like ``logp``.
@@ -44,7 +44,11 @@ def focal_nll(
         shape.
       mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
         None keeps all.
-      gamma: Focal exponent; the factor is differentiated too.
+      gamma: Exponent of the focal factor, at least 0; the factor is differentiated too.
+        0 is the plain likelihood.
+
+    Returns:
+      Float32 of the shape of ``logp``, one loss a token, 0 where masked.
 
     Reference: Sarkar et al., arXiv 2502.06060; focal loss, arXiv 1708.02002, eq. 4.
     """

@@ -45,13 +45,14 @@ def token_logp(
     Memory beyond arguments and results grows with ``chunk``, not with the vocabulary.
 
     Args:
-      hidden: Last hidden states ``[..., D]``. The matrix products are of this type;
+      hidden: Last hidden states, ``[..., D]``. The matrix products are of this type;
         their sums, and all else, are float32.
       unembedding: Matrix that maps hidden states to logits, ``[V, D]``, in any floating
         type.
-      tokens: Integers ``[...]`` in ``[0, V)``; elsewhere the result is NaN, so give
-        padding any token and mask what comes of it.
-      chunk: Entries of the vocabulary at a time; it need not divide ``V``.
+      tokens: Ids of the tokens, integers ``[...]`` in ``[0, V)``; elsewhere the result
+        is NaN, so give padding any token and mask what comes of it.
+      chunk: Number of the vocabulary's entries that are scored at a time; it need not
+        divide ``V``.
       temperature: Positive number that divides the logits. Ratios to behaviour
         log-probabilities need the sampler's own.
 

@@ -13,6 +13,9 @@ def intervention_rewards(intervened: Array) -> Array:
     Args:
       intervened: Whether the expert acted, ``[T]``; `jax.vmap` for a batch.
 
+    Returns:
+      Float32 ``[T]``, -1 or 0.
+
     Reference: RLIF, Luo et al., arXiv 2311.12996; its code.
     """
     if jnp.ndim(intervened) != 1:

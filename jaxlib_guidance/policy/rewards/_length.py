@@ -47,6 +47,9 @@ def inverse_length(rewards: Array, lengths: Array, lam: float) -> Array:
         at least 1.
       lam: Penalty times tokens; 1000 in the paper's long run.
 
+    Returns:
+      Float32 of the shape of ``rewards``.
+
     Reference: RLSP, Ye et al., arXiv 2502.06773; its code takes a token for 4
     characters.
     """
@@ -64,6 +67,9 @@ def shortest_correct(correct: Array, lengths: Array, *, weight: float = 0.5) -> 
       correct: 1 for right answers and 0 for wrong ones, ``[..., G]``.
       lengths: Length of each answer in tokens, ``[..., G]``.
       weight: Share ``w`` that the longest right answer loses, in [0, 1].
+
+    Returns:
+      Float32 of the shape of ``correct``.
 
     Reference: arXiv 2506.15647.
     """
@@ -104,6 +110,9 @@ def length_step(
       explore: 1 for wrong answers that may be long, because they do not repeat
         themselves (LASER-DE), of the shape of ``correct``: beyond the target they gain
         ``alpha`` too. None for none.
+
+    Returns:
+      Float32 of the shape of ``correct``.
 
     Raises:
       ValueError: Mismatched shapes, an unknown kind.

@@ -32,9 +32,12 @@ def informativeness(
       rewards: Table of designed rewards, ``[S, A]``.
       transitions: Transition probabilities ``P``, ``[S, A, S]``.
       policy: An optimal action in each state, integers ``[S]``.
-      gap: How much worse the best wrong action is under the task's reward, ``[S]``.
+      gap: Gap by which the best wrong action is worse under the task's reward, ``[S]``.
       gamma: Discount of the task, in [0, 1].
       horizons: Numbers of steps ``H``, Python integers of at least 1.
+
+    Returns:
+      Float32 scalar.
 
     Raises:
       ValueError: Mismatched shapes.
@@ -89,6 +92,9 @@ def explicable_step(
       visits: Share ``mu(s)`` of the visits of an optimal policy to the state, scalar.
       rate: Step size.
 
+    Returns:
+      Float32 ``[S, A]``.
+
     Reference: EXPADARD, in the thesis "Reward Design for Reinforcement Learning
     Agents"; the variant without a linear program.
     """
@@ -120,6 +126,9 @@ def self_design_step(
       policy: Probabilities that the learner gives the actions in that state, ``[A]``.
       advantage: Advantage ``G - V(s)`` of the task's reward, scalar.
       rate: Step size.
+
+    Returns:
+      Float32 ``[S, A]``.
 
     Reference: ExploRS, Devidze et al., NeurIPS 2022, in the thesis "Reward Design for
     Reinforcement Learning Agents".

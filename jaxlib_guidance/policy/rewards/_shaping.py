@@ -1,7 +1,7 @@
 """Rewards, shaped: by a reference, by turn, by a judge, by potentials and subgoals.
 
 Arrays of any leading shape in, float32 of the same shape out. Nothing here samples or
-scores text: correctness and judgements are arguments. For lengths see `_length`.
+scores text: correctness and judgements are arguments. `_length.py` has lengths.
 """
 
 from typing import Literal
@@ -29,6 +29,9 @@ def par_sigmoid(
       mask: 0 on reference answers that do not count, of the shape of ``reference``.
         Without any the reward is 0.
       k: Steepness of the sigmoid, per unit of reward.
+
+    Returns:
+      Float32 ``[...]``.
 
     Raises:
       ValueError: Mismatched shapes.
@@ -62,6 +65,9 @@ def log_sigmoid_centered(
       mask: 0 on reference answers that do not count, of the shape of ``reference``.
         Without any ``q`` is 0, as in PAR's code.
       quantile: Level of the quantile of the reference's rewards, in (0, 1).
+
+    Returns:
+      Float32 ``[...]``.
 
     Raises:
       ValueError: Mismatched shapes, a quantile outside (0, 1).
@@ -127,6 +133,9 @@ def outcome_reward(
       parsed: 1 for answers that could be parsed, of the shape of ``correct``.
       values: Rewards of a right, a wrong and an unparsed answer; RISE's by default.
 
+    Returns:
+      Float32 of the shape of ``correct``.
+
     Reference: RISE, Liu et al., arXiv 2505.13445; its code.
     """
     require_shape("parsed", parsed, jnp.shape(correct))
@@ -153,6 +162,9 @@ def verification_reward(
       parsed: 1 for judgements that could be parsed, of the shape of ``predicted``.
       values: Rewards of a right, a wrong and an unparsed answer; RISE's by default.
 
+    Returns:
+      Float32 of the shape of ``predicted``.
+
     Reference: RISE, Liu et al., arXiv 2505.13445.
     """
     require_shape("true", true, jnp.shape(predicted))
@@ -170,6 +182,9 @@ def rule_reward(scores: Array, gold: Array, mask: Array | None = None) -> Array:
       gold: Scores that are true, ``[..., n]``; of equal ones the first is the best.
       mask: 0 on answers that do not exist, ``[..., n]``; none at all is -1. None keeps
         all.
+
+    Returns:
+      Float32 ``[...]``.
 
     Raises:
       ValueError: Mismatched shapes.
@@ -197,6 +212,9 @@ def blend(rewards: Array, weights: Array, active: Array | None = None) -> Array:
       weights: Weight of each kind, ``[K]``, or by state ``[..., K]``.
       active: 0 for rewards that do not apply, ``[..., K]``; None keeps all.
 
+    Returns:
+      Float32 ``[...]``, the sum over kinds.
+
     Reference: The Policy Cliff, arXiv 2507.20150 (effective reward).
     """
     shape = jnp.shape(rewards)
@@ -216,6 +234,9 @@ def potential_shaping(
       terminated: 1 where the episode ends, and ``Phi`` is 0; not where it is cut.
       gamma: Discount of the task, in [0, 1].
 
+    Returns:
+      Float32 of the shape of ``potential``.
+
     Reference: Ng, Harada and Russell (1999), theorem 1.
     """
     for name, x in (("next_potential", next_potential), ("terminated", terminated)):
@@ -232,11 +253,11 @@ def subgoal_bonus(
     """``weight_i`` at the step that closes subgoal ``i``.
 
     Args:
-      reached: Whether the transition closes it, ``[T, S]`` of one episode; `jax.vmap`
-        for a batch. A verifier's or a language model's labels.
+      reached: 1 where the transition closes a subgoal, by a verifier's or a language
+        model's labels, ``[T, S]`` of one episode; `jax.vmap` for a batch.
       weight: Reward of each subgoal, scalar or ``[S]``.
-      once: Pay each subgoal the first time only. Without it, closing and undoing one
-        is a source of reward.
+      once: Whether to pay each subgoal the first time only. Without it, closing and
+        undoing one is a source of reward.
 
     Returns:
       Float32 ``[T]``.

@@ -16,9 +16,11 @@ def belief_shift(
     impostor. The rewards of a meeting sum to its change, and a silent turn has 0.
 
     Args:
-      beliefs: Before the meeting and after each turn, ``[T + 1, N]``.
+      beliefs: Probabilities that listeners give the true impostor before the meeting
+        and after each turn, ``[T + 1, N]``.
       speaker_sign: +1 where a crew member spoke, -1 for an impostor, ``[T]``.
-      alive: Listeners who count, ``[N]``: those who live through the whole meeting.
+      alive: 1 for listeners who count, those who live through the whole meeting,
+        ``[N]``; None for all.
 
     Returns:
       Float32 ``[T]``.

@@ -33,6 +33,9 @@ def sinkhorn(
       steps: Number of iterations, a Python integer.
       start: First regularisation, at least ``epsilon``.
 
+    Returns:
+      Plan ``[N, M]``, cost and error.
+
     Raises:
       ValueError: Another shape, a regularisation that is not positive or rises.
 
@@ -71,6 +74,9 @@ def transport_rewards(plan: Array, cost: Array, *, scale: float = 200.0) -> Arra
       cost: Cost between the agent's steps and the expert's, ``[N, M]``.
       scale: Factor of the rewards; 200 in the released code.
 
+    Returns:
+      Float32 ``[N]``.
+
     Reference: ADS, Liu et al., arXiv 2310.07433; its code.
     """
     require_shape("plan", plan, jnp.shape(cost))
@@ -107,6 +113,9 @@ def discount_schedule(progress: Array, *, alpha: float = 0.2) -> Array:
     Args:
       progress: Number of the expert's steps that are mastered, ``k``, at least 1.
       alpha: Share that a reward ``k`` steps ahead counts, in [0, 1].
+
+    Returns:
+      Float32 of the shape of ``progress``.
 
     Reference: ADS, Liu et al., arXiv 2310.07433; its code.
     """

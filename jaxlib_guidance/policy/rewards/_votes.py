@@ -40,6 +40,9 @@ def weighted_vote(
         vote. None for a majority vote.
       mask: 0 for samples without an answer, ``[..., G]``; None keeps all.
 
+    Returns:
+      The winning answer of each group, ``[...]``.
+
     Raises:
       ValueError: Mismatched shapes.
     """
@@ -78,6 +81,9 @@ def self_verdict_vote(
       answers: Ids of the answers, integers ``[..., G]``.
       accepted: 1 where the policy accepts its own answer, ``[..., G]``.
       mask: 0 for samples without an answer, ``[..., G]``; None keeps all.
+
+    Returns:
+      The winning answer of each group, ``[...]``.
 
     Reference: Is PRM Necessary, arXiv 2505.11227 (Self-PRM).
     """
@@ -129,6 +135,9 @@ def naive_vote(scores: Array, mask: Array | None = None) -> Array:
       scores: Scores of ``n`` answers in ``K`` runs of the judge, ``[..., K, n]``.
       mask: 0 on runs that do not count, ``[..., K]``; None keeps all.
 
+    Returns:
+      Float32 ``[..., n]``.
+
     Reference: SPCT, Liu et al., arXiv 2504.02495 (voting with generated rewards).
     """
     if mask is not None:
@@ -146,6 +155,9 @@ def meta_vote(scores: Array, meta: Array, keep: int) -> Array:
         earlier is kept.
       keep: Number of runs to keep, 1 to ``K``; the paper keeps half. All of them is
         `naive_vote`.
+
+    Returns:
+      Float32 ``[..., n]``.
 
     Raises:
       ValueError: Mismatched shapes, a ``keep`` outside 1 to ``K``.

@@ -21,6 +21,9 @@ def behaviour_rate(counts: Array, mask: Array | None = None) -> Array:
       counts: Number of each behaviour in each response, ``[N, K]``.
       mask: 0 on responses that do not count, ``[N]``; None keeps all.
 
+    Returns:
+      Float32 ``[K]``.
+
     Reference: Gandhi et al., arXiv 2503.01307.
     """
     counts = at_least_float32(counts)

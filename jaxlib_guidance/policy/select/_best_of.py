@@ -24,7 +24,8 @@ def first_success(success: Array, mask: Array | None = None) -> tuple[Array, Arr
     and with a single strategy the gradient is 0.
 
     Args:
-      success: 0 or 1 of each strategy in the order of trial, ``[..., K]``.
+      success: 1 for strategies that solved the task, ``[..., K]`` in the order of
+        trial.
       mask: 0 for strategies that were not tried, ``[..., K]``; None keeps all.
 
     Returns:
@@ -44,7 +45,8 @@ def best_of_n(scores: Array, mask: Array | None = None) -> tuple[Array, Array]:
     Args:
       scores: Scores of the samples of a prompt, ``[..., N]``; one of NaN does not take
         part.
-      mask: 0 for those that do not take part, whose scores may be NaN.
+      mask: 0 for samples that do not take part, whose scores may be NaN, ``[..., N]``;
+        None keeps all.
 
     Returns:
       Index int32 ``[...]`` (of equal ones the first) and its score, float32; index 0
@@ -84,6 +86,9 @@ def reject_seen(logits: Array, seen: Array) -> Array:
     Args:
       logits: Logits over answers, ``[..., K]``.
       seen: 1 on answers to reject, ``[..., K]``. If that is all of them, none is.
+
+    Returns:
+      Float32 ``[..., K]``.
 
     Reference: Feedback Friction, arXiv 2506.11930 (rejection of earlier answers).
     """

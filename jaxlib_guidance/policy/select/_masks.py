@@ -89,6 +89,9 @@ def brake_point(
       tau: Score from which the chain brakes.
       margin: Score beyond ``tau`` up to which overthinking stays as context.
 
+    Returns:
+      Which steps are kept and which train, float32 ``[..., S]`` each.
+
     Reference: Self-Braking Tuning, Zhao et al., arXiv 2505.14604 (SBT-D).
     """
     known = mask_like(mask, scores) > 0

@@ -39,6 +39,9 @@ def pair_from_scores(
       margin: Smallest difference of a pair's scores, not negative. Equal scores are
         never a pair.
 
+    Returns:
+      The two answers of each group and whether to use them, ``[...]``.
+
     Raises:
       ValueError: Mismatched shapes, a negative margin.
 
@@ -62,6 +65,9 @@ def hindsight_score(utility: Array, mask: Array | None = None) -> Array:
     Args:
       utility: Utility of each simulated outcome, ``[..., K]``; NaN is not known.
       mask: 0 on outcomes that do not count, ``[..., K]``; None keeps all.
+
+    Returns:
+      Float32 ``[...]``.
 
     Reference: RLHS, Liang et al., arXiv 2501.08617.
     """

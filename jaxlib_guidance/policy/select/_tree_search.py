@@ -52,6 +52,9 @@ def uct_scores(
       parent_visits: Number of the parent's visits, ``[...]``, at least 1.
       c: Weight of exploration, at least 0; 0 is greedy.
 
+    Returns:
+      Float32 ``[..., K]``.
+
     Reference: ReST-MCTS*, Zhang et al., arXiv 2406.03816, its ``MCTS/task.py``.
     """
     require_shape("visits", visits, jnp.shape(values))
