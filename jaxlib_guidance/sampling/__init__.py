@@ -16,10 +16,10 @@ from jaxlib_guidance.sampling._multistep import (
     lms,
     multistep,
     pndm,
-    sa_solver,
     unipc,
 )
 from jaxlib_guidance.sampling._recurrence import inpaint, with_recurrence
+from jaxlib_guidance.sampling._sa import sa_solver
 from jaxlib_guidance.sampling._sampler import (
     Denoise,
     Interval,

@@ -115,7 +115,7 @@ def with_recurrence(
 class _Inpainting(NamedTuple):
     inner: PyTree
     eps: Array
-    seen: Array
+    begun: Array
 
 
 def inpaint(
@@ -132,12 +132,15 @@ def inpaint(
 
     Args:
       sampler: Solver for the region that is not known.
-      source: Data ``[B, *S]``.
-      known: 1 where the source is to stay, 0 where it is not, ``[B, *S]`` or a shape
-        that broadcasts to it; in between blends.
+      source: Data ``[B, *S]``, whose known part stays.
+      known: Mask, 1 where the source is to stay, 0 where it is not, ``[B, *S]`` or a
+        shape that broadcasts to it; values in between blend.
       noise: "fresh" draws ``z`` anew for every step. "fixed" keeps each sample's first,
         ``(x - alpha source) / sigma`` of the initial state: right for deterministic
         solvers, and for a start at ``invert``'s noise, which it leaves as it is.
+
+    Returns:
+      The solver, with the evaluations of ``sampler``.
 
     Raises:
       ValueError: Unknown ``noise``, or a ``known`` that does not fit the source.
@@ -186,11 +189,11 @@ def inpaint(
         clean = expand(interval.start.alpha, x) * data
         sigma = expand(interval.start.sigma, x)
         if noise == "fixed":
-            eps = jnp.where(state.seen, state.eps, (x - clean) / sigma)
-            held = eps
+            eps = jnp.where(state.begun, state.eps, (x - clean) / sigma)
+            kept = eps
         else:
             keys = rng.fold(interval.keys, rng.KNOWN)
-            eps, held = rng.normal(keys, x.shape[1:], x.dtype), state.eps
+            eps, kept = rng.normal(keys, x.shape[1:], x.dtype), state.eps
         x = keep * (clean + sigma * eps) + (1 - keep) * x
         out = sampler.step(denoise, x, state.inner, guidance_state, interval)
         mean, std = out.transition
@@ -198,7 +201,7 @@ def inpaint(
         exact = keep * expand(interval.end.alpha, x) * data + (1 - keep) * mean
         return out._replace(
             transition=Transition(jnp.where(final, exact, mean), std),
-            state=_Inpainting(out.state, held, jnp.array(True)),
+            state=_Inpainting(out.state, kept, jnp.array(True)),
         )
 
     return Sampler(
