@@ -86,7 +86,7 @@ class Config:
     """Numbers below this are added; a tenth of all sums is held out."""
     updates: int = 150
     prompts: int = 32
-    """Sums of an update."""
+    """Sums of an update, a multiple of the devices times --accumulate."""
     group: int = 8
     """Answers to each."""
     learning_rate: float = 5e-4
