@@ -253,6 +253,26 @@ def test_example_of_the_facade(name):
     thing = getattr(jg, name)
     parser, runner = doctest.DocTestParser(), doctest.DocTestRunner()
     example = parser.get_doctest(inspect.getdoc(thing) or "", {}, f"jg.{name}", None, 0)
+    assert example.examples, f"jg.{name} has no example"
     printed = []
     runner.run(example, out=printed.append)
     assert not runner.failures, "".join(printed)
+
+
+def test_files_are_read_in_one_sitting():
+    long = [
+        f"{path.relative_to(ROOT)}: {lines}"
+        for top in ("jaxlib_guidance", "train", "sample")
+        for path in (ROOT / top).rglob("*.py")
+        if (lines := len(path.read_text().splitlines())) > 350
+    ]
+    assert not long
+
+
+@pytest.mark.parametrize("text", ["Likewise", "specs/", "process: Any"])
+def test_no_file_of_the_project_says(text):
+    """What a reader of the repository cannot follow, and a type that is known."""
+    tops = ("jaxlib_guidance", "train", "sample", "benchmarks", "docs", "tests")
+    paths = (path for top in tops for path in (ROOT / top).rglob("*.[mp][dy]"))
+    said = [path.name for path in paths if text in path.read_text()]
+    assert said in ([], ["test_doors.py"])

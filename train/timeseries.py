@@ -123,7 +123,7 @@ def make_loss(model: DiffusionModel, layout: Layout, config: Config) -> Any:
     windows without holes; only a conditional model is to know all patterns of
     missing values, where one for each was published.
     """
-    process: Any = model.process
+    process = model.process
     paper = config.model.preset == "paper"
 
     def loss(params, batch, keys):
