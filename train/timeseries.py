@@ -123,7 +123,7 @@ def make_loss(model: DiffusionModel, layout: Layout, config: Config) -> Any:
     windows without holes; only a conditional model is to know all patterns of
     missing values, where one for each was published.
     """
-    process = model.process
+    process, steps = model.process, getattr(model.process, "steps", 0)
     paper = config.model.preset == "paper"
 
     def loss(params, batch, keys):
@@ -141,7 +141,7 @@ def make_loss(model: DiffusionModel, layout: Layout, config: Config) -> Any:
             cond = jnp.where(forget, 0, cond)
         eps = rng.normal(rng.fold(keys, 2), inputs.x.shape[1:])
         if paper:
-            t = (jnp.floor(batch["u"] * process.steps) + 1) / process.steps
+            t = (jnp.floor(batch["u"] * steps) + 1) / steps
             weight = diffusion.prediction_weight(process, t, "eps")
         else:
             t = diffusion.log_normal_t(process, batch["u"], -0.4, 1.4)
