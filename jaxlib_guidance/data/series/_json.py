@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxlib_guidance.data.series._series import Series, finish_series, read_stamp
+from jaxlib_guidance.data.series._series import Series, _read_stamp, finish_series
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz")
 # What stands beside a set without being one.
@@ -104,13 +104,13 @@ def _stamp(start):
     text = start.strip() if isinstance(start, str) else ""
     quarter = re.fullmatch(r"(\d{4})Q([1-4])", text)
     if quarter:
-        return read_stamp(f"{quarter[1]}-{3 * int(quarter[2]) - 2:02}")
+        return _read_stamp(f"{quarter[1]}-{3 * int(quarter[2]) - 2:02}")
     week = re.fullmatch(r"(\d{4}-[^/]*)/(\d{4}-[^/]*)", text)
     if week:
-        first, last = map(read_stamp, week.groups())
+        first, last = map(_read_stamp, week.groups())
         if first <= last:
             return first
-    return read_stamp(start)
+    return _read_stamp(start)
 
 
 def _last_of_each(rows, count):

@@ -11,9 +11,9 @@ from jaxlib_guidance.data.series._json import load_json_series
 from jaxlib_guidance.data.series._packaged import PACKAGED
 from jaxlib_guidance.data.series._series import (
     Series,
+    _read_stamp,
     finish_series,
     parse_freq,
-    read_stamp,
     stamps,
 )
 
@@ -186,7 +186,7 @@ def _from_arrays(source, freq, start, names):
         longest = max(lengths, default=0)
         begins = [stamps(start, freq, 1, longest - length)[0] for length in lengths]
     else:
-        begins = np.array([read_stamp(each) for each in start])
+        begins = np.array([_read_stamp(each) for each in start])
     return finish_series(each, names, begins, freq or "")
 
 

@@ -151,7 +151,7 @@ def stamps(start: Any, freq: str, steps: int, first: int = 0) -> np.ndarray:
       ValueError: Text that is no stamp; NaT; a spacing that is not known.
     """
     number, unit = parse_freq(freq)
-    start = read_stamp(start)
+    start = _read_stamp(start)
     if np.isnat(start):
         raise ValueError("start is NaT; expected the stamp of the first column")
     columns = number * np.arange(first, first + steps)
@@ -178,7 +178,7 @@ def _months_from(day, months):
     return np.minimum(grid.astype("datetime64[D]") + (day - month), last)
 
 
-def read_stamp(value: Any) -> np.datetime64:
+def _read_stamp(value: Any) -> np.datetime64:
     """A stamp as datetime64[s]; None is NaT.
 
     Raises:

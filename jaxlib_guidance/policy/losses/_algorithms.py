@@ -20,13 +20,13 @@ from jaxlib_guidance.policy.advantages._group_advantages import (
     leave_one_out,
 )
 from jaxlib_guidance.policy.losses._kl import KLEstimator, kl_loss
-from jaxlib_guidance.policy.losses._policy_gradient import clipped
+from jaxlib_guidance.policy.losses._policy_gradient import _clip_objective
 from jaxlib_guidance.policy.losses._ratio import (
     RatioLevel,
-    difference,
+    _difference,
+    _of_level,
+    _stats_of,
     like_tokens,
-    of_level,
-    stats_of,
 )
 from jaxlib_guidance.reduce import Aggregation, LossOut, aggregate, mask_like
 from jaxlib_guidance.types import Array
@@ -68,11 +68,11 @@ def _clipped(
 ) -> LossOut:
     require_clip(clip_low, clip_high)
     # One ratio for the loss and for what is reported beside it.
-    each = difference(logp, logp_old, mask)
-    ratio = jnp.exp(of_level(each, mask, level, 20.0))
+    each = _difference(logp, logp_old, mask)
+    ratio = jnp.exp(_of_level(each, mask, level, 20.0))
     a = like_tokens(advantage, logp, mask)
-    loss = clipped(ratio, a, clip_low, clip_high)
-    aux = stats_of(each, ratio, a, mask, clip_low, clip_high)
+    loss = _clip_objective(ratio, a, clip_low, clip_high)
+    aux = _stats_of(each, ratio, a, mask, clip_low, clip_high)
     if logp_ref is not None:
         penalty = kl_loss(logp, logp_ref, mask, kind="k3" if kl is None else kl)
         beta = 0.04 if beta is None else beta

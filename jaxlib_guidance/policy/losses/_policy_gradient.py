@@ -112,13 +112,13 @@ def ppo_clip(
     a = like_tokens(advantage, logp, mask)
     rho = importance_ratio(logp, logp_old, mask, level=level, limit=limit)
     free = rho if delta is None else jnp.minimum(rho, delta)
-    objective = -clipped(rho, a, clip_low, clip_high, free=free)
+    objective = -_clip_objective(rho, a, clip_low, clip_high, free=free)
     if dual_clip is not None:
         objective = jnp.where(a < 0, jnp.maximum(objective, dual_clip * a), objective)
     return -objective
 
 
-def clipped(
+def _clip_objective(
     rho: Array,
     advantage: Array,
     clip_low: float | Array,

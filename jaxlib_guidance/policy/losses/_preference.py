@@ -42,7 +42,7 @@ def sequence_logp(
     return divide(total, jnp.sum(mask_like(mask, logp), -1)) if mean else total
 
 
-def pair(u_w: Array, u_l: Array) -> tuple[Array, Array]:
+def _pair(u_w: Array, u_l: Array) -> tuple[Array, Array]:
     """Both in float32, of one shape."""
     require_shape("u_l", u_l, jnp.shape(u_w))
     return at_least_float32(u_w), at_least_float32(u_l)
@@ -86,7 +86,7 @@ def dpo(
     if known is not None and not 0 <= known < 0.5:
         raise ValueError(f"noise is {noise}; expected a rate in [0, 0.5)")
     require_range("beta", beta, 0, inside=True)
-    u_w, u_l = pair(u_w, u_l)
+    u_w, u_l = _pair(u_w, u_l)
     delta = beta * (u_w - u_l)
     right, wrong = -log_sigmoid(delta), -log_sigmoid(-delta)
     if correct:
@@ -113,7 +113,7 @@ def ipo(u_w: Array, u_l: Array, *, beta: float = 0.1) -> Array:
     Reference: Azar et al., arXiv 2310.12036, eq. 17.
     """
     require_range("beta", beta, 0, inside=True)
-    u_w, u_l = pair(u_w, u_l)
+    u_w, u_l = _pair(u_w, u_l)
     return jnp.square(u_w - u_l - 1 / (2 * beta))
 
 
@@ -133,7 +133,7 @@ def hinge(u_w: Array, u_l: Array, *, beta: float = 0.1) -> Array:
     Reference: SLiC, arXiv 2305.10425; as in RSO, arXiv 2309.06657.
     """
     require_range("beta", beta, 0, inside=True)
-    u_w, u_l = pair(u_w, u_l)
+    u_w, u_l = _pair(u_w, u_l)
     return jax.nn.relu(1 - beta * (u_w - u_l))
 
 
@@ -169,7 +169,7 @@ def exo(
     if known is not None and not 0 < known < 0.5:
         raise ValueError(f"noise is {noise}; expected a rate in (0, 0.5)")
     require_range("beta", beta, 0, inside=True)
-    u_w, u_l = pair(u_w, u_l)
+    u_w, u_l = _pair(u_w, u_l)
     delta = beta * (u_w - u_l)
     right = jax.nn.sigmoid(delta) * (log_sigmoid(delta) - jnp.log1p(-noise))
     return right + jax.nn.sigmoid(-delta) * (log_sigmoid(-delta) - jnp.log(noise))
@@ -191,7 +191,7 @@ def nca(u_w: Array, u_l: Array, *, beta: float = 0.1) -> Array:
     Reference: Chen et al., arXiv 2402.05369; TRL's ``nca_pair``.
     """
     require_range("beta", beta, 0, inside=True)
-    u_w, u_l = pair(u_w, u_l)
+    u_w, u_l = _pair(u_w, u_l)
     r_w, r_l = beta * u_w, beta * u_l
     return -log_sigmoid(r_w) - 0.5 * (log_sigmoid(-r_w) + log_sigmoid(-r_l))
 
@@ -214,7 +214,7 @@ def sppo(u_w: Array, u_l: Array, *, beta: float = 0.1) -> Array:
     ``sppo_hard``.
     """
     require_range("beta", beta, 0, inside=True)
-    u_w, u_l = pair(u_w, u_l)
+    u_w, u_l = _pair(u_w, u_l)
     goal = 1 / (2 * beta)
     return jnp.square(u_w - goal) + jnp.square(u_l + goal)
 
@@ -252,7 +252,7 @@ def apo(
     if anchor not in ("zero", "down"):
         raise ValueError(f'anchor is {anchor!r}; expected "zero" or "down"')
     require_range("beta", beta, 0, inside=True)
-    u_w, u_l = pair(u_w, u_l)
+    u_w, u_l = _pair(u_w, u_l)
     if anchor == "zero":
         return jax.nn.sigmoid(-beta * u_w) + jax.nn.sigmoid(beta * u_l)
     return jax.nn.sigmoid(beta * u_w) + jax.nn.sigmoid(-beta * (u_w - u_l))
@@ -277,7 +277,7 @@ def discopop(u_w: Array, u_l: Array, *, beta: float = 0.1, tau: float = 0.05) ->
     """
     require_range("beta", beta, 0, inside=True)
     require_range("tau", tau, 0, inside=True)
-    u_w, u_l = pair(u_w, u_l)
+    u_w, u_l = _pair(u_w, u_l)
     delta = beta * (u_w - u_l)
     # As one exponential: m underflows where exp(-delta) overflows.
     modulated = jnp.exp(log_sigmoid(delta / tau) - delta)

@@ -93,14 +93,16 @@ def importance_ratio(
     return jnp.exp(_log_ratio(logp, logp_old, mask, level, limit))
 
 
-def difference(logp: Array, logp_old: Array, mask: Array | None) -> Array:
+def _difference(logp: Array, logp_old: Array, mask: Array | None) -> Array:
     """``log pi - log pi_old`` of each token, unclipped; ``logp_old`` is a constant."""
     require_shape("logp_old", logp_old, jnp.shape(logp))
     return hide(logp, mask) - jax.lax.stop_gradient(hide(logp_old, mask))
 
 
-def of_level(each: Array, mask: Array | None, level: RatioLevel, limit: float) -> Array:
-    """The log-ratio of a level from the `difference` of each token, clipped.
+def _of_level(
+    each: Array, mask: Array | None, level: RatioLevel, limit: float
+) -> Array:
+    """The log-ratio of a level from the `_difference` of each token, clipped.
 
     A ratio of whole sequences is ``[..., 1]``, not yet repeated for its tokens.
     """
@@ -123,7 +125,7 @@ def of_level(each: Array, mask: Array | None, level: RatioLevel, limit: float) -
 
 def _log_ratio(logp, logp_old, mask, level, limit):
     """`log_ratio` before a sequence's is repeated for its tokens."""
-    return of_level(difference(logp, logp_old, mask), mask, level, limit)
+    return _of_level(_difference(logp, logp_old, mask), mask, level, limit)
 
 
 def ratio_stats(
@@ -157,13 +159,13 @@ def ratio_stats(
       ``clip_low`` and ``clip_high`` (share of tokens whose gradient the clip removed)
       and ``ratio_max``.
     """
-    each = difference(logp, logp_old, mask)
-    ratio = jnp.exp(of_level(each, mask, level, 20.0))
+    each = _difference(logp, logp_old, mask)
+    ratio = jnp.exp(_of_level(each, mask, level, 20.0))
     advantage = like_tokens(advantage, logp, mask)
-    return stats_of(each, ratio, advantage, mask, clip_low, clip_high)
+    return _stats_of(each, ratio, advantage, mask, clip_low, clip_high)
 
 
-def stats_of(
+def _stats_of(
     each: Array,
     ratio: Array,
     advantage: Array,
@@ -174,7 +176,7 @@ def stats_of(
     """`ratio_stats` of a ratio that was computed for the loss.
 
     Args:
-      each: `difference` of each token, ``[..., T]``.
+      each: `_difference` of each token, ``[..., T]``.
       ratio: Importance ratio, ``[..., T]`` or ``[..., 1]``.
       advantage: Advantage of each token, ``[..., T]``.
       mask: 1 on the tokens that the policy chose, ``[..., T]``; None for all.

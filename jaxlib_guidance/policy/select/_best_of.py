@@ -11,7 +11,7 @@ from jaxlib_guidance.reduce import (
 from jaxlib_guidance.types import Array, at_least_float32
 
 
-def known(x: Array, mask: Array | None) -> Array:
+def _known(x: Array, mask: Array | None) -> Array:
     """The mask in float32, and 0 where ``x`` is NaN: a score that nobody knows."""
     return jnp.where(jnp.isnan(at_least_float32(x)), 0, mask_like(mask, x))
 
@@ -54,7 +54,7 @@ def best_of_n(scores: Array, mask: Array | None = None) -> tuple[Array, Array]:
 
     Reference: Stiennon et al., arXiv 2009.01325.
     """
-    scores = hide(scores, known(scores, mask), -jnp.inf)
+    scores = hide(scores, _known(scores, mask), -jnp.inf)
     return jnp.argmax(scores, -1).astype(jnp.int32), jnp.max(scores, -1)
 
 
@@ -73,7 +73,7 @@ def lookahead_select(scores: Array, mask: Array | None = None) -> tuple[Array, A
 
     Reference: WebEvolver, Fang et al., arXiv 2504.21024; its critic says 0, 0.5 or 1.
     """
-    mask = known(scores, mask)
+    mask = _known(scores, mask)
     means = masked_mean(scores, mask, -1)
     some = jnp.any(mask > 0, -1)
     choice = jnp.argmax(jnp.where(some, means, -jnp.inf), -1)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from jaxlib_guidance.policy._ranges import require_range
-from jaxlib_guidance.policy.select._best_of import known
+from jaxlib_guidance.policy.select._best_of import _known
 from jaxlib_guidance.reduce import hide, masked_mean
 from jaxlib_guidance.types import Array
 
@@ -48,7 +48,7 @@ def pair_from_scores(
     Reference: Anyprefer, arXiv 2504.19276; Self-rationalization, arXiv 2410.04949.
     """
     require_range("margin", margin, 0)
-    mask = known(scores, mask)
+    mask = _known(scores, mask)
     high, low = hide(scores, mask, -jnp.inf), hide(scores, mask, jnp.inf)
     best, worst = jnp.argmax(high, -1), jnp.argmin(low, -1)
     gap = jnp.max(high, -1) - jnp.min(low, -1)
@@ -71,6 +71,6 @@ def hindsight_score(utility: Array, mask: Array | None = None) -> Array:
 
     Reference: RLHS, Liang et al., arXiv 2501.08617.
     """
-    mask = known(utility, mask)
+    mask = _known(utility, mask)
     some = jnp.any(mask > 0, -1)
     return jnp.where(some, masked_mean(utility, mask, -1), jnp.nan)
