@@ -9,6 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.reduce import sqrt
 from jaxlib_guidance.sampling._checks import is_zero
 from jaxlib_guidance.sampling._sampler import Sampler, Stepped, stateless
 from jaxlib_guidance.transition import Transition
@@ -58,7 +59,7 @@ def consistency(gamma: Any = 1.0) -> Sampler:
             expand(kappa / sigma, x),
             expand(alpha_next - kappa / sigma * alpha, x),
         )
-        std = jnp.sqrt(jnp.maximum(sigma_next**2 - kappa**2, 0))
+        std = sqrt(jnp.maximum(sigma_next**2 - kappa**2, 0))
         return Stepped(Transition(keep * x + take * x0, std), x0, state, guidance_state)
 
     return Sampler(stateless, step, stochastic=not is_zero(gamma))

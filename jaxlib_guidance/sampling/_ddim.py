@@ -2,9 +2,12 @@
 
 from typing import Any
 
+import jax.numpy as jnp
+
+from jaxlib_guidance.reduce import sqrt
 from jaxlib_guidance.sampling._checks import is_zero
 from jaxlib_guidance.sampling._sampler import Interval, Sampler, Stepped, stateless
-from jaxlib_guidance.sampling._spaces import decay, root
+from jaxlib_guidance.sampling._spaces import decay
 from jaxlib_guidance.transition import Transition
 from jaxlib_guidance.types import Array, expand
 
@@ -30,8 +33,8 @@ def posterior(x: Array, x0: Array, interval: Interval, eta: Any) -> Transition:
     """
     (alpha, sigma, _), (alpha_next, sigma_next, _) = interval.start, interval.end
     ratio = decay(interval.start, interval.end, 1)
-    std = eta * sigma_next * root(1 - ratio**2)
-    direction = root(sigma_next**2 - std**2) / sigma
+    std = eta * sigma_next * sqrt(jnp.maximum(1 - ratio**2, 0))
+    direction = sqrt(jnp.maximum(sigma_next**2 - std**2, 0)) / sigma
     keep, take = expand(direction, x), expand(alpha_next - direction * alpha, x)
     return Transition(keep * x + take * x0, std)
 

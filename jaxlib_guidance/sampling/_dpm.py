@@ -4,11 +4,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.reduce import sqrt
 from jaxlib_guidance.sampling._checks import is_zero
 from jaxlib_guidance.sampling._ddim import posterior
 from jaxlib_guidance.sampling._multistep import multistep
 from jaxlib_guidance.sampling._sampler import Level, Sampler, Stepped, stateless
-from jaxlib_guidance.sampling._spaces import clock, eps_of, half_logsnr, moments, root
+from jaxlib_guidance.sampling._spaces import clock, eps_of, half_logsnr, moments
 from jaxlib_guidance.transition import Transition
 from jaxlib_guidance.types import expand
 
@@ -101,7 +102,7 @@ def dpmpp_2s(eta: Any = 0.0) -> Sampler:
         process = interval.process
         plain = posterior(x, x0, interval, eta)
         start = interval.start
-        spread = root(interval.end.sigma**2 - plain.std**2)
+        spread = sqrt(jnp.maximum(interval.end.sigma**2 - plain.std**2, 0))
         end = interval.end._replace(sigma=spread)
         # An infinite step has no middle in log-SNR; it has one in "flow".
         ends = (start.alpha > 0) & (end.alpha > 0) & (end.sigma > 0)

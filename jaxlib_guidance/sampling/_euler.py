@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.reduce import sqrt
 from jaxlib_guidance.sampling._checks import is_zero
 from jaxlib_guidance.sampling._ddim import ddim
 from jaxlib_guidance.sampling._sampler import Level, Sampler, Stepped, stateless
@@ -15,7 +16,6 @@ from jaxlib_guidance.sampling._spaces import (
     moments,
     predicted,
     require_space,
-    root,
 )
 from jaxlib_guidance.transition import Transition
 from jaxlib_guidance.types import expand
@@ -178,7 +178,7 @@ def edm(
             grown = up.alpha / end.alpha
             kept = grown * end.sigma
             # Not a difference of squares, which fused is not exactly 0 when unraised.
-            std = s_noise * root((up.sigma - kept) * (up.sigma + kept))
+            std = s_noise * sqrt(jnp.maximum((up.sigma - kept) * (up.sigma + kept), 0))
             mean = expand(grown, x) * mean
         return Stepped(Transition(mean, std), x0, state, guidance_state)
 

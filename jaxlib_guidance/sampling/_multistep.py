@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.reduce import sqrt
 from jaxlib_guidance.sampling._checks import is_zero, require_whole
 from jaxlib_guidance.sampling._sampler import Sampler, Stepped
 from jaxlib_guidance.sampling._spaces import (
@@ -19,7 +20,6 @@ from jaxlib_guidance.sampling._spaces import (
     moments,
     predicted,
     require_space,
-    root,
     stretch,
 )
 from jaxlib_guidance.transition import Transition
@@ -140,7 +140,7 @@ def multistep(
         noise_kept = decay(start, end, level)
         mean = expand(end.alpha, x) * y0 + expand(end.sigma * noise_kept, x) * eps
         mean += expand(stretch(space, start, end) * noise_kept, x) * shift + added
-        std = end.sigma * root(1 - noise_kept**2)
+        std = end.sigma * sqrt(jnp.maximum(1 - noise_kept**2, 0))
         state = _History(
             seen + 1,
             (now, *clocks)[:depth],

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance import rng
+from jaxlib_guidance.reduce import sqrt
 from jaxlib_guidance.sampling._checks import require_whole
 from jaxlib_guidance.sampling._sampler import Interval, Sampler, Stepped
 from jaxlib_guidance.transition import Transition, draw
@@ -25,7 +26,7 @@ def _renoise(x: Array, interval: Interval) -> Transition:
     """
     ratio = interval.start.alpha / interval.end.alpha
     variance = interval.start.sigma**2 - (ratio * interval.end.sigma) ** 2
-    return Transition(expand(ratio, x) * x, jnp.sqrt(jnp.maximum(variance, 0)))
+    return Transition(expand(ratio, x) * x, sqrt(jnp.maximum(variance, 0)))
 
 
 def with_recurrence(

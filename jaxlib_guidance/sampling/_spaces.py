@@ -57,11 +57,6 @@ def _quotient(a, b, otherwise):
     return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), otherwise)
 
 
-def root(a: Array) -> Array:
-    """``sqrt(a)``, and 0 with a gradient of 0 where ``a <= 0``."""
-    return jnp.where(a > 0, jnp.sqrt(jnp.where(a > 0, a, 1)), 0)
-
-
 def clock(space: Space, level: Level) -> Array:
     """``c`` of the table above."""
     alpha, sigma, step = level

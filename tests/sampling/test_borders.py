@@ -141,3 +141,23 @@ def test_what_is_neither_a_shape_nor_a_state_is_refused(x):
 def test_a_seed_is_no_key():
     with pytest.raises(TypeError, match=r"key is 0; expected .* jax.random.key\(0\)"):
         jg.sample_keys(0, 4)
+
+
+@pytest.mark.parametrize("name", ["consistency", "recurrent", "ddpm", "2m sde", "edm"])
+def test_the_slope_to_a_process_is_finite_where_noise_ends(name):
+    """``sigma`` is 0 at the end, where a square root has an infinite slope."""
+    sampler = {
+        "consistency": jg.consistency(),
+        "recurrent": jg.with_recurrence(jg.ddpm(), 1),
+        "ddpm": jg.ddpm(),
+        "2m sde": jg.dpmpp_2m(1.0),
+        "edm": jg.edm(0.2),
+    }[name]
+
+    def run(beta):
+        net = jg.parametrize(lambda x, t, cond: jnp.tanh(x), jg.VPLinear(beta_min=beta))
+        return jnp.sum(draw([0.9, 0.6, 0.3, 0.0], (2,), sampler, net) ** 2)
+
+    slope = jax.jit(jax.grad(run))(0.1)
+    step = (jax.jit(run)(0.103) - jax.jit(run)(0.097)) / 0.006
+    np.testing.assert_allclose(slope, step, rtol=0.05, atol=2e-3)
