@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.types import Array, at_least_float32
+from jaxlib_guidance.types import Array, at_least_float32, concrete
 
 Aggregation = Literal[
     "token_mean",
@@ -65,11 +65,18 @@ def mask_like(mask: Array | None, x: Array, name: str = "mask") -> Array:
       name: What to call it in the error.
 
     Raises:
-      ValueError: Another shape than ``x``'s.
+      ValueError: Another shape than ``x``'s, or known numbers that are negative or NaN.
     """
     if mask is None:
         return jnp.ones(jnp.shape(x), jnp.float32)
     require_shape(name, mask, jnp.shape(x))
+    known = concrete(mask)
+    # Written so that NaN fails too.
+    if known is not None and known.dtype != bool and not (known >= 0).all():
+        raise ValueError(
+            f"{name} has values from {known.min()} to {known.max()}; expected weights, "
+            "0 where nothing counts and positive elsewhere"
+        )
     return at_least_float32(mask)
 
 

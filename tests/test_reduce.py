@@ -203,3 +203,9 @@ def test_merge_wants_the_same_reports():
     one = jnp.ones(())
     with pytest.raises(ValueError, match=r"aux has \['a'\] and \[\]"):
         merge(LossOut(one, one, {"a": Peak(one)}), LossOut(one, one))
+
+
+@pytest.mark.parametrize("mask", [[1.0, -1.0], [1.0, np.nan], [-1, 1]])
+def test_a_mask_that_is_no_weight_is_refused(mask):
+    with pytest.raises(ValueError, match="mask has values from .* expected weights"):
+        masked_mean(jnp.ones(2), np.array(mask))

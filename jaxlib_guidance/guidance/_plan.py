@@ -200,7 +200,8 @@ class GuidedDenoiser:
     def __call__(self, ctx: Context, state: PyTree) -> tuple[Array, PyTree]:
         """The guided estimate ``x0 [B, *S]`` and the terms' new states."""
         if isinstance(self.guidance, Off):
-            return self.denoisers[0](ctx.x, ctx.t, ctx.cond).x0, state
+            x0 = self.denoisers[0](ctx.x, ctx.t, ctx.cond).x0
+            return at_least_float32(x0), state
         branches = merge_branches({BASE: Branch(ctx.cond)}, self.guidance.branches(ctx))
         evals = self._evaluate(branches, ctx)
         base = evals.x0[BASE]

@@ -45,10 +45,16 @@ def require_grid(
         outside the range of the process, or increasing under a solver that cannot run
         backwards.
     """
-    grid = jnp.asarray(grid, time_type(x))
+    if not isinstance(grid, jax.Array):
+        traced = any(isinstance(t, jax.core.Tracer) for t in jax.tree.leaves(grid))
+        # Numbers stay known under jit, where an array of jax would not.
+        grid = jnp.stack(grid) if traced else np.asarray(grid)
+    known = concrete(grid)
+    if known is not None:
+        known = known.astype(time_type(x))
+    grid = jnp.asarray(grid if known is None else known, time_type(x))
     if grid.ndim != 1 or grid.shape[0] < 2:
         raise ValueError(f"grid has shape {grid.shape}; expected [N + 1] with N >= 1")
-    known = concrete(grid)
     if known is not None:
         if not np.isfinite(known).all():
             raise ValueError("grid has times that are not finite")
@@ -61,7 +67,7 @@ def require_grid(
         if known.min() < 0 or (end is not None and known.max() > BEYOND * end):
             raise ValueError(
                 f"grid has times from {known.min():g} to {known.max():g}; expected "
-                f"times of {type(process).__name__}, 0 to {end:g}: not step numbers, "
+                f"times of {type(process).__name__}, 0 to {end}: not step numbers, "
                 "noise levels or the grid of another process"
             )
         if gaps[0] > 0 and not reversible:

@@ -161,3 +161,33 @@ def test_the_slope_to_a_process_is_finite_where_noise_ends(name):
     slope = jax.jit(jax.grad(run))(0.1)
     step = (jax.jit(run)(0.103) - jax.jit(run)(0.097)) / 0.006
     np.testing.assert_allclose(slope, step, rtol=0.05, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", [list, np.asarray])
+def test_a_grid_of_numbers_is_known_under_jit(kind):
+    """A growing one is refused there too, and windows are cut out."""
+    with pytest.raises(ValueError, match="grid increases"):
+        jax.jit(lambda: draw(kind([0.1, 0.5]), sampler=jg.ddpm()))()
+    calls = []
+
+    def apply(x, t, cond, **_):
+        calls.append(len(x))
+        return jg.types.Denoised(jnp.tanh(x))
+
+    net = jg.Denoiser(apply, process=PROCESS)
+    window = jg.during(jg.cfg(1.0, null=0), 0.9, 3.0, "sigma")
+
+    def run():
+        cond = jnp.zeros(2, jnp.int32)
+        return draw(kind([0.9, 0.5, 0.2, 0.0]), net=net, cond=cond, guidance=window)
+
+    jax.jit(run)()
+    assert sorted(set(calls)) == [2, 4]
+
+
+def test_half_precision_estimates_are_taken_to_float32():
+    net = jg.Denoiser(
+        lambda x, t, cond, **_: jg.types.Denoised(jnp.tanh(x).astype(jnp.bfloat16)),
+        process=PROCESS,
+    )
+    assert draw([0.9, 0.5, 0.0], net=net).dtype == jnp.float32
