@@ -42,6 +42,11 @@ def sample_keys(key: Array, n: int | Array, start: int = 0) -> Array:
         raise TypeError(
             f"key has dtype {key.dtype}; expected a key from jax.random.key"
         )
+    if not jnp.issubdtype(jnp.result_type(n), jnp.integer):
+        raise TypeError(
+            f"n has type {jnp.result_type(n)}; expected a number of samples, or their "
+            "indices"
+        )
     ids = jnp.asarray(jnp.arange(n) if jnp.ndim(n) == 0 else n, jnp.uint32)
     ids = ids + jnp.uint32(start)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)

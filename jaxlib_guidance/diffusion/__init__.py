@@ -54,6 +54,7 @@ from jaxlib_guidance.diffusion._process import (
     perturb,
     slopes,
 )
+from jaxlib_guidance.diffusion._times import require_times
 from jaxlib_guidance.types import Process
 
 __all__ = [
@@ -73,6 +74,7 @@ __all__ = [
     "slopes",
     "coefficients",
     "perturb",
+    "require_times",
     # What a network predicts
     "Prediction",
     "require_prediction",

@@ -14,6 +14,7 @@ from jaxlib_guidance.diffusion._predict import (
     to_x0,
 )
 from jaxlib_guidance.diffusion._process import Process
+from jaxlib_guidance.diffusion._times import require_times
 from jaxlib_guidance.types import (
     Array,
     Denoised,
@@ -119,6 +120,7 @@ def parametrize(
 
     def apply(x, t, cond, *, control, capture) -> Denoised:
         x = at_least_float32(x)
+        require_times(process, t)
         t = jnp.broadcast_to(at_least_float32(t), x.shape[:1])
         scale = edm_scalings(process, t, sigma_data) if precondition else None
         if scale is not None:

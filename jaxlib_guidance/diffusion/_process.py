@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlib_guidance.diffusion._times import require_times
 from jaxlib_guidance.reduce import sqrt
 from jaxlib_guidance.types import (
     Array,
@@ -240,7 +241,8 @@ def perturb(process: Process, x0: Array, eps: Array, t: Array) -> Array:
 
     Raises:
       TypeError: ``process`` is not a noise process.
-      ValueError: ``eps`` of another shape, or ``t`` neither scalar nor ``[B]``.
+      ValueError: ``eps`` of another shape, or ``t`` neither scalar nor ``[B]``, or
+        outside the process's times.
 
     Example:
       >>> import jax.numpy as jnp
@@ -253,5 +255,6 @@ def perturb(process: Process, x0: Array, eps: Array, t: Array) -> Array:
         raise ValueError(f"eps has shape {eps.shape}; expected x0's, {x0.shape}")
     if np.shape(t) not in ((), x0.shape[:1]):
         raise ValueError(f"t has shape {np.shape(t)}; expected () or {x0.shape[:1]}")
+    require_times(process, t)
     alpha, sigma = coefficients(process, t, x0)
     return alpha * x0 + sigma * eps

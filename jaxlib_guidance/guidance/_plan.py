@@ -339,10 +339,9 @@ def guided(
                 f"denoiser holds {type(net).__name__}; expected Denoisers, as from "
                 "parametrize"
             )
-    if guidance is None:
-        if len(nets) != 1:
-            raise ValueError(f"{len(nets)} denoisers were given but no guidance")
-        guidance = chain()
+    if guidance is None and len(nets) != 1:
+        raise ValueError(f"{len(nets)} denoisers were given but no guidance")
+    guidance = chain() if guidance is None else guidance
     if not (hasattr(guidance, "branches") and hasattr(guidance, "update")):
         raise TypeError(
             f"guidance is {type(guidance).__name__}; expected a guidance term or a "

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.diffusion import logsnr
+from jaxlib_guidance.diffusion import logsnr, require_times
 from jaxlib_guidance.guidance import guided
 from jaxlib_guidance.sampling._loop import initial_state
 from jaxlib_guidance.sampling._prepare import (
@@ -227,6 +227,7 @@ def sample_adaptive(
     process = process_of(denoiser, process)
     last = process.t_min if t_min is None else t_min
     first = process.t_max if t_max is None else t_max
+    require_times(process, first, "t_max")
     if not 0 < last < first:
         raise ValueError(
             f"t_min is {last} and t_max {first}; expected 0 < t_min < t_max"

@@ -2,6 +2,11 @@
 
 from typing import Any
 
+import numpy as np
+
+from jaxlib_guidance.sampling._sampler import Sampler
+from jaxlib_guidance.types import concrete
+
 
 def is_zero(a: Any) -> bool:
     """Whether ``a`` is the Python number 0, and not an array, which may be traced."""
@@ -20,3 +25,25 @@ def require_whole(
     if not whole or value < smallest or (largest is not None and value > largest):
         bounds = f"from {smallest}" + (f" to {largest}" if largest is not None else "")
         raise ValueError(f"{name} is {value!r}; expected a whole number {bounds}")
+
+
+def require_between(value: Any, name: str, low: float, high: float = np.inf) -> None:
+    """Raises unless numbers, where they are known, are within bounds.
+
+    Raises:
+      ValueError: Known numbers outside ``[low, high]``, or NaN.
+    """
+    known = concrete(value)
+    if known is not None and not ((known >= low) & (known <= high)).all():
+        raise ValueError(f"{name} is {value}; expected {low:g} to {high:g}")
+
+
+def require_sampler(sampler: Any) -> None:
+    """Raises unless ``sampler`` is a solver, and not the function that makes one.
+
+    Raises:
+      TypeError: Something else.
+    """
+    if not isinstance(sampler, Sampler):
+        name = getattr(sampler, "__name__", type(sampler).__name__)
+        raise TypeError(f"sampler is {name}; expected a Sampler, such as ddim()")

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxlib_guidance.reduce import sqrt
-from jaxlib_guidance.sampling._checks import is_zero
+from jaxlib_guidance.sampling._checks import is_zero, require_between
 from jaxlib_guidance.sampling._sampler import Interval, Sampler, Stepped, stateless
 from jaxlib_guidance.sampling._spaces import decay
 from jaxlib_guidance.transition import Transition
@@ -65,6 +65,7 @@ def ddim(eta: Any = 0.0) -> Sampler:
 
     Reference: Song et al., arXiv 2010.02502, eq. 12 and 16.
     """
+    require_between(eta, "eta", 0, 1)
     stochastic = not is_zero(eta)
 
     def step(denoise, x, state, guidance_state, interval):

@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxlib_guidance.reduce import sqrt
-from jaxlib_guidance.sampling._checks import is_zero
+from jaxlib_guidance.sampling._checks import is_zero, require_between
 from jaxlib_guidance.sampling._ddim import posterior
 from jaxlib_guidance.sampling._multistep import multistep
 from jaxlib_guidance.sampling._sampler import Level, Sampler, Stepped, stateless
@@ -39,6 +39,7 @@ def dpmpp_2m(eta: Any = 0.0) -> Sampler:
 
     Reference: Lu et al., arXiv 2211.01095, algorithm 2 and appendix A (SDE).
     """
+    require_between(eta, "eta", 0)
     return multistep("logsnr", 2, midpoint=True, eta=eta)
 
 
@@ -68,6 +69,7 @@ def dpmpp_3m(eta: Any = 0.0) -> Sampler:
 
     Reference: Lu et al., arXiv 2211.01095, section 4.2, at order 3.
     """
+    require_between(eta, "eta", 0)
     return multistep("logsnr", 3, eta=eta)
 
 
@@ -95,6 +97,7 @@ def dpmpp_2s(eta: Any = 0.0) -> Sampler:
 
     Reference: Lu et al., arXiv 2211.01095, algorithm 1 with ``r = 1/2``.
     """
+    require_between(eta, "eta", 0, 1)
     stochastic = not is_zero(eta)
 
     def step(denoise, x, state, guidance_state, interval):

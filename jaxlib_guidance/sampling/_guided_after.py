@@ -11,6 +11,7 @@ from jaxlib_guidance.guidance import (
     find_energy,
     require_scale,
 )
+from jaxlib_guidance.sampling._checks import require_sampler
 from jaxlib_guidance.sampling._sampler import Sampler
 from jaxlib_guidance.transition import Transition, draw
 from jaxlib_guidance.types import (
@@ -49,6 +50,7 @@ def guided_after(
     Reference: the released code of arXiv 2307.11494.
     """
     chosen = find_energy(energy)
+    require_sampler(sampler)
     if not sampler.stochastic:
         raise ValueError("guided_after needs a stochastic sampler, such as ddpm()")
     scale = require_scale(scale, observed)

@@ -11,9 +11,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlib_guidance import rng
 from jaxlib_guidance.guidance import guided
+from jaxlib_guidance.sampling._checks import require_sampler, require_whole
 from jaxlib_guidance.sampling._prepare import (
     make_denoise,
     make_interval,
@@ -134,9 +136,11 @@ def sample(
 
     Raises:
       ValueError: Shapes or grids that do not fit, times outside the process's range,
-        more steps than are left, or another process than the denoiser's.
+        more steps than are left, a `SampleState` of another grid, or another process
+        than the denoiser's.
       TypeError: Keys that are not typed keys; a denoiser, sampler, guidance or ``x``
-        that is something else; a `SampleState` of another solver or guidance.
+        that is something else; a `SampleState` of a solver or guidance whose state has
+        another structure.
 
     Example:
       >>> import jax, jaxlib_guidance as jg
@@ -152,9 +156,8 @@ def sample(
       >>> bool(abs(rest - x).max() < 1e-5)
       True
     """
-    if not isinstance(sampler, Sampler):
-        name = getattr(sampler, "__name__", type(sampler).__name__)
-        raise TypeError(f"sampler is {name}; expected a Sampler, such as ddim()")
+    require_sampler(sampler)
+    require_whole(unroll, "unroll", 1)
     network = guided(denoiser, guidance, plan)
     process = process_of(denoiser, process)
     grid, known = require_grid(grid, process, sampler.reversible, x)
@@ -218,7 +221,11 @@ def sample(
             unroll=min(unroll, stop - start),
         )
         traced.append(kept)
-    end = carry[0] if steps is None else SampleState(*carry, begin.step + count)
+    end = (
+        carry[0]
+        if steps is None
+        else SampleState(*carry, begin.step + count, grid[begin.step + count])
+    )
     if trace is None:
         return end, None
     return end, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *traced)
@@ -228,7 +235,7 @@ def _begin(keys, process, sampler, network, grid, x) -> SampleState:
     """The trajectory before its first step, or the one that goes on."""
     if not isinstance(x, SampleState):
         x = initial_state(keys, process, grid[0], x)
-        return SampleState(x, sampler.init(x), network.init(x), 0)
+        return SampleState(x, sampler.init(x), network.init(x), 0, grid[0])
     now = x._replace(x=initial_state(keys, process, grid[0], x.x))
     fresh = jax.eval_shape(lambda x: (sampler.init(x), network.init(x)), now.x)
     for name, new, old in zip(
@@ -241,15 +248,33 @@ def _begin(keys, process, sampler, network, grid, x) -> SampleState:
                 f"{shapes[1]}; expected {shapes[0]}"
             )
     # A number that is known stays one inside a jitted function.
-    known = concrete(now.step)
-    return now if known is None else now._replace(step=int(known))
+    fit = lambda new, old: jnp.asarray(old, new.dtype)  # noqa: E731
+    solver, terms = jax.tree.map(fit, fresh, (now.state, now.guidance_state))
+    now = now._replace(state=solver, guidance_state=terms)
+    known, here = concrete(now.step), concrete(now.t)
+    if known is None:
+        return now
+    if known != int(known) or not 0 <= known < grid.shape[0]:
+        raise ValueError(
+            f"x is a SampleState at step {known}; expected a whole number from 0 to "
+            f"the {grid.shape[0] - 1} steps of the grid"
+        )
+    now, times = now._replace(step=int(known)), concrete(grid)
+    there = None if times is None else times[now.step]
+    told = here is not None and there is not None
+    if told and not np.isclose(here, there, rtol=1e-5, atol=1e-7):
+        raise ValueError(
+            f"x is a SampleState at time {here}, but grid[{known}] is {there}; "
+            "expected the whole grid that it was made with"
+        )
+    return now
 
 
 def _steps_to_take(step, steps, total) -> tuple[int | None, int]:
     """Where the trajectory is, None if not known yet, and how far it goes."""
     known = concrete(step)
     place = None if known is None else int(known)
-    whole = isinstance(steps, int) and not isinstance(steps, bool)
+    whole = isinstance(steps, (int, np.integer)) and not isinstance(steps, bool)
     left = total if place is None else total - place
     if steps is None and place is None:
         raise ValueError(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance import rng
+from jaxlib_guidance.diffusion import require_times
 from jaxlib_guidance.sampling._sampler import Denoise, Interval, Level, SampleState
 from jaxlib_guidance.types import (
     Array,
@@ -16,10 +17,6 @@ from jaxlib_guidance.types import (
     concrete,
     expand,
 )
-
-# Times may exceed the process's t_max by this factor: a grid from 1 for a process that
-# is trained to .999.
-BEYOND = 1.01
 
 
 def time_type(x: Any) -> Any:
@@ -63,12 +60,12 @@ def require_grid(
             raise ValueError(
                 "grid must be strictly monotonic, from noise (large t) to 0"
             )
-        end = concrete(process.t_max)
-        if known.min() < 0 or (end is not None and known.max() > BEYOND * end):
+        require_times(process, known, "grid")
+        shape = isinstance(x, (tuple, list)) and not isinstance(x, SampleState)
+        if gaps[0] > 0 and shape:
             raise ValueError(
-                f"grid has times from {known.min():g} to {known.max():g}; expected "
-                f"times of {type(process).__name__}, 0 to {end}: not step numbers, "
-                "noise levels or the grid of another process"
+                "grid increases, which is inversion; expected x to be data, or a grid "
+                "from noise to 0"
             )
         if gaps[0] > 0 and not reversible:
             raise ValueError(

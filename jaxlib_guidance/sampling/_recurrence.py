@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance import rng
 from jaxlib_guidance.reduce import sqrt
-from jaxlib_guidance.sampling._checks import require_whole
+from jaxlib_guidance.sampling._checks import require_sampler, require_whole
 from jaxlib_guidance.sampling._sampler import Interval, Sampler, Stepped
 from jaxlib_guidance.transition import Transition, draw
 from jaxlib_guidance.types import Array, PyTree, concrete, expand
@@ -67,6 +67,7 @@ def with_recurrence(
     Reference: Lugmayr et al., RePaint, arXiv 2201.09865, algorithm 1
       (``U = repeats + 1``); Bansal et al., 2302.07121, algorithm 1.
     """
+    require_sampler(sampler)
     require_whole(repeats, "repeats", 0)
     if repeats == 0:
         return sampler
@@ -159,6 +160,7 @@ def inpaint(
 
     Reference: Lugmayr et al., RePaint, arXiv 2201.09865, eq. 8.
     """
+    require_sampler(sampler)
     if noise not in ("fresh", "fixed"):
         raise ValueError(f"noise is {noise!r}; expected 'fresh' or 'fixed'")
     values = concrete(known)
@@ -186,7 +188,9 @@ def inpaint(
         return _Inpainting(sampler.init(x), eps, jnp.array(False))
 
     def step(denoise, x, state, guidance_state, interval):
-        data, keep = source.astype(x.dtype), mask.astype(x.dtype)
+        keep = mask.astype(x.dtype)
+        # What is not known may be NaN, as in a picture with holes.
+        data = jnp.where(keep > 0, source.astype(x.dtype), 0)
         clean = expand(interval.start.alpha, x) * data
         sigma = expand(interval.start.sigma, x)
         if noise == "fixed":

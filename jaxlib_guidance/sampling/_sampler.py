@@ -133,12 +133,14 @@ class SampleState(NamedTuple):
       state: State of the solver.
       guidance_state: State of the guidance.
       step: Number of steps taken, int32 scalar: the next one starts at ``grid[step]``.
+      t: Time of ``x``, scalar: what ``grid[step]`` must be.
     """
 
     x: Array
     state: PyTree
     guidance_state: PyTree
     step: Array | int
+    t: Array
 
 
 def stateless(x: Array) -> PyTree:

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlib_guidance.timeseries._units import over
 from jaxlib_guidance.timeseries._windows import (
     make_windows,
     mean_absolute_scale,
@@ -190,7 +191,7 @@ class Layout:
         Returns:
           An array in the shape of ``values``.
         """
-        return self._standardise(values / _beside(scale, values), 1.0)
+        return self._standardise(over(values, _beside(scale, values)), 1.0)
 
     def restore(self, x: Array, scale: Array) -> Array:
         """The network's values in the unit of their series: undoes `standardise`.

@@ -30,3 +30,13 @@ def unit_of(values: Array, axes: int | Sequence[int] | None = None) -> Array:
     # XLA may multiply by the reciprocal, which must not be below the normal numbers.
     smallest = jnp.finfo(unit.dtype).tiny
     return jnp.clip(unit, smallest, 0.5 / smallest)
+
+
+def over(values: Array, scale: Array) -> Array:
+    """``values / scale`` for scales of any size, of shapes that broadcast.
+
+    In two steps: XLA may multiply by the reciprocal, and that of the largest scales is
+    not a normal number.
+    """
+    unit = unit_of(scale, ())
+    return values / unit / (scale / unit)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance.rng import require_keys
-from jaxlib_guidance.timeseries._units import unit_of
+from jaxlib_guidance.timeseries._units import over, unit_of
 from jaxlib_guidance.types import Array, at_least_float32, concrete
 
 # Lags of the published models: days 1 to 7 and weeks 2 to 4; periods of 30 days to a
@@ -139,7 +139,7 @@ def make_windows(
     else:
         scale = at_least_float32(jnp.asarray(scale))
         _require_rows(scale, values, "scale")
-    values = values / scale[:, None]
+    values = over(values, scale[:, None])
 
     def channels(a):
         each = [a[:, past - lag : past - lag + length] for lag in (0, *lags)]

@@ -38,6 +38,10 @@ def init_state(params: PyTree, tx: PyTree, key: Array) -> TrainState:
     Raises:
       TypeError: A legacy uint32 key.
     """
+    if not hasattr(key, "dtype"):
+        raise TypeError(
+            f"key is {key!r}; expected a typed key, such as jax.random.key({key!r})"
+        )
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise TypeError(
             f"key has dtype {key.dtype}; expected a key from jax.random.key"

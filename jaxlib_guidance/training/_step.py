@@ -131,7 +131,7 @@ def make_train_step(
             weights = jnp.asarray(weights, jnp.float32)
             if weights.shape != (n,):
                 raise ValueError(f"weights has shape {weights.shape}; expected ({n},)")
-            batch = _without_padding(batch, weights > 0)
+            batch = _without_padding(batch, weights != 0)
             # Before the sum, which of many rows would overflow in float16.
             weights = divide(weights, jnp.sum(weights))
         keys = rng.fold(rng.sample_keys(state.key, n), state.step)
@@ -140,6 +140,12 @@ def make_train_step(
             rows = jax.lax.with_sharding_constraint(rows, batch_sharding(mesh))
         grads, out = gradient(state.params, rows)
         value, metrics = finalize(out)
+        taken = {"loss", "grad_norm"} & metrics.keys()
+        if taken:
+            raise ValueError(
+                f"the loss reports {sorted(taken)}, which the step reports itself; "
+                "expected other names"
+            )
         metrics = {"loss": value, **metrics}
         # A batch of padding alone teaches nothing, instead of NaN. The optimiser's
         # state has the parameters' types, and would not with others.
@@ -199,9 +205,11 @@ def _differentiated(loss: Loss) -> Callable[..., tuple[PyTree, LossOut]]:
 def _of_rows(out: Any, n: int, weights: Array | None) -> LossOut:
     """A loss of rows with its metrics as sums that are not yet divided."""
     if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], dict)):
+        shape = f" of shape {jnp.shape(out)}" if hasattr(out, "shape") else ""
+        got = f"an array{shape}" if shape else type(out).__name__
         raise ValueError(
-            f"loss returned {type(out).__name__}; expected (loss [B], metrics) or a "
-            "reduce.LossOut"
+            f"loss returned {got}; expected (loss [B], metrics), with {{}} for no "
+            "metrics, or a reduce.LossOut"
         )
     each, metrics = out
     for name, value in {"loss": each, **metrics}.items():

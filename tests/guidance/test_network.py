@@ -71,7 +71,9 @@ def test_folded_branches_equal_separate_calls(context, guided):
 
 def test_the_term_of_the_documentation(lookup, context, guided):
     page = pathlib.Path(__file__).parents[2] / "docs" / "guidance.md"
-    (source,) = re.findall(r"```python\n(@pytree.*?)```", page.read_text(), re.S)
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
+    (block,) = (block for block in blocks if "class Fresh" in block)
+    source = block[block.index("@pytree_dataclass") :].split("\n\n\n")[0]
     names = {
         "Array": jax.Array,
         "BASE": BASE,

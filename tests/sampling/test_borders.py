@@ -191,3 +191,8 @@ def test_half_precision_estimates_are_taken_to_float32():
         process=PROCESS,
     )
     assert draw([0.9, 0.5, 0.0], net=net).dtype == jnp.float32
+
+
+def test_error_control_keeps_to_the_times_of_the_process():
+    with pytest.raises(ValueError, match="t_max has times from 80"):
+        jg.sample_adaptive(KEYS, NET, (2,), t_max=80.0)

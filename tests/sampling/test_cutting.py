@@ -221,7 +221,28 @@ def test_what_is_refused():
         run(x=begun(jg.ddim(), None))
     with pytest.raises(TypeError, match="a SampleState of another guidance"):
         run(x=half, guidance=jg.apg(1.0, null=2, momentum=-0.5))
+    for step in (-1, 1.7, 9):
+        with pytest.raises(ValueError, match="x is a SampleState at step"):
+            run(x=half._replace(step=step))
     # Where it cannot raise, it is not a number.
     late = jax.jit(lambda x: run(x=x, steps=5)[0])(half)
     assert np.isnan(late.x).all()
     assert isinstance(late, SampleState)
+
+
+def test_a_state_is_saved_and_gone_on_with(tmp_path):
+    from jaxlib_guidance.training import Checkpoints
+
+    half = begun(jg.dpmpp_2m(), None, 4)
+    run = partial(jg.sample, KEYS, NET, jg.dpmpp_2m(), GRID, cond=COND)
+    whole = jax.tree.map(jnp.asarray, half)
+    with Checkpoints(tmp_path) as saved:
+        saved.save(4, whole)
+        saved.wait()
+        again = saved.restore_latest(whole).state
+    np.testing.assert_array_equal(run(x=again)[0], run(x=half)[0])
+    # Halved numbers go on as well as their digits allow.
+    low = jax.tree.map(lambda a: a.astype(jnp.bfloat16), whole)._replace(
+        step=half.step, t=half.t
+    )
+    np.testing.assert_allclose(run(x=low)[0], run(x=half)[0], atol=0.3)

@@ -228,4 +228,4 @@ def test_stochastic_solvers_do_not_invert(name):
     process = VE()
     denoiser = exact_denoiser(plane_mixture(), process)
     with pytest.raises(ValueError, match="cannot run backwards"):
-        sample(KEYS[:2], denoiser, SOLVERS[name], [0.1, 1.0], (2,), process=process)
+        sample(KEYS[:2], denoiser, SOLVERS[name], [0.1, 1.0], jnp.ones((2, 2)))

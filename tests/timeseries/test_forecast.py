@@ -264,7 +264,7 @@ def test_what_is_refused(truth):
     with pytest.raises(ValueError, match="'posterior' moves by a step's variance"):
         fill(form="posterior", sampler=ddim())
     for form in ("posterior", "estimate", "after"):
-        for scale in ([1.0, 2.0, 3.0], jnp.ones((2, LENGTH, 1))):
+        for scale in (jnp.arange(3.0), jnp.ones((2, LENGTH, 1))):
             with pytest.raises(ValueError, match=r"scale has shape .* \(\) or \(2,\)"):
                 fill(form=form, scale=scale)
     inputs = Inputs(known.y, known.mask, None, jnp.ones(2))

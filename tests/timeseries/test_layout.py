@@ -235,3 +235,12 @@ def test_square_roots_refuse_what_is_negative():
     layout.inputs(hidden, MASK)
     with pytest.raises(ValueError, match="1 windows have negative values"):
         layout.inputs(hidden, MASK, truth=True)
+
+
+@pytest.mark.parametrize("c", [9e37, 2e38, 3e38])
+def test_a_constant_near_the_largest_number_is_one(c):
+    layout = Layout(context=50, horizon=10)
+    inputs = layout.inputs(jnp.full((1, 60), c), forecast_mask(50, 10))
+    np.testing.assert_allclose(inputs.x[0, :50, 0], 1, rtol=1e-6)
+    back = layout.restore(inputs.x[..., 0], inputs.scale)
+    np.testing.assert_allclose(back[0, :50], c, rtol=1e-6)

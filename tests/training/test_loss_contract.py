@@ -133,7 +133,7 @@ def test_what_is_no_loss_is_refused():
     with pytest.raises(ValueError, match="weights have no effect .* LossOut"):
         step(state, batch_of(), jnp.ones(P))
     step = make_train_step(lambda *_: jnp.float32(0), tx, donate=False)
-    with pytest.raises(ValueError, match=r"expected \(loss \[B\], metrics\) or a"):
+    with pytest.raises(ValueError, match=r"an array of shape \(\); expected \(loss"):
         step(state, batch_of())
 
 
@@ -177,3 +177,16 @@ def test_a_batch_of_padding_alone_teaches_nothing():
     new, metrics = make_train_step(loss, tx)(state, batch, jnp.zeros(4))
     np.testing.assert_array_equal(new.params["w"], 1)
     assert metrics["loss"] == metrics["grad_norm"] == 0
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_negative_weights_are_weights(accumulate):
+    def loss(params, batch, keys):
+        return (batch @ params["w"]) ** 2, {}
+
+    tx, weights = optax.sgd(0.1), np.array([1.0, -0.5, 0.0, 2.0], np.float32)
+    batch = jnp.arange(12.0).reshape(4, 3) / 6
+    state = init_state({"w": jnp.ones(3)}, tx, jax.random.key(0))
+    new, _ = make_train_step(loss, tx, accumulate=accumulate)(state, batch, weights)
+    slope = weights @ (2 * batch.sum(1, keepdims=True) * batch) / weights.sum()
+    np.testing.assert_allclose(new.params["w"], 1 - 0.1 * slope, rtol=1e-5)

@@ -5,7 +5,8 @@ take the log-probabilities of the sampled tokens, ``[P, G, T]`` or ``[B, T]``, a
 reward a sequence: ``[P, G]`` with ``B = P G`` (samples of a prompt are neighbours), or
 ``[B]`` with ``group_ids [B]`` and ``num_groups``. They return a `reduce.LossOut`, which
 `training.make_train_step` takes as it is; by hand, differentiate ``finalize(out)[0]``.
-Groups that stay apart, ``[P, G, T]``, are what a train step may cut between.
+Groups that stay apart, ``[P, G, T]``, are what a train step may cut between; those of
+``group_ids`` must stay in one micro-batch, or their means are of parts.
 """
 
 from collections.abc import Callable

@@ -52,8 +52,9 @@ def orpo(mean_w: Array, mean_l: Array, *, weight: float = 0.1) -> Array:
     Reference: Hong et al., arXiv 2403.07691, eqs. 6 and 7.
     """
     require_range("weight", weight, 0)
-    require_range("mean_w", mean_w, high=0)
-    require_range("mean_l", mean_l, high=0)
+    # A logarithm of nearly 1 may be rounded above 0.
+    require_range("mean_w", mean_w, high=1e-4)
+    require_range("mean_l", mean_l, high=1e-4)
     mean_w, mean_l = _pair(mean_w, mean_l)
     return -mean_w - weight * log_sigmoid(_log_odds(mean_w) - _log_odds(mean_l))
 
