@@ -288,7 +288,7 @@ def _steps_to_take(step, steps, total) -> tuple[int | None, int]:
         )
     if left < 1:
         raise ValueError(f"x is a SampleState at the end of the grid's {total} steps")
-    return place, left if steps is None else steps
+    return place, left if steps is None else int(steps)
 
 
 def _report(progress, index, total):
