@@ -7,9 +7,21 @@ users do, in twice the time.
 Also writers of foreign weight files, by the formats' definitions, not by our readers.
 """
 
+import atexit
 import json
 import os
+import shutil
 import struct
+import tempfile
+
+# Before jax reads it: programs compiled once serve both workers and the processes that
+# tests start, for this run alone.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jax_cache_")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    atexit.register(
+        shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True
+    )
 
 import jax
 import numpy as np
