@@ -34,14 +34,7 @@ def sample_keys(key: Array, n: int | Array, start: int = 0) -> Array:
       >>> jg.sample_keys(jax.random.key(0), 4).shape
       (4,)
     """
-    if not hasattr(key, "dtype"):
-        raise TypeError(
-            f"key is {key!r}; expected a typed key, such as jax.random.key({key!r})"
-        )
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise TypeError(
-            f"key has dtype {key.dtype}; expected a key from jax.random.key"
-        )
+    require_key(key)
     if not jnp.issubdtype(jnp.result_type(n), jnp.integer):
         raise TypeError(
             f"n has type {jnp.result_type(n)}; expected a number of samples, or their "
@@ -50,6 +43,18 @@ def sample_keys(key: Array, n: int | Array, start: int = 0) -> Array:
     ids = jnp.asarray(jnp.arange(n) if jnp.ndim(n) == 0 else n, jnp.uint32)
     ids = ids + jnp.uint32(start)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+
+
+def require_key(key: Array) -> None:
+    """Raises unless ``key`` is a typed key, as from `jax.random.key`."""
+    if not hasattr(key, "dtype"):
+        raise TypeError(
+            f"key is {key!r}; expected a typed key, such as jax.random.key({key!r})"
+        )
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise TypeError(
+            f"key has dtype {key.dtype}; expected a key from jax.random.key"
+        )
 
 
 def fold(keys: Array, data: Array | int) -> Array:

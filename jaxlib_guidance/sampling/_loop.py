@@ -221,11 +221,12 @@ def sample(
             unroll=min(unroll, stop - start),
         )
         traced.append(kept)
-    end = (
-        carry[0]
-        if steps is None
-        else SampleState(*carry, begin.step + count, grid[begin.step + count])
-    )
+    end = carry[0]
+    if steps is not None:
+        # An array, so that it can be saved; and a known one stays known under jit.
+        with jax.ensure_compile_time_eval():
+            now = jnp.asarray(begin.step + count, jnp.int32)
+        end = SampleState(*carry, now, grid[begin.step + count])
     if trace is None:
         return end, None
     return end, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *traced)

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance import rng
 from jaxlib_guidance.types import Array, PyTree
 
 
@@ -38,14 +39,7 @@ def init_state(params: PyTree, tx: PyTree, key: Array) -> TrainState:
     Raises:
       TypeError: A legacy uint32 key.
     """
-    if not hasattr(key, "dtype"):
-        raise TypeError(
-            f"key is {key!r}; expected a typed key, such as jax.random.key({key!r})"
-        )
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise TypeError(
-            f"key has dtype {key.dtype}; expected a key from jax.random.key"
-        )
+    rng.require_key(key)
     # Copies, because the train step donates its input and a buffer can be given once.
     params = jax.tree.map(jnp.array, params)
     # In bfloat16 an average of decay 0.999 would stand still: what is added to it is
