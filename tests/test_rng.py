@@ -57,6 +57,8 @@ def test_only_typed_keys():
     legacy = jax.random.PRNGKey(0)
     with pytest.raises(TypeError, match="key has dtype uint32"):
         rng.sample_keys(legacy, 3)
+    with pytest.raises(TypeError, match=r"key is 3; expected .*jax.random.key\(3\)"):
+        rng.require_key(3)
     with pytest.raises(TypeError, match="keys has dtype uint32"):
         rng.require_keys(legacy)
     with pytest.raises(TypeError, match="seeds has dtype None"):
