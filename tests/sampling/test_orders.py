@@ -179,6 +179,20 @@ def test_flow_of_every_process_is_one(process):
     assert np.linalg.norm(got - want, axis=1).mean() < 3e-3
 
 
+def test_more_steps_above_a_floor_do_no_harm():
+    """The last step, which the floor fixes, is reached without extrapolating far."""
+    process, mixture = RectifiedFlow(), plane_mixture()
+    x = np.random.default_rng(6).normal(size=(32, 2)).astype(np.float32)
+    want = exact_flow(mixture, x, (0.0, 1.0))
+    denoiser = exact_denoiser(mixture, process)
+    run = jax.jit(lambda x, grid: sample(KEYS, denoiser, adams(4), grid, x)[0])
+    few, many = (
+        np.linalg.norm(run(x, flow_grid(process, n, t_min=0.02)) - want, axis=1).mean()
+        for n in (100, 500)
+    )
+    assert many < 1.1 * few < 1e-4
+
+
 def test_reference_agrees_with_the_score():
     """The oracle's float64 posterior mean is the library's; its end is on the data."""
     mixture = plane_mixture()
