@@ -244,10 +244,11 @@ class Branch(NamedTuple):
     Attributes:
       cond: Condition pytree with leading ``B``, or None.
       control: Attention edits by site, or by a pattern that matches sites.
-      x: The state to evaluate at; None means the sampler's own.
+      x: State ``[B, *S]`` to evaluate at; None means the sampler's own.
       net: Which of the sampler's denoisers.
       grad: Whether an energy differentiates through this evaluation.
       capture: Taps to return, by name or pattern.
+      t: Time ``[B]`` that the network is given; None means the evaluation's own.
     """
 
     cond: PyTree = None
@@ -256,6 +257,21 @@ class Branch(NamedTuple):
     net: int = 0
     grad: bool = False
     capture: tuple[str, ...] = ()
+    t: Array | None = None
+
+
+class Kernel(NamedTuple):
+    """What the sampler's step makes of an estimate of the data.
+
+    Attributes:
+      transition: Function ``x0 [B, *S] -> Transition``: distribution of the next state
+        if the estimate at ``ctx.x`` were ``x0``. Its ``std`` may be 0, and is 0 in a
+        last step to clean data.
+      stochastic: Whether the solver draws noise.
+    """
+
+    transition: Callable[[Array], Any]
+    stochastic: bool
 
 
 class Context(NamedTuple):
@@ -273,6 +289,10 @@ class Context(NamedTuple):
       steps: Number of steps ``N``, or None under an adaptive solver.
       t_step, t_next: Ends of the sampler's step, scalars or ``[B]``.
       ref: The caller's reference pytree at this step, or None.
+      grid: Times ``[N + 1]`` of the whole trajectory; None outside `sample` and under
+        an adaptive solver.
+      kernel: The sampler's step; None outside `sample` and under solvers that evaluate
+        the network more than once a step.
     """
 
     x: Array
@@ -287,6 +307,8 @@ class Context(NamedTuple):
     t_step: Array
     t_next: Array
     ref: PyTree = None
+    grid: Array | None = None
+    kernel: Kernel | None = None
 
 
 def expand(a: Array, like: Array) -> Array:

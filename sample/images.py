@@ -8,19 +8,17 @@
 A guide is NAME=WEIGHT, then optionally @WHERE and ,KEY=VALUE pairs; guides apply in the
 order given. WHERE is a term's attention sites (joined by +), network or classifier.
 ``during=START:STOP[:UNIT]`` limits any guide to part of the trajectory; other pairs are
-the term's own options. The guides:
+the method's own options. The guides are the methods of guidance.METHODS that a number
+and a place determine:
 
-    cfg         classifier-free guidance         apg        adaptive projected guidance
-    pag         perturbed attention @SITES       seg        smoothed energy @SITES
-    auto        autoguidance @WEIGHTS            classifier classifier guidance @WEIGHTS
-    rescale     std rescale, weight phi          threshold  dynamic, weight percentile
-    clip        static, weight the limit
+    python sample/images.py --guide list
 
 Image number i depends on --seed and i alone: --images draws chosen ones again, whatever
 the batch. The PNG's text says how it was made.
 """
 
 import dataclasses
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +33,7 @@ from tqdm import tqdm
 
 import jaxlib_guidance as jg
 from jaxlib_guidance.data import save_grid
+from jaxlib_guidance.guidance import METHODS, Method
 from jaxlib_guidance.models import ClassifierModel, DiffusionModel, load_pretrained
 
 
@@ -140,13 +139,19 @@ def term_of(text: str, nets: Nets) -> Any:
     window = options.pop("during", None)
     if not equals or not isinstance(number(weight), (int, float)):
         raise ValueError(f"guide {text!r}; expected NAME=WEIGHT[@WHERE][,KEY=VALUE...]")
-    make = GUIDES.get(name)
-    if make is None:
+    row = GUIDES.get(name)
+    if row is None:
         raise ValueError(f"guide {name!r}; expected one of {', '.join(GUIDES)}")
-    if where and name not in PLACED:
+    parameters = inspect.signature(row.make).parameters
+    if where and not any(each in parameters for each in PLACED):
         raise ValueError(f"guide {name!r} takes no @WHERE; got {where!r}")
+    numbers = NUMBERS.get(row.name, lambda w: {str(row.strength): w})
+    arguments = numbers(number(weight))
+    for each, fill in FILLED.items():
+        if each in parameters:
+            arguments |= fill(name, where, nets)
     try:
-        term = make(number(weight), where, nets, **options)
+        term = row.make(**arguments | options)
     except TypeError as error:
         raise ValueError(f"guide {text!r}: {error}") from error
     if window is None:
@@ -157,55 +162,74 @@ def term_of(text: str, nets: Nets) -> Any:
     return jg.during(term, float(bounds[0]), float(bounds[1]), *bounds[2:])
 
 
-def _null(nets: Nets) -> int:
+def _null(name: str, where: str, nets: Nets) -> dict[str, Any]:
     if nets.model.classes is None:
         raise ValueError("this model has no classes to guide towards")
-    return nets.model.classes
+    return {"null": nets.model.classes}
 
 
-def _sites(where: str) -> list[str]:
+def _sites(name: str, where: str, nets: Nets) -> dict[str, Any]:
     if not where:
-        raise ValueError("pag and seg need sites: pag=1.5@block2, or @* for all")
-    return where.split("+")
+        raise ValueError(
+            f"guides of attention need sites: {name}=1.5@block2, or @* for all"
+        )
+    return {"sites": where.split("+")}
 
 
-def _auto(weight, where, nets, **options):
+def _net(name: str, where: str, nets: Nets) -> dict[str, Any]:
     where = where or "digits_weak"
     model, params = load_pretrained(where)
     if not isinstance(model, DiffusionModel) or model.shape != nets.model.shape:
         raise ValueError(
-            f"guide 'auto': {where!r} is not a network of the same samples, "
-            f"{nets.model.shape}; expected auto=WEIGHT@WEIGHTS"
+            f"guide {name!r}: {where!r} is not a network of the same samples, "
+            f"{nets.model.shape}; expected {name}=WEIGHT@WEIGHTS"
         )
     nets.others.append(model)
     nets.params.append(params)
-    return jg.autoguidance(weight, net=len(nets.others), **options)
+    return {"net": len(nets.others)}
 
 
-def _classifier(weight, where, nets, **options):
+def _classifier(name: str, where: str, nets: Nets) -> dict[str, Any]:
     where = where or "digits_classifier"
     model, params = load_pretrained(where)
     if not isinstance(model, ClassifierModel) or model.shape != nets.model.shape:
         raise ValueError(
-            f"guide 'classifier': {where!r} does not classify samples "
-            f"{nets.model.shape}; expected classifier=WEIGHT@WEIGHTS"
+            f"guide {name!r}: {where!r} does not classify samples "
+            f"{nets.model.shape}; expected {name}=WEIGHT@WEIGHTS"
         )
-    if model.process is None:
-        options = {"through": "denoised"} | options
-    return jg.classifier_guidance(model.logits, weight, params=params, **options)
+    through = {} if model.process is not None else {"through": "denoised"}
+    return {"classifier": model.logits, "params": params} | through
 
 
-PLACED = ("pag", "seg", "auto", "classifier")
-GUIDES: dict[str, Callable[..., Any]] = {
-    "cfg": lambda w, _, nets, **k: jg.cfg(w, null=_null(nets), **k),
-    "apg": lambda w, _, nets, **k: jg.apg(w, null=_null(nets), **k),
-    "pag": lambda w, where, _, **k: jg.pag(w, _sites(where), **k),
-    "seg": lambda w, where, _, **k: jg.seg(w, _sites(where), **k),
-    "auto": _auto,
+# What a constructor's arguments of these names are here; the last three are @WHERE.
+FILLED: dict[str, Callable[[str, str, Nets], dict[str, Any]]] = {
+    "null": _null,
+    "sites": _sites,
+    "net": _net,
     "classifier": _classifier,
-    "rescale": lambda w, *_, **k: jg.rescale_std(w, **k),
-    "threshold": lambda w, *_, **k: jg.dynamic_threshold(w, **k),
-    "clip": lambda w, *_, **k: jg.clip_x0(-w, w, **k),
+}
+PLACED = ("sites", "net", "classifier")
+# What the weight means to methods without one.
+NUMBERS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "clip_x0": lambda w: {"low": -w, "high": w},
+    "dynamic_threshold": lambda w: {"percentile": w},
+}
+
+
+def _usable(row: Method) -> bool:
+    """Whether a number, the model and a place are all that the constructor needs."""
+    parameters = inspect.signature(row.make).parameters.values()
+    needed = {p.name for p in parameters if p.default is p.empty}
+    given = {row.strength, *FILLED}
+    return needed <= given and (row.strength is not None or row.name in NUMBERS)
+
+
+GUIDES: dict[str, Method] = {
+    name: row
+    for row in METHODS.values()
+    if _usable(row)
+    for name in (row.alias, row.name)
+    if name
 }
 
 
@@ -276,6 +300,11 @@ def draw(config: Config) -> tuple[np.ndarray, np.ndarray]:
 
 def main(config: Config) -> None:
     """Draws and writes the grid; a mistake is told in one line."""
+    if config.guide == ("list",):
+        for name, row in GUIDES.items():
+            if name == (row.alias or row.name):
+                print(f"{name:20} {row.formula}  (off: {row.off})")
+        return
     made = {f.name: str(getattr(config, f.name)) for f in dataclasses.fields(config)}
     try:
         # Drawing may take minutes.

@@ -14,6 +14,7 @@ from jaxlib_guidance.guidance._base import (
 )
 from jaxlib_guidance.guidance._chain import Chain, chain
 from jaxlib_guidance.guidance._classifier import classifier_guidance, joint_logit
+from jaxlib_guidance.guidance._combine import Combine, combine
 from jaxlib_guidance.guidance._contrast import (
     Contrast,
     autoguidance,
@@ -45,9 +46,27 @@ from jaxlib_guidance.guidance._post import (
     rescale_norm,
     rescale_std,
 )
+from jaxlib_guidance.guidance._registry import (
+    FAMILIES,
+    SPACES,
+    Method,
+    collect_methods,
+    method,
+)
 from jaxlib_guidance.guidance._schedule import During, Scheduled, during, scheduled
+from jaxlib_guidance.guidance._step import step_grid, step_kernel
+
+# Every method that stands at this door, one row each.
+METHODS = collect_methods(dict(vars()))
 
 __all__ = [
+    # The catalogue: one row for each method
+    "METHODS",
+    "Method",
+    "method",
+    "collect_methods",
+    "FAMILIES",
+    "SPACES",
     # What a term is, and chains of them
     "BASE",
     "Fixed",
@@ -65,12 +84,18 @@ __all__ = [
     "during",
     "Scheduled",
     "scheduled",
+    # What a term may know of the sampler's step
+    "step_kernel",
+    "step_grid",
     # Contrasts of two predictions
     "Contrast",
     "like_cond",
     "cfg",
     "cfg_scale",
     "autoguidance",
+    # Other combinations of two predictions
+    "Combine",
+    "combine",
     # Perturbed attention
     "pag",
     "seg",

@@ -10,6 +10,7 @@ from jaxlib_guidance.guidance._base import BASE, Evals, fix, sample_axes, sample
 from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._contrast import like_cond
 from jaxlib_guidance.guidance._prediction import gain_of, to_x0_change
+from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.reduce import divide
 from jaxlib_guidance.types import (
     Array,
@@ -76,6 +77,14 @@ class APG:
         return delta + weight * to_x0_change(g, gain), running
 
 
+@method(
+    "combine",
+    "c + w (g_perp + eta g_par), g = (c - u) + beta g_last",
+    space="argument",
+    evaluations=2,
+    source="2410.02416",
+    law="test_apg_golden",
+)
 def apg(
     weight: Any,
     null: PyTree,

@@ -6,7 +6,7 @@ x0 estimate in float32, where a contrast means the same for every kind of networ
 Weight 0 is "off" for every term.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
@@ -67,11 +67,15 @@ class Evals(NamedTuple):
       maps: Captured arrays by branch, then by tap.
       grad: Gradient of this term's energy ``[B, *S]``; None when the term has no energy
         or the term before it has taken the sum of both. For a chain, a tuple.
+      evaluate: Function ``{name: Branch} -> Evals`` that evaluates further branches, in
+        one batched call for each network, for a term whose branches depend on other
+        evaluations.
     """
 
     x0: Mapping[str, Array]
     maps: Mapping[str, Mapping[str, Array]] = {}
     grad: Any = None
+    evaluate: Callable[[Mapping[str, Branch]], "Evals"] | None = None
 
 
 class Term(Protocol):

@@ -41,8 +41,8 @@ def merge_branches(*asked: Mapping[str, Branch]) -> dict[str, Branch]:
 
 
 def _same(a: Branch, b: Branch) -> bool:
-    one = (a.cond, a.control, a.x, a.net)
-    two = (b.cond, b.control, b.x, b.net)
+    one = (a.cond, a.control, a.x, a.t, a.net)
+    two = (b.cond, b.control, b.x, b.t, b.net)
     if jax.tree.structure(one) != jax.tree.structure(two):
         return False
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxlib_guidance.guidance._base import fix, fixed
 from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._energy import Energy, energy
+from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.types import Array, Context, PyTree, at_least_float32, concrete
 
 
@@ -97,6 +98,15 @@ class _NegativeLogDensity:
         return jnp.where(valid, -log_density, 0)
 
 
+@method(
+    "energy",
+    "D + w c(t) grad log p(y | x)",
+    space="gradient",
+    evaluations=1,
+    source="2105.05233",
+    alias="classifier",
+    law="test_noisy_classifier_moves_the_mean_by_tweedie",
+)
 def classifier_guidance(
     classifier: Callable[..., Array],
     weight: Any = 1.0,

@@ -15,6 +15,7 @@ import numpy as np
 from jaxlib_guidance.attention import Edit
 from jaxlib_guidance.guidance._base import BASE, Evals, Fixed, fix, fixed
 from jaxlib_guidance.guidance._checks import require_numbers
+from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.types import (
     Array,
     Branch,
@@ -110,6 +111,14 @@ def _like(null, cond):
     return np.broadcast_to(known, shape).astype(kind)
 
 
+@method(
+    "contrast",
+    "c + w (c - u)",
+    space="any",
+    evaluations=2,
+    source="2207.12598",
+    law="test_a_contrast_samples_a_ratio_of_densities",
+)
 def cfg(weight: Any, null: PyTree, name: str = "uncond") -> Contrast:
     """Classifier-free guidance: ``x0 = c + w (c - u)``.
 
@@ -166,6 +175,15 @@ def cfg_scale(scale: Any) -> Any:
     return scale - 1
 
 
+@method(
+    "contrast",
+    "D1 + w (D1 - D0), D0 a weaker network",
+    space="any",
+    evaluations=2,
+    source="2406.02507",
+    alias="auto",
+    law="test_a_contrast_samples_a_ratio_of_densities",
+)
 def autoguidance(weight: Any, net: int = 1, name: str | None = None) -> Contrast:
     """Guidance by a weaker version of the network: ``x0 = D1 + w (D1 - D0)``.
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.guidance._base import BASE, Evals, sample_axes
 from jaxlib_guidance.guidance._checks import require_numbers
+from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.reduce import divide, sqrt
 from jaxlib_guidance.types import (
     Array,
@@ -116,6 +117,14 @@ def step_size(through: str, ctx: Context) -> Array:
     return divide(variance, ctx.alpha)
 
 
+@method(
+    "energy",
+    "D - w c(t) grad E",
+    space="gradient",
+    evaluations=1,
+    source="2105.05233",
+    law="test_exact_evidence_draws_from_the_tilted_posterior",
+)
 def energy(
     function: Callable[..., Array],
     weight: Any = 1.0,

@@ -4,6 +4,7 @@ An energy is a function ``(x0 [B, L, C], observed) -> [B]``; your own has the sa
 Entries whose mask is 0 have no part in these: their gradient is exactly 0.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -14,6 +15,7 @@ from jaxlib_guidance.guidance._base import sample_axes
 from jaxlib_guidance.guidance._chain import Chain, chain
 from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._energy import energy as energy_term
+from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.guidance._schedule import scheduled
 from jaxlib_guidance.types import (
     Array,
@@ -146,6 +148,31 @@ def _errors(x0, observed):
     return jnp.where(known, jnp.where(known, observed.y, 0) - x0, 0)
 
 
+@dataclasses.dataclass(frozen=True)
+class _OfObserved:
+    """An energy's function that equals another of the same energy of observations.
+
+    So that a term that is built anew does not compile anew.
+    """
+
+    energy: ObservationEnergy
+
+    def __call__(self, observed: Observed, x0: Array, ctx: Context) -> Array:
+        """``[B]``."""
+        return self.energy(x0, observed)
+
+
+@method(
+    "posterior",
+    "the step's mean - s std^2 grad E, or eps + s sigma grad E",
+    space="gradient",
+    off="scale = 0",
+    evaluations=1,
+    source="2307.11494",
+    strength="scale",
+    example={"form": "estimate"},
+    law="test_guided_forecasts_approach_the_closed_form",
+)
 def observation(
     observed: Observed,
     energy: str | ObservationEnergy = "quantile",
@@ -185,7 +212,7 @@ def observation(
         raise ValueError(f"form is {form!r}; expected 'posterior' or 'estimate'")
     require_numbers("observation", scale=scale)
     scale = require_scale(scale, observed)
-    term = energy_term(lambda known, x0, ctx: chosen(x0, known), scale, params=observed)
+    term = energy_term(_OfObserved(chosen), scale, params=observed)
     return chain(term) if form == "estimate" else scheduled(term, _posterior_share)
 
 

@@ -12,9 +12,18 @@ import jax.numpy as jnp
 from jaxlib_guidance.attention import blur, identity, suppress
 from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._contrast import Contrast
+from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.types import Array
 
 
+@method(
+    "attention",
+    "D + w (D - D_id), D_id with the identity for maps of self-attention",
+    space="attention",
+    evaluations=2,
+    source="2403.17377",
+    law="test_each_term_is_its_formula",
+)
 def pag(weight: Any, sites: str | Sequence[str], name: str | None = None) -> Contrast:
     """Perturbed-attention guidance: away from attention that sees only itself.
 
@@ -50,6 +59,14 @@ def pag(weight: Any, sites: str | Sequence[str], name: str | None = None) -> Con
     )
 
 
+@method(
+    "attention",
+    "D + w (D - D_blur), D_blur with blurred queries",
+    space="attention",
+    evaluations=2,
+    source="2408.00760",
+    law="test_each_term_is_its_formula",
+)
 def seg(
     weight: Any,
     sites: str | Sequence[str],
@@ -92,6 +109,14 @@ def seg(
     )
 
 
+@method(
+    "attention",
+    "D + w (D_hidden - D), D_hidden blind to masked tokens",
+    space="attention",
+    evaluations=2,
+    source="2412.12974",
+    law="test_redirection_by_one_is_the_edited_network",
+)
 def redirect(
     weight: Any,
     sites: str | Sequence[str],

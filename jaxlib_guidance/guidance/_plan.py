@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.attention import fold_controls, match, match_sites
 from jaxlib_guidance.guidance._active import Off, prune
 from jaxlib_guidance.guidance._base import BASE, Evals, init_term
 from jaxlib_guidance.guidance._branches import merge_branches
 from jaxlib_guidance.guidance._chain import Chain, chain
+from jaxlib_guidance.guidance._evaluate import evaluate
 from jaxlib_guidance.guidance._schedule import During
 from jaxlib_guidance.guidance._tree import children, walk
 from jaxlib_guidance.types import (
@@ -30,106 +30,9 @@ from jaxlib_guidance.types import (
     Process,
     PyTree,
     at_least_float32,
-    require_labels,
 )
 
 PLANS = ("auto", "fused")
-
-
-def _evaluate(
-    denoisers: Sequence[Denoiser],
-    branches: Mapping[str, Branch],
-    ctx: Context,
-    x: Array,
-) -> Evals:
-    """Evaluates branches, one batched call for each network.
-
-    Args:
-      denoisers: The networks that `Branch.net` indexes.
-      branches: What to evaluate.
-      ctx: The step.
-      x: The state ``[B, *S]`` of the branches that bring none.
-
-    Returns:
-      Estimates and captured maps by branch name.
-
-    Raises:
-      IndexError: A branch of a network that was not given.
-    """
-    x0, maps = {}, {}
-    for net in sorted({branch.net for branch in branches.values()}):
-        if not 0 <= net < len(denoisers):
-            raise IndexError(
-                f"a guidance term evaluates network {net}, but the sampler was given "
-                f"{len(denoisers)}: pass denoiser=(main, other, ...)"
-            )
-        group = {name: b for name, b in branches.items() if b.net == net}
-        found, captured = _call(denoisers[net], group, ctx, x)
-        x0 |= found
-        maps |= captured
-    return Evals(x0, maps)
-
-
-def _call(denoiser, group, ctx, x):
-    names, branches = list(group), list(group.values())
-    for name, branch in group.items():
-        require_labels(branch.cond, denoiser.classes, f"the condition of {name!r}")
-    batch, count = x.shape[0], len(names)
-    controls = [_by_site(branch.control or {}, denoiser.sites) for branch in branches]
-    captures = [match(b.capture, denoiser.taps, "capture") for b in branches]
-    capture = tuple(dict.fromkeys(tap for taps in captures for tap in taps))
-    control = fold_controls(controls, names, batch)
-
-    def fold(leaves, what):
-        if count == 1:
-            return leaves[0]
-        shapes = {jnp.shape(leaf) for leaf in leaves}
-        if len(shapes) > 1:
-            raise ValueError(
-                f"branches {names} bring {what} of different shapes: {sorted(shapes)}"
-            )
-        stacked = jnp.stack([jnp.asarray(leaf) for leaf in leaves], axis=1)
-        return stacked.reshape(batch * count, *stacked.shape[2:])
-
-    def unfold(array, k):
-        if count == 1:
-            return array
-        return array.reshape(batch, count, *array.shape[1:])[:, k]
-
-    structures = {jax.tree.structure(branch.cond) for branch in branches}
-    if len(structures) > 1:
-        raise ValueError(
-            f"branches {names} have conditions of different structure: "
-            f"{[str(s) for s in structures]}"
-        )
-    cond = jax.tree.map(lambda *c: fold(c, "conditions"), *[b.cond for b in branches])
-    out = denoiser(
-        fold([x if b.x is None else b.x for b in branches], "states"),
-        fold([ctx.t] * count, "times"),
-        cond,
-        control=control,
-        capture=capture,
-    )
-    estimate = at_least_float32(out.x0)
-    x0 = {name: unfold(estimate, k) for k, name in enumerate(names)}
-    maps = {
-        name: {tap: unfold(out.maps[tap], k) for tap in captures[k]}
-        for k, name in enumerate(names)
-        if captures[k]
-    }
-    return x0, maps
-
-
-def _by_site(control, sites):
-    edits = {}
-    for pattern, edit in control.items():
-        for site in match_sites(pattern, sites):
-            if site in edits:
-                raise ValueError(
-                    f"a branch's control edits {site!r} twice: {list(control)}"
-                )
-            edits[site] = edit
-    return edits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,21 +106,23 @@ class GuidedDenoiser:
             x0 = self.denoisers[0](ctx.x, ctx.t, ctx.cond).x0
             return at_least_float32(x0), state
         branches = merge_branches({BASE: Branch(ctx.cond)}, self.guidance.branches(ctx))
-        evals = self._evaluate(branches, ctx)
+        evals = self._evaluate(branches, ctx)._replace(
+            evaluate=lambda more: evaluate(self.denoisers, more, ctx, ctx.x)
+        )
         base = evals.x0[BASE]
         delta, state = self.guidance.update(jnp.zeros_like(base), evals, state, ctx)
         return base + delta, state
 
     def _evaluate(self, branches, ctx) -> Evals:
         if not any(hasattr(term, "energy") for term in walk(self.guidance)):
-            return _evaluate(self.denoisers, branches, ctx, ctx.x)
+            return evaluate(self.denoisers, branches, ctx, ctx.x)
         graded = _differentiated(branches, self.plan)
         inner = {n: b for n, b in branches.items() if n in graded}
         outer = {n: b for n, b in branches.items() if n not in graded}
-        still = _evaluate(self.denoisers, outer, ctx, ctx.x)
+        still = evaluate(self.denoisers, outer, ctx, ctx.x)
 
         def differentiated(x):
-            return _evaluate(self.denoisers, inner, ctx, x)[:2]
+            return evaluate(self.denoisers, inner, ctx, x)[:2]
 
         moving, pullback = jax.vjp(differentiated, ctx.x)
         evals = Evals({**moving[0], **still.x0}, {**moving[1], **still.maps})

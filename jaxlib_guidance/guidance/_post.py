@@ -20,6 +20,7 @@ from jaxlib_guidance.guidance._branches import merge_branches
 from jaxlib_guidance.guidance._chain import chain
 from jaxlib_guidance.guidance._checks import known_false, require_numbers
 from jaxlib_guidance.guidance._prediction import gain_of, to_x0_change
+from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.guidance._tree import walk
 from jaxlib_guidance.reduce import divide
 from jaxlib_guidance.types import (
@@ -70,6 +71,18 @@ def _std(x: Array) -> Array:
     return sample_norm(offset) / (x[0].size ** 0.5)
 
 
+@method(
+    "reshape",
+    "phi y std(c) / std(y) + (1 - phi) y",
+    space="argument",
+    off="phi = 0",
+    evaluations=1,
+    source="2305.08891",
+    strength="phi",
+    alias="rescale",
+    after=True,
+    law="test_rescale_std_golden",
+)
 def rescale_std(phi: Any, *, space: Prediction = "x0") -> RescaleStd:
     """Undoes the growth in contrast that strong guidance brings.
 
@@ -152,6 +165,18 @@ class RescaleNorm:
         return delta + divide(wanted, have) * part, (state, reference_state)
 
 
+@method(
+    "reshape",
+    "what terms add, its norm kept within [low, high] of the correction before",
+    space="any",
+    off="the terms' weights = 0",
+    evaluations=None,
+    source="2409.01322",
+    strength=None,
+    after=True,
+    example={"low": 0.3, "high": 0.5},
+    law="test_rescale_norm_is_guide_and_rescale",
+)
 def rescale_norm(
     terms: Any, low: Any, high: Any, *, relative_to: Any = None
 ) -> RescaleNorm:
@@ -227,6 +252,19 @@ class Clip:
         return delta + (jnp.clip(x0, low, high) - x0), state
 
 
+@method(
+    "reshape",
+    "clip(x0, low, high)",
+    space="x0",
+    off="within the bounds",
+    evaluations=1,
+    source="2205.11487",
+    strength=None,
+    alias="clip",
+    after=True,
+    skip={"weight_zero_static": "clipping has no weight of its own to be known"},
+    law="test_clip_x0",
+)
 def clip_x0(low: Any = -1.0, high: Any = 1.0) -> Clip:
     """Static thresholding: clips the guided x0 estimate to the range of the data.
 
@@ -288,6 +326,20 @@ class DynamicThreshold:
         return delta + (jnp.clip(x0, -s, s) * (limit / s) - x0), state
 
 
+@method(
+    "reshape",
+    "clip(x0, -s, s) limit / s, s a percentile of |x0|",
+    space="x0",
+    off="within the limit",
+    evaluations=1,
+    source="2205.11487",
+    strength=None,
+    alias="threshold",
+    after=True,
+    example={"percentile": 80.0, "limit": 0.5},
+    skip={"weight_zero_static": "thresholds have no weight of their own to be known"},
+    law="test_dynamic_threshold",
+)
 def dynamic_threshold(percentile: Any = 99.5, limit: Any = 1.0) -> DynamicThreshold:
     """Dynamic thresholding of the guided x0 estimate.
 

@@ -11,6 +11,7 @@ from jaxlib_guidance.diffusion import logsnr
 from jaxlib_guidance.guidance._base import fix, fixed, init_term
 from jaxlib_guidance.guidance._chain import Chain, chain
 from jaxlib_guidance.guidance._checks import known_false, require_numbers
+from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.types import (
     Array,
     Branch,
@@ -114,6 +115,17 @@ class During:
         return choose(new_delta, delta), jax.tree.map(choose, new_state, state)
 
 
+@method(
+    "when",
+    "the terms' correction inside a window of steps, t, sigma or logsnr",
+    space="any",
+    off="outside the window",
+    evaluations=None,
+    source="2404.07724",
+    strength=None,
+    example={"start": 0.3, "stop": 1.0},
+    law="test_units",
+)
 def during(term: Any, start: Any, stop: Any, unit: str = "fraction") -> Chain:
     """Limits a term or a chain to part of the trajectory.
 
@@ -178,12 +190,15 @@ class Scheduled:
     Attributes:
       inner: Term or chain that is scaled.
       values: One factor for each step ``[N]``; None with ``function``.
-      function: ``Context -> factor``, scalar or ``[B]``; None with ``values`` (static).
+      params: First argument of ``function`` when not None: leaves of the tree.
+      function: ``([params,] Context) -> factor``, scalar or ``[B]``; None with
+        ``values`` (static).
     """
 
     inner: Any
     values: Array | None = None
-    function: Callable[[Context], Array] | None = static(default=None)
+    params: PyTree = None
+    function: Callable[..., Array] | None = static(default=None)
 
     def branches(self, ctx: Context) -> dict[str, Branch]:
         """The branches of the inner term."""
@@ -197,7 +212,8 @@ class Scheduled:
         """``delta + w_t (inner(delta) - delta)``."""
         new_delta, state = self.inner.update(delta, evals, state, ctx)
         if self.function is not None:
-            scale = self.function(ctx)
+            args = (ctx,) if self.params is None else (self.params, ctx)
+            scale = self.function(*args)
         else:
             values = jnp.asarray(self.values)
             if ctx.steps is None:
@@ -215,18 +231,34 @@ class Scheduled:
         return delta + scale * (new_delta - delta), state
 
 
-def scheduled(term: Any, w_t: Any) -> Chain:
+@method(
+    "when",
+    "the terms' correction times w_t",
+    space="any",
+    off="w_t = 0",
+    evaluations=None,
+    source="2404.13040",
+    strength=None,
+    example={"w_t": (0.5, 0.7)},
+    law="test_a_schedule_multiplies",
+)
+def scheduled(term: Any, w_t: Any, params: PyTree = None) -> Chain:
     """Scales what a term or a chain adds by a weight that varies in time.
 
     Args:
       term: A term or a chain.
       w_t: Factor of what it adds: one value for each step ``[N]`` (a leaf: sweep it,
         learn it), or a function of the `Context` that returns a scalar or ``[B]``.
+        Inside `sample` the context knows the step's ends and, but for an adaptive
+        solver, the whole grid.
+      params: Pytree that a function ``w_t`` receives before the context, whose leaves
+        may be swept and learned; None for a function without one.
 
     Returns:
       A chain that holds the scaled term.
 
     Raises:
+      TypeError: ``params`` without a function.
       ValueError: An array that is not one-dimensional.
 
     Example:
@@ -241,7 +273,9 @@ def scheduled(term: Any, w_t: Any) -> Chain:
       [[2.0], [6.0]]
     """
     if callable(w_t):
-        return chain(Scheduled(_single(term), function=w_t))
+        return chain(Scheduled(_single(term), params=params, function=w_t))
+    if params is not None:
+        raise TypeError(f"params have no effect on w_t = {w_t!r}; expected a function")
     values = jnp.asarray(w_t)
     if values.ndim != 1:
         raise ValueError(f"w_t has shape {values.shape}; expected [N], one a step")

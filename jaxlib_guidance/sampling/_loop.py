@@ -19,6 +19,7 @@ from jaxlib_guidance.sampling._checks import require_sampler, require_whole
 from jaxlib_guidance.sampling._prepare import (
     make_denoise,
     make_interval,
+    make_kernel,
     require_cond,
     require_grid,
 )
@@ -175,7 +176,10 @@ def sample(
         index, t, t_next, ref_now = inputs
         x, state, guidance_state = carry
         interval = make_interval(process, index, t, t_next, keys, total - index)
-        denoise = make_denoise(part, process, cond, interval, total, ref_now)
+        kernel = make_kernel(sampler, x, state, interval)
+        denoise = make_denoise(
+            part, process, cond, interval, total, ref_now, grid, kernel
+        )
         out = sampler.step(denoise, x, state, guidance_state, interval)
         x_next = (
             draw(out.transition, interval.keys)

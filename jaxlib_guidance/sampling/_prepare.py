@@ -8,10 +8,17 @@ import numpy as np
 
 from jaxlib_guidance import rng
 from jaxlib_guidance.diffusion import require_times
-from jaxlib_guidance.sampling._sampler import Denoise, Interval, Level, SampleState
+from jaxlib_guidance.sampling._sampler import (
+    Denoise,
+    Interval,
+    Level,
+    Sampler,
+    SampleState,
+)
 from jaxlib_guidance.types import (
     Array,
     Context,
+    Kernel,
     Process,
     PyTree,
     concrete,
@@ -84,7 +91,25 @@ def require_cond(cond: PyTree, batch: int) -> None:
             )
 
 
-def make_denoise(network, process, cond, interval, steps, ref) -> Denoise:
+def make_kernel(
+    sampler: Sampler, x: Array, state: PyTree, interval: Interval
+) -> Kernel | None:
+    """The solver's step as a function of the estimate; see `types.Kernel`."""
+    if sampler.evaluations != 1:  # No single estimate says where it goes.
+        return None
+
+    def transition(x0):
+        def estimate(x, t, guidance_state):
+            return x0, guidance_state
+
+        return sampler.step(estimate, x, state, (), interval).transition
+
+    return Kernel(transition, sampler.stochastic)
+
+
+def make_denoise(
+    network, process, cond, interval, steps, ref, grid=None, kernel=None
+) -> Denoise:
     """The function that a solver's step calls: it knows the step it is part of."""
 
     def denoise(x, t, guidance_state):
@@ -102,6 +127,8 @@ def make_denoise(network, process, cond, interval, steps, ref) -> Denoise:
             t_step=interval.t,
             t_next=interval.t_next,
             ref=ref,
+            grid=grid,
+            kernel=kernel,
         )
         return network(ctx, guidance_state)
 

@@ -1,6 +1,11 @@
 """Laws, exact oracles and tiny networks, for our tests and for yours."""
 
-from jaxlib_guidance.testing._check import check_loss, check_sampler, check_term
+from jaxlib_guidance.testing._check import (
+    check_loss,
+    check_method,
+    check_sampler,
+    check_term,
+)
 from jaxlib_guidance.testing._fidelity import (
     frechet_distance,
     judge_samples,
@@ -13,6 +18,7 @@ from jaxlib_guidance.testing._gaussian_process import (
     process_denoiser,
     seasonal_cov,
 )
+from jaxlib_guidance.testing._method_case import method_term
 from jaxlib_guidance.testing._mixtures import (
     GaussianMixture,
     component_log_density,
@@ -40,6 +46,9 @@ __all__ = [
     "check_term",
     "check_sampler",
     "check_loss",
+    # Rows of the catalogue of guidance methods
+    "check_method",
+    "method_term",
     # Gaussian mixtures: exact scores, posteriors, samples
     "GaussianMixture",
     "gaussian_mixture",

@@ -4,12 +4,14 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jaxlib_guidance.guidance import METHODS, Method
 from jaxlib_guidance.reduce import LossOut
 from jaxlib_guidance.sampling import Sampler
 from jaxlib_guidance.testing._laws import (
     run_laws,
 )
 from jaxlib_guidance.testing._loss_laws import LossLaws
+from jaxlib_guidance.testing._method_case import method_term
 from jaxlib_guidance.testing._sampler_laws import SamplerLaws
 from jaxlib_guidance.testing._term_laws import TermLaws
 from jaxlib_guidance.types import Array, Denoiser, Process, PyTree
@@ -26,6 +28,7 @@ def check_term(
     t: float = 0.5,
     step: int = 1,
     steps: int = 2,
+    evaluations: int | None = None,
     only: Sequence[str] | None = None,
     skip: Mapping[str, str] | None = None,
 ) -> None:
@@ -48,6 +51,8 @@ def check_term(
     - ``one_compilation``: one compilation serves two weights;
     - ``devices``: split among devices (with `jax.jit` and `jax.shard_map`) the estimate
       is the same and nothing is communicated;
+    - ``evaluations``: where ``evaluations`` is given, a step evaluates the networks as
+      often as that says;
     - ``lowers``: for CUDA devices and TPUs.
 
     Args:
@@ -67,6 +72,8 @@ def check_term(
       t: Time of the evaluation.
       step: Index of the sampler's step, which must lie inside the term's window.
       steps: Number of the sampler's steps.
+      evaluations: Network evaluations of a sample in a step, the base included; None
+        is not counted.
       only: Names of the laws to check; None checks all.
       skip: Reasons by the name of a law that is not meant to hold. A law that is
         skipped and holds raises, so that no skip outlives its reason.
@@ -81,31 +88,61 @@ def check_term(
       >>> jg.testing.check_term(jg.cfg(2.0, null=10))
     """
     case = TermLaws(term, denoiser, process, x, cond, ref, t, step, steps)
-    run_laws(
-        f"the term {_name(term)}",
-        [
-            case.pytree,
-            case.acts,
-            case.state,
-            case.half,
-            case.weight_zero,
-            case.weight_zero_static,
-            case.weight_sweep,
-            case.gradient,
-            case.batch,
-            case.nan,
-            case.jit,
-            case.one_compilation,
-            case.devices,
-            case.lowers,
-        ],
-        only,
-        skip,
-    )
+    checked = [
+        case.pytree,
+        case.acts,
+        case.state,
+        case.half,
+        case.weight_zero,
+        case.weight_zero_static,
+        case.weight_sweep,
+        case.gradient,
+        case.batch,
+        case.nan,
+        case.jit,
+        case.one_compilation,
+        case.devices,
+        case.lowers,
+    ]
+    if evaluations is not None:
+        case.expected = evaluations
+        checked.append(case.evaluations)
+    run_laws(f"the term {_name(term)}", checked, only, skip)
 
 
 def _name(term):
     return getattr(term, "__name__", type(term).__name__)
+
+
+def check_method(method: str | Method, **options: Any) -> None:
+    """Checks a row of the catalogue of guidance methods by `check_term`.
+
+    Its term is `method_term`'s; the row says how many evaluations a step has, and which
+    laws it is not meant to obey.
+
+    Args:
+      method: Row, or the name of one of `guidance.METHODS`.
+      **options: Other arguments of `check_term`.
+
+    Raises:
+      AssertionError: A law is broken, or one that is skipped is not.
+      KeyError: No method of that name.
+
+    Example:
+      >>> import jaxlib_guidance as jg
+      >>> jg.testing.check_method("cfg", only=["evaluations"])
+    """
+    row = METHODS[method] if isinstance(method, str) else method
+
+    def term(weight):
+        return method_term(row, weight)
+
+    term.__name__ = row.name
+    count = row.evaluations
+    if row.after and count is not None:
+        count += 1  # What comes before it.
+    settings: dict[str, Any] = {"evaluations": count, "skip": row.skip}
+    check_term(term, **settings | options)
 
 
 def check_sampler(

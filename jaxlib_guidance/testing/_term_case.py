@@ -12,6 +12,7 @@ import numpy as np
 from jaxlib_guidance import rng
 from jaxlib_guidance.diffusion import VPCosine
 from jaxlib_guidance.guidance import BASE, chain, guided
+from jaxlib_guidance.sampling import Interval, Level, ddpm
 from jaxlib_guidance.testing._law_networks import (
     CLASSES,
     class_denoiser,
@@ -25,11 +26,13 @@ from jaxlib_guidance.types import (
     Branch,
     Context,
     Denoiser,
+    Kernel,
     process_of,
     pytree_dataclass,
 )
 
 BATCH = 8
+SOLVER = ddpm()
 
 
 @pytree_dataclass
@@ -97,6 +100,7 @@ class TermCase:
             )
         self.nets = (denoiser,) if isinstance(denoiser, Denoiser) else tuple(denoiser)
         self.traces: list[None] = []
+        self.expected = 0
 
         def whole(*args):
             self.traces.append(None)
@@ -140,7 +144,34 @@ class TermCase:
             t_step=step,
             t_next=step * (1 - 1 / self.steps),
             ref=jax.tree.map(lambda leaf: leaf[rows], self.ref),
+            grid=step * (1 + (self.step - jnp.arange(self.steps + 1)) / self.steps),
+            kernel=self._kernel(rows, x),
         )
+
+    def _kernel(self, rows, x):
+        """Of a step of `ddpm`."""
+        start = jnp.float32(self.t)
+        end = start * (1 - 1 / self.steps)
+        step = Interval(
+            jnp.int32(self.step),
+            start,
+            end,
+            self._level(start),
+            self._level(end),
+            self.keys[rows],
+            self.process,
+        )
+
+        def transition(x0):
+            def estimate(x, t, state):
+                return x0, state
+
+            return SOLVER.step(estimate, x, (), (), step).transition
+
+        return Kernel(transition, SOLVER.stochastic)
+
+    def _level(self, t):
+        return Level(self.process.alpha(t), self.process.sigma(t))
 
     def evaluate(self, term, rows, x, shift=0.0, kind=None):
         """Guided and base estimate, and the term's state, of some of the samples."""

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 
 from jaxlib_guidance.guidance import chain, guided
@@ -20,6 +21,8 @@ from jaxlib_guidance.testing._laws import (
     split,
 )
 from jaxlib_guidance.testing._term_case import TermCase
+
+MARK = "evaluation"
 
 
 class TermLaws(TermCase):
@@ -199,9 +202,54 @@ class TermLaws(TermCase):
         )(jnp.float32(1), self.rows, self.x)
         close(apart, self.swept["itself"], "each device by itself")
 
+    def evaluations(self):
+        """A step evaluates the networks as often as stated."""
+
+        def marked(net):
+            def apply(x, t, cond, **options):
+                return net.apply(checkpoint_name(x, MARK), t, cond, **options)
+
+            return dataclasses.replace(net, apply=apply)
+
+        steered = guided(tuple(map(marked, self.nets)), self.make(1.0))
+        program = jax.make_jaxpr(
+            lambda x: steered(self.context(self.rows, x), steered.init(x))
+        )(self.x)
+        rows, batch = _marked_rows(program.jaxpr), self.x.shape[0]
+        require(
+            rows == self.expected * batch,
+            f"{rows / batch} evaluations of each sample; expected {self.expected}",
+        )
+
     def lowers(self):
         """It lowers for CUDA devices and for TPUs."""
         lower_for_accelerators(self.run, jnp.float32(1), self.rows, self.x)
+
+
+def _marked_rows(jaxpr):
+    """Rows that reach a network, in loops as often as they run."""
+    total = 0
+    for equation in jaxpr.eqns:
+        kind, params = equation.primitive.name, equation.params
+        if kind == "name" and params["name"] == MARK:
+            total += equation.invars[0].aval.shape[0]
+            continue
+        inside = [_marked_rows(program) for program in _programs(params)]
+        require(
+            kind != "while" or not any(inside),
+            "a network is evaluated in a loop of unknown length; use a fixed number",
+        )
+        each = max(inside, default=0) if kind == "cond" else sum(inside)
+        total += each * params.get("length", 1)
+    return total
+
+
+def _programs(params):
+    for value in params.values():
+        for each in value if isinstance(value, (tuple, list)) else (value,):
+            program = getattr(each, "jaxpr", each)
+            if hasattr(program, "eqns"):
+                yield program
 
 
 def _dataclasses(term):

@@ -5,7 +5,7 @@ import pytest
 
 import jaxlib_guidance as jg
 from jaxlib_guidance.guidance import apg, rescale_norm, rescale_std
-from jaxlib_guidance.guidance._plan import _evaluate
+from jaxlib_guidance.guidance._evaluate import evaluate
 
 PROCESS = jg.VPCosine()
 X = jnp.linspace(-1, 1, 12).reshape(3, 4)
@@ -140,7 +140,7 @@ def test_captures_of_one_branch_merge(setting):
         "cond": jg.types.Branch(ctx.cond, capture=("square",)),
         "other": jg.types.Branch(ctx.cond + 1),
     }
-    evals = _evaluate((counter.denoiser,), branches, ctx, X)
+    evals = evaluate((counter.denoiser,), branches, ctx, X)
     assert set(evals.maps) == {"cond"}
     np.testing.assert_allclose(evals.maps["cond"]["square"], evals.x0["cond"] ** 2)
 
@@ -218,4 +218,4 @@ def test_other_errors(setting, guided):
         "x": jg.types.Branch({"label": ctx.cond}),
     }
     with pytest.raises(ValueError, match="conditions of different structure"):
-        _evaluate((counter.denoiser,), other, ctx, X)
+        evaluate((counter.denoiser,), other, ctx, X)

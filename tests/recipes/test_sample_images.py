@@ -70,7 +70,10 @@ def test_png_says_how_it_was_made(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"guide": ("cgf=3",)}, "guide 'cgf'; expected one of cfg, apg, pag"),
+        (
+            {"guide": ("cgf=3",)},
+            "guide 'cgf'; expected one of auto, autoguidance, cfg, apg",
+        ),
         ({"guide": ("cfg",)}, "expected NAME=WEIGHT"),
         ({"guide": ("cfg=high",)}, "expected NAME=WEIGHT"),
         ({"guide": ("cfg=1@block2",)}, "'cfg' takes no @WHERE"),

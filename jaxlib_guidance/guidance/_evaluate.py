@@ -1,0 +1,118 @@
+"""Branches evaluated together: one batched call for each network."""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.attention import fold_controls, match, match_sites
+from jaxlib_guidance.guidance._base import Evals
+from jaxlib_guidance.types import (
+    Array,
+    Branch,
+    Context,
+    Denoiser,
+    at_least_float32,
+    require_labels,
+)
+
+
+def evaluate(
+    denoisers: Sequence[Denoiser],
+    branches: Mapping[str, Branch],
+    ctx: Context,
+    x: Array,
+) -> Evals:
+    """Evaluates branches, one batched call for each network.
+
+    Args:
+      denoisers: The networks that `Branch.net` indexes.
+      branches: What to evaluate.
+      ctx: The step.
+      x: The state ``[B, *S]`` of the branches that bring none.
+
+    Returns:
+      Estimates and captured maps by branch name.
+
+    Raises:
+      IndexError: A branch of a network that was not given.
+    """
+    x0, maps = {}, {}
+    for net in sorted({branch.net for branch in branches.values()}):
+        if not 0 <= net < len(denoisers):
+            raise IndexError(
+                f"a guidance term evaluates network {net}, but the sampler was given "
+                f"{len(denoisers)}: pass denoiser=(main, other, ...)"
+            )
+        group = {name: b for name, b in branches.items() if b.net == net}
+        found, captured = _call(denoisers[net], group, ctx, x)
+        x0 |= found
+        maps |= captured
+    return Evals(x0, maps)
+
+
+def _call(denoiser, group, ctx, x):
+    names, branches = list(group), list(group.values())
+    for name, branch in group.items():
+        require_labels(branch.cond, denoiser.classes, f"the condition of {name!r}")
+        if branch.t is not None and jnp.shape(branch.t) != ctx.t.shape:
+            raise ValueError(
+                f"the branch {name!r} has a time of shape {jnp.shape(branch.t)}; "
+                f"expected {ctx.t.shape}"
+            )
+    batch, count = x.shape[0], len(names)
+    controls = [_by_site(branch.control or {}, denoiser.sites) for branch in branches]
+    captures = [match(b.capture, denoiser.taps, "capture") for b in branches]
+    capture = tuple(dict.fromkeys(tap for taps in captures for tap in taps))
+    control = fold_controls(controls, names, batch)
+
+    def fold(leaves, what):
+        if count == 1:
+            return leaves[0]
+        shapes = {jnp.shape(leaf) for leaf in leaves}
+        if len(shapes) > 1:
+            raise ValueError(
+                f"branches {names} bring {what} of different shapes: {sorted(shapes)}"
+            )
+        stacked = jnp.stack([jnp.asarray(leaf) for leaf in leaves], axis=1)
+        return stacked.reshape(batch * count, *stacked.shape[2:])
+
+    def unfold(array, k):
+        if count == 1:
+            return array
+        return array.reshape(batch, count, *array.shape[1:])[:, k]
+
+    structures = {jax.tree.structure(branch.cond) for branch in branches}
+    if len(structures) > 1:
+        raise ValueError(
+            f"branches {names} have conditions of different structure: "
+            f"{[str(s) for s in structures]}"
+        )
+    cond = jax.tree.map(lambda *c: fold(c, "conditions"), *[b.cond for b in branches])
+    out = denoiser(
+        fold([x if b.x is None else b.x for b in branches], "states"),
+        fold([ctx.t if b.t is None else b.t for b in branches], "times"),
+        cond,
+        control=control,
+        capture=capture,
+    )
+    estimate = at_least_float32(out.x0)
+    x0 = {name: unfold(estimate, k) for k, name in enumerate(names)}
+    maps = {
+        name: {tap: unfold(out.maps[tap], k) for tap in captures[k]}
+        for k, name in enumerate(names)
+        if captures[k]
+    }
+    return x0, maps
+
+
+def _by_site(control, sites):
+    edits = {}
+    for pattern, edit in control.items():
+        for site in match_sites(pattern, sites):
+            if site in edits:
+                raise ValueError(
+                    f"a branch's control edits {site!r} twice: {list(control)}"
+                )
+            edits[site] = edit
+    return edits

@@ -1,0 +1,84 @@
+"""Rows of the catalogue of guidance methods as terms to check."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxlib_guidance.guidance import (
+    METHODS,
+    Method,
+    Observed,
+    cfg,
+    chain,
+    scheduled,
+)
+from jaxlib_guidance.testing._law_networks import CLASSES
+from jaxlib_guidance.types import Context
+
+
+def _energy(x0, ctx):
+    return jnp.sum(jnp.sqrt(1 + (x0 - 0.3) ** 2), axis=tuple(range(1, x0.ndim)))
+
+
+def _logits(x, t):
+    flat = x.reshape(x.shape[0], -1)
+    return jnp.stack([flat[:, 0], flat[:, 1], -flat[:, 0]], axis=1)
+
+
+def _all_known(x0, observed):
+    return _energy(x0 - observed.level, None)
+
+
+def _given(weight, ctx: Context):
+    return weight
+
+
+# What an argument of this name is in checks, unless the row's example says otherwise.
+ARGUMENTS: Mapping[str, Any] = {
+    "null": CLASSES,
+    "sites": "block1/attn",
+    "function": _energy,
+    "classifier": _logits,
+    "mask": (jnp.arange(16) < 5).astype(jnp.float32),
+    "observed": Observed(jnp.zeros((8, 1, 1)), jnp.ones((8, 1, 1)), 0.4),
+    "energy": _all_known,
+}
+
+
+def method_term(method: str | Method, weight: Any = 1.0) -> Any:
+    """The term of a row of the catalogue, for the networks that `check_term` takes.
+
+    Args:
+      method: Row of `guidance.METHODS`, or its name.
+      weight: Factor of the method's strength, scalar or ``[B]``; 0 is off. A method
+        without a strength of its own is scaled by `guidance.scheduled`.
+
+    Returns:
+      A guidance term. A method that only reshapes what is before it follows a `cfg`,
+      and a wrapper wraps one.
+
+    Raises:
+      KeyError: No method of that name.
+      TypeError: The constructor needs an argument that is neither usual nor in the
+        row's example.
+    """
+    row = METHODS[method] if isinstance(method, str) else method
+    parameters = inspect.signature(row.make).parameters
+    arguments = {
+        name: ARGUMENTS[name]
+        for name, parameter in parameters.items()
+        if name in ARGUMENTS and parameter.default is parameter.empty
+    } | dict(row.example)
+    scale = weight
+    for name in ("term", "terms"):
+        if name in parameters:
+            arguments[name], scale = cfg(weight, CLASSES, name="inner"), None
+    if row.strength is not None:
+        arguments[row.strength] = weight * arguments.get(row.strength, 1.0)
+        scale = None
+    term = row.make(**arguments)
+    if scale is not None:
+        term = scheduled(term, _given, params=scale)
+    return chain(cfg(weight, CLASSES), term) if row.after else term
