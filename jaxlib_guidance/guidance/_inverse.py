@@ -170,7 +170,7 @@ class _OfObserved:
     evaluations=1,
     source="2307.11494",
     strength="scale",
-    example={"form": "estimate"},
+    example={"energy": "square", "scale": 0.2, "form": "estimate"},
     law="test_guided_forecasts_approach_the_closed_form",
 )
 def observation(
