@@ -8,10 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from jaxlib_guidance.diffusion import VE, parametrize
-from jaxlib_guidance.models import from_linen
+from jaxlib_guidance.diffusion import VE
 from jaxlib_guidance.testing._mixtures import exact_denoiser
-from jaxlib_guidance.testing._nets import tiny_dit
 from jaxlib_guidance.testing._probability_flow import exact_flow, plane_mixture
 from jaxlib_guidance.types import (
     Denoised,
@@ -71,25 +69,6 @@ def class_denoiser(
         return Denoised(jnp.sum(expand(share, each) * each, 1))
 
     return Denoiser(apply, process=process)
-
-
-def site_denoiser(shape: tuple[int, ...], process: Process, seed: int = 0) -> Denoiser:
-    """A tiny transformer of random weights, which has attention sites to edit.
-
-    Args:
-      shape: One sample ``*S``, an image ``(H, W, C)`` or a sequence ``(L, C)``.
-      process: The noise process.
-      seed: Another seed is another network.
-    """
-    module, params = tiny_dit(jax.random.key(seed), shape)
-    network = parametrize(from_linen(module, params), process, "v")
-
-    # Compiled where it is called without jit too: what is checked is the term.
-    @functools.partial(jax.jit, static_argnames="capture")
-    def apply(x, t, cond, *, control, capture):
-        return network.apply(x, t, cond, control=control, capture=capture)
-
-    return dataclasses.replace(network, apply=apply)
 
 
 def in_half(net: Denoiser, kind: DTypeLike) -> Denoiser:

@@ -16,12 +16,12 @@ from jaxlib_guidance.sampling import Interval, Level, ddpm
 from jaxlib_guidance.testing._law_networks import (
     CLASSES,
     class_denoiser,
-    site_denoiser,
 )
 from jaxlib_guidance.testing._laws import (
     mesh,
     split,
 )
+from jaxlib_guidance.testing._site_network import site_denoiser
 from jaxlib_guidance.types import (
     Branch,
     Context,

@@ -1,0 +1,101 @@
+"""A small network with attention to edit, which compiles fast."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlib_guidance.attention import attend
+from jaxlib_guidance.diffusion import parametrize
+from jaxlib_guidance.models import Adapted
+from jaxlib_guidance.types import Array, Denoiser, Process
+
+WIDTH, HEADS, BLOCKS, WORDS, LABELS = 8, 2, 3, 3, 10
+SITES = ("block0/attn", "block1/attn", "block1/cross", "block2/attn")
+
+
+def site_denoiser(shape: tuple[int, ...], process: Process, seed: int = 0) -> Denoiser:
+    """Three blocks of attention with random weights, the second with cross-attention.
+
+    Tokens are patches of two by two pixels, or steps of a sequence. Cross-attention is
+    to three words that the label stands for.
+
+    Args:
+      shape: One sample ``*S``, an image ``(H, W, C)`` with even sides or a sequence
+        ``(L, C)``.
+      process: The noise process.
+      seed: Another seed is another network.
+
+    Returns:
+      A denoiser with the sites "block0/attn", "block1/attn", "block1/cross" and
+      "block2/attn", which can be captured too, as can the features "block0" to
+      "block2" ``[B, T, 8]``. Its condition is labels ``[B]`` from 0 to 10.
+    """
+    grid = tuple(n // 2 for n in shape[:2]) if len(shape) == 3 else shape[:1]
+    inputs = math.prod(shape) // math.prod(grid)
+    weights = _weights(seed, math.prod(grid), inputs)
+
+    # Compiled where it is called without jit too: what is checked is the term.
+    @functools.partial(jax.jit, static_argnames="capture")
+    def call(x, t, cond, *, control, capture):
+        maps: dict[str, Any] = {}
+
+        def attention(site, queries, keys):
+            q = _heads(queries @ weights[f"{site} q"])
+            k, v = (_heads(keys @ weights[f"{site} {part}"]) for part in "kv")
+            out, probs = attend(
+                q, k, v, control.get(site), grid=grid, capture=site in capture
+            )
+            maps[site] = probs
+            return jnp.tanh(out.reshape(queries.shape))
+
+        h = _tokens(x, grid) @ weights["in"] + weights["place"]
+        words = weights["words"][cond]
+        h = h + words[:, :1] + t[:, None, None]
+        for block in (f"block{i}" for i in range(BLOCKS)):
+            for site, keys in ((f"{block}/attn", h), (f"{block}/cross", words)):
+                if site in SITES:
+                    h = h + attention(site, h, keys)
+            maps[block] = h
+        value = _picture(h @ weights["out"], grid, x.shape)
+        return value, {name: maps[name] for name in capture}
+
+    taps = (*SITES, *(f"block{i}" for i in range(BLOCKS)))
+    network = Adapted(call, SITES, taps, classes=LABELS)
+    return parametrize(network, process, "v")
+
+
+def _weights(seed, tokens, inputs) -> dict[str, Array]:
+    random = np.random.default_rng(seed)
+    shapes = {
+        "in": (inputs, WIDTH),
+        "place": (tokens, WIDTH),
+        "words": (LABELS + 1, WORDS, WIDTH),
+        "out": (WIDTH, inputs),
+    } | {f"{site} {part}": (WIDTH, WIDTH) for site in SITES for part in "qkv"}
+    return {
+        name: jnp.asarray(random.normal(size=s) / s[-2] ** 0.5, jnp.float32)
+        for name, s in shapes.items()
+    }
+
+
+def _heads(a):
+    return a.reshape(*a.shape[:2], HEADS, WIDTH // HEADS)
+
+
+def _tokens(x, grid):
+    if len(grid) == 1:
+        return x
+    rows, columns = grid
+    patches = x.reshape(x.shape[0], rows, 2, columns, 2, x.shape[-1])
+    return patches.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape[0], rows * columns, -1)
+
+
+def _picture(tokens, grid, shape):
+    if len(grid) == 1:
+        return tokens
+    patches = tokens.reshape(shape[0], *grid, 2, 2, shape[-1])
+    return patches.transpose(0, 1, 3, 2, 4, 5).reshape(shape)
