@@ -34,6 +34,12 @@ def site_denoiser(shape: tuple[int, ...], process: Process, seed: int = 0) -> De
       "block2/attn", which can be captured too, as can the features "block0" to
       "block2" ``[B, T, 8]``. Its condition is labels ``[B]`` from 0 to 10.
     """
+    return parametrize(_network(shape, seed), process, "v")
+
+
+# Of one shape there is one, whose compiled form serves all terms.
+@functools.cache
+def _network(shape, seed) -> Adapted:
     grid = tuple(n // 2 for n in shape[:2]) if len(shape) == 3 else shape[:1]
     inputs = math.prod(shape) // math.prod(grid)
     weights = _weights(seed, math.prod(grid), inputs)
@@ -64,8 +70,7 @@ def site_denoiser(shape: tuple[int, ...], process: Process, seed: int = 0) -> De
         return value, {name: maps[name] for name in capture}
 
     taps = (*SITES, *(f"block{i}" for i in range(BLOCKS)))
-    network = Adapted(call, SITES, taps, classes=LABELS)
-    return parametrize(network, process, "v")
+    return Adapted(call, SITES, taps, classes=LABELS)
 
 
 def _weights(seed, tokens, inputs) -> dict[str, Array]:
