@@ -5,6 +5,7 @@ from jaxlib_guidance.guidance._base import (
     BASE,
     Evals,
     Fixed,
+    Jacobian,
     Term,
     fix,
     fixed,
@@ -23,6 +24,7 @@ from jaxlib_guidance.guidance._contrast import (
     like_cond,
 )
 from jaxlib_guidance.guidance._energy import Energy, energy, step_size
+from jaxlib_guidance.guidance._fixed_point import fixed_point
 from jaxlib_guidance.guidance._inverse import (
     ENERGIES,
     ObservationEnergy,
@@ -34,6 +36,7 @@ from jaxlib_guidance.guidance._inverse import (
     spread_levels,
     square_energy,
 )
+from jaxlib_guidance.guidance._jacobian import conjugate_gradient
 from jaxlib_guidance.guidance._perturb import pag, redirect, seg
 from jaxlib_guidance.guidance._plan import GuidedDenoiser, guided
 from jaxlib_guidance.guidance._post import (
@@ -73,6 +76,7 @@ __all__ = [
     "fix",
     "fixed",
     "Evals",
+    "Jacobian",
     "Term",
     "init_term",
     "Chain",
@@ -87,6 +91,9 @@ __all__ = [
     # What a term may know of the sampler's step
     "step_kernel",
     "step_grid",
+    # Equations: fixed points, and the denoiser's Jacobian
+    "fixed_point",
+    "conjugate_gradient",
     # Contrasts of two predictions
     "Contrast",
     "like_cond",

@@ -59,6 +59,21 @@ def fixed(a: Any) -> Any:
     return a.value if isinstance(a, Fixed) else a
 
 
+class Jacobian(NamedTuple):
+    """The derivative ``J`` of the base estimate by the state, as an operator.
+
+    ``sigma^2 / alpha J`` is the covariance of the data under the denoiser's posterior.
+
+    Attributes:
+      transpose: Function ``v [B, *S] -> J^T v [B, *S]``, one backward pass.
+      matvec: Function ``v [B, *S] -> J v [B, *S]``, one forward pass; None for a term
+        that asks for the transpose alone.
+    """
+
+    transpose: Callable[[Array], Array]
+    matvec: Callable[[Array], Array] | None = None
+
+
 class Evals(NamedTuple):
     """What the planner evaluated, by branch name.
 
@@ -70,12 +85,15 @@ class Evals(NamedTuple):
       evaluate: Function ``{name: Branch} -> Evals`` that evaluates further branches, in
         one batched call for each network, for a term whose branches depend on other
         evaluations.
+      jacobian: The denoiser's Jacobian at the base branch; None unless a term of the
+        chain asks for it.
     """
 
     x0: Mapping[str, Array]
     maps: Mapping[str, Mapping[str, Array]] = {}
     grad: Any = None
     evaluate: Callable[[Mapping[str, Branch]], "Evals"] | None = None
+    jacobian: Jacobian | None = None
 
 
 class Term(Protocol):
@@ -90,6 +108,9 @@ class Term(Protocol):
         ``evals.grad``. Then ``through`` says with respect to what (see `energy`), and
         ``linear`` whether `update` only adds a multiple of the gradient that depends on
         nothing else, so that neighbours can share one backward pass.
+      jacobian: "transpose" or "both" for a term that wants ``evals.jacobian``, with
+        ``J^T v`` alone or with ``J v`` too, which networks whose kernels know no
+        forward derivative do not have.
     """
 
     def branches(self, ctx: Context) -> dict[str, Branch]:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance.guidance._active import Off, prune
-from jaxlib_guidance.guidance._base import BASE, Evals, init_term
+from jaxlib_guidance.guidance._base import BASE, Evals, Jacobian, init_term
 from jaxlib_guidance.guidance._branches import merge_branches
 from jaxlib_guidance.guidance._chain import Chain, chain
 from jaxlib_guidance.guidance._evaluate import evaluate
@@ -105,7 +105,8 @@ class GuidedDenoiser:
         if isinstance(self.guidance, Off):
             x0 = self.denoisers[0](ctx.x, ctx.t, ctx.cond).x0
             return at_least_float32(x0), state
-        branches = merge_branches({BASE: Branch(ctx.cond)}, self.guidance.branches(ctx))
+        base = Branch(ctx.cond, grad=bool(_jacobians(self.guidance)))
+        branches = merge_branches({BASE: base}, self.guidance.branches(ctx))
         evals = self._evaluate(branches, ctx)._replace(
             evaluate=lambda more: evaluate(self.denoisers, more, ctx, ctx.x)
         )
@@ -114,7 +115,9 @@ class GuidedDenoiser:
         return base + delta, state
 
     def _evaluate(self, branches, ctx) -> Evals:
-        if not any(hasattr(term, "energy") for term in walk(self.guidance)):
+        asked = _jacobians(self.guidance)
+        energies = any(hasattr(term, "energy") for term in walk(self.guidance))
+        if not energies and not asked:
             return evaluate(self.denoisers, branches, ctx, ctx.x)
         graded = _differentiated(branches, self.plan)
         inner = {n: b for n, b in branches.items() if n in graded}
@@ -124,8 +127,17 @@ class GuidedDenoiser:
         def differentiated(x):
             return evaluate(self.denoisers, inner, ctx, x)[:2]
 
-        moving, pullback = jax.vjp(differentiated, ctx.x)
+        push = None
+        if "both" in asked:
+            moving, push = jax.linearize(differentiated, ctx.x)
+            pullback = jax.linear_transpose(push, ctx.x)
+        else:
+            moving, pullback = jax.vjp(differentiated, ctx.x)
         evals = Evals({**moving[0], **still.x0}, {**moving[1], **still.maps})
+        if asked:
+            evals = evals._replace(jacobian=_jacobian(moving, pullback, push))
+        if not energies:
+            return evals
 
         def gradient(energies):
             def total(x0, maps, x):
@@ -148,6 +160,27 @@ class GuidedDenoiser:
                     return pullback(cotangent)[0] + by_x
 
         return evals._replace(grad=_gradients(self.guidance, gradient))
+
+
+def _jacobians(term: Any) -> set[str]:
+    """What the terms ask for of the denoiser's Jacobian."""
+    asked = {getattr(each, "jacobian", None) for each in walk(term)} - {None}
+    if not asked <= {"transpose", "both"}:
+        raise ValueError(
+            f"a term's jacobian is one of {asked}; expected 'transpose' or 'both'"
+        )
+    return asked
+
+
+def _jacobian(value, pullback, push) -> Jacobian:
+    """Of the base estimate among all that is differentiated."""
+    nothing = jax.tree.map(jnp.zeros_like, value)
+
+    def transpose(v):
+        x0, maps = nothing
+        return pullback(({**x0, BASE: v}, maps))[0]
+
+    return Jacobian(transpose, None if push is None else lambda v: push(v)[0][BASE])
 
 
 def _differentiated(branches: Mapping[str, Branch], plan: str) -> set[str]:
