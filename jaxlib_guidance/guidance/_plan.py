@@ -164,7 +164,8 @@ class GuidedDenoiser:
 
 def _jacobians(term: Any) -> set[str]:
     """What the terms ask for of the denoiser's Jacobian."""
-    asked = {getattr(each, "jacobian", None) for each in walk(term)} - {None}
+    kinds = (getattr(each, "jacobian", None) for each in walk(term))
+    asked = {kind for kind in kinds if kind is not None}
     if not asked <= {"transpose", "both"}:
         raise ValueError(
             f"a term's jacobian is one of {asked}; expected 'transpose' or 'both'"
