@@ -66,11 +66,8 @@ def require_process(process: object, name: str = "process") -> None:
     """
     parts = ("alpha", "sigma", "t_of_logsnr")
     if isinstance(process, type) or not all(hasattr(process, p) for p in parts):
-        got = (
-            f"the class {process.__name__}"
-            if isinstance(process, type)
-            else repr(process)
-        )
+        kind = isinstance(process, type)
+        got = f"the class {process.__name__}" if kind else repr(process)
         raise TypeError(f"{name} is {got}; expected a noise process, as VPCosine()")
 
 
@@ -193,10 +190,10 @@ def _differ(a: Process, b: Process) -> bool:
         return False
     if jax.tree.structure(a) != jax.tree.structure(b):
         return True
-    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    known = [(concrete(x), concrete(y)) for x, y in pairs]
+    known = (map(concrete, jax.tree.leaves(each)) for each in (a, b))
     return any(
-        x is not None and y is not None and not np.array_equal(x, y) for x, y in known
+        x is not None and y is not None and not np.array_equal(x, y)
+        for x, y in zip(*known, strict=True)
     )
 
 
@@ -260,20 +257,6 @@ class Branch(NamedTuple):
     t: Array | None = None
 
 
-class Kernel(NamedTuple):
-    """What the sampler's step makes of an estimate of the data.
-
-    Attributes:
-      transition: Function ``x0 [B, *S] -> Transition``: distribution of the next state
-        if the estimate at ``ctx.x`` were ``x0``. Its ``std`` may be 0, and is 0 in a
-        last step to clean data.
-      stochastic: Whether the solver draws noise.
-    """
-
-    transition: Callable[[Array], Any]
-    stochastic: bool
-
-
 class Context(NamedTuple):
     """What a guidance term knows about the evaluation at hand.
 
@@ -291,8 +274,10 @@ class Context(NamedTuple):
       ref: The caller's reference pytree at this step, or None.
       grid: Times ``[N + 1]`` of the whole trajectory; None outside `sample` and under
         an adaptive solver.
-      kernel: The sampler's step; None outside `sample` and under solvers that evaluate
-        the network more than once a step.
+      kernel: Function ``x0 [B, *S] -> Transition``: the next state's distribution if
+        ``x0`` were the estimate; None outside `sample` and under solvers that evaluate
+        more than once a step.
+      stochastic: Whether the solver draws noise.
     """
 
     x: Array
@@ -308,7 +293,8 @@ class Context(NamedTuple):
     t_next: Array
     ref: PyTree = None
     grid: Array | None = None
-    kernel: Kernel | None = None
+    kernel: Callable[[Array], Any] | None = None
+    stochastic: bool = False
 
 
 def expand(a: Array, like: Array) -> Array:
@@ -329,7 +315,7 @@ def per_sample(a: Array | float, x: Array, name: str = "weight") -> Array:
       Float32 scalar or ``[B, 1, ...]``.
 
     Raises:
-      ValueError: Any other shape.
+      ValueError: Another shape.
     """
     a = jnp.asarray(a, jnp.float32)
     if a.shape not in ((), x.shape[:1]):

@@ -27,19 +27,18 @@ def step_kernel(
       ValueError: There is no step, it has several evaluations, or it draws no noise
         though that is needed.
     """
-    kernel = ctx.kernel
-    if kernel is None:
+    if ctx.kernel is None:
         raise ValueError(
             f"{term} needs the transition of the sampler's step, which is known inside "
             "sample under a solver with one evaluation a step, such as ddim() or "
             "ddpm(), and nowhere else"
         )
-    if stochastic and not kernel.stochastic:
+    if stochastic and not ctx.stochastic:
         raise ValueError(
             f"{term} needs a solver that draws noise, such as ddpm() or ddim(eta=1); "
             "this one's steps are deterministic and have no density"
         )
-    return kernel.transition
+    return ctx.kernel
 
 
 def step_grid(ctx: Context, term: str) -> Array:

@@ -176,9 +176,10 @@ def sample(
         index, t, t_next, ref_now = inputs
         x, state, guidance_state = carry
         interval = make_interval(process, index, t, t_next, keys, total - index)
-        kernel = make_kernel(sampler, x, state, interval)
         denoise = make_denoise(
-            part, process, cond, interval, total, ref_now, grid, kernel
+            *(part, process, cond, interval, total, ref_now, grid),
+            kernel=make_kernel(sampler, x, state, interval),
+            stochastic=sampler.stochastic,
         )
         out = sampler.step(denoise, x, state, guidance_state, interval)
         x_next = (

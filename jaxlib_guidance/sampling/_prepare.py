@@ -1,5 +1,6 @@
 """What every loop over time does first, and what it gives to a solver's step."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,10 +16,10 @@ from jaxlib_guidance.sampling._sampler import (
     Sampler,
     SampleState,
 )
+from jaxlib_guidance.transition import Transition
 from jaxlib_guidance.types import (
     Array,
     Context,
-    Kernel,
     Process,
     PyTree,
     concrete,
@@ -93,9 +94,9 @@ def require_cond(cond: PyTree, batch: int) -> None:
 
 def make_kernel(
     sampler: Sampler, x: Array, state: PyTree, interval: Interval
-) -> Kernel | None:
-    """The solver's step as a function of the estimate; see `types.Kernel`."""
-    if sampler.evaluations != 1:  # No single estimate says where it goes.
+) -> Callable[[Array], Transition] | None:
+    """The solver's step as a function of the estimate; None without a single one."""
+    if sampler.evaluations != 1:
         return None
 
     def transition(x0):
@@ -104,11 +105,19 @@ def make_kernel(
 
         return sampler.step(estimate, x, state, (), interval).transition
 
-    return Kernel(transition, sampler.stochastic)
+    return transition
 
 
 def make_denoise(
-    network, process, cond, interval, steps, ref, grid=None, kernel=None
+    network,
+    process,
+    cond,
+    interval,
+    steps,
+    ref,
+    grid=None,
+    kernel=None,
+    stochastic=False,
 ) -> Denoise:
     """The function that a solver's step calls: it knows the step it is part of."""
 
@@ -129,6 +138,7 @@ def make_denoise(
             ref=ref,
             grid=grid,
             kernel=kernel,
+            stochastic=stochastic,
         )
         return network(ctx, guidance_state)
 

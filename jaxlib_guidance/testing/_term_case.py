@@ -26,7 +26,6 @@ from jaxlib_guidance.types import (
     Branch,
     Context,
     Denoiser,
-    Kernel,
     process_of,
     pytree_dataclass,
 )
@@ -146,6 +145,7 @@ class TermCase:
             ref=jax.tree.map(lambda leaf: leaf[rows], self.ref),
             grid=step * (1 + (self.step - jnp.arange(self.steps + 1)) / self.steps),
             kernel=self._kernel(rows, x),
+            stochastic=SOLVER.stochastic,
         )
 
     def _kernel(self, rows, x):
@@ -168,7 +168,7 @@ class TermCase:
 
             return SOLVER.step(estimate, x, (), (), step).transition
 
-        return Kernel(transition, SOLVER.stochastic)
+        return transition
 
     def _level(self, t):
         return Level(self.process.alpha(t), self.process.sigma(t))
