@@ -13,6 +13,7 @@ from jaxlib_guidance.guidance._base import (
     sample_axes,
     sample_norm,
 )
+from jaxlib_guidance.guidance._cfg_pp import cfg_pp
 from jaxlib_guidance.guidance._chain import Chain, chain
 from jaxlib_guidance.guidance._classifier import classifier_guidance, joint_logit
 from jaxlib_guidance.guidance._combine import Combine, combine
@@ -103,6 +104,8 @@ __all__ = [
     # Other combinations of two predictions
     "Combine",
     "combine",
+    # Guidance that knows the sampler's step
+    "cfg_pp",
     # Perturbed attention
     "pag",
     "seg",
