@@ -14,6 +14,8 @@ import numpy as np
 
 Array = jax.Array
 PyTree = Any
+# Names of taps, or a function of each, None for the array as it is.
+Captures = Sequence[str] | Mapping[str, Callable[[Array], Array] | None]
 T = TypeVar("T")
 
 
@@ -119,6 +121,7 @@ class Denoiser:
         gives it.
       classes: Number of classes that labels name, or None for a network whose
         conditions are not checked. Label ``classes`` means no class.
+      reduces: Whether ``capture`` may map taps to functions that the network applies.
 
     Example:
       >>> import jax.numpy as jnp
@@ -133,6 +136,7 @@ class Denoiser:
     taps: tuple[str, ...] = ()
     process: Process | None = None
     classes: int | None = None
+    reduces: bool = False
 
     def __call__(
         self,
@@ -141,14 +145,16 @@ class Denoiser:
         cond: PyTree = None,
         *,
         control: Mapping[str, Any] | None = None,
-        capture: Sequence[str] = (),
+        capture: Captures = (),
     ) -> Denoised:
         """Evaluates; ``control`` and ``capture`` must name existing sites and taps."""
         control = control or {}
         require_labels(cond, self.classes)
         require_known("control", control, self.sites, "sites")
         require_known("capture", capture, self.taps, "taps")
-        return self.apply(x, t, cond, control=control, capture=tuple(capture))
+        if not isinstance(capture, Mapping):
+            capture = tuple(capture)
+        return self.apply(x, t, cond, control=control, capture=capture)
 
 
 def process_of(
@@ -186,8 +192,6 @@ def process_of(
 
 
 def _differ(a: Process, b: Process) -> bool:
-    if a is b:
-        return False
     if jax.tree.structure(a) != jax.tree.structure(b):
         return True
     known = (map(concrete, jax.tree.leaves(each)) for each in (a, b))
@@ -244,7 +248,8 @@ class Branch(NamedTuple):
       x: State ``[B, *S]`` to evaluate at; None means the sampler's own.
       net: Which of the sampler's denoisers.
       grad: Whether an energy differentiates through this evaluation.
-      capture: Taps to return, by name or pattern.
+      capture: Taps to return, by name or pattern; a pair of one and a function returns
+        the function of that array, which a network of ours applies where it is made.
       t: Time ``[B]`` that the network is given; None means the evaluation's own.
     """
 
@@ -253,7 +258,7 @@ class Branch(NamedTuple):
     x: Array | None = None
     net: int = 0
     grad: bool = False
-    capture: tuple[str, ...] = ()
+    capture: tuple[str | tuple[str, Callable[[Array], Array]], ...] = ()
     t: Array | None = None
 
 

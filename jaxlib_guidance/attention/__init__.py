@@ -1,7 +1,14 @@
 """Attention as a function whose edits are data."""
 
 from jaxlib_guidance.attention._activations import add_steering, steering_direction
-from jaxlib_guidance.attention._control import Edit, fold_controls, match, match_sites
+from jaxlib_guidance.attention._control import (
+    Edit,
+    capture_at,
+    captured,
+    fold_controls,
+    match,
+    match_sites,
+)
 from jaxlib_guidance.attention._core import attend, self_only
 from jaxlib_guidance.attention._edits import (
     attenuate,
@@ -21,6 +28,9 @@ __all__ = [
     "match",
     "match_sites",
     "fold_controls",
+    # What to capture, and functions of it
+    "capture_at",
+    "captured",
     # Attention itself
     "attend",
     "self_only",

@@ -5,12 +5,12 @@ absent field leaves the jaxpr of the site untouched.
 """
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
-from jaxlib_guidance.types import Array, pytree_dataclass, static
+from jaxlib_guidance.types import Array, Captures, pytree_dataclass, static
 
 # Neutral values, given to the branches of a call that do not use a field others use.
 GATES = {"borrow_gate": 1.0, "query_blur": 0.0, "renormalise": 0.0, "identity": 0.0}
@@ -114,6 +114,36 @@ def match_sites(pattern: str, sites: Sequence[str]) -> tuple[str, ...]:
             f"{pattern!r} has no self-attention; name its sites: {', '.join(chosen)}"
         )
     return own
+
+
+def capture_at(name: str, capture: Captures) -> bool | Callable[[Array], Array]:
+    """What to capture at one tap, as `attend` takes it.
+
+    Args:
+      name: The tap.
+      capture: Names of taps, or a function for each name, None for the array itself.
+
+    Returns:
+      False for a tap that is not captured, True for the array as it is, or the function
+      of it to return instead.
+    """
+    if name not in capture:
+        return False
+    function = capture[name] if isinstance(capture, Mapping) else None
+    return True if function is None else function
+
+
+def captured(array: Array, wanted: bool | Callable[[Array], Array]) -> Array:
+    """The array, or the function of it that is wanted.
+
+    Args:
+      array: What the network made.
+      wanted: True, or a function, from `capture_at`.
+
+    Returns:
+      What to return of it.
+    """
+    return wanted(array) if callable(wanted) else array
 
 
 def fold_controls(

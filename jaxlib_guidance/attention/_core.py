@@ -6,11 +6,12 @@ kernel; edits of logits or probabilities and captures need the map itself.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.attention._control import PIXELS, Edit
+from jaxlib_guidance.attention._control import PIXELS, Edit, captured
 from jaxlib_guidance.reduce import divide
 from jaxlib_guidance.types import Array, expand
 
@@ -25,7 +26,7 @@ def attend(
     *,
     mask: Array | None = None,
     grid: tuple[int, ...] | None = None,
-    capture: bool = False,
+    capture: bool | Callable[[Array], Array] = False,
     kernel: str | None = None,
 ) -> tuple[Array, Array | None]:
     """``softmax(q k^T / sqrt(D)) v``, edited.
@@ -42,13 +43,14 @@ def attend(
       mask: ``bool [B, M]``, False where a key is padding.
       grid: Shape of the token grid that ``query_blur`` works on, one or two axes whose
         product is ``Q``; None means ``(Q,)``.
-      capture: Whether to return the map.
+      capture: Whether to return the map, or a function of it to return instead: a mean
+        over its heads and queries, say, so that no whole map leaves the network.
       kernel: What computes unedited maps: "xla", or "cudnn" for flash attention in half
         precision on NVIDIA devices; None leaves the choice to jax.
 
     Returns:
       ``(out [B, Q, H, D], probs)``; ``probs`` is the edited map, float32
-      ``[B, H, Q, M]``, or None unless captured.
+      ``[B, H, Q, M]``, or ``capture`` of it, or None unless captured.
 
     Raises:
       ValueError: Shapes that do not fit, or an edit that has no meaning here, such as
@@ -83,7 +85,9 @@ def attend(
         if probs is not None and capture:
             eye = jnp.eye(probs.shape[-1], dtype=probs.dtype)
             probs = _mix(probs, jnp.broadcast_to(eye, probs.shape), edit.identity, "")
-    return out, probs if capture else None
+    if probs is None or not capture:
+        return out, None
+    return out, captured(probs, capture)
 
 
 def _fused(q, k, v, mask, kernel):

@@ -138,7 +138,8 @@ def parametrize(
         return Denoised(x0, maps)
 
     classes = getattr(net, "classes", None)
-    return Denoiser(apply, tuple(net.sites), tuple(net.taps), process, classes)
+    reduces = getattr(net, "reduces", False)
+    return Denoiser(apply, tuple(net.sites), tuple(net.taps), process, classes, reduces)
 
 
 def _parts(out, x):

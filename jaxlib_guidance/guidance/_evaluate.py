@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.attention import fold_controls, match, match_sites
+from jaxlib_guidance.attention import captured, fold_controls, match, match_sites
 from jaxlib_guidance.guidance._base import Evals
 from jaxlib_guidance.types import (
     Array,
@@ -62,8 +62,10 @@ def _call(denoiser, group, ctx, x):
             )
     batch, count = x.shape[0], len(names)
     controls = [_by_site(branch.control or {}, denoiser.sites) for branch in branches]
-    captures = [match(b.capture, denoiser.taps, "capture") for b in branches]
-    capture = tuple(dict.fromkeys(tap for taps in captures for tap in taps))
+    captures = [_by_tap(branch.capture, denoiser.taps) for branch in branches]
+    wanted = _one_of_each(captures)
+    reduced = any(function is not None for function in wanted.values())
+    capture = wanted if reduced and denoiser.reduces else tuple(wanted)
     control = fold_controls(controls, names, batch)
 
     def fold(leaves, what):
@@ -98,12 +100,54 @@ def _call(denoiser, group, ctx, x):
     )
     estimate = at_least_float32(out.x0)
     x0 = {name: unfold(estimate, k) for k, name in enumerate(names)}
+    found = dict(out.maps)
+    if reduced and not denoiser.reduces:
+        found = {tap: captured(found[tap], wanted[tap] or True) for tap in wanted}
+    if count > 1:
+        _require_rows(found, batch * count)
     maps = {
-        name: {tap: unfold(out.maps[tap], k) for tap in captures[k]}
+        name: {tap: unfold(found[tap], k) for tap in captures[k]}
         for k, name in enumerate(names)
         if captures[k]
     }
     return x0, maps
+
+
+def _by_tap(capture, taps):
+    """``{tap: function or None}`` of what a branch captures, in the network's order."""
+    found = {}
+    for entry in capture:
+        pattern, function = (entry, None) if isinstance(entry, str) else entry
+        for tap in match([pattern], taps, "capture"):
+            _add(found, tap, function)
+    return {tap: found[tap] for tap in taps if tap in found}
+
+
+def _one_of_each(captures):
+    """What all branches of a call capture."""
+    wanted = {}
+    for one in captures:
+        for tap, function in one.items():
+            _add(wanted, tap, function)
+    return wanted
+
+
+def _add(found, tap, function):
+    if found.setdefault(tap, function) != function:
+        raise ValueError(
+            f"two captures of {tap!r} in one call want different functions of it, "
+            f"{found[tap]} and {function}; capture the array as it is, or what serves "
+            "both"
+        )
+
+
+def _require_rows(found, rows):
+    for tap, array in found.items():
+        if jnp.shape(array)[:1] != (rows,):
+            raise ValueError(
+                f"what is captured of {tap!r} has shape {jnp.shape(array)}; expected "
+                f"the {rows} rows of the call first"
+            )
 
 
 def _by_site(control, sites):

@@ -5,13 +5,13 @@ that are arguments of it. A bare function needs no adapter; see `from_function`.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 
 from jaxlib_guidance.attention import Edit
-from jaxlib_guidance.types import Array, PyTree, require_known
+from jaxlib_guidance.types import Array, Captures, PyTree, require_known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Adapted:
       taps: Names of the arrays that can be captured.
       foreign: Whether the module knows nothing of sites and taps.
       classes: Number of classes that labels are checked against, or None.
+      reduces: Whether ``capture`` may map taps to functions that the module applies.
     """
 
     call: Callable[..., Any]
@@ -32,6 +33,7 @@ class Adapted:
     taps: tuple[str, ...] = ()
     foreign: bool = False
     classes: int | None = None
+    reduces: bool = False
 
     def __call__(
         self,
@@ -40,14 +42,16 @@ class Adapted:
         cond: PyTree = None,
         *,
         control: Mapping[str, Edit] | None = None,
-        capture: Sequence[str] = (),
+        capture: Captures = (),
     ) -> tuple[Array, Mapping[str, Array]]:
         """Evaluates; raises for sites and taps that the module does not have."""
         require_known("control", control or {}, self.sites, "sites")
         require_known("capture", capture, self.taps, "taps")
         if self.foreign:
             return self.call(x, c_noise, cond), {}
-        return self.call(x, c_noise, cond, control=control, capture=tuple(capture))
+        if not isinstance(capture, Mapping):
+            capture = tuple(capture)
+        return self.call(x, c_noise, cond, control=control, capture=capture)
 
 
 def _adapted(module: Any, call: Callable[..., Any]) -> Adapted:
@@ -55,7 +59,10 @@ def _adapted(module: Any, call: Callable[..., Any]) -> Adapted:
     if foreign:
         return Adapted(call, foreign=True)
     classes = getattr(module, "classes", None)
-    return Adapted(call, tuple(module.sites), tuple(module.taps), classes=classes)
+    reduces = getattr(module, "reduces", False)
+    return Adapted(
+        call, tuple(module.sites), tuple(module.taps), classes=classes, reduces=reduces
+    )
 
 
 def from_linen(

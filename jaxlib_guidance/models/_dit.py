@@ -7,7 +7,7 @@ names.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, cast
 
 import flax.linen as nn
@@ -18,7 +18,7 @@ from jaxlib_guidance.attention import Edit
 from jaxlib_guidance.models._dit_block import DiTBlock, plain_norm
 from jaxlib_guidance.models._patches import patchify, unpatchify
 from jaxlib_guidance.models.layers._embed import ConditionEmbed, grid_positions
-from jaxlib_guidance.types import Array, PyTree, require_known
+from jaxlib_guidance.types import Array, Captures, PyTree, require_known
 
 
 class DiT(nn.Module):
@@ -67,6 +67,9 @@ class DiT(nn.Module):
     remat: bool = False
     scan: bool = False
 
+    # `capture` may map taps to functions.
+    reduces = True
+
     @property
     def sites(self) -> tuple[str, ...]:
         """The attention sites, first block first."""
@@ -86,7 +89,7 @@ class DiT(nn.Module):
         cond: PyTree = None,
         *,
         control: Mapping[str, Edit] | None = None,
-        capture: Sequence[str] = (),
+        capture: Captures = (),
     ) -> tuple[Array, dict[str, Array]]:
         """Evaluates the network.
 
@@ -96,7 +99,7 @@ class DiT(nn.Module):
           cond: Condition: None, labels ``[B]``, a vector ``[B, F]``, text ``[B, M, F]``
             or a dict of these; see `ConditionEmbed`.
           control: Attention edits by site.
-          capture: Taps to return.
+          capture: Taps to return, or a function of each to return instead.
 
         Returns:
           ``(value, maps)``: float32 of x's shape (with ``channels``), and the taps.
@@ -122,7 +125,7 @@ class DiT(nn.Module):
             self.dtype,
             name="condition",
         )(jnp.broadcast_to(c_noise, x.shape[:1]), cond)
-        h, maps = self._blocks(h, c, context, mask, grid, control, tuple(capture))
+        h, maps = self._blocks(h, c, context, mask, grid, control, capture)
         parts = nn.Dense(
             2 * self.width, kernel_init=nn.initializers.zeros, name="head_modulation"
         )(nn.silu(c.astype(jnp.float32)))
@@ -168,7 +171,7 @@ class DiT(nn.Module):
                 *(h, c, context, mask),
                 grid=grid,
                 control=edits,
-                capture=wanted,
+                capture=dict(wanted),
             )
 
         def init(key):
@@ -185,7 +188,9 @@ class DiT(nn.Module):
             )
         else:
             each = [self._params(f"block{i}", init) for i in range(self.depth)]
-        edits, wanted = _by_block(control), _by_block(dict.fromkeys(capture))
+        if not isinstance(capture, Mapping):
+            capture = dict.fromkeys(capture)
+        edits, wanted = _by_block(control), _by_block(capture)
         touched = {*edits, *wanted} if self.scan else set(range(self.depth))
         maps = {}
         for start, stop in _runs(self.depth, touched):
@@ -194,7 +199,7 @@ class DiT(nn.Module):
                 continue
             params = jax.tree.map(lambda p, i=start: p[i], stacked)
             params = params if each is None else each[start]
-            taps = tuple(wanted.get(start, {}))
+            taps = tuple(wanted.get(start, {}).items())
             h, found = cast(Any, run(params, h, edits.get(start, {}), taps))
             for tap, value in found.items():
                 maps[f"block{start}/{tap}" if tap else f"block{start}"] = value

@@ -1,15 +1,15 @@
 """The transformer block of `DiT`: normalisations modulated by the condition."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.attention import Edit
+from jaxlib_guidance.attention import Edit, capture_at, captured
 from jaxlib_guidance.models.layers._attention import Attention
-from jaxlib_guidance.types import Array
+from jaxlib_guidance.types import Array, Captures
 
 
 class DiTBlock(nn.Module):
@@ -39,7 +39,7 @@ class DiTBlock(nn.Module):
         *,
         grid: tuple[int, ...],
         control: Mapping[str, Edit],
-        capture: Sequence[str],
+        capture: Captures,
     ) -> tuple[Array, dict[str, Array]]:
         """``(x [B, T, C], maps)`` with maps and edits named "attn", "cross" and "".
 
@@ -73,7 +73,10 @@ class DiTBlock(nn.Module):
                 **options,
             )
             h, probs = layer(
-                *inputs, edit=control.get(name), grid=grid, capture=name in capture
+                *inputs,
+                edit=control.get(name),
+                grid=grid,
+                capture=capture_at(name, capture),
             )
             if probs is not None:
                 maps[name] = probs
@@ -90,7 +93,7 @@ class DiTBlock(nn.Module):
         h = nn.Dense(width, dtype=self.dtype, name="mlp_out")(nn.gelu(h))
         x = x + gate_mlp * h.astype(jnp.float32)
         if "" in capture:
-            maps[""] = x
+            maps[""] = captured(x, capture_at("", capture))
         return x, maps
 
 

@@ -1,17 +1,17 @@
 """A U-Net for images, with named attention sites at chosen levels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.attention import Edit
+from jaxlib_guidance.attention import Edit, capture_at, captured
 from jaxlib_guidance.models._norm import group_norm_layer
 from jaxlib_guidance.models.layers._attention import Attention
 from jaxlib_guidance.models.layers._embed import ConditionEmbed
-from jaxlib_guidance.types import Array, PyTree, require_known
+from jaxlib_guidance.types import Array, Captures, PyTree, require_known
 
 
 class _ResBlock(nn.Module):
@@ -69,7 +69,7 @@ class _PixelAttention(nn.Module):
         mask: Array | None,
         *,
         control: Mapping[str, Edit],
-        capture: Sequence[str],
+        capture: Mapping[str, bool | Callable[[Array], Array]],
     ) -> tuple[Array, dict[str, Array]]:
         """``(x [B, H, W, C], maps)`` with edits and maps named "attn" and "cross"."""
         grid, maps = x.shape[1:3], {}
@@ -88,7 +88,7 @@ class _PixelAttention(nn.Module):
                 *((context, mask) if name == "cross" else ()),
                 edit=control.get(name),
                 grid=grid,
-                capture=name in capture,
+                capture=capture[name],
             )
             h = h + out.astype(jnp.float32)
             if probs is not None:
@@ -137,6 +137,9 @@ class UNet(nn.Module):
     dtype: Any = jnp.float32
     remat: bool = False
 
+    # `capture` may map taps to functions.
+    reduces = True
+
     @property
     def sites(self) -> tuple[str, ...]:
         """The attention sites, in the order of the computation."""
@@ -162,7 +165,7 @@ class UNet(nn.Module):
         cond: PyTree = None,
         *,
         control: Mapping[str, Edit] | None = None,
-        capture: Sequence[str] = (),
+        capture: Captures = (),
     ) -> tuple[Array, dict[str, Array]]:
         """Evaluates the network.
 
@@ -172,7 +175,7 @@ class UNet(nn.Module):
           cond: Condition: None, labels ``[B]``, a vector ``[B, F]``, text ``[B, M, F]``
             or a dict of these; see `ConditionEmbed`.
           control: Attention edits by site.
-          capture: Taps to return.
+          capture: Taps to return, or a function of each to return instead.
 
         Returns:
           ``(value, maps)``: float32 of x's shape (with ``channels``), and the taps.
@@ -196,6 +199,11 @@ class UNet(nn.Module):
         )(jnp.broadcast_to(c_noise, x.shape[:1]), cond)
         res_block = nn.remat(_ResBlock) if self.remat else _ResBlock
         maps = {}
+        wanted = {name: capture_at(name, capture) for name in capture}
+
+        def keep(place, h):
+            if place in wanted:
+                maps[place] = captured(h, wanted[place])
 
         def residual(name, h, level):
             channels = self.width * self.multipliers[level]
@@ -215,7 +223,7 @@ class UNet(nn.Module):
                     for kind in kinds
                     if f"{place}/{kind}" in control
                 },
-                capture=[kind for kind in kinds if f"{place}/{kind}" in capture],
+                capture={kind: wanted.get(f"{place}/{kind}", False) for kind in kinds},
             )
             maps.update({f"{place}/{kind}": value for kind, value in found.items()})
             return h
@@ -235,12 +243,12 @@ class UNet(nn.Module):
                 if i == self.blocks - 1 and level in self.attention:
                     h = attention(place, h)
                 skips.append(h)
-            maps[place] = h
+            keep(place, h)
             if level < bottom:
                 h = conv(f"{place}_halve", h, strides=2)
         h = attention("mid", residual("mid_block0", h, bottom))
         h = residual("mid_block1", h, bottom)
-        maps["mid"] = h
+        keep("mid", h)
         for level in reversed(range(bottom + 1)):
             place = f"up{level}"
             for i in range(self.blocks):
@@ -248,7 +256,7 @@ class UNet(nn.Module):
                 h = residual(f"{place}_block{i}", h, level)
             if level in self.attention:
                 h = attention(place, h)
-            maps[place] = h
+            keep(place, h)
             if level:
                 size = (h.shape[0], 2 * h.shape[1], 2 * h.shape[2], h.shape[3])
                 h = conv(f"{place}_double", jax.image.resize(h, size, "nearest"))

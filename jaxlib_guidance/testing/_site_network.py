@@ -2,13 +2,13 @@
 
 import functools
 import math
-from typing import Any
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.attention import attend
+from jaxlib_guidance.attention import attend, capture_at, captured
 from jaxlib_guidance.diffusion import parametrize
 from jaxlib_guidance.models import Adapted
 from jaxlib_guidance.types import Array, Denoiser, Process
@@ -46,14 +46,16 @@ def _network(shape, seed) -> Adapted:
 
     # Compiled where it is called without jit too: what is checked is the term.
     @functools.partial(jax.jit, static_argnames="capture")
-    def call(x, t, cond, *, control, capture):
-        maps: dict[str, Any] = {}
+    def compiled(x, t, cond, control, capture):
+        capture, maps = dict(capture), {}
 
         def attention(site, queries, keys):
             q = _heads(queries @ weights[f"{site} q"])
             k, v = (_heads(keys @ weights[f"{site} {part}"]) for part in "kv")
             out, probs = attend(
-                q, k, v, control.get(site), grid=grid, capture=site in capture
+                *(q, k, v, control.get(site)),
+                grid=grid,
+                capture=capture_at(site, capture),
             )
             maps[site] = probs
             return jnp.tanh(out.reshape(queries.shape))
@@ -65,12 +67,17 @@ def _network(shape, seed) -> Adapted:
             for site, keys in ((f"{block}/attn", h), (f"{block}/cross", words)):
                 if site in SITES:
                     h = h + attention(site, h, keys)
-            maps[block] = h
+            if block in capture:
+                maps[block] = captured(h, capture_at(block, capture))
         value = _picture(h @ weights["out"], grid, x.shape)
         return value, {name: maps[name] for name in capture}
 
+    def call(x, t, cond, *, control, capture):
+        named = capture if isinstance(capture, Mapping) else dict.fromkeys(capture)
+        return compiled(x, t, cond, control, tuple(named.items()))
+
     taps = (*SITES, *(f"block{i}" for i in range(BLOCKS)))
-    return Adapted(call, SITES, taps, classes=LABELS)
+    return Adapted(call, SITES, taps, classes=LABELS, reduces=True)
 
 
 def _weights(seed, tokens, inputs) -> dict[str, Array]:

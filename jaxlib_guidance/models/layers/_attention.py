@@ -1,5 +1,6 @@
 """The attention layer of our networks: a site that takes an edit and gives its map."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -36,7 +37,7 @@ class Attention(nn.Module):
         *,
         edit: Edit | None = None,
         grid: tuple[int, ...] | None = None,
-        capture: bool = False,
+        capture: bool | Callable[[Array], Array] = False,
     ) -> tuple[Array, Array | None]:
         """``(out [B, Q, C], probs [B, H, Q, M] or None)``.
 
@@ -46,7 +47,7 @@ class Attention(nn.Module):
           mask: ``bool [B, M]``, False on padding.
           edit: What to change in the map, or None.
           grid: Shape of the token grid, for blurs; None is one axis.
-          capture: Whether to return the map.
+          capture: Whether to return the map, or a function of it to return instead.
 
         Raises:
           ValueError: ``heads`` does not divide the width, or a self-attention edit with
