@@ -61,7 +61,7 @@ def check_term(
       denoiser: The network, or a tuple of networks for terms that contrast them; None
         takes the exact denoiser of three Gaussian classes (and a wider, weaker one for
         terms that ask for a second network), or a tiny transformer with the sites
-        "block0/attn" to "block2/attn" and "block1/cross" for terms that edit attention.
+        "block0/attn", "block1/attn" and "block1/cross" for terms that edit attention.
       process: The noise process; None takes the denoiser's, or `VPCosine`.
       x: The state ``[B, *S]`` to evaluate at, B from 4; None takes eight random vectors
         of six numbers, or images (8, 8, 1) for terms that edit attention. Leaves of the

@@ -13,12 +13,12 @@ from jaxlib_guidance.diffusion import parametrize
 from jaxlib_guidance.models import Adapted
 from jaxlib_guidance.types import Array, Denoiser, Process
 
-WIDTH, HEADS, BLOCKS, WORDS, LABELS = 8, 2, 3, 3, 10
-SITES = ("block0/attn", "block1/attn", "block1/cross", "block2/attn")
+WIDTH, HEADS, BLOCKS, WORDS, LABELS = 8, 2, 2, 3, 10
+SITES = ("block0/attn", "block1/attn", "block1/cross")
 
 
 def site_denoiser(shape: tuple[int, ...], process: Process, seed: int = 0) -> Denoiser:
-    """Three blocks of attention with random weights, the second with cross-attention.
+    """Two blocks of attention with random weights, the second with cross-attention.
 
     Tokens are patches of two by two pixels, or steps of a sequence. Cross-attention is
     to three words that the label stands for.
@@ -30,9 +30,9 @@ def site_denoiser(shape: tuple[int, ...], process: Process, seed: int = 0) -> De
       seed: Another seed is another network.
 
     Returns:
-      A denoiser with the sites "block0/attn", "block1/attn", "block1/cross" and
-      "block2/attn", which can be captured too, as can the features "block0" to
-      "block2" ``[B, T, 8]``. Its condition is labels ``[B]`` from 0 to 10.
+      A denoiser with the sites "block0/attn", "block1/attn" and "block1/cross", which
+      can be captured too, as can the features "block0" and "block1" ``[B, T, 8]``. Its
+      condition is labels ``[B]`` from 0 to 10.
     """
     return parametrize(_network(shape, seed), process, "v")
 
