@@ -59,7 +59,8 @@ class Method:
       strength: Name of the argument that scales the method; None if there is none.
       alias: Another name on the command line, or "".
       after: Whether it only reshapes what terms before it add.
-      example: Arguments for checks, by name, where the usual ones do not serve.
+      example: Arguments for checks, by name, where the default ones do not serve.
+      shape: Shape of a sample in checks; () for the default one.
       skip: Reasons by the name of a law of `testing.check_term` that is not to hold.
     """
 
@@ -76,6 +77,7 @@ class Method:
     alias: str = ""
     after: bool = False
     example: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    shape: tuple[int, ...] = ()
     skip: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):

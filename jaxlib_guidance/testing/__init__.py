@@ -18,7 +18,7 @@ from jaxlib_guidance.testing._gaussian_process import (
     process_denoiser,
     seasonal_cov,
 )
-from jaxlib_guidance.testing._method_case import method_term
+from jaxlib_guidance.testing._method_case import method_shape, method_term
 from jaxlib_guidance.testing._mixtures import (
     GaussianMixture,
     component_log_density,
@@ -49,6 +49,7 @@ __all__ = [
     # Rows of the catalogue of guidance methods
     "check_method",
     "method_term",
+    "method_shape",
     # Gaussian mixtures: exact scores, posteriors, samples
     "GaussianMixture",
     "gaussian_mixture",

@@ -13,6 +13,7 @@ from jaxlib_guidance.testing._laws import (
 from jaxlib_guidance.testing._loss_laws import LossLaws
 from jaxlib_guidance.testing._method_case import method_term
 from jaxlib_guidance.testing._sampler_laws import SamplerLaws
+from jaxlib_guidance.testing._term_case import default_state
 from jaxlib_guidance.testing._term_laws import TermLaws
 from jaxlib_guidance.types import Array, Denoiser, Process, PyTree
 
@@ -142,6 +143,8 @@ def check_method(method: str | Method, **options: Any) -> None:
     if row.after and count is not None:
         count += 1  # What comes before it.
     settings: dict[str, Any] = {"evaluations": count, "skip": row.skip}
+    if row.shape:
+        settings["x"] = default_state(row.shape)
     check_term(term, **settings | options)
 
 

@@ -1,7 +1,7 @@
 """Rows of the catalogue of guidance methods as terms to check."""
 
 import inspect
-from collections.abc import Mapping
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from jaxlib_guidance.guidance import (
     scheduled,
 )
 from jaxlib_guidance.testing._law_networks import CLASSES
+from jaxlib_guidance.testing._term_case import BATCH
 from jaxlib_guidance.types import Context
 
 
@@ -31,24 +32,44 @@ def _given(weight, ctx: Context):
     return weight
 
 
-# What an argument of this name is in checks, unless the row's example says otherwise.
-ARGUMENTS: Mapping[str, Any] = {
-    "null": CLASSES,
-    "sites": "block1/attn",
-    "function": _energy,
-    "classifier": _logits,
-    "mask": (jnp.arange(16) < 5).astype(jnp.float32),
-    "observed": Observed(jnp.full((8, 6), 0.3), jnp.ones((8, 6)), 0.4),
-}
+def _arguments(shape: tuple[int, ...]) -> dict[str, Any]:
+    """What an argument of this name is, unless the row's example says otherwise."""
+    tokens = math.prod(n // 2 for n in shape[:2]) if len(shape) == 3 else shape[0]
+    windows = BATCH, *shape
+    return {
+        "null": CLASSES,
+        "sites": "block1/attn",
+        "function": _energy,
+        "classifier": _logits,
+        "mask": (jnp.arange(tokens) < tokens // 3).astype(jnp.float32),
+        "observed": Observed(jnp.full(windows, 0.3), jnp.ones(windows), 0.4),
+    }
 
 
-def method_term(method: str | Method, weight: Any = 1.0) -> Any:
+def method_shape(method: str | Method) -> tuple[int, ...]:
+    """Shape of a sample at which a method is checked.
+
+    Args:
+      method: Row of `guidance.METHODS`, or its name.
+
+    Returns:
+      The row's, or images (8, 8, 1) for a method that takes sites, else (6,).
+    """
+    row = METHODS[method] if isinstance(method, str) else method
+    sites = "sites" in inspect.signature(row.make).parameters
+    return row.shape or ((8, 8, 1) if sites else (6,))
+
+
+def method_term(
+    method: str | Method, weight: Any = 1.0, shape: tuple[int, ...] | None = None
+) -> Any:
     """The term of a row of the catalogue, for the networks that `check_term` takes.
 
     Args:
       method: Row of `guidance.METHODS`, or its name.
       weight: Factor of the method's strength, scalar or ``[B]``; 0 is off. A method
         without a strength of its own is scaled by `guidance.scheduled`.
+      shape: Shape of a sample; None takes `method_shape`'s.
 
     Returns:
       A guidance term. A method that only reshapes what is before it follows a `cfg`,
@@ -61,10 +82,11 @@ def method_term(method: str | Method, weight: Any = 1.0) -> Any:
     """
     row = METHODS[method] if isinstance(method, str) else method
     parameters = inspect.signature(row.make).parameters
+    known = _arguments(method_shape(row) if shape is None else shape)
     arguments = {
-        name: ARGUMENTS[name]
+        name: known[name]
         for name, parameter in parameters.items()
-        if name in ARGUMENTS and parameter.default is parameter.empty
+        if name in known and parameter.default is parameter.empty
     } | dict(row.example)
     scale = weight
     for name in ("term", "terms"):

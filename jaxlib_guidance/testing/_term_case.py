@@ -23,6 +23,7 @@ from jaxlib_guidance.testing._laws import (
 )
 from jaxlib_guidance.testing._site_network import site_denoiser
 from jaxlib_guidance.types import (
+    Array,
     Branch,
     Context,
     Denoiser,
@@ -66,6 +67,12 @@ def _weighted(term: Any, scale: Any) -> Any:
     return dataclasses.replace(term, **changes)
 
 
+def default_state(shape: tuple[int, ...], batch: int = BATCH) -> Array:
+    """Samples of a shape at which terms are evaluated, the same each time."""
+    noise = np.random.default_rng(0).normal(size=(batch, *shape))
+    return jnp.asarray(noise, jnp.float32)
+
+
 class TermCase:
     """One term with what it is evaluated at."""
 
@@ -81,13 +88,13 @@ class TermCase:
         self.own = denoiser is None
         self.t, self.step, self.steps, self.ref = t, step, steps, ref
         self.cond = cond
-        self.x = self._normal((BATCH, 6)) if x is None else jnp.asarray(x)
+        self.x = default_state((6,)) if x is None else jnp.asarray(x)
         self._complete()
         if self.own:
             asked = self._asked().values()
             sites = any(b.control or b.capture for b in asked)
             if sites and x is None:
-                self.x = self._normal((BATCH, 8, 8, 1))
+                self.x = default_state((8, 8, 1))
                 self._complete()
                 asked = self._asked().values()
             shape, count = self.x.shape[1:], 1 + max((b.net for b in asked), default=0)
@@ -106,9 +113,6 @@ class TermCase:
             return self.run(*args)
 
         self.whole = jax.jit(whole)
-
-    def _normal(self, shape):
-        return jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
 
     def _complete(self):
         """What follows from the state: its batch, keys, labels, the odd sample."""
@@ -202,7 +206,7 @@ class TermCase:
     @functools.cached_property
     def swept(self):
         """Values and slopes of cases that differ in weight, network and state."""
-        direction = jnp.roll(self._normal(self.x.shape), 1)
+        direction = jnp.roll(default_state(self.x.shape[1:], self.x.shape[0]), 1)
         h = self.h = 0.005
         moved, gone = self.x.at[self.odd].set(3.0), self.x.at[self.odd].set(jnp.nan)
         cases = {

@@ -1,0 +1,46 @@
+"""Any two methods of the catalogue go together: jit, vmap and grad, without NaN."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlib_guidance as jg
+from jaxlib_guidance.guidance import METHODS
+from jaxlib_guidance.testing._term_case import TermCase, default_state
+
+NAMES = list(METHODS)
+SAMPLE = [(NAMES[i], NAMES[(3 * i + 1) % len(NAMES)]) for i in range(0, 15, 3)]
+
+
+def require_together(one, other):
+    shape = max((jg.testing.method_shape(name) for name in (one, other)), key=len)
+
+    def both(weight):
+        terms = (jg.testing.method_term(n, weight, shape) for n in (one, other))
+        return jg.chain(*terms)
+
+    x = default_state(shape)
+    case = TermCase(both, None, None, x, None, None, t=0.5, step=1, steps=2)
+
+    def total(weight):
+        x0, _, _ = case.evaluate(both(weight), case.rows, x)
+        return jnp.sum(x0**2), x0
+
+    graded = jax.jit(jax.vmap(jax.value_and_grad(total, has_aux=True)))
+    (_, x0), slopes = graded(jnp.asarray([0.0, 0.5, 1.0]))
+    assert np.isfinite(x0).all(), (one, other)
+    assert np.isfinite(slopes).all(), (one, other)
+    assert np.abs(x0[1] - x0[2]).max() > 1e-5, (one, other)
+
+
+@pytest.mark.parametrize("pair", SAMPLE, ids="+".join)
+def test_some_pairs(pair):
+    require_together(*pair)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_all_pairs(name):
+    for other in NAMES[NAMES.index(name) :]:
+        require_together(name, other)
