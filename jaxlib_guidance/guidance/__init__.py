@@ -41,12 +41,8 @@ from jaxlib_guidance.guidance._jacobian import conjugate_gradient
 from jaxlib_guidance.guidance._perturb import pag, redirect, seg
 from jaxlib_guidance.guidance._plan import GuidedDenoiser, guided
 from jaxlib_guidance.guidance._post import (
-    Clip,
-    DynamicThreshold,
     RescaleNorm,
     RescaleStd,
-    clip_x0,
-    dynamic_threshold,
     rescale_norm,
     rescale_std,
 )
@@ -59,6 +55,12 @@ from jaxlib_guidance.guidance._registry import (
 )
 from jaxlib_guidance.guidance._schedule import During, Scheduled, during, scheduled
 from jaxlib_guidance.guidance._step import step_grid, step_kernel
+from jaxlib_guidance.guidance._threshold import (
+    Clip,
+    DynamicThreshold,
+    clip_x0,
+    dynamic_threshold,
+)
 
 # Every method that stands at this door, one row each.
 METHODS = collect_methods(dict(vars()))

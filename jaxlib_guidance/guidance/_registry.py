@@ -161,7 +161,7 @@ def collect_methods(names: Mapping[str, Any]) -> Mapping[str, Method]:
       names: Functions and other things by name, such as a module's ``vars``.
 
     Returns:
-      Rows by name, families in the order of `FAMILIES`.
+      Rows by name, in the order of `FAMILIES` and by the alphabet in each.
 
     Raises:
       ValueError: Two methods, or the alias of one, of the same name.
@@ -173,5 +173,5 @@ def collect_methods(names: Mapping[str, Any]) -> Mapping[str, Method]:
             if known.setdefault(name, row) is not row:
                 raise ValueError(f"two guidance methods are called {name!r}")
     order = list(FAMILIES)
-    rows.sort(key=lambda row: order.index(row.family))
+    rows.sort(key=lambda row: (order.index(row.family), row.name))
     return MappingProxyType({row.name: row for row in rows})
