@@ -8,13 +8,15 @@ from jaxlib_guidance.diffusion._denoise import (
 from jaxlib_guidance.diffusion._discrete import (
     VPDiscrete,
     cosine_betas,
+    exponential_betas,
+    laplace_betas,
     linear_betas,
     rescale_zero_terminal_snr,
     scaled_linear_betas,
+    sigmoid_betas,
     vp_discrete,
 )
 from jaxlib_guidance.diffusion._grids import (
-    discrete_grid,
     flow_grid,
     karras_grid,
     logsnr_grid,
@@ -54,6 +56,16 @@ from jaxlib_guidance.diffusion._process import (
     perturb,
     slopes,
 )
+from jaxlib_guidance.diffusion._spacings import (
+    beta_grid,
+    kl_optimal_grid,
+    linear_quadratic_grid,
+)
+from jaxlib_guidance.diffusion._table_grids import (
+    align_your_steps_grid,
+    discrete_grid,
+    sigmas_grid,
+)
 from jaxlib_guidance.diffusion._times import require_times
 from jaxlib_guidance.types import Process
 
@@ -67,6 +79,9 @@ __all__ = [
     "linear_betas",
     "scaled_linear_betas",
     "cosine_betas",
+    "sigmoid_betas",
+    "laplace_betas",
+    "exponential_betas",
     "rescale_zero_terminal_snr",
     "VE",
     "RectifiedFlow",
@@ -93,6 +108,11 @@ __all__ = [
     "logsnr_grid",
     "karras_grid",
     "discrete_grid",
+    "sigmas_grid",
+    "kl_optimal_grid",
+    "beta_grid",
+    "linear_quadratic_grid",
+    "align_your_steps_grid",
     "shift_grid",
     # Times to train at
     "stratified",

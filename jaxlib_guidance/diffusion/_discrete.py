@@ -205,6 +205,64 @@ def cosine_betas(
     return np.minimum(1 - bar[1:] / bar[:-1], max_beta)
 
 
+def sigmoid_betas(
+    steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
+) -> np.ndarray:
+    """GeoDiff's table: ``beta_start + sigmoid(u) (beta_end - beta_start)``.
+
+    ``u`` is even from -6 to 6. diffusers calls it "sigmoid".
+
+    Args:
+      steps: Length ``T`` of the table.
+      beta_start: Beta that the table starts from, but for the sigmoid's end.
+      beta_end: Beta that the table ends at, but for the sigmoid's end.
+
+    Returns:
+      Float64 ``[T]``, for `vp_discrete`.
+
+    Reference: Xu et al., GeoDiff, arXiv 2203.02923; diffusers' ``DDPMScheduler``.
+    """
+    u = np.linspace(-6, 6, steps)
+    return beta_start + (beta_end - beta_start) / (1 + np.exp(-u))
+
+
+def laplace_betas(steps: int = 1000, max_beta: float = 0.999) -> np.ndarray:
+    """The table of a log-SNR with a Laplace distribution, as diffusers computes it.
+
+    ``alpha_bar = sqrt(snr / (1 + snr))`` with ``log snr = sgn(u) log(1 - 2 |u|) / 2``
+    for ``u`` from -1/2 to 1/2. The square root is diffusers'; the paper has
+    ``alpha_bar = snr / (1 + snr)``.
+
+    Args:
+      steps: Length ``T`` of the table.
+      max_beta: Ceiling of the betas.
+
+    Returns:
+      Float64 ``[T]``, for `vp_discrete`.
+
+    Reference: Hang et al., arXiv 2407.03297; diffusers' ``DDPMScheduler``.
+    """
+    u = np.linspace(-0.5, 0.5, steps + 1)
+    log_snr = 0.5 * np.sign(u) * np.log(1 - 2 * np.abs(u) + 1e-6)
+    bar = np.sqrt(1 / (1 + np.exp(-log_snr)))
+    return np.minimum(1 - bar[1:] / bar[:-1], max_beta)
+
+
+def exponential_betas(steps: int = 1000, rate: float = 12.0) -> np.ndarray:
+    """Equal betas: ``alpha_bar = exp(-rate u)`` for ``u`` from 0 to 1.
+
+    Args:
+      steps: Length ``T`` of the table.
+      rate: Logarithm of ``1 / alpha_bar`` at the end; 12 is diffusers'.
+
+    Returns:
+      Float64 ``[T]``, for `vp_discrete`.
+
+    Reference: diffusers' ``betas_for_alpha_bar`` with "exp".
+    """
+    return np.full(steps, -math.expm1(-rate / steps))
+
+
 def rescale_zero_terminal_snr(betas: Array | np.ndarray) -> np.ndarray:
     """A table moved and scaled so that its last step is pure noise.
 

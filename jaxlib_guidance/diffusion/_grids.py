@@ -5,53 +5,18 @@ ready for `sample`. Spacing decides more than order does: `flow_grid` is best wi
 `adams`, even log-SNR with solvers that integrate in it; docs/samplers.md has figures.
 """
 
-from typing import Literal
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.diffusion._discrete import VPDiscrete
-from jaxlib_guidance.diffusion._process import Process, logsnr
-from jaxlib_guidance.types import Array, concrete, require_process
-
-Spacing = Literal["leading", "trailing", "linspace"]
-
-
-def _finish(times: Array, final_zero: bool) -> Array:
-    return jnp.append(times, 0.0) if final_zero else times
-
-
-def _require_steps(n: int, smallest: int = 1) -> None:
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < smallest:
-        raise ValueError(
-            f"n is {n!r}; expected a whole number of steps, at least {smallest}"
-        )
-
-
-def _require_positive(value: float, name: str) -> None:
-    if not value > 0:
-        raise ValueError(f"{name} is {value}; expected a positive number")
-
-
-def _range(process, t_min, t_max, above_zero=False):
-    require_process(process)
-    low = process.t_min if t_min is None else t_min
-    high = process.t_max if t_max is None else t_max
-    if not 0 <= low < high or (above_zero and low == 0):
-        raise ValueError(
-            f"t_min is {low} and t_max {high}; expected 0 "
-            f"{'<' if above_zero else '<='} t_min < t_max"
-        )
-    return low, high
-
-
-def _logsnr_ends(process, high, low):
-    # Where alpha(t_max) is 0 the log-SNR is infinite: space the grid as if it were at
-    # sigma / alpha = 1000; the first time stays t_max itself.
-    ends = logsnr(process, jnp.array([high, low], jnp.float32))
-    return jnp.clip(ends, -2 * np.log(1e3), 2 * np.log(1e5))
-
+from jaxlib_guidance.diffusion._ranges import (
+    finish,
+    logsnr_ends,
+    require_positive,
+    require_steps,
+    time_range,
+)
+from jaxlib_guidance.types import Array, Process, concrete
 
 # By how much a step of `flow_grid` may exceed the one before. A multistep solver of
 # fourth order amplifies a network's own error 7 times at 1, 13 at 1.25 and 90 at 2.
@@ -76,30 +41,39 @@ def _ramp(start: Array, last: Array, n: int) -> Array:
     return ramp.at[0].set(start)
 
 
-def uniform_grid(process: Process, n: int, t_max: float | None = None) -> Array:
+def uniform_grid(
+    process: Process,
+    n: int,
+    t_max: float | None = None,
+    t_min: float | None = None,
+) -> Array:
     """Times ``t_max (1 - i / n)`` for i = 0, ..., n; the last is 0.
 
     Args:
       process: The noise process, whose ``t_max`` is the default.
       n: Number of steps.
       t_max: First time; None is the process's.
+      t_min: Last time before 0, to which the other steps are even; None makes the last
+        step one of them.
 
     Returns:
       Float32 ``[n + 1]``.
 
     Raises:
       TypeError: ``process`` is not a noise process.
-      ValueError: ``n`` below 1, or ``t_max`` not above 0.
+      ValueError: ``n`` below 1, or below 2 with ``t_min``, or times out of order.
 
     Example:
       >>> import jaxlib_guidance as jg
       >>> jg.uniform_grid(jg.RectifiedFlow(), 4).tolist()
       [1.0, 0.75, 0.5, 0.25, 0.0]
     """
-    _require_steps(n)
-    _, high = _range(process, 0.0, t_max)
+    require_steps(n, 1 if t_min is None else 2)
+    low, high = time_range(process, t_min or 0.0, t_max, above_zero=t_min is not None)
     with jax.ensure_compile_time_eval():
-        return jnp.linspace(high, 0.0, n + 1, dtype=jnp.float32)
+        if t_min is None:
+            return jnp.linspace(high, 0.0, n + 1, dtype=jnp.float32)
+        return finish(jnp.linspace(high, low, n, dtype=jnp.float32), True)
 
 
 def flow_grid(
@@ -139,9 +113,9 @@ def flow_grid(
 
     Reference: Esser et al., arXiv 2403.03206, eq. 23 (the shift).
     """
-    _require_steps(n)
-    _require_positive(shift, "shift")
-    low, high = _range(process, t_min, t_max)
+    require_steps(n)
+    require_positive(shift, "shift")
+    low, high = time_range(process, t_min, t_max)
     with jax.ensure_compile_time_eval():
         ends = jnp.array([high, low], jnp.float32)
         alpha, sigma = process.alpha(ends), process.sigma(ends)
@@ -159,11 +133,14 @@ def logsnr_grid(
     t_min: float | None = None,
     t_max: float | None = None,
     final_zero: bool = True,
+    rho: float = 1.0,
 ) -> Array:
     """Evenly spaced in log-SNR, the time in which exponential integrators think.
 
     The same grid as an exponential (geometric) spacing of ``sigma / alpha``, which
-    diffusers offers twice, as ``use_exponential_sigmas`` and ``use_lu_lambdas``.
+    diffusers offers twice, as ``use_exponential_sigmas`` and ``use_lu_lambdas``. With
+    ``rho`` k-diffusion's polyexponential spacing: the distance in log-SNR from the
+    last time is in proportion to ``(1 - i / N)^rho``.
 
     Args:
       process: The noise process.
@@ -171,13 +148,14 @@ def logsnr_grid(
       t_min: Last time before 0; None is the process's.
       t_max: First time; None is the process's.
       final_zero: Whether to append 0; else the grid ends at ``t_min``.
+      rho: Exponent of the spacing; 1 is even, more puts more steps near data.
 
     Returns:
       Float32 ``[n + 1]``.
 
     Raises:
       TypeError: ``process`` is not a noise process.
-      ValueError: Too few steps, or times out of order.
+      ValueError: Too few steps, ``rho`` not above 0, or times out of order.
 
     Example:
       >>> import jaxlib_guidance as jg
@@ -187,13 +165,14 @@ def logsnr_grid(
 
     Reference: Lu et al., DPM-Solver, arXiv 2206.00927, section 4.
     """
-    _require_steps(n, 2 if final_zero else 1)
-    low, high = _range(process, t_min, t_max, above_zero=True)
+    require_steps(n, 2 if final_zero else 1)
+    require_positive(rho, "rho")
+    low, high = time_range(process, t_min, t_max, above_zero=True)
     with jax.ensure_compile_time_eval():
-        ends = _logsnr_ends(process, high, low)
-        ramp = jnp.linspace(0.0, 1.0, n if final_zero else n + 1, dtype=jnp.float32)
-        times = process.t_of_logsnr(ends[0] + ramp * (ends[1] - ends[0]))
-        return _finish(times.at[0].set(high).at[-1].set(low), final_zero)
+        ends = logsnr_ends(process, high, low)
+        ramp = jnp.linspace(1.0, 0.0, n if final_zero else n + 1, dtype=jnp.float32)
+        times = process.t_of_logsnr(ends[1] + ramp**rho * (ends[0] - ends[1]))
+        return finish(times.at[0].set(high).at[-1].set(low), final_zero)
 
 
 def karras_grid(
@@ -230,70 +209,16 @@ def karras_grid(
 
     Reference: Karras et al., arXiv 2206.00364, eq. 5.
     """
-    _require_steps(n, 2 if final_zero else 1)
-    _require_positive(rho, "rho")
-    low, high = _range(process, t_min, t_max, above_zero=True)
+    require_steps(n, 2 if final_zero else 1)
+    require_positive(rho, "rho")
+    low, high = time_range(process, t_min, t_max, above_zero=True)
     with jax.ensure_compile_time_eval():
         # In log space, because sigma / alpha reaches 1e4 on a cosine schedule.
-        ends = -_logsnr_ends(process, high, low) / (2 * rho)
+        ends = -logsnr_ends(process, high, low) / (2 * rho)
         first, last = jnp.exp(ends[0]), jnp.exp(ends[1])
         ramp = jnp.linspace(0.0, 1.0, n if final_zero else n + 1, dtype=jnp.float32)
         times = process.t_of_logsnr(-2 * rho * jnp.log(first + ramp * (last - first)))
-        return _finish(times.at[0].set(high).at[-1].set(low), final_zero)
-
-
-def discrete_grid(
-    process: VPDiscrete, n: int, spacing: Spacing = "trailing", offset: int = 1
-) -> Array:
-    """The timesteps of a DDPM-trained network, as diffusers chooses them.
-
-    With a table of ``T`` steps: "leading" takes ``i (T // n) + offset``, "trailing"
-    ``T - 1 - i T / n``, "linspace" ``n`` values from ``T - 1`` to 0; then 0 noise.
-
-    Args:
-      process: A process with a table, from `vp_discrete`.
-      n: Number of steps, at most ``T``.
-      spacing: Rule by which steps are chosen: "leading", "trailing" or "linspace".
-      offset: Number added to the steps of the leading rule, diffusers'
-        ``steps_offset``.
-
-    Returns:
-      Float32 ``[n + 1]``.
-
-    Raises:
-      TypeError: A process without a table.
-      ValueError: ``n`` below 1 or above ``T``, or an unknown rule.
-
-    Example:
-      >>> import jaxlib_guidance as jg
-      >>> process = jg.vp_discrete(jg.diffusion.linear_betas(1000))
-      >>> process.index(jg.discrete_grid(process, 4)[:-1]).tolist()
-      [999.0, 749.0, 499.0, 249.0]
-
-    Reference: Lin et al., arXiv 2305.08891, table 2.
-    """
-    _require_steps(n)
-    if not isinstance(process, VPDiscrete):
-        raise TypeError(
-            f"process is {process!r}; expected one with a table, from vp_discrete"
-        )
-    total = process.steps
-    if n > total:
-        raise ValueError(f"n is {n}; expected at most the table's {total} steps")
-    match spacing:
-        case "leading":
-            index = np.arange(n)[::-1] * (total // n) + offset
-            index -= max(0, index[0] - (total - 1))  # n = T leaves no room for it
-        case "trailing":
-            index = np.round(total - np.arange(n) * total / n) - 1
-        case "linspace":
-            index = np.linspace(total - 1, 0, n)
-        case _:
-            raise ValueError(
-                f"spacing is {spacing!r}; expected 'leading', 'trailing' or 'linspace'"
-            )
-    times = (index + 1) / total
-    return jnp.asarray(np.append(times, 0.0), jnp.float32)
+        return finish(times.at[0].set(high).at[-1].set(low), final_zero)
 
 
 def shift_grid(grid: Array, shift: float) -> Array:
@@ -319,7 +244,7 @@ def shift_grid(grid: Array, shift: float) -> Array:
 
     Reference: Esser et al., arXiv 2403.03206, eq. 23.
     """
-    _require_positive(shift, "shift")
+    require_positive(shift, "shift")
     known = concrete(grid)
     if known is not None and not ((known >= 0) & (known <= 1)).all():
         raise ValueError(

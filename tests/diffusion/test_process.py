@@ -14,11 +14,14 @@ from jaxlib_guidance.diffusion import (
     VPLinear,
     coefficients,
     cosine_betas,
+    exponential_betas,
+    laplace_betas,
     linear_betas,
     logsnr,
     perturb,
     rescale_zero_terminal_snr,
     scaled_linear_betas,
+    sigmoid_betas,
     vp_discrete,
 )
 
@@ -83,7 +86,17 @@ def test_sigma_keeps_its_digits_near_the_data():
     np.testing.assert_allclose(VPLinear().sigma(jnp.float32(t)), exact, rtol=1e-5)
 
 
-@pytest.mark.parametrize("betas", [linear_betas, scaled_linear_betas, cosine_betas])
+@pytest.mark.parametrize(
+    "betas",
+    [
+        linear_betas,
+        scaled_linear_betas,
+        cosine_betas,
+        sigmoid_betas,
+        laplace_betas,
+        exponential_betas,
+    ],
+)
 def test_table_matches_the_cumulative_product(betas):
     table = betas(1000)
     process = vp_discrete(table)
@@ -92,6 +105,51 @@ def test_table_matches_the_cumulative_product(betas):
     np.testing.assert_allclose(process.alpha(t) ** 2, bar, rtol=2e-4, atol=1e-9)
     np.testing.assert_allclose(process.sigma(t) ** 2, 1 - bar, rtol=2e-4)
     np.testing.assert_allclose(process.index(t), np.arange(1000), atol=1e-3)
+
+
+# Eight betas of each beta_schedule of diffusers 0.42.1's DDPMScheduler between .001 and
+# .2; "exp" is its betas_for_alpha_bar, "zero snr" its rescale_zero_terminal_snr.
+DIFFUSERS = {
+    "linear": [
+        *(0.001, 0.02942857, 0.05785714, 0.08628571),
+        *(0.1147143, 0.1431429, 0.1715714, 0.2),
+    ],
+    "scaled_linear": [
+        *(0.0009999999, 0.008279707, 0.02260904, 0.04398799),
+        *(0.07241655, 0.1078947, 0.1504225, 0.2),
+    ],
+    "squaredcos_cap_v2": [
+        *(0.04219541, 0.1156733, 0.192188, 0.2782455),
+        *(0.3836209, 0.5260364, 0.7402689, 0.999),
+    ],
+    "sigmoid": [
+        *(0.001492052, 0.003701807, 0.015129, 0.06028939),
+        *(0.1407106, 0.185871, 0.1972982, 0.199508),
+    ],
+    "laplace": [
+        *(0.1830955, 0.06262074, 0.04352948, 0.03407415),
+        *(0.03656666, 0.05527444, 0.1029278, 0.9452552),
+    ],
+    "exp": [0.7768698] * 8,
+    "zero snr": [
+        *(0.0009999275, 0.08247894, 0.1642585, 0.2550631),
+        *(0.3649998, 0.5123084, 0.7328504, 1.0),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", DIFFUSERS)
+def test_tables_are_those_of_diffusers(name):
+    table = {
+        "linear": lambda: linear_betas(8, 0.001, 0.2),
+        "scaled_linear": lambda: scaled_linear_betas(8, 0.001, 0.2),
+        "squaredcos_cap_v2": lambda: cosine_betas(8),
+        "sigmoid": lambda: sigmoid_betas(8, 0.001, 0.2),
+        "laplace": lambda: laplace_betas(8),
+        "exp": lambda: exponential_betas(8),
+        "zero snr": lambda: rescale_zero_terminal_snr(linear_betas(8, 0.001, 0.2)),
+    }[name]()
+    np.testing.assert_allclose(table, DIFFUSERS[name], rtol=1e-4)
 
 
 def test_ddpm_table_ends_where_the_paper_says():

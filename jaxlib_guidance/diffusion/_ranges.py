@@ -1,0 +1,52 @@
+"""What time grids have in common: their ends, and the checks of their arguments."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlib_guidance.diffusion._process import logsnr
+from jaxlib_guidance.types import Array, Process, require_process
+
+
+def finish(times: Array, final_zero: bool) -> Array:
+    """The grid with 0 behind it, or as it is."""
+    return jnp.append(times, 0.0) if final_zero else times
+
+
+def require_steps(n: int, smallest: int = 1) -> None:
+    """Raises unless ``n`` is a whole number, at least ``smallest``."""
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < smallest:
+        raise ValueError(
+            f"n is {n!r}; expected a whole number of steps, at least {smallest}"
+        )
+
+
+def require_positive(value: float, name: str) -> None:
+    """Raises unless ``value`` is above 0."""
+    if not value > 0:
+        raise ValueError(f"{name} is {value}; expected a positive number")
+
+
+def time_range(
+    process: Process,
+    t_min: float | None,
+    t_max: float | None,
+    above_zero: bool = False,
+) -> tuple[float, float]:
+    """Lowest and highest time, the process's where None; raises if out of order."""
+    require_process(process)
+    low = process.t_min if t_min is None else t_min
+    high = process.t_max if t_max is None else t_max
+    if not 0 <= low < high or (above_zero and low == 0):
+        raise ValueError(
+            f"t_min is {low} and t_max {high}; expected 0 "
+            f"{'<' if above_zero else '<='} t_min < t_max"
+        )
+    return low, high
+
+
+def logsnr_ends(process: Process, high: float, low: float) -> Array:
+    """Log-SNR at both times ``[2]``, bounded so that a grid can be spaced in it."""
+    # Where alpha(t_max) is 0 the log-SNR is infinite: space the grid as if it were at
+    # sigma / alpha = 1000; the first time stays t_max itself.
+    ends = logsnr(process, jnp.array([high, low], jnp.float32))
+    return jnp.clip(ends, -2 * np.log(1e3), 2 * np.log(1e5))
