@@ -4,6 +4,7 @@
     python sample/images.py --sampler unipc --steps 12 --guide apg=3,eta=0,during=0:0.8
     python sample/images.py --guide auto=1@digits_weak --guide classifier=2 --labels 3 8
     python sample/images.py --weights runs/digits/ema.safetensors --images 17 4
+    python sample/images.py --model emoji --prompt "a red apple" --guide cfg=2
 
 A guide is NAME=WEIGHT, then optionally @WHERE and ,KEY=VALUE pairs; guides apply in the
 order given. WHERE is a term's attention sites (joined by +), network or classifier.
@@ -28,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from conditions import condition_of, rows_of
 from outputs import require_writable
 from tqdm import tqdm
 
@@ -41,8 +43,10 @@ from jaxlib_guidance.models import ClassifierModel, DiffusionModel, load_pretrai
 class Config:
     """What to draw."""
 
-    weights: str = "digits"
-    """A name of `load_pretrained`, or a file that train/images.py wrote."""
+    weights: Annotated[str, tyro.conf.arg(aliases=["--model"])] = "digits"
+    """A name of `load_pretrained`, or a file that a recipe of train/ wrote."""
+    prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A text for one row, for a model of texts; give it repeatedly."""
     guide: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A guidance term, NAME=WEIGHT[@WHERE][,KEY=VALUE...]; give it repeatedly."""
     sampler: str = "dpmpp_2m"
@@ -51,7 +55,7 @@ class Config:
     grid: Literal["karras", "logsnr", "flow"] = "karras"
     """Spacing of the steps."""
     labels: tuple[int, ...] = ()
-    """Classes, one for each row; all by default. -1 is no class."""
+    """Classes, one for each row; -1 is no class. All by default, none with prompts."""
     columns: int = 10
     """Images of each class."""
     images: tuple[int, ...] = ()
@@ -163,9 +167,9 @@ def term_of(text: str, nets: Nets) -> Any:
 
 
 def _null(name: str, where: str, nets: Nets) -> dict[str, Any]:
-    if nets.model.classes is None:
+    if nets.model.null is None:
         raise ValueError("this model has no classes to guide towards")
-    return {"null": nets.model.classes}
+    return {"null": nets.model.null}
 
 
 def _sites(name: str, where: str, nets: Nets) -> dict[str, Any]:
@@ -264,26 +268,23 @@ def draw(config: Config) -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"sampler {config.sampler!r}: {error}") from error
     nets = Nets(model, [params])
     guidance = jg.chain(*(term_of(text, nets) for text in config.guide))
-    classes = model.classes or 0
-    rows = np.asarray(config.labels or range(classes) or (-1,))
-    if rows.min() < -1 or rows.max() >= max(classes, 1):
-        raise ValueError(f"labels {rows.tolist()}; expected -1, ..., {classes - 1}")
-    labels = np.repeat(np.where(rows < 0, classes, rows), config.columns)
+    labels, texts = rows_of(model, config.labels, config.prompt, config.columns)
     ids = np.asarray(config.images or range(len(labels)))
     if ids.min() < 0 or ids.max() >= len(labels):
         raise ValueError(f"images {ids.tolist()}; expected 0, ..., {len(labels) - 1}")
     grid = model.grid(config.steps, SPACINGS[config.grid])
     root = jax.random.key(config.seed)
+    conds = condition_of(model, labels, texts)
 
     @jax.jit
-    def run(params, guidance, ids, labels):
+    def run(params, guidance, ids, cond):
         return jg.sample(
             jg.sample_keys(root, ids),
             nets.denoisers(params),
             sampler,
             grid,
             model.shape,
-            labels if classes else None,
+            cond,
             guidance=guidance,
         )[0]
 
@@ -292,9 +293,8 @@ def draw(config: Config) -> tuple[np.ndarray, np.ndarray]:
     padded = np.resize(ids, -(-len(ids) // size) * size)
     images = []
     for part in tqdm(padded.reshape(-1, size), unit="batch", disable=len(ids) <= size):
-        images.append(
-            np.asarray(run(nets.params, guidance, part, jnp.asarray(labels[part])))
-        )
+        cond = jax.tree.map(lambda leaf, rows=part: jnp.asarray(leaf[rows]), conds)
+        images.append(np.asarray(run(nets.params, guidance, part, cond)))
     return np.concatenate(images)[: len(ids)], labels[ids]
 
 

@@ -73,6 +73,18 @@ class DiffusionModel:
     shape: tuple[int, ...]
     classes: int | None = None
 
+    @property
+    def null(self) -> PyTree:
+        """The condition that says nothing, in the form that `guidance.cfg` takes.
+
+        The null class, or with text ``{"label", "text", "text_mask"}``, the null class
+        only where there are classes; None for a network without a condition.
+        """
+        if getattr(self.module, "text", None) is None:
+            return self.classes
+        label = {} if self.classes is None else {"label": self.classes}
+        return label | {"text": 0.0, "text_mask": False}
+
     def init(self, key: Array) -> PyTree:
         """New parameters.
 

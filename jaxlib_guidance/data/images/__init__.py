@@ -1,6 +1,15 @@
 """Images."""
 
 from jaxlib_guidance.data.images._digits import Split, load_digits
+from jaxlib_guidance.data.images._emoji import (
+    EMOJI_CATEGORIES,
+    Emoji,
+    Vocabulary,
+    embed_words,
+    emoji_vocabulary,
+    load_emoji,
+    split_words,
+)
 from jaxlib_guidance.data.images._folder import (
     Images,
     ImageSource,
@@ -14,6 +23,14 @@ __all__ = [
     # The bundled digits
     "Split",
     "load_digits",
+    # The bundled emoji and their words
+    "EMOJI_CATEGORIES",
+    "Emoji",
+    "load_emoji",
+    "Vocabulary",
+    "emoji_vocabulary",
+    "split_words",
+    "embed_words",
     # Folders and TensorFlow Datasets
     "Images",
     "ImageSource",
