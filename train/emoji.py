@@ -131,46 +131,18 @@ def make_loss(model: DiffusionModel, config: Config, scale: float) -> Any:
 
 
 def make_optimiser(config: Optimiser) -> optax.GradientTransformation:
-    """Muon and Adam at their rates."""
+    """Adam with its schedule."""
     fall = max(1, round(config.decay * config.steps))
-
-    def rate(peak):
-        return optax.join_schedules(
-            [
-                optax.linear_schedule(0.0, peak, config.warmup),
-                optax.constant_schedule(peak),
-                optax.linear_schedule(peak, 0.0, fall),
-            ],
-            [config.warmup, config.steps - fall],
-        )
-
-    if not config.muon_rate:
-        return optax.adam(rate(config.learning_rate), b2=0.99)
-    return optax.contrib.muon(
-        rate(config.muon_rate),
-        adam_learning_rate=rate(config.learning_rate),
-        adam_b2=0.99,
-        muon_weight_dimension_numbers=matrices,
+    peak = config.learning_rate
+    rate = optax.join_schedules(
+        [
+            optax.linear_schedule(0.0, peak, config.warmup),
+            optax.constant_schedule(peak),
+            optax.linear_schedule(peak, 0.0, fall),
+        ],
+        [config.warmup, config.steps - fall],
     )
-
-
-def matrices(params: Any) -> Any:
-    """The axes of the parameters that are matrices of hidden layers; None elsewhere.
-
-    Not of the first and the last layer, nor of embeddings: see Jordan et al., Muon.
-    """
-    dims = optax.contrib.MuonDimensionNumbers
-
-    def of(path, leaf):
-        names = [step.key for step in path]
-        outer = {"patch_in", "head", "head_modulation", "label", "time_in"} & set(names)
-        if leaf.ndim < 2 or outer or names[0] == "conv_in":
-            return None
-        if leaf.ndim == 3 and names[-2] != "out":
-            return dims((0,), (1, 2))
-        return dims(tuple(range(leaf.ndim - 1)), (leaf.ndim - 1,))
-
-    return jax.tree_util.tree_map_with_path(of, params)
+    return optax.adam(rate, b2=0.99)
 
 
 def make_sampler(model: DiffusionModel, steps: int, mesh: jax.sharding.Mesh) -> Any:

@@ -27,7 +27,7 @@ import tyro
 from PIL import Image
 from safetensors.numpy import load_file
 
-from jaxlib_guidance.data import EMOJI_CATEGORIES, split_words
+from jaxlib_guidance.data import EMOJI_CATEGORIES, caption_words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,8 +142,8 @@ def read_entries(config: Config) -> list[dict[str, Any]]:
         if plain.startswith("keycap_"):
             plain = f"keycap {each['short_name']}"
         caption = " ".join(re.findall(r"[a-z0-9]+", plain.replace("’", "")))
-        own = split_words(caption)
-        more = [w for text in [each["name"], *named[1:]] for w in split_words(text)]
+        own = caption_words(caption)
+        more = [w for text in [each["name"], *named[1:]] for w in caption_words(text)]
         keywords = [w for w in dict.fromkeys(more) if w not in own and len(w) > 1]
         found.append(
             {

@@ -42,19 +42,16 @@ class Objective:
 
 @dataclasses.dataclass(frozen=True)
 class Optimiser:
-    """Muon for matrices and Adam for the rest: warm-up, constant rate, linear decay."""
+    """Adam: warm-up, a constant rate, and a linear decay to 0."""
 
     steps: int = 12_000
     batch: int = 32
-    learning_rate: float = 1e-3
-    """Of Adam."""
-    muon_rate: float = 0.01
-    """Of Muon; 0 leaves all to Adam."""
+    learning_rate: float = 1.5e-3
     warmup: int = 100
     decay: float = 0.25
-    """Share of the steps over which the rates fall to 0."""
+    """Share of the steps over which the rate falls to 0."""
     clip: float = 1.0
-    ema: float = 0.999
+    ema: float = 0.998
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,10 +5,10 @@ from jaxlib_guidance.data.images._emoji import (
     EMOJI_CATEGORIES,
     Emoji,
     Vocabulary,
+    caption_words,
     embed_words,
     emoji_vocabulary,
     load_emoji,
-    split_words,
 )
 from jaxlib_guidance.data.images._folder import (
     Images,
@@ -29,7 +29,7 @@ __all__ = [
     "load_emoji",
     "Vocabulary",
     "emoji_vocabulary",
-    "split_words",
+    "caption_words",
     "embed_words",
     # Folders and TensorFlow Datasets
     "Images",

@@ -106,7 +106,7 @@ def emoji_vocabulary() -> Vocabulary:
     return Vocabulary(_lines(data["vocabulary"]), data["vectors"].astype(np.float32))
 
 
-def split_words(text: str) -> list[str]:
+def caption_words(text: str) -> list[str]:
     """The words of a text: letters and digits, lower case, without accents or articles.
 
     Args:
@@ -114,6 +114,11 @@ def split_words(text: str) -> list[str]:
 
     Returns:
       Words in the order of the text.
+
+    Example:
+      >>> from jaxlib_guidance.data import caption_words
+      >>> caption_words("A piñata, and the Queen's clown-fish")
+      ['pinata', 'and', 'queens', 'clown', 'fish']
     """
     plain = unicodedata.normalize("NFKD", text.lower()).replace("’", "'")
     plain = "".join(c for c in plain if c != "'" and not unicodedata.combining(c))
@@ -145,7 +150,7 @@ def embed_words(
     text = np.zeros((len(prompts), size, vectors.shape[1]), np.float32)
     mask = np.zeros((len(prompts), size), bool)
     for i, prompt in enumerate(prompts):
-        own = split_words(prompt)
+        own = caption_words(prompt)
         if len(own) > size:
             raise ValueError(
                 f"prompt {prompt!r} has {len(own)} words; expected at most {size}"

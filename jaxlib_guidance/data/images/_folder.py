@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxlib_guidance.data.images._digits import Split, load_digits
+from jaxlib_guidance.data.images._emoji import EMOJI_CATEGORIES, load_emoji
 from jaxlib_guidance.data.images._files import Stored, find_folder
 
 
@@ -120,10 +121,10 @@ def load_images(
     """Loads a whole set of labelled images.
 
     Args:
-      source: "digits", bundled; a folder with one sub-folder for each class, with its
-        images and any folders of more, split in "train" and "test" one level above if
-        these exist; or else the name of a set of `tensorflow_datasets`, such as "mnist"
-        or "cifar10", which must have been prepared or can be downloaded.
+      source: "digits" or "emoji", bundled; a folder with one sub-folder for each class,
+        with its images and any folders of more, split in "train" and "test" one level
+        above if these exist; or else the name of a set of `tensorflow_datasets`, such
+        as "mnist" or "cifar10", which must have been prepared or can be downloaded.
       split: "train" or "test".
       size: Side to which images are cropped about their centre and resized. None keeps
         them, and they must then agree.
@@ -208,7 +209,11 @@ def _find(source, split, size, channels):
     if channels not in (None, 1, 3):
         raise ValueError(f"channels is {channels!r}; expected 1, 3 or None")
     if source == "digits":
-        return _digits(split)
+        names = tuple("0123456789")
+        return _bundled("digits", "digit", *load_digits(split), names)
+    if source == "emoji":
+        found = load_emoji(split)
+        return _bundled("emoji", "emoji", found.images, found.labels, EMOJI_CATEGORIES)
     folder = Path(source).expanduser()
     if folder.is_dir():
         return find_folder(folder, split)
@@ -217,14 +222,13 @@ def _find(source, split, size, channels):
     return _tfds(source, split)
 
 
-def _digits(split):
-    images, labels = load_digits(split)
+def _bundled(title, one, images, labels, classes):
     raw = np.round((images + 1) * 127.5).astype(np.uint8)
 
     def read(i):
         return raw[i], labels[i]
 
-    return Stored("digits", len(raw), read, lambda i: f"digit {i}", tuple("0123456789"))
+    return Stored(title, len(raw), read, lambda i: f"{one} {i}", classes)
 
 
 def _tfds(name, split):
@@ -232,7 +236,7 @@ def _tfds(name, split):
         import tensorflow_datasets as tfds
     except ImportError as error:
         raise ModuleNotFoundError(
-            f"source {name!r} is not 'digits', and there is no folder "
+            f"source {name!r} is not bundled, and there is no folder "
             f"{Path(name).absolute()}. As a name of tensorflow-datasets it needs pip "
             "install 'jaxlib-guidance[data]' (TensorFlow itself is not needed)"
         ) from error
