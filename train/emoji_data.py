@@ -194,7 +194,7 @@ def main(config: Config) -> None:
         "vocabulary": vocabulary,
     }
     longest = max(len(each["words"]) for each in entries)
-    arrays = {
+    arrays: dict[str, Any] = {
         "images": np.stack([each["image"] for each in entries]),
         "labels": np.array([each["label"] for each in entries], np.int8),
         "words": indices([each["words"] for each in entries], vocabulary, longest),
