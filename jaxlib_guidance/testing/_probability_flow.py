@@ -60,13 +60,17 @@ def posterior_mean64(mixture, x, alpha, sigma):
             mixture.axes,
         )
     )
-    z = np.einsum("bmd,mde->bme", x[:, None] - alpha * means, axes)
+    # Two matrix products: many components in many dimensions are common here.
+    many, dim = means.shape
+    flat = axes.transpose(1, 0, 2).reshape(dim, many * dim)
+    centres = np.einsum("md,mde->me", means, axes)
+    z = (x @ flat).reshape(-1, many, dim) - alpha * centres
     spread = alpha**2 * values + sigma**2
     each = logs - 0.5 * np.sum(z**2 / spread + np.log(spread), axis=-1)
     share = np.exp(each - each.max(axis=1, keepdims=True))
     share /= share.sum(axis=1, keepdims=True)
-    inner = means + np.einsum("bme,mde->bmd", alpha * values / spread * z, axes)
-    return np.einsum("bm,bmd->bd", share, inner)
+    inner = (share[..., None] * (alpha * values / spread) * z).reshape(len(x), -1)
+    return share @ means + inner @ flat.T
 
 
 def exact_flow(

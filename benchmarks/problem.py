@@ -1,0 +1,156 @@
+"""A problem of a solver, for `problems.py`: where it starts and where it should end."""
+
+import dataclasses
+import functools
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxlib_guidance as jg
+from jaxlib_guidance.testing import GaussianMixture, exact_flow
+from jaxlib_guidance.types import Array, Context, Denoiser, Process, expand
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """What is solved, from where, and the answer.
+
+    Attributes:
+      name: Name, one of its half.
+      half: "tuning" or "held_out".
+      kind: "mixture" or "network".
+      process: Noise process; the starts stand at its ``t_max``.
+      process_name: Key of `PROCESSES`.
+      scale: Standard deviation of the data.
+      starts: States ``[B, *S]`` at ``process.t_max``, float32.
+      denoiser: Function that makes the denoiser; call it inside what is jitted.
+      cond: Condition ``[B]`` of a network, or None.
+      guidance: Guidance term, or None.
+      mixture: Distribution of a "mixture", or None.
+      mark: Name of what the ends depend on: distribution, parameters, condition.
+      cache: Folder where ends are kept.
+    """
+
+    name: str
+    half: str
+    kind: str
+    process: Process
+    process_name: str
+    scale: float
+    starts: Array
+    denoiser: Callable[[], Denoiser]
+    cond: Any = None
+    guidance: Any = None
+    mixture: GaussianMixture | None = None
+    mark: str = ""
+    cache: Path = Path()
+
+    @property
+    def level(self) -> tuple[float, float]:
+        """Coefficients ``(alpha, sigma)`` of the starts."""
+        t = jnp.float32(self.process.t_max)
+        return float(self.process.alpha(t)), float(self.process.sigma(t))
+
+    @property
+    def noise(self) -> np.ndarray:
+        """Unit noise of the starts, float64."""
+        return np.asarray(self.starts, np.float64) / self.level[1]
+
+    @functools.cached_property
+    def x0(self) -> Callable[[np.ndarray, float], np.ndarray]:
+        """``(x, t) -> x0`` in numpy, guidance included, for libraries without jax."""
+
+        @jax.jit
+        def guess(x, t):
+            p, many = self.process, jnp.broadcast_to(t, x.shape[:1])
+            alpha, sigma = (expand(f(many), x) for f in (p.alpha, p.sigma))
+            keys = jg.sample_keys(jax.random.key(0), len(x))
+            ctx = Context(
+                x, many, alpha, sigma, self.cond, keys, p, jnp.int32(0), None, t, t
+            )
+            call = jg.guided(self.denoiser(), self.guidance)
+            return call(ctx, call.init(x))[0]
+
+        return lambda x, t: np.asarray(
+            guess(jnp.asarray(x, jnp.float32), jnp.float32(t)), np.float64
+        )
+
+    def ends(self) -> np.ndarray:
+        """Ends ``[B, *S]`` of the probability flow from the starts, float64."""
+        return self._solved["ends"]
+
+    def floor(self) -> float:
+        """Mean L2 error of `ends` themselves; 0 for the exact ones."""
+        return float(self._solved["floor"])
+
+    def error(self, samples: Any) -> float:
+        """Mean L2 distance of samples ``[B, *S]`` to the ends."""
+        gap = np.asarray(samples, np.float64) - self.ends()
+        return float(np.mean(np.linalg.norm(gap.reshape(len(gap), -1), axis=1)))
+
+    @functools.cached_property
+    def _solved(self):
+        path = self.cache / f"ends-{self.name}-{self.mark}.npz"
+        if not path.exists():
+            solve = self._exact if self.kind == "mixture" else self._converged
+            ends, floor = solve()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_suffix(f".{os.getpid()}.npz")
+            np.savez(part, ends=ends, floor=floor)
+            part.rename(path)
+        with np.load(path) as file:
+            return dict(file)
+
+    def _exact(self):
+        return exact_flow(self.mixture, self.starts, self.level, rtol=1e-8), 0.0
+
+    def _converged(self):
+        fine, coarse = (runge_kutta(self, n) for n in (160, 80))
+        gap = (fine - coarse).reshape(len(fine), -1)
+        return fine, np.mean(np.linalg.norm(gap, axis=1))
+
+
+def runge_kutta(problem: Problem, n: int, stop: float | None = None) -> np.ndarray:
+    """Fourth-order solution of a problem's flow with its own network, ``n`` steps.
+
+    In ``y = x / (alpha + sigma)`` and ``tau = sigma / (alpha + sigma)`` the flow reads
+    ``dy/dtau = (y - x0) / tau``. Steps are even in ``sqrt(tau)``, finer near the data.
+
+    Args:
+      problem: The problem.
+      n: Number of steps, of four evaluations each.
+      stop: Noise ratio ``sigma / alpha`` to stop at; None goes to ``t_min`` and takes
+        the prediction of x0 from there.
+    """
+    p = problem.process
+    alpha, sigma = problem.level
+    if stop is None:
+        low = float(p.sigma(jnp.float32(p.t_min)) / p.alpha(jnp.float32(p.t_min)))
+    else:
+        low = stop
+    first, last = sigma / (alpha + sigma), low / (1 + low)
+
+    def guess(y, tau):
+        t = float(p.t_of_logsnr(jnp.float32(2 * np.log((1 - tau) / tau))))
+        a, s = (float(f(jnp.float32(t))) for f in (p.alpha, p.sigma))
+        return problem.x0((a + s) * y, t)
+
+    def slope(y, tau):
+        return (y - guess(y, tau)) / tau
+
+    y = np.asarray(problem.starts, np.float64) / (alpha + sigma)
+    taus = np.linspace(np.sqrt(first), np.sqrt(last), n + 1) ** 2
+    for a, b in itertools.pairwise(taus):
+        h, mid = b - a, (a + b) / 2
+        k1 = slope(y, a)
+        k2 = slope(y + h / 2 * k1, mid)
+        k3 = slope(y + h / 2 * k2, mid)
+        k4 = slope(y + h * k3, b)
+        y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+    return guess(y, last) if stop is None else y * (1 + low)
