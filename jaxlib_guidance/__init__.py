@@ -67,6 +67,7 @@ from jaxlib_guidance.sampling import (
     invert,
     lms,
     pndm,
+    recommended,
     sa_solver,
     sample,
     sample_adaptive,
@@ -126,6 +127,8 @@ __all__ = [
     "vp_discrete",
     "VE",
     "RectifiedFlow",
+    # Solver and grid in one
+    "recommended",
     # Time grids
     "uniform_grid",
     "flow_grid",

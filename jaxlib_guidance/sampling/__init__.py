@@ -18,6 +18,7 @@ from jaxlib_guidance.sampling._multistep import (
     pndm,
     unipc,
 )
+from jaxlib_guidance.sampling._recommended import Recommended, recommended
 from jaxlib_guidance.sampling._recurrence import inpaint, with_recurrence
 from jaxlib_guidance.sampling._sa import sa_solver
 from jaxlib_guidance.sampling._sampler import (
@@ -44,6 +45,9 @@ __all__ = [
     # The loop
     "initial_state",
     "sample",
+    # What to take
+    "Recommended",
+    "recommended",
     # DDIM and DDPM
     "posterior",
     "ddim",

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.reduce import sqrt
 from jaxlib_guidance.sampling._checks import is_zero, require_whole
+from jaxlib_guidance.sampling._newton import newton, shrinking
 from jaxlib_guidance.sampling._sampler import Sampler, Stepped
 from jaxlib_guidance.sampling._spaces import (
     Space,
@@ -52,14 +53,16 @@ def multistep(
     midpoint: bool = False,
     eta: Any = 0.0,
     scale: float = 1.0,
+    adaptive: bool = False,
 ) -> Sampler:
     """Integrates the polynomial through the last ``order`` predictions.
 
     ``x' = DDIM(x, x0) + sum_k N_k d_k``, where ``d_k`` is the k-th divided difference
     of the predictions ``f`` and ``N_k`` the integral of Newton's k-th polynomial. The
     corrector takes the prediction at ``x'`` into the polynomial and goes over the step
-    again: an order gained without an evaluation. Each of the first steps has the order
-    that its history allows.
+    again: an order gained without an evaluation. The next step takes the correction
+    along as DDIM takes a change of ``x``, with the estimate of before. Each of the
+    first steps has the order that its history allows.
 
     Args:
       space: Quantity that the polynomial interpolates, and its clock: "logsnr" (x0 in
@@ -73,6 +76,10 @@ def multistep(
       eta: Level of noise, for "logsnr" only: a scalar, or a function of the time at
         which a step starts. The default 0 is the ODE, 1 the reverse-time SDE.
       scale: Unit in which x0 is measured, for "flow" only.
+      adaptive: Whether ``order`` is only the highest: the terms ``N_k d_k`` count, for
+        each sample and step apart, as long as they shrink. A smooth prediction keeps
+        the full order, a rough one, such as a network's under strong guidance, falls
+        back towards the second.
 
     Returns:
       The solver, with one evaluation a step.
@@ -89,6 +96,7 @@ def multistep(
     if not scale > 0 or (scale != 1 and space != "flow"):
         raise ValueError(f"scale is {scale} in space {space!r}; expected > 0, 'flow'")
     depth = order if correct else order - 1
+    total = shrinking if adaptive else sum
 
     def init(x):
         each, whole = jnp.zeros(x.shape[:1], x.dtype), jnp.zeros_like(x)
@@ -124,7 +132,7 @@ def multistep(
         if correct:
             nodes = (clocks[0], now, *clocks[1:])
             degree = jnp.minimum(seen, jnp.minimum(order, left + 1))
-            again = _newton(old_moments, nodes, differences, degree)
+            again = total(newton(old_moments, nodes, differences, degree))
             shift = jnp.where(seen > 0, again - old_added, 0)
         level = eta(interval.t) if callable(eta) else eta
         m = moments(space, start, end, depth + 1, level)
@@ -135,7 +143,8 @@ def multistep(
             m[0] = m[1]
         m = tuple(jnp.broadcast_to(each, x.shape[:1]) for each in m)
         degree = jnp.minimum(seen, jnp.minimum(order, jnp.maximum(left, 2)) - 1)
-        added = _newton(m, (now, *clocks), differences[:order], degree)
+        added = jnp.zeros_like(x)
+        added += total(newton(m, (now, *clocks), differences[:order], degree))
 
         noise_kept = decay(start, end, level)
         mean = expand(end.alpha, x) * y0 + expand(end.sigma * noise_kept, x) * eps
@@ -153,40 +162,29 @@ def multistep(
     return Sampler(init, step, stochastic=stochastic, reversible=not stochastic)
 
 
-def _newton(moments, nodes, differences, degree):
-    """``sum_k d_k int (c - c_0) ... (c - c_{k-1}) dc`` over the step, k to ``degree``.
-
-    ``moments[0]`` stands for the first moment while the polynomial is a straight line.
-    """
-    total = jnp.zeros_like(differences[0])
-    product = [1.0]  # the product's coefficients of (c - c_0)^1, ^2, ...
-    for k, d in enumerate(differences[1:], 1):
-        weight = sum(p * m for p, m in zip(product, moments[1:], strict=False))
-        if k == 1:
-            weight = jnp.where(degree == 1, moments[0], weight)
-        total += expand(jnp.where(k <= degree, weight, 0), d) * d
-        if k < len(nodes):
-            shift = nodes[0] - nodes[k]
-            product = [
-                a + shift * b for a, b in zip([0, *product], [*product, 0], strict=True)
-            ]
-    return total
-
-
-def adams(order: int = 3, correct: bool = True, scale: float = 1.0) -> Sampler:
-    """Adams-Bashforth-Moulton on the rectified flow of any process; recommended.
+def adams(
+    order: int = 3,
+    correct: bool = True,
+    scale: float = 1.0,
+    *,
+    adaptive: bool = False,
+) -> Sampler:
+    """Adams-Bashforth-Moulton on the rectified flow of any process.
 
     The flow of every process is that of ``y = x / (s alpha + sigma)`` in
     ``tau = sigma / (s alpha + sigma)``, ``dy/dtau = eps - x0 / s``: the rectified flow
     of data measured in units of s. It is smooth from pure noise to data, so a classical
     multistep method keeps its order on every step, the first and the last included.
-    Meant for `flow_grid`, whose ``shift`` is this ``scale``.
+    Meant for `flow_grid`; with ``adaptive`` it is the solver of `recommended`, which
+    gives the grid with it.
 
     Args:
       order: Number of predictions in the polynomial, 1 to 4; a corrected step gains one
         order.
       correct: Whether every step but the last is corrected.
       scale: Unit ``s`` of the data, near its standard deviation.
+      adaptive: Whether ``order`` is only the highest, from which a sample whose
+        prediction is rough falls back; see `multistep`.
 
     Returns:
       The solver, with one evaluation a step.
@@ -200,7 +198,7 @@ def adams(order: int = 3, correct: bool = True, scale: float = 1.0) -> Sampler:
       >>> x.shape
       (4, 8)
     """
-    return multistep("flow", order, correct, scale=scale)
+    return multistep("flow", order, correct, scale=scale, adaptive=adaptive)
 
 
 def lms(order: int = 4, correct: bool = False) -> Sampler:

@@ -79,14 +79,16 @@ def predicted(space: Space, x0: Array, eps: Array) -> Array:
 
 
 def stretch(space: Space, start: Level, end: Level) -> Array:
-    """``n(end) / n(start)``, by which a change of ``x`` at ``start`` grows; or 0."""
-    match space:
-        case "logsnr":
-            return _quotient(end.sigma, start.sigma, 0)
-        case "flow":
-            return (end.alpha + end.sigma) / (start.alpha + start.sigma)
-        case _:
-            return _quotient(end.alpha, start.alpha, 0)
+    """The factor by which a change of ``x`` at ``start`` grows over the step.
+
+    The estimate that was made before the change is kept, x0 or, where it is what the
+    polynomial interpolates, eps; DDIM takes the rest along. In "flow" x0 is kept and
+    not the velocity: where data is thin, or guidance strong, the flow contracts as this
+    does, and a change that did not shrink would add up.
+    """
+    if space in ("logsnr", "flow"):
+        return _quotient(end.sigma, start.sigma, 0)
+    return _quotient(end.alpha, start.alpha, 0)
 
 
 def decay(start: Level, end: Level, eta: Any) -> Array:

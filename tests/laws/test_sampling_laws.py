@@ -98,7 +98,7 @@ def counting(calls):
 SOURCE = jnp.linspace(-1, 1, 16).reshape(8, 2)
 KNOWN = jnp.array([1.0, 0.0])
 FULL = {
-    "adams": (adams(3), {}),
+    "adams": (adams(4, adaptive=True), {}),
     "annealed_langevin": (annealed_langevin(2), {}),
     "consistency": (consistency(), {}),
     "ddim": (ddim(), {"order": 1}),
@@ -125,6 +125,7 @@ QUICK = {
 }
 CATALOGUE = FULL | {
     "ddim, half noise": (ddim(0.5), QUICK),
+    "adams, fixed order": (adams(3), QUICK),
     "deis": (deis(), QUICK),
     "dpmpp_2m": (dpmpp_2m(), QUICK),
     "dpmpp_3m": (dpmpp_3m(1.0), QUICK),

@@ -50,7 +50,7 @@ SOLVERS = {
     "2m sde": jg.dpmpp_2m(1.0),
     "3m": jg.dpmpp_3m(),
     "2s sde": jg.dpmpp_2s(1.0),
-    "adams": jg.adams(4),
+    "adams": jg.adams(4, adaptive=True),
     "deis": jg.deis(3),
     "lms": jg.lms(3),
     "pndm": jg.pndm(),

@@ -60,13 +60,31 @@ def test_moments_elsewhere_are_the_integrals(end):
 
 @pytest.mark.parametrize("space", SPACES)
 def test_constant_prediction_is_ddim(space):
-    """``stretch x + M_0 f`` is ``alpha' x0 + sigma' eps``: what the moments add to."""
+    """``x n'/n + M_0 f`` is ``alpha' x0 + sigma' eps``: what the moments add to."""
     start, end = level(0.4, 0.9), level(0.7, 0.6)
     x0, eps = jnp.float32(0.3), jnp.float32(-1.2)
     x = start.alpha * x0 + start.sigma * eps
-    got = stretch(space, start, end) * x
+    n = {"logsnr": lambda a, s: s, "flow": lambda a, s: a + s}.get(
+        space, lambda a, s: a
+    )
+    got = n(end.alpha, end.sigma) / n(start.alpha, start.sigma) * x
     got += moments(space, start, end, 1)[0] * predicted(space, x0, eps)
     np.testing.assert_allclose(got, end.alpha * x0 + end.sigma * eps, rtol=1e-6)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_a_correction_goes_on_as_ddim_takes_it(space):
+    """With the estimate held that was made before it: x0, or eps where eps is it."""
+    start, end = level(0.4, 0.9), level(0.7, 0.6)
+    x, x0, eps, change = (jnp.float32(a) for a in (-0.96, 0.3, -1.2, 0.05))
+
+    def ddim_step(x):
+        if space in ("logsnr", "flow"):
+            return end.alpha * x0 + end.sigma * (x - start.alpha * x0) / start.sigma
+        return end.alpha * (x - start.sigma * eps) / start.alpha + end.sigma * eps
+
+    want = ddim_step(x + change) - ddim_step(x)
+    np.testing.assert_allclose(stretch(space, start, end) * change, want, rtol=1e-5)
 
 
 def test_clocks_hold_still_at_the_ends():

@@ -58,6 +58,7 @@ ORDERS = {
     "lms 3": (lms(3), 3),
     "adams 3": (adams(3, correct=False), 3),
     "adams 2 corrected": (adams(2), 3),
+    "adams, adaptive": (adams(4, adaptive=True), 3),
 }
 
 
@@ -122,6 +123,7 @@ SOLVERS = {
     "lms 3": lms(3),
     "pndm": pndm(3),
     "adams 3 scaled": adams(3, scale=0.7),
+    "adams adaptive": adams(4, adaptive=True),
     "ddim 1": ddim(1.0),
     "2s sde": dpmpp_2s(1.0),
     "2m sde": dpmpp_2m(1.0),

@@ -1,0 +1,65 @@
+"""Newton's polynomial, integrated over a step: the terms of a multistep method."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+
+from jaxlib_guidance.reduce import divide
+from jaxlib_guidance.types import Array, expand
+
+
+def newton(
+    moments: Sequence[Array],
+    nodes: Sequence[Array],
+    differences: Sequence[Array],
+    degree: Array,
+) -> list[Array]:
+    """``d_k int (c - c_0) ... (c - c_{k-1}) dc`` over the step for k = 1, 2, ...
+
+    Args:
+      moments: Integrals of the powers of ``c - c_0``; the zeroth stands for the first
+        while the polynomial is a straight line.
+      nodes: Clocks ``c_0, c_1, ...`` at which the quantity is known.
+      differences: Divided differences ``d_0, d_1, ...`` of the quantity at the nodes.
+      degree: Highest term that counts; those above it are 0.
+
+    Returns:
+      Terms from the first on, each ``[B, *S]``.
+    """
+    terms = []
+    product = [1.0]  # the product's coefficients of (c - c_0)^1, ^2, ...
+    for k, d in enumerate(differences[1:], 1):
+        weight = sum(p * m for p, m in zip(product, moments[1:], strict=False))
+        if k == 1:
+            weight = jnp.where(degree == 1, moments[0], weight)
+        terms.append(expand(jnp.where(k <= degree, weight, 0), d) * d)
+        if k < len(nodes):
+            shift = nodes[0] - nodes[k]
+            product = [
+                a + shift * b for a, b in zip([0, *product], [*product, 0], strict=True)
+            ]
+    return terms
+
+
+# A term counts whole while its norm is below the first share of that of the term before
+# it, not at all from the second on, and in part between them, so that the sum is
+# continuous: a rounding error does not turn a term on or off.
+_WHOLE, _NONE = 0.4, 0.8
+
+
+def shrinking(terms: Sequence[Array]) -> Array | float:
+    """Sum of a series up to where its terms stop shrinking, for each sample apart.
+
+    Newton's series is cut like an asymptotic one: while the quantity is smooth on the
+    scale of the steps each term is a fraction of the one before; where it is not, a
+    higher order only adds what a network got wrong.
+    """
+    total, share, before = 0.0, 1.0, None
+    for term in terms:
+        size = jnp.sum(term**2, axis=range(1, term.ndim))
+        if before is not None:
+            ratio = jnp.where(before > 0, divide(size, before), jnp.sign(size))
+            share *= jnp.clip((_NONE**2 - ratio) / (_NONE**2 - _WHOLE**2), 0, 1)
+        total += expand(share, term) * term
+        before = size
+    return total

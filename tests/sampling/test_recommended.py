@@ -1,0 +1,106 @@
+"""The recommended sampler: high order where it helps, second where it does not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlib_guidance as jg
+from jaxlib_guidance.sampling import adams
+from jaxlib_guidance.sampling._newton import shrinking
+from jaxlib_guidance.types import Denoised, Denoiser
+
+
+def test_a_series_counts_while_it_shrinks():
+    """Ratios 0, .3, .6 and .9, one a sample: all terms, all, a part, the first."""
+    ratio = jnp.array([0.0, 0.3, 0.6, 0.9])
+    direction = jnp.array([0.6, 0.8])
+    terms = [ratio[:, None] ** k * direction for k in range(1, 5)]
+    terms[0] = jnp.ones((4, 1)) * direction
+    terms[1:] = [ratio[:, None] ** k * direction for k in range(1, 4)]
+    got = jnp.linalg.norm(shrinking(terms), axis=1)
+    part = (0.64 - 0.36) / (0.64 - 0.16)
+    want = [1.0, 1.417, 1 + 0.6 * part + 0.36 * part**2 + 0.216 * part**3, 1.0]
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+def test_a_series_that_stops_and_one_that_never_began():
+    """Zero terms are no reason to stop, and have finite gradients."""
+    one, none = jnp.ones((1, 2)), jnp.zeros((1, 2))
+    np.testing.assert_array_equal(shrinking([one, none, none]), one)
+    # After nothing, something is infinitely larger.
+    np.testing.assert_array_equal(shrinking([none, one]), none)
+    slope = jax.grad(lambda a: jnp.sum(shrinking([a * one, a * none, a * none])))(1.0)
+    assert slope == 2.0
+
+
+def rough(process, size):
+    """Says x0 = +-1 by turns, as the step number is even or odd: all error."""
+
+    def apply(x, t, cond, **_):
+        u = process.sigma(t) / (process.alpha(t) + process.sigma(t))
+        sign = jnp.where(jnp.round(u * 20) % 2 == 0, 1.0, -1.0)
+        return Denoised(jnp.broadcast_to(sign[:, None], x.shape), {})
+
+    return Denoiser(apply, process=process)
+
+
+def test_errors_of_a_network_are_not_amplified():
+    """Fourth order makes 7 times more of an alternating error; this one does not."""
+    process = jg.RectifiedFlow()
+    grid, keys = jg.flow_grid(process, 20), jg.sample_keys(jax.random.key(0), 2)
+
+    def end(sampler):
+        x, _ = jg.sample(keys, rough(process, 3), sampler, grid, jnp.zeros((2, 3)))
+        return float(jnp.abs(x).max())
+
+    second, adaptive = end(adams(2)), end(adams(4, adaptive=True))
+    assert adaptive < 1.05 * second
+    assert adaptive < 0.3 * end(adams(4))
+
+
+def test_strong_guidance_of_a_learned_network():
+    """Five steps under CFG 4, where a fixed fourth order overshoots."""
+    model, params = jg.models.load_pretrained("digits")
+    keys, labels = jg.sample_keys(jax.random.key(3), 10), jnp.arange(10)
+    denoiser, term = model.denoiser(params), jg.cfg(4.0, null=10)
+
+    def end(sampler, n):
+        grid = jg.recommended(model.process, n).grid
+        return jax.jit(
+            lambda: jg.sample(
+                keys, denoiser, sampler, grid, model.shape, labels, guidance=term
+            )[0].reshape(10, -1)
+        )()
+
+    adaptive = adams(4, adaptive=True)
+    truth = end(adaptive, 80)
+    mine, fixed = (
+        float(jnp.linalg.norm(end(sampler, 5) - truth, axis=1).mean())
+        for sampler in (adaptive, adams(4))
+    )
+    assert mine < 0.4 * fixed
+
+
+def test_grid_and_solver_by_scale_and_noise():
+    process = jg.VPCosine()
+    sampler, grid = jg.recommended(process, 10, scale=0.5)
+    np.testing.assert_array_equal(grid, jg.flow_grid(process, 10, 0.3))
+    assert not sampler.stochastic
+    noisy = jg.recommended(process, 10, stochastic=True, t_max=0.9)
+    assert noisy.sampler.stochastic
+    assert noisy.grid[0] == jnp.float32(0.9)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "match"),
+    [
+        (lambda: jg.recommended(jg.VE(), 0), ValueError, "n is 0"),
+        (lambda: jg.recommended(jg.VE(), 5, scale=-1.0), ValueError, "scale is -1.0"),
+        (lambda: jg.recommended("cosine", 5), TypeError, "process"),
+        (lambda: jg.recommended(jg.VE(), 5, t_max=0.0), ValueError, "t_max"),
+    ],
+)
+def test_refuses(call, error, match):
+    with pytest.raises(error, match=match):
+        call()
