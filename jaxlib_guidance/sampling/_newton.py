@@ -54,7 +54,7 @@ def shrinking(terms: Sequence[Array]) -> Array | float:
     scale of the steps each term is a fraction of the one before; where it is not, a
     higher order only adds what a network got wrong.
     """
-    total, share, before = 0.0, 1.0, None
+    total, share, before = 0.0, jnp.ones(()), None
     for term in terms:
         size = jnp.sum(term**2, axis=range(1, term.ndim))
         if before is not None:
