@@ -1,6 +1,12 @@
 """Solvers, the sampling loop, inversion and recurrence."""
 
 from jaxlib_guidance.sampling._adaptive import AdaptiveReport, sample_adaptive
+from jaxlib_guidance.sampling._calibrate import CalibrationReport, calibrate
+from jaxlib_guidance.sampling._calibrated import (
+    Calibrated,
+    load_calibrated,
+    tabulate,
+)
 from jaxlib_guidance.sampling._consistency import consistency
 from jaxlib_guidance.sampling._ddim import ddim, ddpm, posterior
 from jaxlib_guidance.sampling._dpm import dpmpp_2m, dpmpp_2s, dpmpp_3m
@@ -69,6 +75,12 @@ __all__ = [
     "pndm",
     "unipc",
     "sa_solver",
+    # A solver that learns from the network
+    "calibrate",
+    "CalibrationReport",
+    "Calibrated",
+    "load_calibrated",
+    "tabulate",
     # Consistency models
     "consistency",
     # Langevin

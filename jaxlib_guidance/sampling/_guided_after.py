@@ -73,4 +73,5 @@ def guided_after(
         step,
         stochastic=True,
         evaluations=sampler.evaluations + 1,
+        grid=sampler.grid,
     )

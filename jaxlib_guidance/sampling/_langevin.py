@@ -108,6 +108,7 @@ def with_corrector(sampler: Sampler, steps: int = 1, snr: Any = 0.16) -> Sampler
         step,
         stochastic=sampler.stochastic,
         evaluations=sampler.evaluations + steps,
+        grid=sampler.grid,
     )
 
 

@@ -22,6 +22,7 @@ from jaxlib_guidance.sampling._prepare import (
     make_kernel,
     require_cond,
     require_grid,
+    require_own_grid,
 )
 from jaxlib_guidance.sampling._sampler import Sampler, SampleState, StepInfo
 from jaxlib_guidance.transition import draw
@@ -162,6 +163,7 @@ def sample(
     network = guided(denoiser, guidance, plan)
     process = process_of(denoiser, process)
     grid, known = require_grid(grid, process, sampler.reversible, x)
+    require_own_grid(sampler, grid, known)
     total = grid.shape[0] - 1
     begin = _begin(keys, process, sampler, network, grid, x)
     require_cond(cond, begin.x.shape[0])

@@ -82,6 +82,26 @@ def require_grid(
     return grid, known
 
 
+def require_own_grid(sampler: Sampler, grid: Array, known: np.ndarray | None) -> None:
+    """Raises if the solver belongs to another grid, as far as values are known."""
+    if sampler.grid is None:
+        return
+    own = concrete(sampler.grid)
+    steps, expected = grid.shape[0] - 1, sampler.grid.shape[0] - 1
+    if steps != expected:
+        raise ValueError(
+            f"grid has {steps} steps; expected the {expected} of sampler.grid, the "
+            "grid for which the sampler was calibrated"
+        )
+    if known is None or own is None:
+        return
+    if not np.allclose(known, own, rtol=1e-5, atol=1e-7):
+        raise ValueError(
+            f"grid is {np.round(known, 5).tolist()}; expected sampler.grid, "
+            f"{np.round(own, 5).tolist()}, for which the sampler was calibrated"
+        )
+
+
 def require_cond(cond: PyTree, batch: int) -> None:
     """Raises unless every leaf of the condition leads with the batch."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(cond):

@@ -111,6 +111,7 @@ def with_recurrence(
         step,
         stochastic=sampler.stochastic,
         evaluations=(repeats + 1) * sampler.evaluations,
+        grid=sampler.grid,
     )
 
 
@@ -210,5 +211,9 @@ def inpaint(
         )
 
     return Sampler(
-        init, step, stochastic=sampler.stochastic, evaluations=sampler.evaluations
+        init,
+        step,
+        stochastic=sampler.stochastic,
+        evaluations=sampler.evaluations,
+        grid=sampler.grid,
     )

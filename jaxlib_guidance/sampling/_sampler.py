@@ -77,6 +77,8 @@ class Sampler(NamedTuple):
       stochastic: Whether the loop must draw noise from the step's transition.
       evaluations: Number of network evaluations in a step.
       reversible: Whether the solver can run with growing noise, as inversion does.
+      grid: The one time grid ``[N + 1]`` that the solver's coefficients belong to; None
+        for a solver that takes any.
 
     Example:
       >>> import jax
@@ -101,6 +103,7 @@ class Sampler(NamedTuple):
     stochastic: bool = False
     evaluations: int = 1
     reversible: bool = False
+    grid: Array | None = None
 
 
 class StepInfo(NamedTuple):

@@ -1,0 +1,186 @@
+"""A multistep solver whose coefficients are numbers: calibrated, saved, loaded.
+
+Every deterministic multistep solver with one evaluation a step is linear in what it
+remembers, so on one grid it is a table:
+
+    x_{i+1} = keep_i x_i + sum_{j <= i} weights_ij x0_j,
+
+where ``x0_j`` is the prediction of step ``j``. `tabulate` reads the table of any of
+them; `calibrate` learns a better one.
+"""
+
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxlib_guidance import rng
+from jaxlib_guidance.files import CorruptFileError, export_weights, load_weights
+from jaxlib_guidance.sampling._checks import require_sampler
+from jaxlib_guidance.sampling._prepare import make_interval
+from jaxlib_guidance.sampling._sampler import Sampler, Stepped
+from jaxlib_guidance.transition import Transition
+from jaxlib_guidance.types import (
+    Array,
+    Process,
+    pytree_dataclass,
+    require_process,
+)
+
+FORMAT = "jaxlib_guidance.calibrated.1"
+
+
+@pytree_dataclass
+class Calibrated:
+    """A linear multistep solver and its time grid, as arrays.
+
+    ``x_{i+1} = keep_i x_i + sum_{j <= i} weights_ij x0_j``. It goes into `sample` as
+    its two parts, ``calibrated.sampler`` and ``calibrated.grid``, which belong
+    together.
+
+    Attributes:
+      grid: Times ``[N + 1]``, from noise to the end, the last usually 0.
+      keep: Factor of the state in each step, ``[N]``.
+      weights: Weight of the prediction of step ``j`` in step ``i``, ``[N, N]``, 0 above
+        the diagonal.
+      process: Noise process of the grid.
+
+    Reference: Shaul et al., Bespoke Non-Stationary solvers, arXiv 2403.01329, section
+    3.1, in the basis of the state and the predictions of x0.
+    """
+
+    grid: Array
+    keep: Array
+    weights: Array
+    process: Process
+
+    @property
+    def sampler(self) -> Sampler:
+        """The solver, for ``grid`` alone, with one evaluation a step."""
+        count = self.keep.shape[0]
+
+        def init(x):
+            return jnp.zeros((x.shape[0], count, *x.shape[1:]), x.dtype)
+
+        def step(denoise, x, state, guidance_state, interval):
+            x0, guidance_state = denoise(x, interval.t, guidance_state)
+            # The batch leads, so that a state is divided among devices as samples are.
+            state = jax.lax.dynamic_update_slice_in_dim(
+                state, x0[:, None].astype(state.dtype), interval.index, 1
+            )
+            row = self.weights[interval.index].reshape(-1, *(1,) * (x.ndim - 1))
+            # A sum and no matrix product, which accelerators round to bfloat16.
+            mean = self.keep[interval.index] * x + jnp.sum(row * state, axis=1)
+            std = jnp.zeros_like(interval.end.sigma)
+            return Stepped(Transition(mean, std), x0, state, guidance_state)
+
+        return Sampler(init, step, grid=self.grid)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes a file of a few kilobytes, which `load_calibrated` reads.
+
+        Args:
+          path: File to write, with the suffix ``.safetensors``.
+
+        Raises:
+          ValueError: Another suffix.
+          OSError: The file cannot be written; an older one stays as it was.
+        """
+        arrays = {"grid": self.grid, "keep": self.keep, "weights": self.weights}
+        arrays |= _levels(self.process, self.grid)
+        about = {
+            "format": FORMAT,
+            "process": type(self.process).__name__,
+            "n": int(self.keep.shape[0]),
+        }
+        export_weights(path, jax.tree.map(np.asarray, arrays), about)
+
+
+def _levels(process, grid):
+    """The noise levels at the grid's times, by which a file knows its process."""
+    grid = jnp.asarray(grid)
+    return {"alpha": process.alpha(grid), "sigma": process.sigma(grid)}
+
+
+def load_calibrated(path: str | os.PathLike, process: Process) -> Calibrated:
+    """Reads what `Calibrated.save` wrote.
+
+    Args:
+      path: File to read.
+      process: Noise process of the denoiser that is to be sampled.
+
+    Returns:
+      The solver and its grid.
+
+    Raises:
+      FileNotFoundError: No such file.
+      CorruptFileError: Another kind of file, or one that was damaged.
+      ValueError: It was calibrated for a process with other noise levels.
+      TypeError: ``process`` is not a noise process.
+    """
+    require_process(process)
+    arrays, about = load_weights(path)
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise CorruptFileError(f"{path} is not a solver that Calibrated.save wrote")
+    here = _levels(process, arrays["grid"])
+    for name, level in here.items():
+        if not np.allclose(level, arrays[name], rtol=1e-3, atol=1e-5):
+            raise ValueError(
+                f"{path} was calibrated for {about['process']}, whose {name} at the "
+                f"times of its grid is {np.round(arrays[name], 4).tolist()}; that of "
+                f"process, {type(process).__name__}, is "
+                f"{np.round(np.asarray(level), 4).tolist()}"
+            )
+    parts = (jnp.asarray(arrays[name]) for name in ("grid", "keep", "weights"))
+    return Calibrated(*parts, process)
+
+
+def tabulate(sampler: Sampler, grid: Array, process: Process) -> Calibrated:
+    """The table of a fixed solver on a grid; differentiable in the grid.
+
+    The solver is run on unit vectors in place of the first state and the predictions:
+    what it makes of them are its coefficients.
+
+    Args:
+      sampler: Deterministic solver with one evaluation a step, linear in the state and
+        the predictions, as all multistep solvers of this library are.
+      grid: Times ``[N + 1]``.
+      process: Noise process of the grid.
+
+    Returns:
+      The same solver as numbers.
+
+    Raises:
+      ValueError: A solver that draws noise or evaluates more than once a step.
+    """
+    require_sampler(sampler)
+    if sampler.stochastic or sampler.evaluations != 1:
+        raise ValueError(
+            f"sampler has stochastic={sampler.stochastic} and {sampler.evaluations} "
+            "evaluations a step; expected a deterministic one with 1, such as adams()"
+        )
+    grid = jnp.asarray(grid)
+    count = grid.shape[0] - 1
+    keys = rng.sample_keys(jax.random.key(0), 1)
+    units = jnp.eye(count + 1, dtype=grid.dtype)
+    x = units[:1]
+
+    def body(carry, row):
+        index, t, t_next, unit = row
+        interval = make_interval(process, index, t, t_next, keys, count - index)
+
+        def denoise(x, t, guidance_state):
+            return unit[None], guidance_state
+
+        out = sampler.step(denoise, carry[0], carry[1], (), interval)
+        x = out.transition.mean
+        return (x, out.state), x[0]
+
+    rows = (jnp.arange(count, dtype=jnp.int32), grid[:-1], grid[1:], units[1:])
+    _, reached = jax.lax.scan(body, (x, sampler.init(x)), rows)
+    # In terms of the first state and the predictions; then of the state before.
+    table = jnp.concatenate([x, reached])
+    keep = table[1:, 0] / table[:-1, 0]
+    weights = table[1:, 1:] - keep[:, None] * table[:-1, 1:]
+    return Calibrated(grid, keep, jnp.tril(weights), process)

@@ -1,0 +1,258 @@
+"""A solver learned from its network begins at a fixed one and ends nearer the flow."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlib_guidance as jg
+from jaxlib_guidance.files import CorruptFileError, export_weights
+from jaxlib_guidance.guidance import Observed, square_energy
+from jaxlib_guidance.sampling import calibrate, guided_after, load_calibrated, tabulate
+from jaxlib_guidance.sampling._calibrate_problem import learnable
+from jaxlib_guidance.testing import check_sampler
+from jaxlib_guidance.types import Denoised, expand
+
+PROCESS = jg.VPCosine()
+N = 4
+START = jg.adams(2), jg.flow_grid(PROCESS, N)
+FIXED = [
+    jg.ddim(),
+    jg.euler(),
+    jg.dpmpp_2m(),
+    jg.dpmpp_3m(),
+    jg.unipc(3),
+    jg.deis(3),
+    jg.lms(4),
+    jg.pndm(),
+    jg.adams(4, scale=0.7),
+]
+
+
+def smooth(x, t, cond, **_):
+    push = expand(jnp.sin(1.0 + cond.astype(jnp.float32)), x)
+    return Denoised(jnp.tanh(0.7 * x + 0.3 * jnp.roll(x, 1, -1) + push - expand(t, x)))
+
+
+NET = jg.Denoiser(smooth, process=PROCESS)
+KEYS = jg.sample_keys(jax.random.key(0), 96)
+COND = jnp.arange(96) % 5
+CFG = jg.cfg(1.0, null=5)
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """Five of the classes, guided."""
+    return calibrate(
+        *(KEYS, NET, N, (4,), COND), guidance=CFG, start=START, steps=60, seed=1
+    )
+
+
+def test_a_table_is_the_solver_it_was_read_from():
+    """Each start's samples, for every linear solver and process."""
+    keys = KEYS[:4]
+    for process in (PROCESS, jg.VE(), jg.RectifiedFlow()):
+        net = jg.Denoiser(smooth, process=process)
+        grid = jg.flow_grid(process, 6)
+
+        @jax.jit
+        def run(made, net=net):
+            return jg.sample(keys, net, made.sampler, made.grid, (4,), COND[:4])[0]
+
+        for solver in FIXED if process is PROCESS else FIXED[-1:]:
+            made = tabulate(solver, grid, process)
+            want, _ = jg.sample(keys, net, solver, grid, (4,), COND[:4])
+            np.testing.assert_allclose(run(made), want, rtol=2e-4, atol=2e-5)
+            # Predictions of later steps have no weight.
+            assert (np.triu(made.weights, 1) == 0).all()
+
+
+def test_without_a_step_it_is_the_solver_that_it_begins_with():
+    made, report = calibrate(
+        *(KEYS[:8], NET, N, (4,), COND[:8]), start=START, steps=0, batch=4
+    )
+    want, _ = jg.sample(KEYS[:8], NET, *START, (4,), COND[:8])
+    got, _ = jg.sample(KEYS[:8], NET, made.sampler, made.grid, (4,), COND[:8])
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(made.grid, START[1])
+    assert report.best_step == 0
+    assert report.losses.shape == (0,)
+    assert report.train_after == report.train_before
+    # Parameters of 0 make that solver too.
+    zero, build = learnable(*START, PROCESS)
+    again = build(zero)
+    np.testing.assert_allclose(again.grid, START[1], rtol=1e-5)
+    np.testing.assert_allclose(again.keep, made.keep, atol=1e-5)
+    np.testing.assert_allclose(again.weights, made.weights, atol=1e-5)
+
+
+def test_one_step_to_gaussian_data_becomes_exact():
+    """The flow is linear: ``x s / sqrt(alpha^2 s^2 + sigma^2)``, which DDIM misses."""
+    s, grid = 0.5, jnp.array([0.8, 0.0])
+    alpha, sigma = PROCESS.alpha(grid[0]), PROCESS.sigma(grid[0])
+    variance = alpha**2 * s**2 + sigma**2
+
+    def exact(x, t, cond, **_):
+        a, b = expand(PROCESS.alpha(t), x), expand(PROCESS.sigma(t), x)
+        return Denoised(a * s**2 / (a**2 * s**2 + b**2) * x)
+
+    net = jg.Denoiser(exact, process=PROCESS)
+    x = jnp.sqrt(variance) * jax.random.normal(jax.random.key(3), (64, 2))
+    ends = x * s / jnp.sqrt(variance)
+    made, report = calibrate(
+        *(KEYS[:64], net, 1, x), start=(jg.ddim(), grid), reference=ends, steps=300
+    )
+    assert report.held_out_before > 0.1
+    assert report.held_out_after < 0.002
+    factor = made.keep[0] + made.weights[0, 0] * alpha * s**2 / variance
+    np.testing.assert_allclose(factor, s / jnp.sqrt(variance), atol=2e-3)
+
+
+def test_other_keys_and_classes_come_nearer(learned):
+    made, report = learned
+    assert report.held_out_after < 0.5 * report.held_out_before
+    assert report.train_after < 0.5 * report.train_before
+    assert report.losses.shape == (60,)
+    assert 0 < report.best_step <= 60
+    keys = jg.sample_keys(jax.random.key(1), 64)
+
+    def run(sampler, grid):
+        cond = 6 + jnp.arange(64) % 3
+        draw = partial(jg.sample, keys, NET, sampler, grid, (4,), cond)
+        return jax.jit(lambda: draw(guidance=CFG)[0])()
+
+    want = run(jg.unipc(3), jg.logsnr_grid(PROCESS, 100))
+    fixed, found = run(*START), run(made.sampler, made.grid)
+    error = lambda x: jnp.linalg.norm(x - want, axis=1).mean()  # noqa: E731
+    assert error(found) < 0.6 * error(fixed)
+
+
+def test_a_reference_serves_again(learned):
+    _, report = learned
+    options = {"guidance": CFG, "start": START, "steps": 0, "seed": 1}
+    _, again = calibrate(
+        *(KEYS, NET, N, (4,), COND), reference=report.reference, **options
+    )
+    assert again.held_out_before == pytest.approx(report.held_out_before, rel=1e-5)
+    with pytest.raises(ValueError, match=r"reference has shape \(96, 3\); expected"):
+        calibrate(*(KEYS, NET, N, (4,), COND), reference=np.ones((96, 3)), **options)
+    late = jg.ddim(), jg.logsnr_grid(PROCESS, 8, t_max=0.5)
+    with pytest.raises(ValueError, match="reference goes from time 0.5"):
+        calibrate(*(KEYS, NET, N, (4,), COND), reference=late, **options)
+
+
+def test_laws(learned):
+    made, _ = learned
+    check_sampler(made.sampler, grid=made.grid, process=PROCESS)
+
+
+@pytest.mark.parametrize("process", [PROCESS, jg.VE(), jg.RectifiedFlow()])
+def test_times_stay_in_order_and_in_range(process):
+    """Whatever is learned."""
+    _, build = learnable(jg.ddim(), jg.logsnr_grid(process, 5), process)
+    gaps = 2 * np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+    zero = {"keep": jnp.zeros(5), "weights": jnp.zeros((5, 5))}
+    grids = jax.jit(jax.vmap(lambda gaps: build(zero | {"gaps": gaps}).grid))(gaps)
+    assert (np.diff(grids) < 0).all()
+    assert (grids[:, -2] >= process.t_min * 0.999).all()
+    assert (grids[:, 0] == process.t_max).all()
+
+
+def test_another_grid_is_refused(learned):
+    made, _ = learned
+    keys, cond = KEYS[:2], COND[:2]
+    observed = Observed(jnp.zeros((2, 4, 1)), jnp.ones((2, 4, 1)))
+    near = lambda x0, observed: square_energy(x0[..., None], observed)  # noqa: E731
+    wrapped = [
+        made.sampler,
+        jg.inpaint(made.sampler, jnp.zeros((2, 4)), jnp.zeros(4)),
+        jg.with_recurrence(made.sampler, 1),
+        jg.with_corrector(made.sampler, 1),
+        guided_after(made.sampler._replace(stochastic=True), observed, near, 0.1),
+    ]
+    for sampler in wrapped:
+        run = partial(jg.sample, keys, NET, sampler, x=(4,), cond=cond)
+        with pytest.raises(ValueError, match="grid has 7 steps; expected the 4 of sam"):
+            run(grid=jg.logsnr_grid(PROCESS, 7))
+        with pytest.raises(ValueError, match=r"grid is .*; expected sampler.grid"):
+            run(grid=jg.logsnr_grid(PROCESS, N))
+    with pytest.raises(ValueError, match="grid has 7 steps"):
+        jax.jit(run)(grid=jg.logsnr_grid(PROCESS, 7))
+
+
+def test_it_is_a_pytree_and_a_file(learned, tmp_path):
+    made, _ = learned
+    path = tmp_path / "four.safetensors"
+    made.save(path)
+    assert path.stat().st_size < 5000
+    again = load_calibrated(path, PROCESS)
+    assert jax.tree.structure(again) == jax.tree.structure(made)
+    jax.tree.map(np.testing.assert_array_equal, again, made)
+    with pytest.raises(ValueError, match="was calibrated for VPCosine, whose alpha"):
+        load_calibrated(path, jg.VE())
+    with pytest.raises(TypeError, match="the class VPCosine"):
+        load_calibrated(path, jg.VPCosine)
+    export_weights(path, {"grid": np.ones(2)}, {"format": "another"})
+    with pytest.raises(CorruptFileError, match="is not a solver that Calibrated.save"):
+        load_calibrated(path, PROCESS)
+
+
+def test_half_precision_and_a_batch_of_one():
+    def half(x, t, cond, **_):
+        return Denoised(jnp.tanh(x.astype(jnp.bfloat16)).astype(jnp.float32))
+
+    net = jg.Denoiser(half, process=PROCESS)
+    made, report = calibrate(KEYS[:1], net, 2, (3,), steps=3)
+    assert {leaf.dtype for leaf in (made.grid, made.keep, made.weights)} == {
+        np.dtype("float32")
+    }
+    assert report.held_out_before == report.train_before
+
+
+def test_what_is_not_finite_stops():
+    def network(x, t, cond, *, kind, **_):
+        late = expand(t, x) < 0.5
+        return Denoised(jnp.where(late, jnp.sqrt(jnp.minimum(x, kind)), x * 0.1))
+
+    broken = jg.Denoiser(partial(network, kind=-1.0), process=PROCESS)
+    with pytest.raises(FloatingPointError, match="reference has ends that are not fin"):
+        calibrate(KEYS[:4], broken, 2, (3,), steps=2)
+    with pytest.raises(FloatingPointError, match="the solver to begin from is off by"):
+        calibrate(KEYS[:4], broken, 4, (3,), reference=np.zeros((4, 3)), steps=2)
+    # Finite, but its slope is not.
+    steep = jg.Denoiser(
+        lambda x, t, cond, **_: Denoised(jnp.sqrt(jnp.abs(x * 0))), process=PROCESS
+    )
+    with pytest.raises(
+        FloatingPointError, match="loss of calibration is nan at step 1"
+    ):
+        calibrate(KEYS[:4], steep, 2, (3,), reference=np.zeros((4, 3)), steps=3)
+
+
+def test_what_is_refused():
+    run = partial(calibrate, KEYS[:4], NET, x=(4,), cond=COND[:4])
+    for solver in (jg.ddim(1.0), jg.heun()):
+        with pytest.raises(ValueError, match="expected a deterministic one with 1"):
+            run(n=N, start=(solver, START[1]))
+    with pytest.raises(ValueError, match=r"start has a grid \(5,\); expected \[n \+ 1"):
+        run(n=5, start=START)
+    with pytest.raises(TypeError, match="expected a pair of solver and grid"):
+        run(n=N, start=jg.ddim())
+    with pytest.raises(TypeError, match="sampler is adams; expected a Sampler"):
+        run(n=N, start=(jg.adams, START[1]))
+    for name, value in {
+        "n": 0,
+        "steps": -1,
+        "batch": 0,
+        "held_out": 1.0,
+        "learning_rate": 0.0,
+    }.items():
+        with pytest.raises(ValueError, match=f"{name} is {value}; expected"):
+            run(**{"n": N} | {name: value})
+    with pytest.raises(ValueError, match=r"cond has shape \(3,\)"):
+        run(n=N, cond=COND[:3])
+    half, _ = jg.sample(KEYS[:4], NET, *START, (4,), COND[:4], steps=1)
+    with pytest.raises(TypeError, match="x is a SampleState"):
+        run(n=N, x=half)
