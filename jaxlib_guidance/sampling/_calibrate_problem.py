@@ -71,9 +71,8 @@ class Problem:
             self.ends = np.asarray(reference)
         else:
             sampler, fine = reference or _fine(self.options["process"], grid)
-            same = np.allclose(
-                *(np.asarray(g)[np.array([0, -1])] for g in (fine, grid))
-            )
+            ends = [np.asarray(each)[[0, -1]] for each in (fine, grid)]
+            same = np.allclose(ends[0], ends[1])
             if not same:
                 raise ValueError(
                     f"reference goes from time {fine[0]} to {fine[-1]}; expected those "

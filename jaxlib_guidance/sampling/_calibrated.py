@@ -132,8 +132,8 @@ def load_calibrated(path: str | os.PathLike, process: Process) -> Calibrated:
                 f"process, {type(process).__name__}, is "
                 f"{np.round(np.asarray(level), 4).tolist()}"
             )
-    parts = (jnp.asarray(arrays[name]) for name in ("grid", "keep", "weights"))
-    return Calibrated(*parts, process)
+    grid, keep, weights = (jnp.asarray(arrays[k]) for k in ("grid", "keep", "weights"))
+    return Calibrated(grid, keep, weights, process)
 
 
 def tabulate(sampler: Sampler, grid: Array, process: Process) -> Calibrated:

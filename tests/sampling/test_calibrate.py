@@ -119,14 +119,17 @@ def test_other_keys_and_classes_come_nearer(learned):
     keys = jg.sample_keys(jax.random.key(1), 64)
 
     def run(sampler, grid):
-        cond = 6 + jnp.arange(64) % 3
-        draw = partial(jg.sample, keys, NET, sampler, grid, (4,), cond)
-        return jax.jit(lambda: draw(guidance=CFG)[0])()
+        draw = partial(jg.sample, keys, NET, sampler, grid, (4,), guidance=CFG)
+        cond = jnp.stack([jnp.arange(64) % 5, 6 + jnp.arange(64) % 3])
+        return jax.jit(jax.vmap(lambda cond: draw(cond)[0]))(cond)
 
     want = run(jg.unipc(3), jg.logsnr_grid(PROCESS, 100))
-    fixed, found = run(*START), run(made.sampler, made.grid)
-    error = lambda x: jnp.linalg.norm(x - want, axis=1).mean()  # noqa: E731
-    assert error(found) < 0.6 * error(fixed)
+    fixed, found = (
+        jnp.linalg.norm(run(*pair) - want, axis=2).mean(1)
+        for pair in (START, (made.sampler, made.grid))
+    )
+    assert found[0] < 0.5 * fixed[0]  # other keys
+    assert found[1] < 0.8 * fixed[1]  # classes that push another way
 
 
 def test_a_reference_serves_again(learned):
