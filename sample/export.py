@@ -21,6 +21,7 @@ from outputs import require_writable
 import jaxlib_guidance as jg
 from jaxlib_guidance.files import export_sampler
 from jaxlib_guidance.models import DiffusionModel, load_pretrained
+from jaxlib_guidance.sampling import load_calibrated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Config:
     """A name of `load_pretrained`, or a file that train/images.py wrote."""
     steps: int = 20
     """Steps of DPM-Solver++ 2M."""
+    calibrated: Path | None = None
+    """A file of Calibrated.save, in place of that solver and steps."""
     perturb: str = ""
     """Attention site that ``pag`` perturbs, such as block2; none by default."""
     platforms: tuple[Literal["cpu", "cuda", "rocm", "tpu"], ...] = (
@@ -45,12 +48,22 @@ def write(config: Config) -> dict[str, Any]:
     """Exports, and returns what the file says of itself.
 
     Raises:
-      ValueError: A classifier's weights, or a site that does not exist.
+      ValueError: A classifier's weights, a site that does not exist, or both a
+        number of steps and a calibrated solver.
     """
     model, params = load_pretrained(config.weights)
     if not isinstance(model, DiffusionModel):
         raise ValueError(f"weights {config.weights!r} are a classifier's")
-    grid, null = model.grid(config.steps), model.classes
+    null = model.classes
+    about = {"weights": config.weights, "steps": config.steps}
+    if config.calibrated is None:
+        sampler, grid = jg.dpmpp_2m(), model.grid(config.steps)
+    elif config.steps != Config.steps:
+        raise ValueError("steps are the file's when calibrated is given")
+    else:
+        made = load_calibrated(config.calibrated, model.process)
+        sampler, grid = made.sampler, made.grid
+        about |= {"steps": len(grid) - 1, "calibrated": config.calibrated.name}
     arguments = {"seed": "int32[]", "ids": "int32[b]"}
     if null is not None:
         arguments |= {"labels": "int32[b]", "cfg": "float32[]"}
@@ -63,7 +76,7 @@ def write(config: Config) -> dict[str, Any]:
         return jg.sample(
             jg.sample_keys(jax.random.key(seed), ids),
             model.denoiser(params),
-            jg.dpmpp_2m(),
+            sampler,
             grid,
             model.shape,
             labels,
@@ -75,7 +88,7 @@ def write(config: Config) -> dict[str, Any]:
         draw,
         params,
         arguments,
-        config={"weights": config.weights, "steps": config.steps},
+        config=about,
         platforms=config.platforms,
     )
 

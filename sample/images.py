@@ -37,6 +37,7 @@ import jaxlib_guidance as jg
 from jaxlib_guidance.data import save_grid
 from jaxlib_guidance.guidance import METHODS, Method
 from jaxlib_guidance.models import ClassifierModel, DiffusionModel, load_pretrained
+from jaxlib_guidance.sampling import load_calibrated
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Config:
     steps: int = 20
     grid: Literal["karras", "logsnr", "flow"] = "karras"
     """Spacing of the steps."""
+    calibrated: Path | None = None
+    """A file of Calibrated.save, in place of sampler, steps and grid."""
     labels: tuple[int, ...] = ()
     """Classes, one for each row; -1 is no class. All by default, none with prompts."""
     columns: int = 10
@@ -244,6 +247,28 @@ SPACINGS = {
 }
 
 
+def solver_of(config: Config, model: DiffusionModel) -> tuple[jg.Sampler, Any]:
+    """The solver and its grid.
+
+    Raises:
+      ValueError: A solver or options that do not exist, or one beside a file.
+    """
+    if config.calibrated is not None:
+        for option in ("sampler", "steps", "grid"):
+            if getattr(config, option) != getattr(Config, option):
+                raise ValueError(f"{option} is the file's when calibrated is given")
+        made = load_calibrated(config.calibrated, model.process)
+        return made.sampler, made.grid
+    name, options = options_of(config.sampler)
+    if name not in SOLVERS:
+        raise ValueError(f"sampler {name!r}; expected one of {', '.join(SOLVERS)}")
+    try:
+        sampler = SOLVERS[name](**options)
+    except TypeError as error:
+        raise ValueError(f"sampler {config.sampler!r}: {error}") from error
+    return sampler, model.grid(config.steps, SPACINGS[config.grid])
+
+
 def draw(config: Config) -> tuple[np.ndarray, np.ndarray]:
     """The images ``[N, H, W, C]`` and their labels ``[N]``.
 
@@ -259,20 +284,13 @@ def draw(config: Config) -> tuple[np.ndarray, np.ndarray]:
     model, params = load_pretrained(config.weights)
     if not isinstance(model, DiffusionModel):
         raise ValueError(f"weights {config.weights!r} are a classifier's")
-    name, options = options_of(config.sampler)
-    if name not in SOLVERS:
-        raise ValueError(f"sampler {name!r}; expected one of {', '.join(SOLVERS)}")
-    try:
-        sampler = SOLVERS[name](**options)
-    except TypeError as error:
-        raise ValueError(f"sampler {config.sampler!r}: {error}") from error
+    sampler, grid = solver_of(config, model)
     nets = Nets(model, [params])
     guidance = jg.chain(*(term_of(text, nets) for text in config.guide))
     labels, texts = rows_of(model, config.labels, config.prompt, config.columns)
     ids = np.asarray(config.images or range(len(labels)))
     if ids.min() < 0 or ids.max() >= len(labels):
         raise ValueError(f"images {ids.tolist()}; expected 0, ..., {len(labels) - 1}")
-    grid = model.grid(config.steps, SPACINGS[config.grid])
     root = jax.random.key(config.seed)
     conds = condition_of(model, labels, texts)
 

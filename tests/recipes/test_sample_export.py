@@ -46,6 +46,32 @@ def test_the_digits_come_out_of_the_file(tmp_path, capsys):
     np.testing.assert_allclose(got, want, atol=2e-5)
 
 
+def test_a_calibrated_solver_travels_in_the_file(tmp_path):
+    model, params = jg.models.load_pretrained("digits")
+    made = jg.sampling.tabulate(jg.adams(2), model.grid(2), model.process)
+    made.save(tmp_path / "two.safetensors")
+    out = tmp_path / "sampler.safetensors"
+    calibrated = tmp_path / "two.safetensors"
+    recipe.write(recipe.Config(calibrated=calibrated, platforms=("cpu",), out=out))
+    draw, about = load_exported(out)
+    config = {"weights": "digits", "steps": 2, "calibrated": "two.safetensors"}
+    assert about["config"] == config
+    labels = np.array([3, 7], np.int32)
+    got = draw(seed=5, ids=[0, 1], labels=labels, cfg=1.0)
+    want, _ = jg.sample(
+        jg.sample_keys(jax.random.key(5), 2),
+        model.denoiser(params),
+        jg.adams(2),
+        model.grid(2),
+        model.shape,
+        labels,
+        guidance=jg.cfg(1.0, null=10),
+    )
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    with pytest.raises(ValueError, match="steps are the file's when calibrated is g"):
+        recipe.write(recipe.Config(calibrated=calibrated, steps=3, out=out))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -45,6 +45,21 @@ def test_every_guide_builds_its_term():
     assert recipe.term_of("classifier=2", nets).weight == 2
 
 
+def test_a_calibrated_solver_from_its_file(tmp_path):
+    model, _ = recipe.load_pretrained("digits")
+    path = tmp_path / "three.safetensors"
+    solver = jg.adams(2), model.grid(3)
+    jg.sampling.tabulate(*solver, model.process).save(path)
+    images, _ = recipe.draw(config(steps=20, calibrated=path))
+    want, _ = recipe.draw(config(steps=3, sampler="adams,order=2"))
+    np.testing.assert_allclose(images, want, atol=1e-4)
+    with pytest.raises(ValueError, match="steps is the file's when calibrated is giv"):
+        recipe.draw(config(calibrated=path))
+    jg.sampling.tabulate(jg.ddim(), jg.karras_grid(jg.VE(), 3), jg.VE()).save(path)
+    with pytest.raises(ValueError, match="was calibrated for VE, whose alpha"):
+        recipe.draw(config(steps=20, calibrated=path))
+
+
 def test_image_depends_on_its_number_alone():
     images, labels = recipe.draw(config(guide=("cfg=1.5", "pag=1@block2")))
     assert images.shape == (3, 8, 8, 1)
