@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.testing import GaussianMixture, exact_flow
+from jaxlib_guidance.testing import GaussianMixture, exact_flow, posterior_mean64
 from jaxlib_guidance.types import Array, Context, Denoiser, Process, expand
 
 
@@ -58,32 +58,57 @@ class Problem:
         return float(self.process.alpha(t)), float(self.process.sigma(t))
 
     @property
+    def last(self) -> float:
+        """``sigma / (alpha + sigma)`` at the process's ``t_min``."""
+        t = jnp.float32(self.process.t_min)
+        alpha, sigma = float(self.process.alpha(t)), float(self.process.sigma(t))
+        return sigma / (alpha + sigma)
+
+    @property
     def noise(self) -> np.ndarray:
         """Unit noise of the starts, float64."""
         return np.asarray(self.starts, np.float64) / self.level[1]
 
     @functools.cached_property
-    def x0(self) -> Callable[[np.ndarray, float], np.ndarray]:
-        """``(x, t) -> x0`` in numpy, guidance included, for libraries without jax."""
-
+    def _network(self):
         @jax.jit
-        def guess(x, t):
-            p, many = self.process, jnp.broadcast_to(t, x.shape[:1])
+        def guess(x, ratio):
+            p = self.process
+            t = jnp.clip(p.t_of_logsnr(-2 * jnp.log(ratio)), p.t_min, p.t_max)
+            many = jnp.broadcast_to(t, x.shape[:1])
             alpha, sigma = (expand(f(many), x) for f in (p.alpha, p.sigma))
             keys = jg.sample_keys(jax.random.key(0), len(x))
+            x = (alpha + sigma) * x
             ctx = Context(
                 x, many, alpha, sigma, self.cond, keys, p, jnp.int32(0), None, t, t
             )
             call = jg.guided(self.denoiser(), self.guidance)
             return call(ctx, call.init(x))[0]
 
-        return lambda x, t: np.asarray(
-            guess(jnp.asarray(x, jnp.float32), jnp.float32(t)), np.float64
-        )
+        return guess
+
+    def x0(self, x: np.ndarray, alpha: float, sigma: float) -> np.ndarray:
+        """The estimate ``[B, *S]`` in numpy, guidance included, for any libraries.
+
+        Args:
+          x: States ``alpha x0 + sigma eps``, ``[B, *S]``.
+          alpha: Scale of the data in ``x``, which need not be the process's at any
+            time: only the ratio of the two matters.
+          sigma: Standard deviation of the noise in ``x``.
+        """
+        if self.mixture is not None:
+            return posterior_mean64(self.mixture, x, alpha, sigma)
+        unit = jnp.asarray(x / (alpha + sigma), jnp.float32)
+        guess = self._network(unit, jnp.float32(sigma / max(alpha, 1e-9)))
+        return np.asarray(guess, np.float64)
 
     def ends(self) -> np.ndarray:
         """Ends ``[B, *S]`` of the probability flow from the starts, float64."""
         return self._solved["ends"]
+
+    def last_state(self) -> np.ndarray:
+        """State ``alpha x0 + sigma eps`` of a network's flow at `last`, of sum 1."""
+        return self._solved["last"]
 
     def floor(self) -> float:
         """Mean L2 error of `ends` themselves; 0 for the exact ones."""
@@ -98,25 +123,26 @@ class Problem:
     def _solved(self):
         path = self.cache / f"ends-{self.name}-{self.mark}.npz"
         if not path.exists():
-            solve = self._exact if self.kind == "mixture" else self._converged
-            ends, floor = solve()
+            solved = self._exact() if self.mixture is not None else self._converged()
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_suffix(f".{os.getpid()}.npz")
-            np.savez(part, ends=ends, floor=floor)
+            np.savez(part, **solved)
             part.rename(path)
         with np.load(path) as file:
             return dict(file)
 
     def _exact(self):
-        return exact_flow(self.mixture, self.starts, self.level, rtol=1e-8), 0.0
+        ends = exact_flow(self.mixture, self.starts, self.level, rtol=1e-8)
+        return {"ends": ends, "floor": 0.0}
 
     def _converged(self):
-        fine, coarse = (runge_kutta(self, n) for n in (160, 80))
+        (last, fine), (_, coarse) = (runge_kutta(self, n) for n in (160, 80))
         gap = (fine - coarse).reshape(len(fine), -1)
-        return fine, np.mean(np.linalg.norm(gap, axis=1))
+        floor = np.mean(np.linalg.norm(gap, axis=1))
+        return {"ends": fine, "floor": floor, "last": last}
 
 
-def runge_kutta(problem: Problem, n: int, stop: float | None = None) -> np.ndarray:
+def runge_kutta(problem: Problem, n: int) -> tuple[np.ndarray, np.ndarray]:
     """Fourth-order solution of a problem's flow with its own network, ``n`` steps.
 
     In ``y = x / (alpha + sigma)`` and ``tau = sigma / (alpha + sigma)`` the flow reads
@@ -125,27 +151,18 @@ def runge_kutta(problem: Problem, n: int, stop: float | None = None) -> np.ndarr
     Args:
       problem: The problem.
       n: Number of steps, of four evaluations each.
-      stop: Noise ratio ``sigma / alpha`` to stop at; None goes to ``t_min`` and takes
-        the prediction of x0 from there.
-    """
-    p = problem.process
-    alpha, sigma = problem.level
-    if stop is None:
-        low = float(p.sigma(jnp.float32(p.t_min)) / p.alpha(jnp.float32(p.t_min)))
-    else:
-        low = stop
-    first, last = sigma / (alpha + sigma), low / (1 + low)
 
-    def guess(y, tau):
-        t = float(p.t_of_logsnr(jnp.float32(2 * np.log((1 - tau) / tau))))
-        a, s = (float(f(jnp.float32(t))) for f in (p.alpha, p.sigma))
-        return problem.x0((a + s) * y, t)
+    Returns:
+      ``(y, x0)``: ``y`` at the process's ``t_min``, and the x0 predicted from there.
+    """
 
     def slope(y, tau):
-        return (y - guess(y, tau)) / tau
+        return (y - problem.x0(y, 1 - tau, tau)) / tau
 
+    alpha, sigma = problem.level
+    ends = np.array([sigma / (alpha + sigma), problem.last])
     y = np.asarray(problem.starts, np.float64) / (alpha + sigma)
-    taus = np.linspace(np.sqrt(first), np.sqrt(last), n + 1) ** 2
+    taus = np.linspace(*np.sqrt(ends), n + 1) ** 2
     for a, b in itertools.pairwise(taus):
         h, mid = b - a, (a + b) / 2
         k1 = slope(y, a)
@@ -153,4 +170,4 @@ def runge_kutta(problem: Problem, n: int, stop: float | None = None) -> np.ndarr
         k3 = slope(y + h / 2 * k2, mid)
         k4 = slope(y + h * k3, b)
         y = y + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-    return guess(y, last) if stop is None else y * (1 + low)
+    return y, problem.x0(y, 1 - taus[-1], taus[-1])

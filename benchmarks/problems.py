@@ -45,7 +45,7 @@ PROCESSES = {
 COUNTS = (5, 8, 10, 15, 20, 50)
 # Mixtures of at most so many dimensions and components share a shape.
 SHAPES = ((2, 256), (16, 100), (64, 4))
-STARTS = {"mixture": 64, "network": 64}
+STARTS = {"mixture": 64, "network": 32}
 
 # (name, half, distribution, process, standard deviation of the data)
 MIXTURES = (

@@ -1,220 +1,217 @@
-"""Error against network evaluations, every solver on every grid, beside the peers'.
+"""The recommended sampler beside diffusers' and k-diffusion's, on held-out problems.
 
-    python benchmarks/samplers.py            # 13 to 32 minutes on two loaded cores
-    python benchmarks/samplers.py --fast     # 10, 20 and 50 evaluations, fewer rows
-    python benchmarks/samplers.py --out table.md
+    python benchmarks/samplers.py                  # held-out half; ours, and the peers'
+    python benchmarks/samplers.py --fast           # a third of it, 3 minutes
+    python benchmarks/samplers.py --half tuning    # what rows are chosen on
+    python benchmarks/samplers.py --out table.md --noise
 
-Two Gaussian mixtures (2-D and 16-D), three processes (VP with DDPM's betas, EDM's VE,
-rectified flow), 256 starts. A figure is the mean L2 distance to the exact solution of
-the probability-flow ODE from the sampler's own first state to zero noise (DOP853 in
-float64), so it is pure solver error. Ours runs in float32. diffusers and k-diffusion
-are run beside it, in float64, when they are installed; a method with two evaluations a
-step takes half as many steps.
+The problems are those of `problems.py`; a figure is the mean L2 distance to the exact
+or converged end of the probability flow, so it is pure solver error. Ours is one
+sampler, `jaxlib_guidance.recommended`, in float32. The peers run every solver and
+spacing that they offer (`samplers_peers.py`), in float64 outside learned networks;
+their results are computed once, in about 20 minutes, and kept, so that a second run
+takes one or two. In a table, for each problem and number of evaluations,
+
+- ours: the recommended sampler on its grid;
+- peer: the best of all rows of both peers, on their own grids, *in that cell*;
+- chosen: the peers' row that is best on the tuning half, for this process and number;
+- peer, our grid: the best of the peers' solvers on our grid, which leaves the solver;
+- ours, their grid: our solver on the best of their grids.
+
+It ends with an error where ours is worse than 1.1 times the peers' best on a held-out
+problem. ``--noise`` adds stochastic solvers, by the sliced Wasserstein distance to
+exact samples (`samplers_noise.py`).
 """
 
 import argparse
 import functools
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import problems
 import samplers_peers
+from samplers_tables import cells_table, rows_chosen, summary
 
+import jaxlib_guidance as jg
 from jaxlib_guidance import diffusion
-from jaxlib_guidance.diffusion import VE, RectifiedFlow, linear_betas, vp_discrete
 from jaxlib_guidance.rng import sample_keys
-from jaxlib_guidance.sampling import (
-    adams,
-    ddim,
-    deis,
-    dpmpp_2m,
-    dpmpp_2s,
-    dpmpp_3m,
-    heun,
-    lms,
-    pndm,
-    sample,
-    unipc,
+from jaxlib_guidance.sampling import adams, sample
+from jaxlib_guidance.testing import exact_denoiser
+
+# One problem of each kind for --fast.
+FEW = (
+    *("three", "thin2", "ring", "grid", "thin8-ve", "digits", "five", "needles"),
+    *("thin16", "swiss-roll-flow", "moons", "checkerboard-ve", "modes16"),
+    "digits-labels",
 )
-from jaxlib_guidance.testing import (
-    exact_denoiser,
-    exact_flow,
-    plane_mixture,
-    space_mixture,
-)
-from jaxlib_guidance.types import Array, pytree_dataclass, static
-
-SOLVERS = {
-    "DDIM": ddim(),
-    "Heun (flow)": heun(),
-    "Heun (sigma)": heun("sigma"),
-    "DPM++ 2S": dpmpp_2s(),
-    "DPM++ 2M": dpmpp_2m(),
-    "DPM++ 3M": dpmpp_3m(),
-    "UniPC-2": unipc(2),
-    "UniPC-3": unipc(3),
-    "DEIS-3": deis(3),
-    "LMS-4": lms(4),
-    "PNDM": pndm(4),
-    "Adams-2": adams(2, scale=0.7),
-    "Adams-3": adams(3, scale=0.7),
-    "Adams-4": adams(4, scale=0.7),
-}
-FAST = ("DDIM", "DPM++ 2M", "UniPC-3", "Adams-2", "Adams-3", "Adams-4")
-GRIDS = {
-    "even flow": diffusion.flow_grid,
-    "even flow .7": functools.partial(diffusion.flow_grid, shift=0.7),
-    "even t": diffusion.uniform_grid,
-    "even log-SNR": diffusion.logsnr_grid,
-    "Karras 7": diffusion.karras_grid,
-}
-PROCESSES = {
-    "VP": vp_discrete(linear_betas()),
-    "VE": VE(),
-    "flow": RectifiedFlow(),
-}
-MIXTURES = {"2-D": plane_mixture, "16-D": space_mixture}
-STARTS = 256
 
 
-@pytree_dataclass
-class AnyOf:
-    """One of several processes by a traced number: one compilation serves all."""
-
-    which: Array
-    members: tuple
-    t_min: float = static(default=0.0)
-    t_max: float = static(default=1.0)
-
-    def alpha(self, t):
-        return jnp.stack([p.alpha(t) for p in self.members])[self.which]
-
-    def sigma(self, t):
-        return jnp.stack([p.sigma(t) for p in self.members])[self.which]
-
-    def t_of_logsnr(self, logsnr):
-        return jnp.stack([p.t_of_logsnr(logsnr) for p in self.members])[self.which]
+def recommended(problem, n):
+    """The sampler that is on trial: ``(sampler, times [n + 1])``, and nothing else."""
+    if hasattr(jg, "recommended"):
+        return jg.recommended(problem.process, n, scale=problem.scale)
+    order = 2 if n < 10 else 3 if n < 20 else 4
+    grid = diffusion.flow_grid(problem.process, n, shift=0.7 * problem.scale)
+    return adams(order, scale=0.7 * problem.scale), grid
 
 
-def error(end, exact):
-    return float(np.mean(np.linalg.norm(np.asarray(end, np.float64) - exact, axis=-1)))
+def their_grids(problem, n):
+    """The peers' spacings by name, as times of the problem's process."""
+    p = problem.process
+    if problem.process_name == "flow":
+        even = diffusion.uniform_grid(p, n)
+        return {
+            f"shift {s:g}": diffusion.shift_grid(even, s) for s in (3.0, 1.0, 0.5, 0.25)
+        }
+    grids = {
+        "exponential": diffusion.logsnr_grid(p, n),
+        "Karras": diffusion.karras_grid(p, n),
+    }
+    if problem.process_name != "ve":
+        grids["even t"] = diffusion.uniform_grid(p, n)
+    if problem.process_name == "cosine":
+        ends = p.t_of_logsnr(jnp.array([7.5, -7.5]))
+        cut = dict(t_min=max(float(ends[0]), p.t_min))
+        grids["exponential cut"] = diffusion.logsnr_grid(p, n, **cut)
+        grids["Karras cut"] = diffusion.karras_grid(p, n, **cut)
+    return grids
 
 
-def ours(solvers, counts):
-    """``{(dim, process): {"solver, grid": {count: error}}}``."""
-    keys = sample_keys(jax.random.key(0), STARTS)
-    members = tuple(PROCESSES.values())
-    table = {}
-    for dim, make in MIXTURES.items():
-        mixture = make()
-        z = np.random.default_rng(1).normal(size=(STARTS, mixture.means.shape[1]))
-        starts, exact = {}, {}
-        for name, p in PROCESSES.items():
-            level = [float(c(jnp.float32(p.t_max))) for c in (p.alpha, p.sigma)]
-            starts[name] = jnp.asarray(level[1] * z, jnp.float32)
-            exact[name] = exact_flow(mixture, starts[name], tuple(level))
-        for solver in solvers:
-            sampler = SOLVERS[solver]
+def ratios(problem, grid):
+    """Noise ratios ``sigma / alpha`` of times."""
+    p, t = problem.process, jnp.asarray(grid, jnp.float32)
+    with np.errstate(divide="ignore"):
+        return np.asarray(p.sigma(t), np.float64) / np.asarray(p.alpha(t), np.float64)
+
+
+class Runner:
+    """Runs solvers of ours, with one compiled function for all mixtures of a shape."""
+
+    def __init__(self):
+        self.made = {}
+
+    def error(self, problem, sampler, grid):
+        """Error of a solver of `recommended` on a grid of its length or any other."""
+        keys = sample_keys(jax.random.key(0), len(problem.starts))
+        if problem.mixture is None:
+            mark = (problem.name, len(grid))
+            if mark not in self.made:
+                self.made[mark] = jax.jit(
+                    lambda grid, x: sample(
+                        keys,
+                        problem.denoiser(),
+                        sampler,
+                        grid,
+                        x,
+                        problem.cond,
+                        guidance=problem.guidance,
+                    )[0]
+                )
+            return problem.error(self.made[mark](grid, problem.starts))
+        # What a recommended solver depends on, beside the shape: scale and count.
+        mark = (problem.scale, len(grid))
+        if mark not in self.made:
 
             @jax.jit
-            def run(which, grid, x, mixture, sampler=sampler):
-                process = AnyOf(which, members)
-                denoiser = exact_denoiser(mixture, process)
+            def run(which, grid, x, mixture):
+                denoiser = exact_denoiser(mixture, problems.AnyOf(which))
                 return sample(keys, denoiser, sampler, grid, x)[0]
 
-            for count in counts:
-                steps = count // sampler.evaluations
-                for which, (name, p) in enumerate(PROCESSES.items()):
-                    for spacing, grid in GRIDS.items():
-                        times = grid(p, steps)
-                        end = run(jnp.int32(which), times, starts[name], mixture)
-                        row = table.setdefault((dim, name), {}).setdefault(
-                            f"{solver}, {spacing}", {}
-                        )
-                        row[count] = error(end, exact[name])
-    return table
+            self.made[mark] = run
+        mixture, x = problems.padded(problem)
+        which = jnp.int32(list(problems.PROCESSES).index(problem.process_name))
+        end = self.made[mark](which, jnp.asarray(grid), x, mixture)
+        return problem.error(end[:, : problem.starts.shape[1]])
 
 
-def recommended(count):
-    """The row that docs/samplers.md recommends for this many evaluations."""
-    return f"Adams-{2 if count < 10 else 3 if count < 20 else 4}, even flow .7"
+def best(rows, n):
+    """``(error, row)`` of the best row at a count."""
+    return min((row[str(n)], name) for name, row in rows.items() if str(n) in row)
 
 
-def show(table, counts, best_of=None):
-    """Markdown tables of the rows, or of those among the ``best_of`` best somewhere."""
-    lines = []
-    for (dim, process), rows in table.items():
-        keep = set(rows)
-        if best_of:
-            ranked = [
-                sorted(rows, key=lambda row, n=n: rows[row].get(n, np.inf))
-                for n in counts
-            ]
-            keep = {row for each in ranked for row in each[:best_of]}
-        lines.append(f"\n**{dim}, {process}**\n")
-        lines.append("| sampler, grid | " + " | ".join(map(str, counts)) + " |")
-        lines.append("|---" * (len(counts) + 1) + "|")
-        for row in (row for row in rows if row in keep):
-            cells = [f"{rows[row][n]:.2g}" if n in rows[row] else "" for n in counts]
-            lines.append(f"| {row} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def measure(problem, counts, runner, peers=True):
+    """``{count: cell}`` of one problem, a cell as `samplers_tables` wants it."""
+    cells = {}
+    for n in counts:
+        sampler, grid = recommended(problem, n)
+        cell = {"ours": runner.error(problem, sampler, grid), "floor": problem.floor()}
+        moved = [
+            (runner.error(problem, sampler, g), name)
+            for name, g in their_grids(problem, n).items()
+        ]
+        cell["ours, their grid"] = min(moved)
+        if peers:
+            result = samplers_peers.own_grids(problem)
+            cell["peer"] = best(result["rows"], n)
+            cell["rows"] = {
+                name: row[str(n)]
+                for name, row in result["rows"].items()
+                if str(n) in row
+            }
+            same = samplers_peers.on_our_grid(problem, ratios(problem, grid))
+            cell["peer, our grid"] = min((v, k) for k, v in same.items())
+        cells[n] = cell
+    return cells
 
 
-def verdict(mine, peers, counts):
-    """A table of the recommended row, our best and the best of theirs; all won?"""
-    lines = [
-        "| problem | evaluations | recommended | our best | best of theirs | better |",
-        "|---" * 6 + "|",
-    ]
-    won = True
-    for problem, rows in mine.items():
-        for n in counts:
-            a, b = (
-                min((row[n], name) for name, row in table.items() if n in row)
-                for table in (rows, peers[problem])
-            )
-            won &= a[0] <= b[0]
-            lines.append(
-                f"| {', '.join(problem)} | {n} | {rows[recommended(n)][n]:.2g} "
-                f"| {a[0]:.2g} {a[1]} | {b[0]:.2g} {b[1]} "
-                f"| {'ours' if a[0] <= b[0] else 'THEIRS'} {b[0] / a[0]:.1f}x |"
-            )
-    return "\n".join(lines), won
+def report_missing():
+    """Says loudly which peer is not there; stops if none is."""
+    found, missing = samplers_peers.available()
+    for name, why in missing.items():
+        print(f"*** MISSING: {name} cannot be imported: {why} ***", flush=True)
+    if not found:
+        raise SystemExit("no peer to compare with: pip install diffusers k-diffusion")
+    print("peers: " + ", ".join(f"{k} {v}" for k, v in found.items()), flush=True)
+    return not missing
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--fast", action="store_true", help="fewer rows and counts")
+    parser.add_argument("--half", default="held_out", choices=("held_out", "tuning"))
+    parser.add_argument("--kind", choices=("mixture", "network"), help="of problems")
+    parser.add_argument("--only", help="names of problems, separated by commas")
+    parser.add_argument("--fast", action="store_true", help="a third of the problems")
     parser.add_argument("--no-peers", action="store_true", help="ours alone")
-    parser.add_argument("--out", help="write all rows to this file")
+    parser.add_argument("--noise", action="store_true", help="stochastic solvers, too")
+    parser.add_argument("--cache", help="folder of references and peers' results")
+    parser.add_argument("--out", help="file to write the tables to")
     args = parser.parse_args()
-    counts = (10, 20, 50) if args.fast else (5, 10, 20, 50, 100)
-    begun = time.time()
-    mine = ours(FAST if args.fast else SOLVERS, counts)
-    print(f"ours: {time.time() - begun:.0f} s", flush=True)
-    both, closing, won = mine, "", True
-    if not args.no_peers and (found := samplers_peers.available()):
-        peers = {}
-        for dim, make in MIXTURES.items():
-            mixture = make()
-            z = np.random.default_rng(1).normal(size=(STARTS, mixture.means.shape[1]))
-            for name in PROCESSES:
-                rows, faults = samplers_peers.theirs(mixture, z, name, counts)
-                peers[dim, name] = rows
-                if dim == "2-D":
-                    for fault in faults:
-                        print(f"crashed under {name}: {fault}"[:160])
-        print(f"with {' and '.join(found)}: {time.time() - begun:.0f} s", flush=True)
-        both = {problem: mine[problem] | peers[problem] for problem in mine}
-        closing, won = verdict(mine, peers, counts)
-    print(show(both, counts, best_of=6))
-    print("\n" + closing)
+    peers, complete = not args.no_peers, True
+    if peers:
+        complete = report_missing()
+    counts = (5, 10, 20) if args.fast else problems.COUNTS
+    only = args.only.split(",") if args.only else FEW if args.fast else None
+    runner, begun, cells = Runner(), time.time(), {}
+    load = functools.partial(problems.load, kind=args.kind, cache=args.cache)
+    for problem in load(args.half):
+        if only is None or problem.name in only:
+            cells[problem] = measure(problem, counts, runner, peers)
+            took = time.time() - begun
+            print(f"{took:4.0f} s  {problem.name}", flush=True)
+    chosen = {}
+    if peers:
+        kept = (
+            (p, samplers_peers.read(p))
+            for p in problems.load("tuning", cache=args.cache)
+        )
+        chosen = rows_chosen([(p, r) for p, r in kept if r is not None], counts)
+    text = cells_table(cells, chosen)
+    closing, worse = summary(cells, counts)
+    text += "\n\n" + closing
+    if args.noise:
+        import samplers_noise
+
+        text += "\n\n" + samplers_noise.table(args.half, peers, args.cache)
+    print("\n" + text)
     if args.out:
-        with open(args.out, "w") as file:
-            file.write(show(both, counts) + "\n\n" + closing + "\n")
-    if not won:
-        raise SystemExit("a peer is better somewhere")
+        Path(args.out).write_text(text + "\n")
+    if not complete:
+        raise SystemExit("a peer is missing: the verdict is not whole")
+    if worse and args.half == "held_out":
+        raise SystemExit(f"worse than 1.1 times the best peer in {worse} cells")
 
 
 if __name__ == "__main__":
