@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
-from jax.sharding import PartitionSpec
 
 from jaxlib_guidance.guidance import chain, guided
 from jaxlib_guidance.testing._laws import (
@@ -190,17 +189,7 @@ class TermLaws(TermCase):
         require(
             len(one.sharding.device_set) == among.size, "the result left its devices"
         )
-        data = PartitionSpec("data")
-        apart = jax.jit(
-            jax.shard_map(
-                lambda *args: self.run(*args)[0],
-                mesh=among,
-                in_specs=(PartitionSpec(), data, data),
-                out_specs=data,
-                check_vma=False,
-            )
-        )(jnp.float32(1), self.rows, self.x)
-        close(apart, self.swept["itself"], "each device by itself")
+        close(self.apart, self.swept["itself"], "each device by itself")
 
     def evaluations(self):
         """A step evaluates the networks as often as stated."""
