@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import inspect
 import pathlib
 import sys
 
@@ -58,6 +59,21 @@ def test_a_calibrated_solver_from_its_file(tmp_path):
     jg.sampling.tabulate(jg.ddim(), jg.karras_grid(jg.VE(), 3), jg.VE()).save(path)
     with pytest.raises(ValueError, match="was calibrated for VE, whose alpha"):
         recipe.draw(config(steps=20, calibrated=path))
+
+
+def test_guides_are_the_methods_that_a_number_determines(capsys):
+    """Each builds its term; those of the catalogue that are missing need more."""
+    model, params = recipe.load_pretrained("digits")
+    nets = recipe.Nets(model, [params])
+    for name, row in recipe.GUIDES.items():
+        sites = "sites" in inspect.signature(row.make).parameters
+        jg.chain(recipe.term_of(f"{name}=0.5{'@block2' if sites else ''}", nets))
+    assert {"cfg", "apg", "pag", "cfg_pp", "auto", "autoguidance"} <= set(recipe.GUIDES)
+    assert not {"energy", "redirect", "during", "scheduled"} & set(recipe.GUIDES)
+    recipe.main(config(guide=("list",)))
+    listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
+    assert len(listed) == len({row.name for row in recipe.GUIDES.values()})
+    assert set(listed) <= set(recipe.GUIDES)
 
 
 def test_image_depends_on_its_number_alone():
