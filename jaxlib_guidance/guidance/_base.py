@@ -108,6 +108,8 @@ class Term(Protocol):
         ``evals.grad``. Then ``through`` says with respect to what (see `energy`), and
         ``linear`` whether `update` only adds a multiple of the gradient that depends on
         nothing else, so that neighbours can share one backward pass.
+      condition: ``(ctx) -> cond``, for a term that changes the condition with which all
+        branches are evaluated, the base and other terms' included.
       jacobian: "transpose" or "both" for a term that wants ``evals.jacobian``, with
         ``J^T v`` alone or with ``J v`` too, which networks whose kernels know no
         forward derivative do not have.

@@ -21,7 +21,7 @@ from jaxlib_guidance.guidance._branches import merge_branches
 from jaxlib_guidance.guidance._chain import Chain, chain
 from jaxlib_guidance.guidance._evaluate import evaluate
 from jaxlib_guidance.guidance._schedule import During
-from jaxlib_guidance.guidance._tree import children, walk
+from jaxlib_guidance.guidance._tree import children, conditioned, walk
 from jaxlib_guidance.types import (
     Array,
     Branch,
@@ -105,6 +105,7 @@ class GuidedDenoiser:
         if isinstance(self.guidance, Off):
             x0 = self.denoisers[0](ctx.x, ctx.t, ctx.cond).x0
             return at_least_float32(x0), state
+        ctx = ctx._replace(cond=conditioned(self.guidance, ctx))
         base = Branch(ctx.cond, grad=bool(_jacobians(self.guidance)))
         branches = merge_branches({BASE: base}, self.guidance.branches(ctx))
         evals = self._evaluate(branches, ctx)._replace(

@@ -21,7 +21,7 @@ from jaxlib_guidance.guidance._chain import chain
 from jaxlib_guidance.guidance._checks import known_false, require_numbers
 from jaxlib_guidance.guidance._prediction import gain_of, to_x0_change
 from jaxlib_guidance.guidance._registry import method
-from jaxlib_guidance.guidance._tree import walk
+from jaxlib_guidance.guidance._tree import changes_condition, walk
 from jaxlib_guidance.reduce import divide
 from jaxlib_guidance.types import (
     Array,
@@ -221,10 +221,12 @@ def rescale_norm(
             f"rescale_norm got low {low} and high {high}; expected 0 <= low <= high"
         )
     reference = None if relative_to is None else chain(relative_to)
+    if any(changes_condition(part) for part in (chain(terms), reference)):
+        raise TypeError(
+            "rescale_norm got a term that changes the condition, which is no "
+            "correction to limit; put that term beside it"
+        )
     for term in walk(reference) if reference else ():
-        for what in ("energy", "jacobian"):
-            if hasattr(term, what):
-                raise TypeError(
-                    f"relative_to has a term with {what}; expected contrasts only"
-                )
+        if hasattr(term, "energy") or hasattr(term, "jacobian"):
+            raise TypeError("relative_to has an energy; expected contrasts only")
     return RescaleNorm(chain(terms), low, high, reference)

@@ -61,6 +61,8 @@ class Method:
       after: Whether it only reshapes what terms before it add.
       example: Arguments for checks, by name, where the default ones do not serve.
       shape: Shape of a sample in checks; () for the default one.
+      vector: Whether the condition in checks is a vector of numbers, for a method that
+        edits it; else labels.
       skip: Reasons by the name of a law of `testing.check_term` that is not to hold.
     """
 
@@ -78,6 +80,7 @@ class Method:
     after: bool = False
     example: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     shape: tuple[int, ...] = ()
+    vector: bool = False
     skip: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):

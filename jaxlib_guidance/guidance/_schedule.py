@@ -12,6 +12,7 @@ from jaxlib_guidance.guidance._base import fix, fixed, init_term
 from jaxlib_guidance.guidance._chain import Chain, chain
 from jaxlib_guidance.guidance._checks import known_false, require_numbers
 from jaxlib_guidance.guidance._registry import method
+from jaxlib_guidance.guidance._tree import changes_condition, conditioned
 from jaxlib_guidance.types import (
     Array,
     Branch,
@@ -86,6 +87,20 @@ class During:
         else:
             level = logsnr(process, t)
         return (level > start) & (level <= stop)
+
+    def condition(self, ctx: Context) -> PyTree:
+        """The inner terms' condition where the step is inside, the caller's elsewhere.
+
+        Without such a term it is the caller's, and nothing is computed.
+        """
+        if not changes_condition(self.inner):
+            return ctx.cond
+        inside = self.inside(ctx.process, ctx.t_step, ctx.step, ctx.steps)
+        return jax.tree.map(
+            lambda new, old: jnp.where(expand(inside, jnp.asarray(new)), new, old),
+            conditioned(self.inner, ctx),
+            ctx.cond,
+        )
 
     def window(self, process: Process, times: Any, steps: int) -> np.ndarray | None:
         """Which of the N steps are inside, ``bool [N]``; None if not known yet."""
@@ -258,7 +273,7 @@ def scheduled(term: Any, w_t: Any, params: PyTree = None) -> Chain:
       A chain that holds the scaled term.
 
     Raises:
-      TypeError: ``params`` without a function.
+      TypeError: ``params`` without a function; a term that changes the condition.
       ValueError: An array that is not one-dimensional.
 
     Example:
@@ -272,6 +287,11 @@ def scheduled(term: Any, w_t: Any, params: PyTree = None) -> Chain:
       >>> x.tolist()  # The last step has weight 0.5 * 2.
       [[2.0], [6.0]]
     """
+    if changes_condition(chain(term)):
+        raise TypeError(
+            "scheduled got a term that changes the condition, which is no correction "
+            "to scale; give that term a weight that varies, or limit it by during"
+        )
     if callable(w_t):
         return chain(Scheduled(_single(term), params=params, function=w_t))
     if params is not None:

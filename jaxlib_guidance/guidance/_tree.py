@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlib_guidance.types import concrete
+from jaxlib_guidance.types import Context, PyTree, concrete
 
 
 def is_off(term: Any) -> bool:
@@ -20,6 +20,23 @@ def children(term: Any) -> tuple[Any, ...]:
     if hasattr(term, "terms"):
         return term.terms
     return (term.inner,) if hasattr(term, "inner") else ()
+
+
+def conditioned(term: Any, ctx: Context) -> PyTree:
+    """The condition once a term and those below it have changed it, in their order."""
+    if hasattr(term, "terms"):
+        for each in term.terms:
+            ctx = ctx._replace(cond=conditioned(each, ctx))
+        return ctx.cond
+    return term.condition(ctx) if hasattr(term, "condition") else ctx.cond
+
+
+def changes_condition(term: Any) -> bool:
+    """Whether the term or one below it changes the condition."""
+    if hasattr(term, "inner"):
+        return changes_condition(term.inner)
+    below = map(changes_condition, getattr(term, "terms", ()))
+    return hasattr(term, "condition") or any(below)
 
 
 def walk(term: Any) -> Iterator[Any]:

@@ -7,6 +7,7 @@ from typing import Any
 from jaxlib_guidance.guidance import METHODS, Method
 from jaxlib_guidance.reduce import LossOut
 from jaxlib_guidance.sampling import Sampler
+from jaxlib_guidance.testing._law_networks import CLASSES
 from jaxlib_guidance.testing._laws import (
     run_laws,
 )
@@ -143,6 +144,8 @@ def check_method(method: str | Method, **options: Any) -> None:
     if row.after and count is not None:
         count += 1  # What comes before it.
     settings: dict[str, Any] = {"evaluations": count, "skip": row.skip}
+    if row.vector:
+        settings["cond"] = default_state((CLASSES,))
     if row.shape:
         settings["x"] = default_state(row.shape)
     check_term(term, **settings | options)

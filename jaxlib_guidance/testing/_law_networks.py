@@ -38,7 +38,7 @@ def class_denoiser(
 
     Returns:
       A denoiser whose condition is None or labels ``[B]``: whole numbers, of which all
-      but 0, 1 and 2 mean any class.
+      but 0, 1 and 2 mean any class; or logarithms of the classes' weights ``[B, 3]``.
     """
     means = np.random.default_rng(0).normal(size=(CLASSES, *shape))
     means = jnp.asarray(means, jnp.float32)
@@ -47,7 +47,10 @@ def class_denoiser(
     def apply(x, t, cond, *, control, capture):
         if cond is None:
             cond = jnp.full(x.shape[:1], -1)
-        if jnp.shape(cond) != x.shape[:1] or jnp.result_type(cond).kind not in "iu":
+        weighted = jnp.shape(cond) == (x.shape[0], CLASSES)
+        if weighted:
+            cond = at_least_float32(cond)
+        elif jnp.shape(cond) != x.shape[:1] or jnp.result_type(cond).kind not in "iu":
             raise ValueError(
                 "the networks that laws are checked with take labels [B] as their "
                 f"condition; got {jax.tree.map(jnp.shape, cond)}: give denoiser"
@@ -60,11 +63,14 @@ def class_denoiser(
         offset = x[:, None] - alpha * means
         variance = alpha**2 * spread**2 + sigma**2
         logits = jnp.sum(-0.5 * offset**2 / variance, axes)
-        asked, classes = jnp.asarray(cond)[:, None], jnp.arange(CLASSES)
-        anyone = (asked < 0) | (asked >= CLASSES)
-        share = jax.nn.softmax(
-            jnp.where(anyone | (asked == classes), logits, -jnp.inf), 1
-        )
+        if weighted:
+            share = jax.nn.softmax(logits + cond, 1)
+        else:
+            asked, classes = jnp.asarray(cond)[:, None], jnp.arange(CLASSES)
+            anyone = (asked < 0) | (asked >= CLASSES)
+            share = jax.nn.softmax(
+                jnp.where(anyone | (asked == classes), logits, -jnp.inf), 1
+            )
         each = means + alpha * spread**2 / variance * offset
         return Denoised(jnp.sum(expand(share, each) * each, 1))
 

@@ -37,7 +37,6 @@ def _arguments(shape: tuple[int, ...]) -> dict[str, Any]:
     tokens = math.prod(n // 2 for n in shape[:2]) if len(shape) == 3 else shape[0]
     windows = BATCH, *shape
     return {
-        "null": CLASSES,
         "sites": "block1/attn",
         "function": _energy,
         "classifier": _logits,
@@ -83,6 +82,7 @@ def method_term(
     row = METHODS[method] if isinstance(method, str) else method
     parameters = inspect.signature(row.make).parameters
     known = _arguments(method_shape(row) if shape is None else shape)
+    null = known["null"] = 0.0 if row.vector else CLASSES
     arguments = {
         name: known[name]
         for name, parameter in parameters.items()
@@ -91,11 +91,11 @@ def method_term(
     scale = weight
     for name in ("term", "terms"):
         if name in parameters:
-            arguments[name], scale = cfg(weight, CLASSES, name="inner"), None
+            arguments[name], scale = cfg(weight, null, name="inner"), None
     if row.strength is not None:
         arguments[row.strength] = weight * arguments.get(row.strength, 1.0)
         scale = None
     term = row.make(**arguments)
     if scale is not None:
         term = scheduled(term, _given, params=scale)
-    return chain(cfg(weight, CLASSES), term) if row.after else term
+    return chain(cfg(weight, null), term) if row.after else term

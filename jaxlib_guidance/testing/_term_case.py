@@ -28,6 +28,7 @@ from jaxlib_guidance.types import (
     Branch,
     Context,
     Denoiser,
+    at_least_float32,
     process_of,
     pytree_dataclass,
 )
@@ -205,6 +206,11 @@ class TermCase:
         steered = guided(tuple(map(moved, self.nets)), chain(term, _Probe()))
         context = self.context(rows, x)
         x0, (*state, (base, _)) = steered(context, steered.init(x))
+        terms = chain(term).terms
+        if any(hasattr(t, "condition") and not hasattr(t, "inner") for t in terms):
+            # What steered takes for the base has another condition.
+            base = steered.denoisers[0](x, context.t, context.cond).x0
+            base = at_least_float32(base)
         return x0, base, tuple(state)
 
     def run(self, weight, rows, x):

@@ -12,6 +12,7 @@ from jaxlib_guidance.types import Branch
 PROCESS = jg.VPCosine()
 KEYS = jg.sample_keys(jax.random.key(0), 3)
 X = jnp.linspace(-1, 1, 12).reshape(3, 4)
+EARLY, LATE = (jnp.asarray(share) for share in ([0.0, 0.2], [0.2, 0.6]))
 GRID = jg.uniform_grid(PROCESS, 4)
 
 
@@ -93,6 +94,54 @@ def test_further_branches_may_depend_on_the_first(context, guided):
     here = at(X, ctx.cond)
     expected = here + at(here, ctx.cond) - at(X, jnp.zeros(3))
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-6)
+
+
+@jg.types.pytree_dataclass
+class Louder:
+    """The condition, multiplied by ``1 + weight``."""
+
+    weight: float
+
+    def branches(self, ctx):
+        return {}
+
+    def condition(self, ctx):
+        return ctx.cond * (1 + jg.types.per_sample(self.weight, ctx.cond))
+
+    def update(self, delta, evals, state, ctx):
+        return delta, state
+
+
+def test_a_term_may_change_the_condition_of_all_branches(context, guided):
+    """Of the base and of other terms' branches, in order, inside windows only."""
+    ctx = context(PROCESS, X, 0.4, jnp.arange(3.0), step=3, steps=10)
+    net = jg.Denoiser(normal)
+
+    def at(cond, weight=0.0):
+        given = ctx._replace(cond=cond)
+        return guided(jg.cfg(weight, -1.0), net, given)[0]
+
+    for terms, want in (
+        ([Louder(1.0)], at(2 * ctx.cond)),
+        ([Louder(1.0), Louder(0.5), jg.cfg(2.0, -1.0)], at(3 * ctx.cond, 2.0)),
+        ([jg.cfg(2.0, -1.0), jg.during(Louder(1.0), *EARLY)], at(ctx.cond, 2.0)),
+        ([jg.cfg(2.0, -1.0), jg.during(Louder(1.0), *LATE)], at(2 * ctx.cond, 2.0)),
+        ([Louder(0.0), Louder(np.zeros(3))], at(ctx.cond)),
+    ):
+        np.testing.assert_array_equal(guided(jg.chain(*terms), net, ctx)[0], want)
+    for wrap in (
+        lambda term: jg.scheduled(term, [1.0]),
+        lambda term: jg.scheduled(jg.chain(jg.cfg(1.0, 0.0), term), [1.0]),
+        lambda term: jg.rescale_norm(term, 0.0, 1.0),
+        lambda term: jg.rescale_norm(jg.cfg(1.0, 0.0), 0.0, 1.0, relative_to=term),
+    ):
+        with pytest.raises(TypeError, match="got a term that changes the condition"):
+            wrap(Louder(1.0))
+
+
+def test_a_term_that_changes_the_condition_obeys_the_laws():
+    cond = jnp.asarray(np.random.default_rng(1).normal(size=(8, 3)), jnp.float32)
+    jg.testing.check_term(Louder(1.0), cond=cond, evaluations=1)
 
 
 @jg.types.pytree_dataclass

@@ -220,7 +220,7 @@ def test_arguments_that_make_no_sense(make, message):
 
 
 def test_relative_to_an_energy():
-    with pytest.raises(TypeError, match="relative_to has a term with energy"):
+    with pytest.raises(TypeError, match="relative_to has an energy"):
         rescale_norm(jg.cfg(1.0, 0), 0.3, 3.0, relative_to=push(1.0))
 
 
