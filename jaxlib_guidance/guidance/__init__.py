@@ -26,6 +26,12 @@ from jaxlib_guidance.guidance._contrast import (
 )
 from jaxlib_guidance.guidance._energy import Energy, energy, step_size
 from jaxlib_guidance.guidance._fixed_point import fixed_point
+from jaxlib_guidance.guidance._geometry import (
+    cosine,
+    project,
+    sample_dot,
+    sample_mean,
+)
 from jaxlib_guidance.guidance._inverse import (
     ENERGIES,
     ObservationEnergy,
@@ -86,6 +92,10 @@ __all__ = [
     "chain",
     "sample_axes",
     "sample_norm",
+    "sample_dot",
+    "sample_mean",
+    "project",
+    "cosine",
     # When and how strongly a term acts
     "During",
     "during",
