@@ -45,9 +45,9 @@ def evaluate(
                 f"{len(denoisers)}: pass denoiser=(main, other, ...)"
             )
         group = {name: b for name, b in branches.items() if b.net == net}
-        found, captured = _call(denoisers[net], group, ctx, x)
-        x0 |= found
-        maps |= captured
+        some, theirs = _call(denoisers[net], group, ctx, x)
+        x0 |= some
+        maps |= theirs
     return Evals(x0, maps)
 
 
@@ -136,8 +136,8 @@ def _add(found, tap, function):
     if found.setdefault(tap, function) != function:
         raise ValueError(
             f"two captures of {tap!r} in one call want different functions of it, "
-            f"{found[tap]} and {function}; capture the array as it is, or what serves "
-            "both"
+            f"{found[tap]} and {function} (None is the array as it is); capture one "
+            "that serves both"
         )
 
 
