@@ -102,6 +102,11 @@ def test_a_term_may_be_a_fixed_point_of_the_network(context, guided):
     np.testing.assert_allclose(slopes, exact, rtol=1e-3)
 
 
+def test_a_fixed_point_obeys_the_laws_and_its_evaluations_are_counted():
+    laws = ("acts", "gradient", "batch", "devices", "weight_sweep", "evaluations")
+    jg.testing.check_term(Implicit(0.3), evaluations=31, only=laws)
+
+
 @pytree_dataclass
 class Observe:
     """The mean of the posterior given y = A x0 + s n, with Tweedie's covariance."""
