@@ -11,7 +11,9 @@ from jaxlib_guidance.types import Array
 
 # Streams of one sample that must not meet its step numbers. A number once given stays
 # with its stream, so that samples stay what they were.
-INITIAL, GUIDANCE, NOISING, CORRECTOR, RECURRENCE, KNOWN = (2**31 + i for i in range(6))
+INITIAL, GUIDANCE, NOISING, CORRECTOR, RECURRENCE, KNOWN, MIDDLE = (
+    2**31 + i for i in range(7)
+)
 
 
 def sample_keys(key: Array, n: int | Array, start: int = 0) -> Array:

@@ -32,6 +32,7 @@ def test_streams_and_steps_differ():
         rng.CORRECTOR,
         rng.RECURRENCE,
         rng.KNOWN,
+        rng.MIDDLE,
         *range(1000),
     ]
     found = [words(rng.fold(keys, jnp.uint32(s))) for s in streams]

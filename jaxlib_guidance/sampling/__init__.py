@@ -9,7 +9,13 @@ from jaxlib_guidance.sampling._calibrated import (
 )
 from jaxlib_guidance.sampling._consistency import consistency
 from jaxlib_guidance.sampling._ddim import ddim, ddpm, posterior
-from jaxlib_guidance.sampling._dpm import dpmpp_2m, dpmpp_2s, dpmpp_3m
+from jaxlib_guidance.sampling._dpm import (
+    dpm_2,
+    dpmpp_2m,
+    dpmpp_2s,
+    dpmpp_3m,
+    dpmpp_sde,
+)
 from jaxlib_guidance.sampling._euler import edm, euler, euler_ancestral, heun
 from jaxlib_guidance.sampling._flow_sde import flow_sde, flow_step
 from jaxlib_guidance.sampling._guided_after import guided_after
@@ -66,7 +72,9 @@ __all__ = [
     # DPM-Solver++
     "dpmpp_2m",
     "dpmpp_3m",
+    "dpm_2",
     "dpmpp_2s",
+    "dpmpp_sde",
     # Multistep
     "multistep",
     "adams",

@@ -1,6 +1,6 @@
 """DDIM and DDPM: the exact Gaussian step between two times."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 
@@ -75,11 +75,22 @@ def ddim(eta: Any = 0.0) -> Sampler:
     return Sampler(stateless, step, stochastic=stochastic, reversible=not stochastic)
 
 
-def ddpm() -> Sampler:
-    """Ancestral sampling with the posterior variance; DDIM at ``eta = 1``.
+def ddpm(variance: Literal["small", "large"] = "small") -> Sampler:
+    """Ancestral sampling with the posterior's mean, and one of DDPM's two variances.
+
+    "small" is the variance of ``q(x_next | x, x0)``, exact where the data is a point;
+    "large" is that of the noise process over the step, ``beta_t`` for a step of a table
+    and ``sigma^2 - (alpha / alpha')^2 sigma'^2`` in general, exact for unit normal data
+    under a variance-preserving process. A step to zero noise draws nothing.
+
+    Args:
+      variance: "small", which is `ddim` at ``eta = 1``, or "large".
 
     Returns:
       The solver, with one evaluation a step.
+
+    Raises:
+      ValueError: Another variance.
 
     Example:
       >>> import jax
@@ -90,6 +101,19 @@ def ddpm() -> Sampler:
       >>> x.shape
       (4, 8)
 
-    Reference: Ho et al., arXiv 2006.11239, algorithm 2 (``sigma_t^2 = beta~_t``).
+    Reference: Ho et al., arXiv 2006.11239, algorithm 2 and section 3.2.
     """
-    return ddim(1.0)
+    if variance not in ("small", "large"):
+        raise ValueError(f"variance is {variance!r}; expected 'small' or 'large'")
+    if variance == "small":
+        return ddim(1.0)
+
+    def step(denoise, x, state, guidance_state, interval):
+        x0, guidance_state = denoise(x, interval.t, guidance_state)
+        mean = posterior(x, x0, interval, 1.0).mean
+        start, end = interval.start, interval.end
+        noise = start.sigma**2 - (start.alpha / end.alpha * end.sigma) ** 2
+        std = jnp.where(end.sigma > 0, sqrt(jnp.maximum(noise, 0)), 0)
+        return Stepped(Transition(mean, std), x0, state, guidance_state)
+
+    return Sampler(stateless, step, stochastic=True)

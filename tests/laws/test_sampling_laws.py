@@ -19,9 +19,11 @@ from jaxlib_guidance.sampling import (
     ddim,
     ddpm,
     deis,
+    dpm_2,
     dpmpp_2m,
     dpmpp_2s,
     dpmpp_3m,
+    dpmpp_sde,
     edm,
     flow_sde,
     guided_after,
@@ -126,9 +128,12 @@ QUICK = {
 CATALOGUE = FULL | {
     "ddim, half noise": (ddim(0.5), QUICK),
     "adams, fixed order": (adams(3), QUICK),
+    "ddpm, large": (ddpm("large"), QUICK),
     "deis": (deis(), QUICK),
+    "dpm_2": (dpm_2(), QUICK),
     "dpmpp_2m": (dpmpp_2m(), QUICK),
     "dpmpp_3m": (dpmpp_3m(1.0), QUICK),
+    "dpmpp_sde": (dpmpp_sde(), QUICK),
     "edm": (edm(), QUICK),
     "guided_after": (
         lambda rows: guided_after(

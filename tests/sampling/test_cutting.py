@@ -51,6 +51,7 @@ SOLVERS = {
     "3m": jg.dpmpp_3m(),
     "2s sde": jg.dpmpp_2s(1.0),
     "adams": jg.adams(4, adaptive=True),
+    "two draws": jg.sampling.dpmpp_sde(),
     "deis": jg.deis(3),
     "lms": jg.lms(3),
     "pndm": jg.pndm(),

@@ -114,6 +114,39 @@ def test_law_of_a_gaussian_in_closed_form(process, eta):
     assert abs(out.var() / variance - 1) < 4 * np.sqrt(2 / 4000)
 
 
+def test_large_variance_is_the_noise_processs():
+    """``beta_t`` of a table's step, and exact for unit normal data in any step."""
+    betas = linear_betas(10, 0.01, 0.4)
+    process = vp_discrete(betas)
+
+    def unit(x, t, cond, **_):
+        return Denoised(process.alpha(t)[:, None] * x)
+
+    @jax.jit
+    def look(grid, x):
+        _, kept = sample(
+            KEYS,
+            Denoiser(unit),
+            ddpm("large"),
+            grid,
+            x,
+            process=process,
+            trace=lambda info: (info.x, info.transition),
+        )
+        return kept
+
+    grid = np.arange(11)[::-1] / 10
+    for times in (grid, np.append(grid[::3], 0)):
+        x, (mean, std) = look(jnp.float32(times), jnp.ones((4, 2)))
+        keep = (mean / x)[:, 0, 0]
+        np.testing.assert_allclose(keep[:-1] ** 2 + std[:-1, 0] ** 2, 1, rtol=1e-4)
+        assert (std[-1] == 0).all()
+    _, (_, std) = look(jnp.float32(grid), jnp.ones((4, 2)))
+    np.testing.assert_allclose(std[:-1, 0] ** 2, betas[:0:-1], rtol=1e-3)
+    with pytest.raises(ValueError, match="variance is 'fixed_large'"):
+        ddpm("fixed_large")
+
+
 def test_flags():
     assert ddim().reversible
     assert not ddim().stochastic

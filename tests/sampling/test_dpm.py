@@ -5,15 +5,31 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.diffusion import VPCosine, flow_grid, karras_grid, logsnr_grid
+from jaxlib_guidance import rng
+from jaxlib_guidance.diffusion import (
+    VE,
+    VPCosine,
+    flow_grid,
+    karras_grid,
+    logsnr_grid,
+)
 from jaxlib_guidance.rng import sample_keys
-from jaxlib_guidance.sampling import ddim, dpmpp_2m, dpmpp_2s, dpmpp_3m, sample
+from jaxlib_guidance.sampling import (
+    ddim,
+    dpm_2,
+    dpmpp_2m,
+    dpmpp_2s,
+    dpmpp_3m,
+    dpmpp_sde,
+    sample,
+)
 from jaxlib_guidance.testing import (
     draw_exact,
     exact_denoiser,
     gaussian_mixture,
     plane_mixture,
 )
+from jaxlib_guidance.types import Denoised, Denoiser
 
 PROCESS = VPCosine()
 MIXTURE = plane_mixture()
@@ -101,6 +117,116 @@ def test_2s_step(eta):
         np.testing.assert_allclose(stds[i], up, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.7])
+def test_dpm_2_step(eta):
+    """k-diffusion's `sample_dpm_2` and `sample_dpm_2_ancestral`, for ``x / alpha``."""
+    grid = logsnr_grid(PROCESS, 4)
+    z = jax.random.normal(jax.random.key(1), (8, 2))
+    (xs, x0s, means, stds, _), a, s = traced(dpm_2(eta), grid, z)
+    denoiser = exact_denoiser(MIXTURE, PROCESS)
+    sigmas = s / a
+    for i in range(3):
+        up = eta * np.sqrt(
+            sigmas[i + 1] ** 2 * (1 - sigmas[i + 1] ** 2 / sigmas[i] ** 2)
+        )
+        down = np.sqrt(sigmas[i + 1] ** 2 - up**2)
+        x = xs[i] / a[i]
+        slope = (x - x0s[i]) / sigmas[i]
+        middle = np.sqrt(sigmas[i] * down)
+        inner = x + slope * (middle - sigmas[i])
+        t = PROCESS.t_of_logsnr(jnp.float32(-2 * np.log(middle)))
+        asked = jnp.asarray(inner * float(PROCESS.alpha(t)), jnp.float32)
+        slope = (inner - np.asarray(denoiser(asked, t).x0, np.float64)) / middle
+        want = a[i + 1] * (x + slope * (down - sigmas[i]))
+        np.testing.assert_allclose(means[i], want, rtol=5e-4, atol=5e-5)
+        np.testing.assert_allclose(stds[i], a[i + 1] * up, rtol=1e-4, atol=1e-7)
+
+
+def inner_noise(index, batch, size):
+    """What `dpmpp_sde` draws in the middle of a step, whose keys `sample` folds."""
+    keys = rng.fold(sample_keys(jax.random.key(0), batch), jnp.uint32(index))
+    return np.asarray(rng.normal(rng.fold(keys, rng.MIDDLE), (size,)), np.float64)
+
+
+@pytest.mark.parametrize("eta", [0.6, 1.0])
+def test_sde_step_is_k_diffusions(eta):
+    """`sample_dpmpp_sde` of k-diffusion 0.1.1 with r = 1/2, for ``x / alpha``.
+
+    Its second draw is ``c z + sqrt(1 - c^2) z'`` with the first draw z: the mean has
+    the part that is known by then.
+    """
+    grid = logsnr_grid(PROCESS, 4)
+    start = jax.random.normal(jax.random.key(1), (8, 2))
+    (xs, x0s, means, stds, _), a, s = traced(dpmpp_sde(eta), grid, start)
+    denoiser = exact_denoiser(MIXTURE, PROCESS)
+    sigmas = s / a
+
+    def ancestral(high, low):
+        up = eta * np.sqrt(low**2 * (high**2 - low**2) / high**2)
+        return np.sqrt(low**2 - up**2), up
+
+    for i in range(3):
+        z, x = inner_noise(i, 8, 2), xs[i] / a[i]
+        middle = np.sqrt(sigmas[i] * sigmas[i + 1])
+        down, up = ancestral(sigmas[i], middle)
+        inner = down / sigmas[i] * x + (1 - down / sigmas[i]) * x0s[i] + up * z
+        t = PROCESS.t_of_logsnr(jnp.float32(-2 * np.log(middle)))
+        asked = jnp.asarray(inner * float(PROCESS.alpha(t)), jnp.float32)
+        x0 = np.asarray(denoiser(asked, t).x0, np.float64)
+        kept = ancestral(middle, sigmas[i + 1])[0] / middle * up
+        down, up = ancestral(sigmas[i], sigmas[i + 1])
+        want = down / sigmas[i] * x + (1 - down / sigmas[i]) * x0 + kept * z
+        np.testing.assert_allclose(means[i], a[i + 1] * want, rtol=1e-3, atol=1e-4)
+        want = a[i + 1] * np.sqrt(up**2 - kept**2)
+        np.testing.assert_allclose(stds[i], want, rtol=1e-3)
+
+
+def test_two_draws_of_one_path_are_of_second_order():
+    """The variance of Gaussian samples, exactly: step by step, not from samples."""
+    process, c = VE(t_min=0.2, t_max=5.0), 0.6
+
+    def apply(x, t, cond, **_):
+        return Denoised(x * (c**2 / (c**2 + t**2))[:, None])
+
+    @jax.jit
+    def look(grid, x):
+        keys = sample_keys(jax.random.key(0), 8)
+        return sample(
+            keys,
+            Denoiser(apply),
+            dpmpp_sde(),
+            grid,
+            x,
+            process=process,
+            trace=lambda i: (i.x, i.transition.mean, i.transition.std),
+        )[1]
+
+    errors = []
+    for n in (16, 32):
+        grid = logsnr_grid(process, n, final_zero=False)
+        start = jax.random.normal(jax.random.key(1), (8, 1))
+        xs, means, stds = (np.asarray(a, np.float64) for a in look(grid, start))
+        variance = apart = c**2 + 25.0
+        for i in range(n):
+            z = inner_noise(i, 8, 1)
+            parts = np.stack([xs[i, :, 0], z[:, 0]], 1)
+            (keep, own), *_ = np.linalg.lstsq(parts, means[i, :, 0])
+            np.testing.assert_allclose(parts @ [keep, own], means[i, :, 0], atol=2e-5)
+            variance = keep**2 * variance + own**2 + np.ravel(stds[i])[0] ** 2
+            middle = np.sqrt(float(grid[i] * grid[i + 1]))
+            up = middle * np.sqrt(1 - float(grid[i + 1] / grid[i]))
+            known = (float(grid[i + 1]) / middle) ** 2 * up
+            whole = np.ravel(stds[i])[0] ** 2 + known**2
+            apart = keep**2 * apart + (own - known) ** 2 + whole
+        exact = c**2 + 0.04
+        errors.append([abs(variance - exact), abs(apart - exact)])
+    slopes = np.log2(np.array(errors[0]) / errors[1])
+    assert slopes[0] > 1.7, slopes
+    # With independent draws, which the recursion above makes of the same steps.
+    assert slopes[1] < 1.3, slopes
+    assert errors[1][0] < 0.1 * errors[1][1]
+
+
 def test_eta_may_be_traced():
     """One compilation sweeps eta; 0 is the ODE to the last bit that noise leaves."""
     grid = flow_grid(PROCESS, 3)
@@ -143,6 +269,8 @@ STOCHASTIC = {
     "ddim 1": (ddim(1.0), 0.2, 0.12),
     "2s": (dpmpp_2s(1.0), 0.1, 0.07),
     "2m": (dpmpp_2m(1.0), 0.1, 0.07),
+    "two draws": (dpmpp_sde(), 0.1, 0.07),
+    "dpm 2": (dpm_2(1.0), 0.1, 0.07),
     "3m": (dpmpp_3m(1.0), 0.1, 0.07),
 }
 
