@@ -10,7 +10,7 @@ from jaxlib_guidance.sampling._checks import require_whole
 from jaxlib_guidance.sampling._loop import sample
 from jaxlib_guidance.sampling._prepare import require_grid
 from jaxlib_guidance.sampling._sampler import Level, Sampler, Stepped, stateless
-from jaxlib_guidance.sampling._spaces import eps_of
+from jaxlib_guidance.sampling._spaces import eps_of, moments, predicted, stretch
 from jaxlib_guidance.transition import Transition
 from jaxlib_guidance.types import (
     Array,
@@ -40,15 +40,18 @@ class Inversion(NamedTuple):
 def ddim_inversion(iterations: int = 0) -> Sampler:
     """DDIM run towards noise, plain or iterated until it undoes DDIM's step.
 
-    DDIM takes ``x'`` at the noisier ``t'`` to
-    ``x = (alpha/alpha') x' + (sigma - sigma' alpha/alpha') eps(x', t')``. Solved for
-    ``x'``, with ``eps`` at what is known, this is the plain step; each iteration
-    evaluates ``eps`` at the last ``x'``, and the fixed point is the exact inverse. It
-    converges where ``|sigma' - sigma alpha'/alpha| |d eps/dx| < 1``, the better the
-    shorter the steps; where the network forgets ``x`` there is no inverse to find.
+    With ``n = alpha + sigma`` and ``tau = sigma / n`` DDIM takes ``x'`` at the noisier
+    ``t'`` to ``x / n = x' / n' + (tau - tau') v(x', t')``, where ``v = eps - x0`` is a
+    flow's velocity. Solved for ``x'`` with ``v`` at a guess, this is the plain step:
 
-    From ``sigma = 0``, where no network is evaluated, the plain step evaluates at
-    ``(alpha' x0, t')``.
+      ``x' / n' = x / n + (tau' - tau) v(y, t')``,
+      ``y = x sqrt((alpha'^2 + sigma'^2) / (alpha^2 + sigma^2))``
+
+    The guess has the variance that data of unit variance has at ``t'``; the network is
+    evaluated where DDIM will evaluate it, not at ``t``. Each iteration takes the last
+    ``x'`` as the guess, and the fixed point is the exact inverse. It converges where
+    ``n' (tau' - tau) |dv/dx| < 1``, the better the shorter the steps; where the network
+    forgets ``x`` there is no inverse to find.
 
     Args:
       iterations: Number of fixed-point iterations, each of which costs an evaluation;
@@ -77,34 +80,26 @@ def ddim_inversion(iterations: int = 0) -> Sampler:
 
     def step(denoise, x, state, guidance_state, interval):
         start, end = interval.start, interval.end
-        scale = end.alpha / start.alpha
-        gain = expand(end.sigma - start.sigma * scale, x)
-        scaled = expand(scale, x) * x
+        # A step towards data is DDIM's own, from where it is.
+        up = interval.t_next > interval.t
+        level = Level(*(jnp.where(up, e, s) for e, s in zip(end, start, strict=True)))
+        t = jnp.where(up, interval.t_next, interval.t)
+        scaled = expand(stretch("flow", start, end), x) * x
+        (span,) = moments("flow", start, end, 1)
 
-        def eps(y, t, level, guidance_state):
+        def move(y, guidance_state):
             x0, guidance_state = denoise(y, t, guidance_state)
-            return eps_of(y, x0, level), x0, guidance_state
+            velocity = predicted("flow", x0, eps_of(y, x0, level))
+            return scaled + expand(span, x) * velocity, x0, guidance_state
 
-        clean = start.sigma == 0
-        noise, x0, guidance_state = eps(
-            jnp.where(expand(clean, x), scaled, x),
-            jnp.where(clean, interval.t_next, interval.t),
-            Level(
-                jnp.where(clean, end.alpha, start.alpha),
-                jnp.where(clean, end.sigma, start.sigma),
-            ),
-            guidance_state,
-        )
-        found = scaled + gain * noise
+        grown = jnp.hypot(level.alpha, level.sigma)
+        grown /= jnp.hypot(start.alpha, start.sigma)
+        found, x0, guidance_state = move(expand(grown, x) * x, guidance_state)
         if iterations:
-
-            def refine(carry, _):
-                y, _, guidance_state = carry
-                noise, x0, guidance_state = eps(y, interval.t_next, end, guidance_state)
-                return (scaled + gain * noise, x0, guidance_state), None
-
             (found, x0, guidance_state), _ = jax.lax.scan(
-                refine, (found, x0, guidance_state), length=iterations
+                lambda carry, _: (move(carry[0], carry[2]), None),
+                (found, x0, guidance_state),
+                length=iterations,
             )
         return Stepped(
             Transition(found, jnp.zeros_like(start.sigma)), x0, state, guidance_state

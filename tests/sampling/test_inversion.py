@@ -15,6 +15,7 @@ from jaxlib_guidance.testing import (
     exact_flow,
     plane_mixture,
 )
+from jaxlib_guidance.types import Denoised, Denoiser
 
 PLANE = plane_mixture()
 KEYS = rng.sample_keys(jax.random.key(4), 16)
@@ -48,6 +49,45 @@ def test_plain_inversion_is_first_order(process):
         float(error(logsnr_grid(process, n, final_zero=False))) for n in (40, 160)
     )
     assert 3 < coarse / fine < 5.5
+
+
+@pytest.mark.parametrize("process", [COSINE, VE()], ids=["cosine", "ve"])
+def test_unit_data_is_inverted_to_second_order(process):
+    """The law of a unit Gaussian in closed form, and what DDIM makes of the noise."""
+
+    def unit(x, t, cond, **_):
+        alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
+        return Denoised(alpha / (alpha**2 + sigma**2) * x)
+
+    @jax.jit
+    def both(grid):
+        x = jnp.ones((16, 1))
+        noise = invert(KEYS, Denoiser(unit), grid, x, process=process).x
+        again, _ = sample(KEYS, Denoiser(unit), ddim(), grid, noise, process=process)
+        return noise[0, 0], again[0, 0]
+
+    gaps = []
+    for n in (20, 40):
+        grid = logsnr_grid(process, n, final_zero=False)
+        a, s = (np.asarray(f(grid), np.float64) for f in (process.alpha, process.sigma))
+        tau, norm, rate = s / (a + s), np.hypot(a, s), (s - a) / (a**2 + s**2)
+        want = 1.0 / (a[-1] + s[-1])
+        for i in range(n - 1, -1, -1):
+            guess = want * (a[i + 1] + s[i + 1]) * norm[i] / norm[i + 1]
+            want += (tau[i] - tau[i + 1]) * rate[i] * guess
+        noise, again = both(grid)
+        np.testing.assert_allclose(noise, want * (a[0] + s[0]), rtol=1e-4)
+        gaps.append(abs(float(again) - 1))
+    assert gaps[0] > 3.3 * gaps[1] > 1e-4
+
+
+def test_a_step_towards_data_is_ddims():
+    grid, net = logsnr_grid(COSINE, 5), exact_denoiser(PLANE, COSINE)
+    one, other = (
+        sample(KEYS, net, solver, grid, (2,))[0]
+        for solver in (ddim_inversion(), ddim())
+    )
+    np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_inverts_the_probability_flow():
