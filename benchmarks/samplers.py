@@ -38,7 +38,7 @@ from samplers_tables import cells_table, rows_chosen, summary
 import jaxlib_guidance as jg
 from jaxlib_guidance import diffusion
 from jaxlib_guidance.rng import sample_keys
-from jaxlib_guidance.sampling import adams, sample
+from jaxlib_guidance.sampling import adams, sa_solver, sample
 from jaxlib_guidance.testing import exact_denoiser
 
 # One problem of each kind for --fast.
@@ -49,10 +49,14 @@ FEW = (
 )
 
 
-def recommended(problem, n):
+def recommended(problem, n, stochastic=False):
     """The sampler that is on trial: ``(sampler, times [n + 1])``, and nothing else."""
     if hasattr(jg, "recommended"):
-        return jg.recommended(problem.process, n, scale=problem.scale)
+        return jg.recommended(
+            problem.process, n, scale=problem.scale, stochastic=stochastic
+        )
+    if stochastic:
+        return sa_solver(), diffusion.flow_grid(problem.process, n, problem.scale)
     order = 2 if n < 10 else 3 if n < 20 else 4
     grid = diffusion.flow_grid(problem.process, n, shift=0.7 * problem.scale)
     return adams(order, scale=0.7 * problem.scale), grid
@@ -94,7 +98,11 @@ class Runner:
         self.made = {}
 
     def error(self, problem, sampler, grid):
-        """Error of a solver of `recommended` on a grid of its length or any other."""
+        """Mean L2 distance of `end` to the exact ends."""
+        return problem.error(self.end(problem, sampler, grid))
+
+    def end(self, problem, sampler, grid):
+        """Samples of a solver that `recommended` gave for this scale and count."""
         keys = sample_keys(jax.random.key(0), len(problem.starts))
         if problem.mixture is None:
             mark = (problem.name, len(grid))
@@ -110,21 +118,21 @@ class Runner:
                         guidance=problem.guidance,
                     )[0]
                 )
-            return problem.error(self.made[mark](grid, problem.starts))
+            return np.asarray(self.made[mark](grid, problem.starts))
         # What a recommended solver depends on, beside the shape: scale and count.
-        mark = (problem.scale, len(grid))
+        mark = (problem.scale, len(grid), sampler.stochastic)
         if mark not in self.made:
 
             @jax.jit
-            def run(which, grid, x, mixture):
+            def run(keys, which, grid, x, mixture):
                 denoiser = exact_denoiser(mixture, problems.AnyOf(which))
                 return sample(keys, denoiser, sampler, grid, x)[0]
 
             self.made[mark] = run
         mixture, x = problems.padded(problem)
         which = jnp.int32(list(problems.PROCESSES).index(problem.process_name))
-        end = self.made[mark](which, jnp.asarray(grid), x, mixture)
-        return problem.error(end[:, : problem.starts.shape[1]])
+        end = self.made[mark](keys, which, jnp.asarray(grid), x, mixture)
+        return np.asarray(end[:, : problem.starts.shape[1]])
 
 
 def best(rows, n):
@@ -204,7 +212,10 @@ def main():
     if args.noise:
         import samplers_noise
 
-        text += "\n\n" + samplers_noise.table(args.half, peers, args.cache)
+        noisy = functools.partial(recommended, stochastic=True)
+        text += "\n\n" + samplers_noise.table(
+            args.half, runner, noisy, peers, args.cache
+        )
     print("\n" + text)
     if args.out:
         Path(args.out).write_text(text + "\n")

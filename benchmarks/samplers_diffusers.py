@@ -42,7 +42,7 @@ def _cosine(process, low, high):
     return dict(trained_betas=1 - bar / np.append(1.0, bar[:-1]))
 
 
-def _tables(problem):
+def tables(problem):
     """Tables of betas by name, as keywords of schedulers."""
     if problem.process_name == "linear":
         return {"": LINEAR}
@@ -85,7 +85,7 @@ def _vp_rows(problem):
         "exponential": dict(timestep_spacing="linspace", use_exponential_sigmas=True),
     }
     rows = {}
-    for cut, table in _tables(problem).items():
+    for cut, table in tables(problem).items():
         for spacing, more in spacings.items():
             if cut and spacing in ("linspace", "trailing"):
                 continue
@@ -109,7 +109,7 @@ def _vp_rows(problem):
                 if spacing != "trailing":
                     make = functools.partial(kind, **o)
                     rows[f"{name} {spacing}{cut}"] = Row(make, "ve")
-    table = _tables(problem)[""]
+    table = tables(problem)[""]
     rows["DDIM trailing"] = Row(
         lambda: d.DDIMScheduler(
             **table, timestep_spacing="trailing", clip_sample=False
@@ -201,7 +201,7 @@ def _level(form, ratio):
 
 def _ratios(scheduler, form, kind):
     """Noise ratios of the scheduler's steps, and the one where it stops."""
-    if kind in ("DDIMScheduler", "PNDMScheduler"):
+    if kind in ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler"):
         bar = scheduler.alphas_cumprod.double().numpy()
         steps = scheduler.timesteps.numpy()
         return np.append(np.sqrt(1 / bar[steps] - 1), 0.0)

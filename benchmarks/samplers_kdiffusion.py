@@ -119,19 +119,31 @@ def _run(problem, call, sigmas, count, stop=0.0):
     return end.numpy(), first, stop, calls[0]
 
 
+def on_grids(problem, one, two):
+    """``name -> (count -> (samples, start, stop))`` of samplers on each spacing.
+
+    Args:
+      problem: The problem.
+      one: Functions ``(module, model, x, sigmas) -> x`` of one evaluation a step.
+      two: Those of two.
+    """
+    made = {}
+    for spacing, grid in _grids(problem).items():
+        for name, call in (one | two).items():
+
+            def run(count, call=call, grid=grid, half=name in two):
+                steps = (count + 1) // 2 if half else count
+                return _run(problem, call, grid(steps), count)[:3]
+
+            made[f"{name} {spacing}"] = run
+    return made
+
+
 def rows(problem):
     """``name -> (count -> (samples, start, stop))``; nothing for a flow."""
     if problem.process_name == "flow":
         return {}
-    made = {}
-    for spacing, grid in _grids(problem).items():
-        for name, call in (ONE | TWO).items():
-
-            def run(count, call=call, grid=grid, two=name in TWO):
-                steps = (count + 1) // 2 if two else count
-                return _run(problem, call, grid(steps), count)[:3]
-
-            made[f"{name} {spacing}"] = run
+    made = on_grids(problem, ONE, TWO)
     for cut, (low, high) in _ranges(problem)[0].items():
         # These two stop at the least noise.
         ends = (high, low)

@@ -112,12 +112,12 @@ def _our_jobs(problem, have):
     return jobs
 
 
-def _measure(reference, job, *inputs):
-    """``(error, None)`` or ``(None, what went wrong)``."""
+def attempt(job):
+    """``(job(), None)``, or ``(None, what went wrong)`` also where it is not finite."""
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            value = reference.error(*job(*inputs))
+            value = job()
     except Exception as fault:
         return None, f"{type(fault).__name__}: {fault}"[:120]
     return (value, None) if np.isfinite(value) else (None, "not finite")
@@ -161,7 +161,9 @@ def own_grids(problem, counts=problems.COUNTS, again=False) -> dict:
             ranked = sorted(jobs, key=lambda row: table[row].get(str(before), np.inf))
             keep = ranked[:KEPT]
         for row in keep:
-            value, fault = _measure(reference, jobs[row], count)
+            value, fault = attempt(
+                lambda job=jobs[row], n=count: reference.error(*job(n))
+            )
             if fault is None:
                 table[row][str(count)] = value
             else:
@@ -186,7 +188,9 @@ def on_our_grid(problem, ratios) -> dict[str, float]:
         have, _ = available()
         reference, rows = Reference(problem), {}
         for row, job in _our_jobs(problem, have).items():
-            value, fault = _measure(reference, job, len(ratios) - 1, ratios)
+            value, fault = attempt(
+                lambda job=job: reference.error(*job(len(ratios) - 1, ratios))
+            )
             if fault is None:
                 rows[row] = value
         result["ours"][mark] = rows
