@@ -153,7 +153,7 @@ def _mark(*trees):
     return hashlib.sha256(b"".join(parts)).hexdigest()[:12]
 
 
-def _mixture_problem(name, half, distribution, process, scale, cache):
+def mixture_problem(name, half, distribution, process, scale, cache):
     p = PROCESSES[process]
     mixture = DISTRIBUTIONS[distribution](scale)
     z = _noise(name, STARTS["mixture"], mixture.means.shape[1:])
@@ -224,7 +224,7 @@ def load(
     folder = cache_folder(cache)
     made = []
     if kind in (None, "mixture"):
-        made += [_mixture_problem(*row, folder) for row in MIXTURES if row[1] == half]
+        made += [mixture_problem(*row, folder) for row in MIXTURES if row[1] == half]
     if kind in (None, "network"):
         here = pretrained_names()
         made += [
