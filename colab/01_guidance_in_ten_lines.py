@@ -62,14 +62,15 @@ print(jax.devices())
 model, params = load_pretrained("digits")
 keys = jg.sample_keys(jax.random.key(0), 100)  # one key a sample
 labels = jnp.repeat(jnp.arange(10), 10)
-grid = model.grid(20)
+solver, grid = jg.recommended(model.process, 20)
 
 
 @jax.jit
 def draw(params, guidance):
     denoiser = model.denoiser(params)
-    solver, shape = jg.dpmpp_2m(), model.shape
-    return jg.sample(keys, denoiser, solver, grid, shape, labels, guidance=guidance)[0]
+    return jg.sample(
+        keys, denoiser, solver, grid, model.shape, labels, guidance=guidance
+    )[0]
 
 
 plain = draw(params, jg.chain())
@@ -107,7 +108,7 @@ def sweep(params, weights):
         return jg.sample(
             keys[:rows],
             model.denoiser(params),
-            jg.dpmpp_2m(),
+            solver,
             grid,
             model.shape,
             jnp.arange(rows) + 1,
@@ -131,7 +132,7 @@ show({"cfg weight 0 → 6": swept.reshape(-1, *model.shape)}, height=5)
 # %%
 judge, judge_params = load_pretrained("digits_judge")
 steps = 12
-coarse = model.grid(steps)
+coarse = jg.recommended(model.process, steps)
 few = 16 if FAST else 64
 
 
@@ -141,8 +142,7 @@ def objective(schedule, key):
     images, _ = jg.sample(
         jg.sample_keys(key, few),
         model.denoiser(params),
-        jg.dpmpp_2m(),
-        coarse,
+        *coarse,
         model.shape,
         wanted,
         guidance=jg.scheduled(jg.cfg(1.0, null=10), schedule),
@@ -210,8 +210,7 @@ def steer(weight):
     return jg.sample(
         jg.sample_keys(jax.random.key(1), 500 if FAST else 3000),
         testing.exact_denoiser(mixture, process),
-        jg.dpmpp_2m(),
-        jg.logsnr_grid(process, 40),
+        *jg.recommended(process, 40),
         (2,),
         guidance=jg.chain(jg.energy(surprise, weight, through="noisy")),
     )[0]

@@ -195,8 +195,7 @@ def by_contrast(config: Config, model: DiffusionModel) -> Method:
             "x": jg.sample(
                 jg.sample_keys(root, ids),
                 net(params),
-                jg.dpmpp_2m(),
-                model.grid(n),
+                *jg.recommended(process, n),
                 model.shape,
                 prompts,
                 guidance=guided(config, model),

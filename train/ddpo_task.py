@@ -143,14 +143,14 @@ def make_evaluation(
     keys = jg.sample_keys(jax.random.key(seed + 2), count)
     prompts = task.prompt(jnp.asarray(ids))
     net, grid = model.denoiser, model.grid(solver_steps)
+    recommended = jg.recommended(model.process, solver_steps)
     options: Any = {"guidance": guidance}
 
     def draw(params, keys, prompts):
         x, _ = jg.sample(
             keys,
             net(params),
-            jg.dpmpp_2m(),
-            grid,
+            *recommended,
             model.shape,
             prompts,
             **options,

@@ -133,13 +133,13 @@ def make_loss(model: DiffusionModel, config: Config, scale: float) -> Any:
 
 def make_sampler(model: DiffusionModel, steps: int, mesh: jax.sharding.Mesh) -> Any:
     """``(params, key, labels, weight) -> images``: guided samples, on all devices."""
-    grid = model.grid(steps)
+    solver, grid = jg.recommended(model.process, steps)
 
     def run(params, keys, labels, weight):
         return jg.sample(
             keys,
             model.denoiser(params),
-            jg.dpmpp_2m(),
+            solver,
             grid,
             model.shape,
             labels,
