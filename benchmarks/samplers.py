@@ -25,6 +25,7 @@ exact samples (`samplers_noise.py`).
 
 import argparse
 import functools
+import os
 import time
 from pathlib import Path
 
@@ -190,6 +191,9 @@ def main():
     peers, complete = not args.no_peers, True
     if peers:
         complete = report_missing()
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        folder = str(problems.cache_folder(args.cache) / "jax")
+        jax.config.update("jax_compilation_cache_dir", folder)
     counts = (5, 10, 20) if args.fast else problems.COUNTS
     only = args.only.split(",") if args.only else FEW if args.fast else None
     runner, begun, cells = Runner(), time.time(), {}

@@ -16,7 +16,7 @@ import numpy as np
 T = 1000
 LINEAR = dict(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
 TWO = ("HeunDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
-SHIFTS = (3.0, 1.0, 0.5, 0.25)
+SHIFTS = (3.0, 1.0, 0.5, 0.25, 0.12)
 # Solvers that are also run on grids of ours, in each form.
 PORTABLE = ("Euler", "DPM++ 2M", "DPM++ 3M", "UniPC-2", "UniPC-3", "DEIS-3", "SA-3")
 
