@@ -31,6 +31,7 @@ from distributions import DISTRIBUTIONS
 from problem import Problem
 
 import jaxlib_guidance as jg
+from jaxlib_guidance.data import embed_words
 from jaxlib_guidance.diffusion import linear_betas, vp_discrete
 from jaxlib_guidance.models import load_pretrained, pretrained_names
 from jaxlib_guidance.testing import GaussianMixture, exact_denoiser
@@ -45,7 +46,7 @@ PROCESSES = {
 COUNTS = (5, 8, 10, 15, 20, 50)
 # Mixtures of at most so many dimensions and components share a shape.
 SHAPES = ((2, 256), (16, 100), (64, 4))
-STARTS = {"mixture": 64, "network": 32}
+STARTS = {"mixture": 64, "network": 32, "picture": 4}
 
 # (name, half, distribution, process, standard deviation of the data)
 MIXTURES = (
@@ -84,7 +85,8 @@ MIXTURES = (
     ("subspace64", "held_out", "subspace64", "flow", 1.0),
     ("subspace64-cosine", "held_out", "subspace64", "cosine", 0.3),
 )
-# (name, half, network, labels, weight): None is no guidance, label -1 the null class.
+# (name, half, network, labels, weight): weight None is no guidance, label -1 the null
+# class, and labels None stands for `PROMPTS`.
 NETWORKS = (
     ("digits", "tuning", "digits", (-1,), None),
     ("digits-cfg3", "tuning", "digits", (0, 1, 2, 3, 4), 3.0),
@@ -92,6 +94,16 @@ NETWORKS = (
     ("digits-cfg2", "held_out", "digits", (5, 6, 7, 8, 9), 2.0),
     ("emoji", "held_out", "emoji", None, None),
     ("emoji-cfg2", "held_out", "emoji", None, 2.0),
+)
+PROMPTS = (
+    "red apple",
+    "cat face",
+    "rocket",
+    "tree",
+    "pizza",
+    "blue circle",
+    "sun",
+    "fish",
 )
 
 
@@ -173,6 +185,14 @@ def mixture_problem(name, half, distribution, process, scale, cache):
     )
 
 
+def _prompted(model, count):
+    prompts = [PROMPTS[i % len(PROMPTS)] for i in range(count)]
+    text, mask = embed_words(prompts)
+    label = np.full(count, model.classes, np.int32)
+    cond = {"label": label, "text": text, "text_mask": mask}
+    return jax.tree.map(jnp.asarray, cond)
+
+
 def _network_problem(name, half, network, labels, weight, cache):
     model, params = load_pretrained(network)
     # Past a log-SNR of -7.5 the state is all noise: where `model.grid` begins, too.
@@ -180,13 +200,14 @@ def _network_problem(name, half, network, labels, weight, cache):
     model = dataclasses.replace(
         model, process=dataclasses.replace(model.process, t_max=t_max)
     )
-    count = STARTS["network"]
+    count = STARTS["network" if np.prod(model.shape) < 1000 else "picture"]
     z = _noise(name, count, model.shape)
     starts = jnp.asarray(z, jnp.float32) * model.process.sigma(jnp.float32(t_max))
-    labels = range(model.classes) if labels is None else labels
-    cond = jnp.asarray([labels[i % len(labels)] for i in range(count)]) % (
-        model.classes + 1
-    )
+    if labels is None:
+        cond = _prompted(model, count)
+    else:
+        chosen = [labels[i % len(labels)] for i in range(count)]
+        cond = jnp.asarray(chosen) % (model.classes + 1)
     return Problem(
         name,
         half,
@@ -197,7 +218,7 @@ def _network_problem(name, half, network, labels, weight, cache):
         starts,
         lambda: model.denoiser(params),
         cond,
-        None if weight is None else jg.cfg(weight, model.classes),
+        None if weight is None else jg.cfg(weight, model.null),
         mark=_mark(model.process, params, starts, cond, weight),
         cache=cache,
     )
