@@ -59,7 +59,7 @@ def discrete_grid(
       offset: Number added to the steps of the leading rule, diffusers'
         ``steps_offset``.
       solver: Family of schedulers whose timesteps are wanted: "ddim" (DDIM, DDPM,
-        PNDM, LCM), "euler" (Euler, Heun, LMS, DPM-2, DPM++ SDE) or "dpm" (DPM-Solver++,
+        PNDM), "euler" (Euler, Heun, LMS, DPM-2, DPM++ SDE) or "dpm" (DPM-Solver++,
         UniPC, DEIS, SA-Solver).
       final_zero: Whether the grid ends at 0; else at the noise level of the table's
         first step, as with ``final_sigmas_type="sigma_min"`` and

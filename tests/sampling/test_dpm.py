@@ -142,6 +142,23 @@ def test_dpm_2_step(eta):
         np.testing.assert_allclose(stds[i], a[i + 1] * up, rtol=1e-4, atol=1e-7)
 
 
+def test_dpm_2_is_k_diffusions():
+    """What `sample_dpm_2` of k-diffusion 0.1.1 makes of five sigmas in float64."""
+    grid = np.float32([10.0, 4.0, 1.5, 0.5, 0.1])
+    want = [-0.802576819751927, -0.6429451164919313, -0.3650109028067427]
+    want += [0.0657039223066163, 0.46151644742849496, 0.6968591637692663]
+
+    def apply(x, t, cond, **_):
+        return Denoised(jnp.tanh(x / (1 + t[:, None] ** 2)))
+
+    x = jnp.linspace(-12, 9, 6)[:, None]
+    keys = sample_keys(jax.random.key(0), 6)
+    out, _ = jax.jit(
+        lambda x: sample(keys, Denoiser(apply), dpm_2(), grid, x, process=VE())
+    )(x)
+    np.testing.assert_allclose(out[:, 0], want, atol=1e-6)
+
+
 def inner_noise(index, batch, size):
     """What `dpmpp_sde` draws in the middle of a step, whose keys `sample` folds."""
     keys = rng.fold(sample_keys(jax.random.key(0), batch), jnp.uint32(index))
