@@ -82,6 +82,8 @@ def flow_grid(
     shift: float = 1.0,
     t_min: float | None = None,
     t_max: float | None = None,
+    *,
+    rho: float = 1.0,
 ) -> Array:
     """Evenly spaced in ``sigma / (alpha + sigma)``: a flow's time, for any process.
 
@@ -89,7 +91,9 @@ def flow_grid(
     that of ``t_max`` to 0, which for a rectified flow is `uniform_grid`, shifted by
     `shift_grid`. Where even steps would be shorter than the last one, from ``t_min`` to
     0, the steps before that one grow towards it by 1.25 each, so that a multistep
-    solver never reaches far beyond its past. The grid of choice for `adams`.
+    solver never reaches far beyond its past. With ``rho`` it is ``u^(1 / rho)`` that is
+    even: steps shrink towards the data, as those of `karras_grid` do, and are regular
+    where all is noise, too. `recommended` has the values to take.
 
     Args:
       process: The noise process.
@@ -98,13 +102,16 @@ def flow_grid(
         1 more at low noise.
       t_min: Bound that no time but the last is below; None is the process's.
       t_max: First time; None is the process's.
+      rho: Exponent of the spacing; the default 1 is even in u. Above 1 steps shrink by
+        themselves, and none is stretched towards ``t_min``.
 
     Returns:
       Float32 ``[n + 1]``.
 
     Raises:
       TypeError: ``process`` is not a noise process.
-      ValueError: ``n`` below 1, ``shift`` not above 0, or times out of order.
+      ValueError: ``n`` below 1, ``shift`` not above 0, ``rho`` below 1, or times out
+        of order.
 
     Example:
       >>> import jaxlib_guidance as jg
@@ -115,12 +122,18 @@ def flow_grid(
     """
     require_steps(n)
     require_positive(shift, "shift")
+    if not rho >= 1:
+        raise ValueError(f"rho is {rho}; expected at least 1")
     low, high = time_range(process, t_min, t_max)
     with jax.ensure_compile_time_eval():
         ends = jnp.array([high, low], jnp.float32)
         alpha, sigma = process.alpha(ends), process.sigma(ends)
         u = sigma / (shift * alpha + sigma)
-        ramp = _ramp(u[0], jnp.maximum(u[0] / n, u[1]), n)
+        if rho == 1:
+            ramp = _ramp(u[0], jnp.maximum(u[0] / n, u[1]), n)
+        else:
+            v = u ** (1 / rho)
+            ramp = jnp.linspace(v[0], jnp.maximum(v[0] / n, v[1]), n) ** rho
         # The first of them may be pure noise, of infinite ratio: it is known, `high`.
         ratio = shift * ramp[1:] / (1 - ramp[1:])
         times = process.t_of_logsnr(-2 * jnp.log(ratio))

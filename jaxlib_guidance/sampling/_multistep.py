@@ -96,7 +96,6 @@ def multistep(
     if not scale > 0 or (scale != 1 and space != "flow"):
         raise ValueError(f"scale is {scale} in space {space!r}; expected > 0, 'flow'")
     depth = order if correct else order - 1
-    total = shrinking if adaptive else sum
 
     def init(x):
         each, whole = jnp.zeros(x.shape[:1], x.dtype), jnp.zeros_like(x)
@@ -132,7 +131,8 @@ def multistep(
         if correct:
             nodes = (clocks[0], now, *clocks[1:])
             degree = jnp.minimum(seen, jnp.minimum(order, left + 1))
-            again = total(newton(old_moments, nodes, differences, degree))
+            again = newton(old_moments, nodes, differences, degree)
+            again = shrinking(again) if adaptive else sum(again)
             shift = jnp.where(seen > 0, again - old_added, 0)
         level = eta(interval.t) if callable(eta) else eta
         m = moments(space, start, end, depth + 1, level)
@@ -144,7 +144,10 @@ def multistep(
         m = tuple(jnp.broadcast_to(each, x.shape[:1]) for each in m)
         degree = jnp.minimum(seen, jnp.minimum(order, jnp.maximum(left, 2)) - 1)
         added = jnp.zeros_like(x)
-        added += total(newton(m, (now, *clocks), differences[:order], degree))
+        terms = newton(m, (now, *clocks), differences[:order], degree)
+        # A step to data ends on what the network says, and is not averaged by later
+        # ones: no slope there that may be the network's error.
+        added += shrinking(terms, end.sigma == 0) if adaptive else sum(terms)
 
         noise_kept = decay(start, end, level)
         mean = expand(end.alpha, x) * y0 + expand(end.sigma * noise_kept, x) * eps

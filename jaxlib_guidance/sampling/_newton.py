@@ -1,5 +1,6 @@
 """Newton's polynomial, integrated over a step: the terms of a multistep method."""
 
+import itertools
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -41,25 +42,32 @@ def newton(
     return terms
 
 
-# A term counts whole while its norm is below the first share of that of the term before
-# it, not at all from the second on, and in part between them, so that the sum is
-# continuous: a rounding error does not turn a term on or off.
-_WHOLE, _NONE = 0.4, 0.8
+# A term counts whole while its norm is below half of that of the term before it, not at
+# all where it is no smaller, and in part between, so that the sum is continuous: a
+# rounding error does not turn a term on or off.
+_WHOLE, _NONE = 0.5, 1.0
 
 
-def shrinking(terms: Sequence[Array]) -> Array | float:
+def shrinking(terms: Sequence[Array], guarded: Array | bool = False) -> Array | float:
     """Sum of a series up to where its terms stop shrinking, for each sample apart.
 
     Newton's series is cut like an asymptotic one: while the quantity is smooth on the
     scale of the steps each term is a fraction of the one before; where it is not, a
     higher order only adds what a network got wrong.
+
+    Args:
+      terms: Terms of the series, each ``[B, *S]``.
+      guarded: Whether the first term, too, counts only as far as the second is smaller.
     """
-    total, share, before = 0.0, jnp.ones(()), None
-    for term in terms:
-        size = jnp.sum(term**2, axis=range(1, term.ndim))
-        if before is not None:
-            ratio = jnp.where(before > 0, divide(size, before), jnp.sign(size))
-            share *= jnp.clip((_NONE**2 - ratio) / (_NONE**2 - _WHOLE**2), 0, 1)
-        total += expand(share, term) * term
-        before = size
-    return total
+    sizes = [jnp.sum(term**2, axis=range(1, term.ndim)) for term in terms]
+    shares = [jnp.ones(())]
+    for before, size in itertools.pairwise(sizes):
+        ratio = jnp.where(before > 0, divide(size, before), jnp.sign(size))
+        part = jnp.clip((_NONE**2 - ratio) / (_NONE**2 - _WHOLE**2), 0, 1)
+        shares.append(shares[-1] * part)
+    total = sum(
+        expand(share, term) * term for share, term in zip(shares, terms, strict=False)
+    )
+    if len(terms) < 2:
+        return total
+    return expand(jnp.where(guarded, shares[1], 1), terms[0]) * total

@@ -32,10 +32,11 @@ def recommended(
 ) -> Recommended:
     """Solver and grid for ``n`` network evaluations, on any process and network.
 
-    ``adams(4, adaptive=True)`` on a `flow_grid` with a little more steps at low noise:
-    of fourth order where the network is smooth on the scale of the steps, and of second
-    where it is not, for each sample and step apart. docs/samplers.md compares it with
-    other solvers on problems on which it was not chosen.
+    ``adams(4, adaptive=True)`` on a `flow_grid` whose steps shrink quadratically
+    towards the data: of fourth order where the network is smooth on the scale of the
+    steps, and of second where it is not, for each sample and step apart.
+    docs/samplers.md compares it with other solvers on problems on which it was not
+    chosen.
 
     Args:
       process: The noise process.
@@ -67,6 +68,5 @@ def recommended(
     if not scale > 0:
         raise ValueError(f"scale is {scale}; expected a positive number")
     sampler = sa_solver() if stochastic else adams(4, scale=scale, adaptive=True)
-    shift = scale if stochastic else 0.6 * scale
-    grid = flow_grid(process, n, shift, t_min, t_max)
-    return Recommended(sampler, grid)
+    shift, rho = (scale, 1.0) if stochastic else (1.5 * scale, 2.0)
+    return Recommended(sampler, flow_grid(process, n, shift, t_min, t_max, rho=rho))

@@ -83,6 +83,17 @@ def test_flow_grid_is_a_shifted_flow(shift):
         np.testing.assert_allclose(u, u[0] * (1 - np.arange(9) / 8), atol=1e-5)
 
 
+def test_flow_grid_may_shrink_its_steps():
+    """Even in the root of the shifted flow's time, down to the floor, then 0."""
+    grid = flow_grid(RectifiedFlow(), 8, 2.0, t_min=1e-3, rho=3.0)
+    root = np.asarray(grid / (2 + grid * (1 - 2))) ** (1 / 3)
+    np.testing.assert_allclose(root, 1 - np.arange(9) / 8, atol=1e-6)
+    low = flow_grid(RectifiedFlow(), 8, t_min=0.2, rho=2.0)
+    root = np.sqrt(np.asarray(low)[:-1])
+    np.testing.assert_allclose(root, np.linspace(1, np.sqrt(0.2), 8), atol=1e-6)
+    assert flow_grid(RectifiedFlow(), 1, rho=2.0).tolist() == [1.0, 0.0]
+
+
 def test_flow_grid_grows_to_its_last_step():
     """However high the floor and many the steps, none is much longer than the last."""
     rng = np.random.default_rng(0)
@@ -159,6 +170,7 @@ def test_bad_count(spacing, n):
         (lambda: logsnr_grid(VE(), 5, t_min=0.0), "expected 0 < t_min"),
         (lambda: karras_grid(VE(), 5, t_min=3.0, t_max=2.0), "t_min is 3.0 and t_max"),
         (lambda: flow_grid(VE(), 5, shift=0.0), "shift is 0.0"),
+        (lambda: flow_grid(VE(), 5, rho=0.5), "rho is 0.5"),
         (lambda: shift_grid(jnp.ones(2), -1.0), "shift is -1.0"),
         (lambda: uniform_grid(VE(), 5, t_max=-1.0), "t_max -1.0"),
         (lambda: discrete_grid(TABLE, 1001), "at most the table's 1000"),

@@ -12,16 +12,17 @@ from jaxlib_guidance.types import Denoised, Denoiser
 
 
 def test_a_series_counts_while_it_shrinks():
-    """Ratios 0, .3, .6 and .9, one a sample: all terms, all, a part, the first."""
-    ratio = jnp.array([0.0, 0.3, 0.6, 0.9])
+    """Ratios 0, .3, .6 and 1.1, one a sample: all terms, all, a part, the first."""
+    ratio = jnp.array([0.0, 0.3, 0.6, 1.1])
     direction = jnp.array([0.6, 0.8])
-    terms = [ratio[:, None] ** k * direction for k in range(1, 5)]
-    terms[0] = jnp.ones((4, 1)) * direction
-    terms[1:] = [ratio[:, None] ** k * direction for k in range(1, 4)]
-    got = jnp.linalg.norm(shrinking(terms), axis=1)
-    part = (0.64 - 0.36) / (0.64 - 0.16)
+    terms = [ratio[:, None] ** k * direction for k in range(4)]
+    part = (1 - 0.36) / (1 - 0.25)
     want = [1.0, 1.417, 1 + 0.6 * part + 0.36 * part**2 + 0.216 * part**3, 1.0]
+    got = jnp.linalg.norm(shrinking(terms), axis=1)
     np.testing.assert_allclose(got, want, rtol=1e-5)
+    # On the way to data the first term, too, needs a second that is smaller.
+    got = jnp.linalg.norm(shrinking(terms, True), axis=1)
+    np.testing.assert_allclose(got, [1.0, 1.417, want[2] * part, 0.0], rtol=1e-5)
 
 
 def test_a_series_that_stops_and_one_that_never_began():
@@ -79,13 +80,13 @@ def test_strong_guidance_of_a_learned_network():
         float(jnp.linalg.norm(end(sampler, 5) - truth, axis=1).mean())
         for sampler in (adaptive, adams(4))
     )
-    assert mine < 0.4 * fixed
+    assert mine < 0.6 * fixed
 
 
 def test_grid_and_solver_by_scale_and_noise():
     process = jg.VPCosine()
     sampler, grid = jg.recommended(process, 10, scale=0.5)
-    np.testing.assert_array_equal(grid, jg.flow_grid(process, 10, 0.3))
+    np.testing.assert_array_equal(grid, jg.flow_grid(process, 10, 0.75, rho=2.0))
     assert not sampler.stochastic
     noisy = jg.recommended(process, 10, stochastic=True, t_max=0.9)
     assert noisy.sampler.stochastic
