@@ -42,39 +42,40 @@ def class_denoiser(
     """
     means = np.random.default_rng(0).normal(size=(CLASSES, *shape))
     means = jnp.asarray(means, jnp.float32)
-    axes = tuple(range(2, 2 + len(shape)))
 
     def apply(x, t, cond, *, control, capture):
         if cond is None:
             cond = jnp.full(x.shape[:1], -1)
-        weighted = jnp.shape(cond) == (x.shape[0], CLASSES)
-        if weighted:
-            cond = at_least_float32(cond)
-        elif jnp.shape(cond) != x.shape[:1] or jnp.result_type(cond).kind not in "iu":
+        weights = jnp.shape(cond) == (x.shape[0], CLASSES)
+        labels = jnp.shape(cond) == x.shape[:1] and jnp.result_type(cond).kind in "iu"
+        if not weights and not labels:
             raise ValueError(
                 "the networks that laws are checked with take labels [B] as their "
                 f"condition; got {jax.tree.map(jnp.shape, cond)}: give denoiser"
             )
-        x = at_least_float32(x)
-        t = jnp.broadcast_to(at_least_float32(t), x.shape[:1])
-        alpha, sigma = (
-            expand(f(t), x[:, None]) for f in (process.alpha, process.sigma)
-        )
-        offset = x[:, None] - alpha * means
-        variance = alpha**2 * spread**2 + sigma**2
-        logits = jnp.sum(-0.5 * offset**2 / variance, axes)
-        if weighted:
-            share = jax.nn.softmax(logits + cond, 1)
-        else:
-            asked, classes = jnp.asarray(cond)[:, None], jnp.arange(CLASSES)
-            anyone = (asked < 0) | (asked >= CLASSES)
-            share = jax.nn.softmax(
-                jnp.where(anyone | (asked == classes), logits, -jnp.inf), 1
-            )
-        each = means + alpha * spread**2 / variance * offset
-        return Denoised(jnp.sum(expand(share, each) * each, 1))
+        return Denoised(_of_classes(process, means, spread, x, t, jnp.asarray(cond)))
 
     return Denoiser(apply, process=process)
+
+
+# Compiled where it is called without jit too, once for all that is checked.
+@functools.partial(jax.jit, static_argnames="spread")
+def _of_classes(process, means, spread, x, t, cond):
+    x = at_least_float32(x)
+    t = jnp.broadcast_to(at_least_float32(t), x.shape[:1])
+    alpha, sigma = (expand(f(t), x[:, None]) for f in (process.alpha, process.sigma))
+    offset = x[:, None] - alpha * means
+    variance = alpha**2 * spread**2 + sigma**2
+    logits = jnp.sum(-0.5 * offset**2 / variance, tuple(range(2, offset.ndim)))
+    if cond.ndim == 2:
+        logits = logits + at_least_float32(cond)
+    else:
+        asked, classes = cond[:, None], jnp.arange(CLASSES)
+        anyone = (asked < 0) | (asked >= CLASSES)
+        logits = jnp.where(anyone | (asked == classes), logits, -jnp.inf)
+    share = jax.nn.softmax(logits, 1)
+    each = means + alpha * spread**2 / variance * offset
+    return jnp.sum(expand(share, each) * each, 1)
 
 
 def in_half(net: Denoiser, kind: DTypeLike) -> Denoiser:
