@@ -34,7 +34,7 @@ import jax.numpy as jnp
 import numpy as np
 import problems
 import samplers_peers
-from samplers_tables import cells_table, rows_chosen, summary
+from samplers_tables import cells_table, compact_table, rows_chosen, summary
 
 import jaxlib_guidance as jg
 from jaxlib_guidance import diffusion
@@ -212,7 +212,7 @@ def main():
         chosen = rows_chosen([(p, r) for p, r in kept if r is not None], counts)
     text = cells_table(cells, chosen)
     closing, worse = summary(cells, counts)
-    text += "\n\n" + closing
+    text += "\n\n" + compact_table(cells) + "\n\n" + closing
     if args.noise:
         import samplers_noise
 

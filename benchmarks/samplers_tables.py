@@ -70,6 +70,33 @@ def cells_table(cells, chosen) -> str:
     return "\n".join(lines)
 
 
+def _short(value):
+    """Two digits, without the noughts that a power of ten saves: 1.2e-4, .034, 5.6."""
+    if value < 1e-3:
+        digits, power = f"{value:.1e}".split("e")
+        return f"{digits}e{int(power)}"
+    text = f"{value:#.2g}".rstrip(".")
+    return text.removeprefix("0") if value < 1 else text
+
+
+def compact_table(cells) -> str:
+    """A Markdown row for each problem, "ours / peer" for each count."""
+    counts = list(next(iter(cells.values())))
+    lines = ["| problem | " + " | ".join(map(str, counts)) + " |"]
+    lines.append("|---" * (len(counts) + 1) + "|")
+    for problem, row in cells.items():
+        shown = []
+        for cell in row.values():
+            text = _short(cell["ours"])
+            if "peer" in cell:
+                text += " / " + _short(cell["peer"][0])
+                text = f"**{text}**" if ratio(cell) > LIMIT else text
+            shown.append(text)
+        name = f"`{problem.name}`, {problem.process_name}"
+        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)
+
+
 def _mean(values):
     return float(np.exp(np.mean(np.log(np.maximum(values, 1e-12)))))
 
