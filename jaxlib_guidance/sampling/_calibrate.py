@@ -1,15 +1,15 @@
 """A solver learned from the network that it is to sample: `calibrate`."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance import rng
 from jaxlib_guidance.diffusion import flow_grid
+from jaxlib_guidance.sampling._calibrate_newton import descend
 from jaxlib_guidance.sampling._calibrate_problem import Problem, learnable
 from jaxlib_guidance.sampling._calibrated import Calibrated, tabulate
 from jaxlib_guidance.sampling._checks import require_sampler, require_whole
@@ -28,7 +28,8 @@ class CalibrationReport(NamedTuple):
       held_out_before: Error of the fixed solver on the other starts, by which the best
         of the solvers on the way was chosen.
       held_out_after: Error of the calibrated solver on those.
-      losses: Mean distance in each step's batch ``[steps]``.
+      losses: Error on the starts to train on, before and after each step that lowered
+        it, ``[1 + steps taken]``.
       best_step: Number of the step whose solver was kept, 0 for the fixed solver.
       reference: Ends of the reference trajectories ``[B, *S]``, which may be given to
         another calibration from the same starts.
@@ -57,21 +58,18 @@ def calibrate(
     guidance: Any = None,
     start: tuple[Sampler, Any] | None = None,
     reference: tuple[Sampler, Any] | Array | np.ndarray | None = None,
-    steps: int = 400,
+    steps: int = 6,
     batch: int = 32,
-    learning_rate: float = 0.03,
     held_out: float = 0.25,
     seed: int = 0,
-    remat: bool = False,
     progress: Callable[[int, int], None] | None = None,
     plan: str = "auto",
     process: Process | None = None,
 ) -> tuple[Calibrated, CalibrationReport]:
     """Learns the times and coefficients of an n-step solver for one network.
 
-    Minimises ``E |x_N - y|`` by Adam, with the gradient through the sampler, where
-    ``y`` is the end of a reference trajectory from the same noise, under the same
-    guidance, and ``x_N`` that of
+    Minimises ``E |x_N - y|``, where ``y`` is the end of a reference trajectory from the
+    same noise, under the same guidance, and ``x_N`` that of
 
         x_{i+1} = keep_i x_i + sum_{j <= i} weights_ij x0_j.
 
@@ -100,16 +98,15 @@ def calibrate(
         last stay as they are.
       reference: Solver and grid whose ends are the target, from the first time of
         ``start``; or these ends ``[B, *S]``. None takes ``unipc(3)`` in 100 steps.
-      steps: Number of steps of Adam; 0 gives the fixed solver as numbers.
-      batch: Number of starts in a step, which bounds the memory.
-      learning_rate: Rate of Adam at the first step, which falls to 0 as a cosine.
+      steps: Number of steps of least squares at most; 0 gives the fixed solver as
+        numbers.
+      batch: Number of starts at once, which bounds the memory: that of one evaluation
+        of ``(n + 2) batch`` samples.
       held_out: Share of the starts to choose the best by; with none left they are
         those of training.
-      seed: Seed of the split and of the batches.
-      remat: Whether to recompute each solver step on the backward pass, which holds one
-        step's activations and not n.
-      progress: Function called on the host with ``(steps done, steps)`` at each tenth;
-        None reports nothing.
+      seed: Seed of the split.
+      progress: Function called on the host with ``(steps done, steps)``; None reports
+        nothing.
       plan: How guidance batches its branches, "auto" or "fused"; see `guided`.
       process: Noise process; None takes the denoiser's.
 
@@ -119,7 +116,7 @@ def calibrate(
     Raises:
       ValueError: Arguments out of range, shapes or grids that do not fit, or a solver
         to begin from that draws noise or evaluates more than once a step.
-      FloatingPointError: The reference, the fixed solver or the loss is not finite.
+      FloatingPointError: The reference, the fixed solver or a slope is not finite.
 
     Example:
       >>> import jax
@@ -127,7 +124,7 @@ def calibrate(
       >>> import jaxlib_guidance as jg
       >>> denoiser = jg.parametrize(lambda x, t, cond: jnp.tanh(x), jg.VPCosine())
       >>> keys = jg.sample_keys(jax.random.key(0), 32)
-      >>> calibrated, report = jg.calibrate(keys, denoiser, 4, (2,), steps=20)
+      >>> calibrated, report = jg.calibrate(keys, denoiser, 4, (2,))
       >>> report.held_out_after < report.held_out_before
       True
       >>> fresh = jg.sample_keys(jax.random.key(1), 8)
@@ -143,8 +140,6 @@ def calibrate(
         require_whole(size, name, smallest)
     if not 0 <= held_out < 1:
         raise ValueError(f"held_out is {held_out}; expected a share from 0 to below 1")
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate is {learning_rate}; expected above 0")
     began = time.perf_counter()
     process = process_of(denoiser, process)
     rng.require_keys(keys)
@@ -155,8 +150,7 @@ def calibrate(
     problem.refer(reference, grid)
     referred = time.perf_counter()
 
-    order = np.random.default_rng(seed)
-    shuffled = order.permutation(problem.count)
+    shuffled = np.random.default_rng(seed).permutation(problem.count)
     kept = min(round(held_out * problem.count), problem.count - 1)
     train, rest = shuffled[kept:], shuffled[:kept] if kept else shuffled
     before = [problem.error(best, ids) for ids in (train, rest)]
@@ -165,24 +159,19 @@ def calibrate(
             f"the solver to begin from is off by {before[0]} on the starts to train on "
             f"and by {before[1]} on the others; expected finite numbers"
         )
-    lowest, best_step, losses = before[1], 0, []
-    training = _training(
-        fixed, grid, problem, train, order, steps, learning_rate, remat
-    )
-    for done, (loss, made) in enumerate(training, 1):
+    lowest, best_step, losses = before[1], 0, [before[0]]
+    zero, build = learnable(fixed, grid, process)
+    tried = descend(problem, zero, build, train, steps)
+    for done, (loss, made) in enumerate(tried, 1):
         losses.append(loss)
-        if done * 10 // steps == (done - 1) * 10 // steps:
-            continue
-        now = made()
-        error = problem.error(now, rest)
-        # Written so that NaN is not taken.
+        error = problem.error(made, rest) if kept else loss
         if error < lowest:
-            best, lowest, best_step = now, error, done
+            best, lowest, best_step = made, error, done
         if progress is not None:
             progress(done, steps)
     return best, CalibrationReport(
         train_before=before[0],
-        train_after=problem.error(best, train),
+        train_after=losses[best_step],
         held_out_before=before[1],
         held_out_after=lowest,
         losses=np.asarray(losses),
@@ -207,43 +196,3 @@ def _start(start, n, process) -> tuple[Sampler, Array]:
     if grid.shape[0] != n + 1:
         raise ValueError(f"start has a grid {grid.shape}; expected [n + 1], ({n + 1},)")
     return sampler, grid
-
-
-def _training(
-    fixed, grid, problem, train, order, steps, rate, remat
-) -> Iterator[tuple[float, Callable[[], Calibrated]]]:
-    """Each step's loss, and a function that makes the solver as it is then."""
-    import optax  # Here, for those who only sample.
-
-    learned, build = learnable(fixed, grid, problem.options["process"])
-    optimizer = optax.adam(optax.cosine_decay_schedule(rate, max(steps, 1)), b2=0.99)
-    state = optimizer.init(learned)
-
-    def loss_of(learned, rows, ends):
-        return jnp.mean(problem.distances(build(learned), rows, ends, remat=remat))
-
-    @jax.jit
-    def update(learned, state, rows, ends):
-        loss, slope = jax.value_and_grad(loss_of)(learned, rows, ends)
-        # Optax mixes numbers of several types.
-        with jax.numpy_dtype_promotion("standard"):
-            change, state = optimizer.update(slope, state, learned)
-        return optax.apply_updates(learned, change), state, loss
-
-    made, waiting = jax.jit(build), np.zeros(0, int)
-    for done in range(steps):
-        if len(waiting) < problem.batch:
-            waiting = np.resize(
-                order.permutation(train), max(len(train), problem.batch)
-            )
-        ids, waiting = waiting[: problem.batch], waiting[problem.batch :]
-        learned, state, loss = update(
-            learned, state, problem.some(ids), problem.ends[ids]
-        )
-        loss = float(loss)
-        if not np.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss of calibration is {loss} at step {done}; a lower "
-                "learning_rate, or another solver to start from, may help"
-            )
-        yield loss, lambda now=learned: made(now)

@@ -1,17 +1,18 @@
-"""What a calibration is measured by: starts, their reference ends, and distances."""
+"""What a calibration is measured by, and which numbers it may change."""
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance.diffusion import logsnr_grid
+from jaxlib_guidance.guidance import guided
 from jaxlib_guidance.reduce import sqrt
 from jaxlib_guidance.sampling._calibrated import Calibrated, tabulate
-from jaxlib_guidance.sampling._loop import sample
+from jaxlib_guidance.sampling._loop import initial_state, sample
 from jaxlib_guidance.sampling._multistep import unipc
 from jaxlib_guidance.sampling._prepare import require_cond
 from jaxlib_guidance.sampling._sampler import Sampler, SampleState
@@ -19,6 +20,11 @@ from jaxlib_guidance.types import Array, Process, PyTree
 
 # The default reference is UniPC-3 in this many steps, even in log-SNR.
 REFERENCE_STEPS = 100
+
+
+class _Pair(NamedTuple):
+    sampler: Sampler
+    grid: Array
 
 
 class Problem:
@@ -37,65 +43,78 @@ class Problem:
         self.rows = keys, cond, None if self.shape is not None else jnp.asarray(x)
         self.ends = np.zeros(0)
 
-    def draw(self, sampler: Sampler, grid: Array, rows: PyTree, **more) -> Array:
-        """Samples of some starts."""
-        keys, cond, x = rows
-        x = self.shape if self.shape is not None else x
+    def _x(self, rows):
+        return rows[2] if self.shape is None else self.shape
+
+    def draw(
+        self, made: Calibrated | _Pair, rows: PyTree, state: Any = None, **more
+    ) -> tuple[Any, Any]:
+        """What `sample` returns for some starts, from their first state or a later."""
+        keys, cond, _ = rows
+        x = self._x(rows) if state is None else state
         options = self.options | more
-        return sample(keys, self.denoiser, sampler, grid, x, cond, **options)[0]
+        return sample(keys, self.denoiser, made.sampler, made.grid, x, cond, **options)
+
+    def start(self, made: Calibrated, rows: PyTree) -> SampleState:
+        """The trajectories of some starts before their first step."""
+        network = guided(self.denoiser, self.options["guidance"], self.options["plan"])
+        x = initial_state(rows[0], made.process, made.grid[0], self._x(rows))
+        state = made.sampler.init(x), network.init(x)
+        return SampleState(x, *state, jnp.int32(0), made.grid[0])
 
     def some(self, ids: np.ndarray) -> PyTree:
         """The starts of these numbers."""
         return jax.tree.map(lambda leaf: leaf[ids], self.rows)
 
-    def each(self, fn: Callable[[PyTree, np.ndarray], Array], ids: Any) -> np.ndarray:
-        """``fn(starts, their numbers)`` for all of ``ids``, in batches of one size."""
-        parts = np.resize(ids, (-(-len(ids) // self.batch), self.batch))
-        return np.concatenate([fn(self.some(i), i) for i in parts])[: len(ids)]
+    def batches(self, ids: np.ndarray) -> np.ndarray:
+        """The numbers in batches of one size, the last one filled up."""
+        return np.resize(ids, (-(-len(ids) // self.batch), self.batch))
 
     def refer(self, reference: Any, grid: Array) -> None:
         """Sets the ends that are to be reached from ``grid[0]``.
 
         Raises:
-          ValueError: A reference of another shape, or with another first or last time.
+          ValueError: Ends of another shape, or a grid with another first or last time.
           FloatingPointError: Ends that are not finite.
         """
         if isinstance(reference, (np.ndarray, jax.Array)):
-            x = jax.eval_shape(
-                lambda: self.draw(unipc(3), grid, self.some(np.arange(self.count)))
-            )
+            pair = _Pair(unipc(3), grid)
+            x = jax.eval_shape(lambda rows: self.draw(pair, rows)[0], self.rows)
             if reference.shape != x.shape:
                 raise ValueError(
                     f"reference has shape {reference.shape}; expected ends {x.shape}"
                 )
             self.ends = np.asarray(reference)
         else:
-            sampler, fine = reference or _fine(self.options["process"], grid)
-            ends = [np.asarray(each)[[0, -1]] for each in (fine, grid)]
-            same = np.allclose(ends[0], ends[1])
-            if not same:
+            pair = _Pair(*(reference or _fine(self.options["process"], grid)))
+            ends = [np.asarray(each)[[0, -1]] for each in (pair.grid, grid)]
+            if not np.allclose(ends[0], ends[1]):
                 raise ValueError(
-                    f"reference goes from time {fine[0]} to {fine[-1]}; expected those "
-                    f"of the start's grid, {grid[0]} and {grid[-1]}"
+                    f"reference goes from time {ends[0][0]:g} to {ends[0][1]:g}; "
+                    f"expected those of the start, {ends[1][0]:g} and {ends[1][1]:g}"
                 )
-            draw = jax.jit(lambda rows: self.draw(sampler, fine, rows))
-            self.ends = self.each(lambda rows, _: draw(rows), np.arange(self.count))
+            draw = jax.jit(lambda rows: self.draw(pair, rows)[0])
+            parts = self.batches(np.arange(self.count))
+            drawn = np.concatenate([draw(self.some(part)) for part in parts])
+            self.ends = drawn[: self.count]
         if not np.isfinite(self.ends).all():
             raise FloatingPointError("reference has ends that are not finite")
 
-    def distances(self, made: Calibrated, rows: PyTree, ends: Array, **more) -> Array:
-        """Distance ``[b]`` of each sample from its reference."""
-        x = self.draw(made.sampler, made.grid, rows, **more)
-        return sqrt(jnp.sum((x - ends) ** 2, axis=tuple(range(1, x.ndim))))
-
     @functools.cached_property
-    def _measured(self):
-        return jax.jit(self.distances)
+    def _distance(self):
+        def distance(made, rows, ends):
+            x, _ = self.draw(made, rows)
+            return sqrt(jnp.sum((x - ends) ** 2, axis=tuple(range(1, x.ndim))))
+
+        return jax.jit(distance)
 
     def error(self, made: Calibrated, ids: np.ndarray) -> float:
-        """Mean distance over some starts."""
-        distance = lambda rows, i: self._measured(made, rows, self.ends[i])  # noqa: E731
-        return float(self.each(distance, ids).mean())
+        """Mean distance from the reference's ends over some starts."""
+        found = [
+            self._distance(made, self.some(part), self.ends[part])
+            for part in self.batches(ids)
+        ]
+        return float(np.concatenate(found)[: len(ids)].mean())
 
 
 def _fine(process, grid):
@@ -108,7 +127,7 @@ def _fine(process, grid):
 
 def learnable(
     sampler: Sampler, grid: Array, process: Process
-) -> tuple[PyTree, Callable[[PyTree], Calibrated]]:
+) -> tuple[Array, Callable[[Array], Calibrated]]:
     """Parameters that are 0 for a fixed solver, and the solver that they make.
 
     Times are gaps of ``u = sigma / (alpha + sigma)``, each times the exponential of a
@@ -122,7 +141,8 @@ def learnable(
       process: Noise process.
 
     Returns:
-      ``(parameters, function from such to a solver)``.
+      ``(parameters, function from such to a solver)``; the parameters are ``n - 1`` for
+      times, ``n`` for ``keep``, and those of the lower triangle of ``weights``.
     """
     n = grid.shape[0] - 1
     bound = jnp.maximum(grid[-1], process.t_min)
@@ -133,17 +153,18 @@ def learnable(
 
     u = flow_time(jnp.append(grid[:-1], bound))
     gaps = jnp.maximum(u[:-1] - u[1:], 0)
+    lower = np.tril_indices(n)
 
     def build(learned):
-        grown = gaps * jnp.exp(learned["gaps"])
+        sizes, keep, weights = jnp.split(learned, (n - 1, 2 * n - 1))
+        grown = gaps * jnp.append(jnp.exp(sizes), 1)
         falls = jnp.cumsum(grown)[:-1] * (jnp.sum(gaps) / jnp.sum(grown))
         inner = u[0] - falls
         times = process.t_of_logsnr(-2 * jnp.log(inner / (1 - inner)))
         made = tabulate(sampler, jnp.concatenate([grid[:1], times, grid[-1:]]), process)
         alpha, sigma = process.alpha(made.grid), process.sigma(made.grid)
         unit = alpha[1:] - sigma[1:] * alpha[:-1] / sigma[:-1]
-        weights = made.weights + unit[:, None] * jnp.tril(learned["weights"])
-        return Calibrated(made.grid, made.keep + learned["keep"], weights, process)
+        added = unit[:, None] * jnp.zeros((n, n)).at[lower].set(weights)
+        return Calibrated(made.grid, made.keep + keep, made.weights + added, process)
 
-    zero = {"gaps": jnp.zeros(n), "keep": jnp.zeros(n), "weights": jnp.zeros((n, n))}
-    return zero, build
+    return jnp.zeros(2 * n - 1 + n * (n + 1) // 2), build
