@@ -86,7 +86,9 @@ class Problem:
                 )
             self.ends = np.asarray(reference)
         else:
-            pair = _Pair(*(reference or _fine(self.options["process"], grid)))
+            if reference is None:
+                reference = _fine(self.options["process"], grid)
+            pair = _Pair(reference[0], jnp.asarray(reference[1]))
             ends = [np.asarray(each)[[0, -1]] for each in (pair.grid, grid)]
             if not np.allclose(ends[0], ends[1]):
                 raise ValueError(
