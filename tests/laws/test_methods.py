@@ -1,5 +1,6 @@
 """Every row of the catalogue of guidance methods: laws, and what the row says."""
 
+import dataclasses
 import importlib.util
 import pathlib
 import re
@@ -54,6 +55,14 @@ def test_rows_that_do_not_fit_are_refused():
         add(strength="scale")
     with pytest.raises(ValueError, match="two guidance methods are called 'auto'"):
         collect_methods({"a": jg.autoguidance, "b": add(name="auto")})
+
+
+def test_a_row_says_at_what_it_is_checked():
+    """Images and a condition of numbers, of which the null is 0."""
+    row = dataclasses.replace(METHODS["cfg"], shape=(4, 4, 1), vector=True)
+    assert jg.testing.method_shape(row) == (4, 4, 1)
+    assert jg.guidance.fixed(jg.testing.method_term(row).cond) == 0.0
+    jg.testing.check_method(row, only=["acts", "evaluations"])
 
 
 def test_a_wrong_number_of_evaluations_is_found():
