@@ -31,9 +31,9 @@ class Config:
     weights: str = "digits"
     """A name of `load_pretrained`, or a file that train/images.py wrote."""
     steps: int = 20
-    """Steps of DPM-Solver++ 2M."""
+    """Steps of the recommended sampler."""
     calibrated: Path | None = None
-    """A file of Calibrated.save, in place of that solver and steps."""
+    """A file of Calibrated.save, in place of that sampler and steps."""
     perturb: str = ""
     """Attention site that ``pag`` perturbs, such as block2; none by default."""
     platforms: tuple[Literal["cpu", "cuda", "rocm", "tpu"], ...] = (
@@ -57,7 +57,7 @@ def write(config: Config) -> dict[str, Any]:
     null = model.classes
     about = {"weights": config.weights, "steps": config.steps}
     if config.calibrated is None:
-        sampler, grid = jg.dpmpp_2m(), model.grid(config.steps)
+        sampler, grid = jg.recommended(model.process, config.steps)
     elif config.steps != Config.steps:
         raise ValueError("steps are the file's when calibrated is given")
     else:

@@ -50,10 +50,10 @@ class Config:
     """A text for one row, for a model of texts; give it repeatedly."""
     guide: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A guidance term, NAME=WEIGHT[@WHERE][,KEY=VALUE...]; give it repeatedly."""
-    sampler: str = "dpmpp_2m"
+    sampler: str = "recommended"
     """Solver with its options, such as ddim,eta=1 or unipc,order=3."""
     steps: int = 20
-    grid: Literal["karras", "logsnr", "flow"] = "karras"
+    grid: Literal["recommended", "karras", "logsnr", "flow"] = "recommended"
     """Spacing of the steps."""
     calibrated: Path | None = None
     """A file of Calibrated.save, in place of sampler, steps and grid."""
@@ -260,13 +260,19 @@ def solver_of(config: Config, model: DiffusionModel) -> tuple[jg.Sampler, Any]:
         made = load_calibrated(config.calibrated, model.process)
         return made.sampler, made.grid
     name, options = options_of(config.sampler)
-    if name not in SOLVERS:
-        raise ValueError(f"sampler {name!r}; expected one of {', '.join(SOLVERS)}")
+    known = ("recommended", *SOLVERS)
+    if name not in known:
+        raise ValueError(f"sampler {name!r}; expected one of {', '.join(known)}")
+    own = options if name == known[0] else {}
     try:
-        sampler = SOLVERS[name](**options)
+        sampler, grid = jg.recommended(model.process, config.steps, **own)
+        if name in SOLVERS:
+            sampler = SOLVERS[name](**options)
     except TypeError as error:
         raise ValueError(f"sampler {config.sampler!r}: {error}") from error
-    return sampler, model.grid(config.steps, SPACINGS[config.grid])
+    if config.grid in SPACINGS:
+        grid = model.grid(config.steps, SPACINGS[config.grid])
+    return sampler, grid
 
 
 def draw(config: Config) -> tuple[np.ndarray, np.ndarray]:

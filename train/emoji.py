@@ -147,13 +147,13 @@ def make_optimiser(config: Optimiser) -> optax.GradientTransformation:
 
 def make_sampler(model: DiffusionModel, steps: int, mesh: jax.sharding.Mesh) -> Any:
     """``(params, key, prompts, weight) -> images``: guided samples, on all devices."""
-    grid = model.grid(steps)
+    solver, grid = jg.recommended(model.process, steps)
 
     def run(params, keys, cond, weight):
         return jg.sample(
             keys,
             model.denoiser(params),
-            jg.dpmpp_2m(),
+            solver,
             grid,
             model.shape,
             cond,

@@ -35,8 +35,7 @@ def test_the_digits_come_out_of_the_file(tmp_path, capsys):
         return jg.sample(
             jg.sample_keys(jax.random.key(5), 3),
             model.denoiser(params),
-            jg.dpmpp_2m(),
-            model.grid(3),
+            *jg.recommended(model.process, 3),
             model.shape,
             labels,
             guidance=guidance,

@@ -52,7 +52,7 @@ def test_a_calibrated_solver_from_its_file(tmp_path):
     solver = jg.adams(2), model.grid(3)
     jg.sampling.tabulate(*solver, model.process).save(path)
     images, _ = recipe.draw(config(steps=20, calibrated=path))
-    want, _ = recipe.draw(config(steps=3, sampler="adams,order=2"))
+    want, _ = recipe.draw(config(steps=3, sampler="adams,order=2", grid="karras"))
     np.testing.assert_allclose(images, want, atol=1e-4)
     with pytest.raises(ValueError, match="steps is the file's when calibrated is giv"):
         recipe.draw(config(calibrated=path))
@@ -114,13 +114,15 @@ def test_png_says_how_it_was_made(tmp_path):
         ({"guide": ("cfg=1,during=0.5",)}, "expected START:STOP"),
         ({"guide": ("cfg=1,during=0.8:0.2",)}, "expected start < stop"),
         ({"guide": ("auto=1@digits_judge",)}, "not a network of the same samples"),
-        ({"sampler": "dpm++"}, "sampler 'dpm\\+\\+'; expected one of ddim"),
+        ({"sampler": "dpm++"}, "sampler 'dpm\\+\\+'; expected one of recom"),
         ({"sampler": "ddim,et=1"}, "et"),
         ({"labels": (11,)}, "expected -1, ..., 9"),
         ({"images": (99,)}, "images \\[99\\]; expected 0, ..., 2"),
         ({"weights": "cats"}, "neither a file nor one of"),
         ({"weights": "digits_judge"}, "are a classifier's"),
-        ({"steps": 1}, "at least 2"),
+        ({"steps": 0}, "n is 0"),
+        ({"steps": 1, "grid": "karras"}, "at least 2"),
+        ({"sampler": "recommended,scale=0"}, "scale is 0"),
         ({"batch": 0}, "batch is 0; expected at least 1"),
         ({"columns": 0}, "columns is 0; expected at least 1"),
         ({"scale": -1}, "scale is -1; expected at least 0"),
