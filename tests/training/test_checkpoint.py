@@ -40,10 +40,10 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def collect():
     yield
-    # So that they are found here and not in a later test.
+    # So that they are found here and not in a later file.
     gc.collect()
 
 
