@@ -13,6 +13,8 @@ import os
 import shutil
 import struct
 import tempfile
+from collections import Counter
+from pathlib import Path
 
 # Before jax reads it: programs compiled once serve both workers and the processes that
 # tests start, for this run alone.
@@ -38,6 +40,31 @@ if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# Files that take longest, which begin first: one left to the end idles a worker.
+LONGEST = (
+    "recipes/test_notebooks.py",
+    "test_docs.py",
+    "recipes/test_timeseries.py",
+    "recipes/test_train_reason.py",
+    "test_doors.py",
+    "laws/test_sampling_laws.py",
+    "laws/test_guidance_laws.py",
+    "sampling/test_recurrence.py",
+    "sampling/test_cutting.py",
+    "recipes/test_train_images.py",
+    "recipes/test_train_selfplay.py",
+    "multiprocess/test_topologies.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files, then those of most tests, as xdist itself would have them."""
+    here = Path(__file__).parent
+    place = {here / name: number for number, name in enumerate(LONGEST)}
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda i: (place.get(i.path, len(place)), -tests[i.path]))
+
 
 SCALARS = {
     np.uint8: 0, np.int8: 1, np.uint16: 2, np.int16: 3, np.uint32: 4, np.int32: 5,
