@@ -10,7 +10,7 @@ from jaxlib_guidance.sampling._checks import require_whole
 from jaxlib_guidance.sampling._loop import sample
 from jaxlib_guidance.sampling._prepare import require_grid
 from jaxlib_guidance.sampling._sampler import Level, Sampler, Stepped, stateless
-from jaxlib_guidance.sampling._spaces import eps_of, moments, predicted, stretch
+from jaxlib_guidance.sampling._spaces import eps_of, moments, predicted
 from jaxlib_guidance.transition import Transition
 from jaxlib_guidance.types import (
     Array,
@@ -84,7 +84,8 @@ def ddim_inversion(iterations: int = 0) -> Sampler:
         up = interval.t_next > interval.t
         level = Level(*(jnp.where(up, e, s) for e, s in zip(end, start, strict=True)))
         t = jnp.where(up, interval.t_next, interval.t)
-        scaled = expand(stretch("flow", start, end), x) * x
+        scale = (end.alpha + end.sigma) / (start.alpha + start.sigma)
+        scaled = expand(scale, x) * x
         (span,) = moments("flow", start, end, 1)
 
         def move(y, guidance_state):
@@ -145,8 +146,8 @@ def invert(
       >>> import jax
       >>> import jax.numpy as jnp
       >>> import jaxlib_guidance as jg
-      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x, jg.VPCosine())
-      >>> keys, grid = jg.sample_keys(jax.random.key(0), 4), [0.9, 0.5, 0.1]
+      >>> denoiser = jg.parametrize(lambda x, t, cond: 0 * x, jg.VPCosine(), "v")
+      >>> keys, grid = jg.sample_keys(jax.random.key(0), 4), [0.9, 0.7, 0.5, 0.3, 0.1]
       >>> noise = jg.invert(keys, denoiser, grid, jnp.ones((4, 8))).x
       >>> x, _ = jg.sample(keys, denoiser, jg.ddim(), grid, noise)
       >>> bool(abs(x - 1).max() < 0.01)
