@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jaxlib_guidance import rng
@@ -115,7 +114,8 @@ def calibrate(
 
     Raises:
       ValueError: Arguments out of range, shapes or grids that do not fit, or a solver
-        to begin from that draws noise or evaluates more than once a step.
+        to begin from that draws noise, evaluates more than once a step or is not
+        linear, as one whose order adapts.
       FloatingPointError: The reference, the fixed solver or a slope is not finite.
 
     Example:
@@ -133,8 +133,9 @@ def calibrate(
       (8, 2)
 
     Reference: Shaul et al., Bespoke Non-Stationary solvers, arXiv 2403.01329 (the
-      family and the loss); Tong et al., LD3, 2405.15506 (times by the gradient through
-      the sampler); Frankel et al., S4S, 2502.17423 (both together).
+      family); Tong et al., LD3, 2405.15506 (times by derivatives through the sampler);
+      Frankel et al., S4S, 2502.17423 (coefficients and times). They learn by Adam; this
+      is Levenberg and Marquardt's least squares, reweighted.
     """
     for name, size, smallest in (("n", n, 1), ("steps", steps, 0), ("batch", batch, 1)):
         require_whole(size, name, smallest)
@@ -146,7 +147,7 @@ def calibrate(
     fixed, grid = _start(start, n, process)
     options = {"guidance": guidance, "plan": plan, "process": process}
     problem = Problem(keys, denoiser, x, cond, batch, **options)
-    best = jax.jit(lambda: tabulate(fixed, grid, process))()
+    best = tabulate(fixed, grid, process)
     problem.refer(reference, grid)
     referred = time.perf_counter()
 

@@ -24,6 +24,7 @@ from jaxlib_guidance.transition import Transition
 from jaxlib_guidance.types import (
     Array,
     Process,
+    concrete,
     pytree_dataclass,
     require_process,
 )
@@ -152,7 +153,9 @@ def tabulate(sampler: Sampler, grid: Array, process: Process) -> Calibrated:
       The same solver as numbers.
 
     Raises:
-      ValueError: A solver that draws noise or evaluates more than once a step.
+      ValueError: A solver that draws noise, evaluates more than once a step, or is not
+        linear, such as one whose order adapts; where the grid is traced, and it cannot
+        raise for the last, ``keep`` is NaN.
     """
     require_sampler(sampler)
     if sampler.stochastic or sampler.evaluations != 1:
@@ -162,25 +165,37 @@ def tabulate(sampler: Sampler, grid: Array, process: Process) -> Calibrated:
         )
     grid = jnp.asarray(grid)
     count = grid.shape[0] - 1
-    keys = rng.sample_keys(jax.random.key(0), 1)
+    keys = rng.sample_keys(jax.random.key(0), 2)
     units = jnp.eye(count + 1, dtype=grid.dtype)
-    x = units[:1]
+    # Beside the unit vectors another sample, of smooth predictions: is it as they say?
+    place = jnp.linspace(0, 1, count + 1, dtype=grid.dtype)
+    smooth = place[:, None] ** jnp.arange(count + 1, dtype=grid.dtype) + 0.1
+    vectors = jnp.stack([units, smooth], 1)
+    x = vectors[0]
 
     def body(carry, row):
-        index, t, t_next, unit = row
+        index, t, t_next, x0 = row
         interval = make_interval(process, index, t, t_next, keys, count - index)
 
         def denoise(x, t, guidance_state):
-            return unit[None], guidance_state
+            return x0, guidance_state
 
         out = sampler.step(denoise, carry[0], carry[1], (), interval)
         x = out.transition.mean
-        return (x, out.state), x[0]
+        return (x, out.state), x
 
-    rows = (jnp.arange(count, dtype=jnp.int32), grid[:-1], grid[1:], units[1:])
+    rows = (jnp.arange(count, dtype=jnp.int32), grid[:-1], grid[1:], vectors[1:])
     _, reached = jax.lax.scan(body, (x, sampler.init(x)), rows)
     # In terms of the first state and the predictions; then of the state before.
-    table = jnp.concatenate([x, reached])
-    keep = table[1:, 0] / table[:-1, 0]
+    table = jnp.concatenate([x[None, 0], reached[:, 0]])
+    foreseen = jnp.matmul(table[1:], smooth, precision="highest")
+    off = jnp.abs(foreseen - reached[:, 1]).max()
+    linear = off <= 1e-4 * jnp.abs(reached).max()
+    if concrete(linear) is not None and not linear:
+        raise ValueError(
+            "sampler is not linear in its predictions, as one whose order adapts; "
+            "expected a multistep solver of fixed order, such as adams()"
+        )
+    keep = jnp.where(linear, table[1:, 0] / table[:-1, 0], jnp.nan)
     weights = table[1:, 1:] - keep[:, None] * table[:-1, 1:]
     return Calibrated(grid, keep, jnp.tril(weights), process)

@@ -279,6 +279,11 @@ def test_what_is_refused():
     for solver in (jg.ddim(1.0), jg.heun()):
         with pytest.raises(ValueError, match="expected a deterministic one with 1"):
             run(n=N, start=(solver, START[1]))
+    adaptive = jg.adams(4, adaptive=True)
+    with pytest.raises(ValueError, match="not linear in its predictions"):
+        run(n=6, start=(adaptive, jg.flow_grid(PROCESS, 6)))
+    made = jax.jit(lambda grid: tabulate(adaptive, grid, PROCESS))
+    assert np.isnan(made(jg.flow_grid(PROCESS, 6)).keep).all()
     with pytest.raises(ValueError, match=r"start has a grid \(5,\); expected \[n \+ 1"):
         run(n=5, start=START)
     with pytest.raises(TypeError, match="expected a pair of solver and grid"):
