@@ -66,11 +66,18 @@ def require_process(process: object, name: str = "process") -> None:
     Raises:
       TypeError: Something else, such as ``VPCosine`` in place of ``VPCosine()``.
     """
-    parts = ("alpha", "sigma", "t_of_logsnr")
-    if isinstance(process, type) or not all(hasattr(process, p) for p in parts):
-        kind = isinstance(process, type)
-        got = f"the class {process.__name__}" if kind else repr(process)
-        raise TypeError(f"{name} is {got}; expected a noise process, as VPCosine()")
+    if isinstance(process, type):
+        raise TypeError(
+            f"{name} is the class {process.__name__}; expected a noise process, as "
+            "VPCosine()"
+        )
+    parts = ("alpha", "sigma", "t_of_logsnr", "t_min", "t_max")
+    missing = [part for part in parts if not hasattr(process, part)]
+    if missing:
+        raise TypeError(
+            f"{name} is {process!r}, without {', '.join(missing)}; expected a noise "
+            "process, as VPCosine()"
+        )
 
 
 class Denoised(NamedTuple):

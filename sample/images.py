@@ -106,7 +106,8 @@ def options_of(text: str) -> tuple[str, dict[str, Any]]:
         key, equals, value = pair.partition("=")
         if not equals:
             raise ValueError(f"{text!r}: {pair!r} is not KEY=VALUE")
-        options[key.strip()] = number(value)
+        truth = {"True": True, "False": False}
+        options[key.strip()] = truth.get(value, number(value))
     return head.strip(), options
 
 

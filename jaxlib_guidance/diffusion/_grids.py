@@ -34,7 +34,7 @@ def _ramp(start: Array, last: Array, n: int) -> Array:
     # Growing steps may take 4/5 of the length, so those to a high floor grow faster.
     grown = last * jnp.maximum(GROWTH, 1 + last / (0.8 * length)) ** -back
     # The even step h for which max(h, grown) sums to the length.
-    total = jnp.append(jnp.zeros(1), jnp.cumsum(grown)[:-1])
+    total = jnp.append(0 * last, jnp.cumsum(grown)[:-1])
     even = jnp.min((length - total) / (n - back))
     steps = jnp.maximum(even, grown)
     ramp = jnp.append(last, last + jnp.cumsum(steps))[::-1]
@@ -122,8 +122,8 @@ def flow_grid(
     """
     require_steps(n)
     require_positive(shift, "shift")
-    if not rho >= 1:
-        raise ValueError(f"rho is {rho}; expected at least 1")
+    if not 1 <= rho < np.inf:
+        raise ValueError(f"rho is {rho}; expected a finite number, at least 1")
     low, high = time_range(process, t_min, t_max)
     with jax.ensure_compile_time_eval():
         ends = jnp.array([high, low], jnp.float32)
@@ -137,7 +137,7 @@ def flow_grid(
         # The first of them may be pure noise, of infinite ratio: it is known, `high`.
         ratio = shift * ramp[1:] / (1 - ramp[1:])
         times = process.t_of_logsnr(-2 * jnp.log(ratio))
-        return jnp.concatenate([ends[:1], jnp.maximum(times, low), jnp.zeros(1)])
+        return jnp.concatenate([ends[:1], jnp.maximum(times, low), 0 * ends[:1]])
 
 
 def logsnr_grid(

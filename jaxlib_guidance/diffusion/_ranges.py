@@ -1,5 +1,7 @@
 """What time grids have in common: their ends, and the checks of their arguments."""
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,9 +23,9 @@ def require_steps(n: int, smallest: int = 1) -> None:
 
 
 def require_positive(value: float, name: str) -> None:
-    """Raises unless ``value`` is above 0."""
-    if not value > 0:
-        raise ValueError(f"{name} is {value}; expected a positive number")
+    """Raises unless ``value`` is above 0 and finite."""
+    if not 0 < value < np.inf:
+        raise ValueError(f"{name} is {value}; expected a finite number above 0")
 
 
 def time_range(
@@ -49,4 +51,4 @@ def logsnr_ends(process: Process, high: float, low: float) -> Array:
     # Where alpha(t_max) is 0 the log-SNR is infinite: space the grid as if it were at
     # sigma / alpha = 1000; the first time stays t_max itself.
     ends = logsnr(process, jnp.array([high, low], jnp.float32))
-    return jnp.clip(ends, -2 * np.log(1e3), 2 * np.log(1e5))
+    return jnp.clip(ends, -2 * math.log(1e3), 2 * math.log(1e5))

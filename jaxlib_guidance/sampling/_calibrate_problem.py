@@ -12,6 +12,7 @@ from jaxlib_guidance.diffusion import logsnr_grid
 from jaxlib_guidance.guidance import guided
 from jaxlib_guidance.reduce import sqrt
 from jaxlib_guidance.sampling._calibrated import Calibrated, tabulate
+from jaxlib_guidance.sampling._checks import require_sampler
 from jaxlib_guidance.sampling._loop import initial_state, sample
 from jaxlib_guidance.sampling._multistep import unipc
 from jaxlib_guidance.sampling._prepare import require_cond
@@ -36,10 +37,14 @@ class Problem:
         if isinstance(x, SampleState):
             raise TypeError("x is a SampleState; expected a shape, or states [B, *S]")
         self.count = keys.shape[0]
+        if not self.count:
+            raise ValueError("keys has shape (0,); expected [B], one for each start")
         self.batch = min(batch, self.count)
         self.denoiser, self.options = denoiser, options
         require_cond(cond, self.count)
         self.shape = tuple(x) if isinstance(x, (tuple, list)) else None
+        # Checks x: a batch taken from it would have the right size whatever its own.
+        jax.eval_shape(lambda keys: initial_state(keys, options["process"], 1, x), keys)
         self.rows = keys, cond, None if self.shape is not None else jnp.asarray(x)
         self.ends = np.zeros(0)
 
@@ -74,7 +79,9 @@ class Problem:
         """Sets the ends that are to be reached from ``grid[0]``.
 
         Raises:
-          ValueError: Ends of another shape, or a grid with another first or last time.
+          ValueError: Ends of another shape, a solver that draws noise, or a grid with
+            another first or last time.
+          TypeError: Neither ends nor a solver with its grid.
           FloatingPointError: Ends that are not finite.
         """
         if isinstance(reference, (np.ndarray, jax.Array)):
@@ -88,6 +95,17 @@ class Problem:
         else:
             if reference is None:
                 reference = _fine(self.options["process"], grid)
+            if not (isinstance(reference, (tuple, list)) and len(reference) == 2):
+                raise TypeError(
+                    f"reference is {reference!r}; expected a pair of solver and grid, "
+                    "or ends [B, *S]"
+                )
+            require_sampler(reference[0])
+            if reference[0].stochastic:
+                raise ValueError(
+                    "reference has a solver that draws noise; expected one whose ends "
+                    "depend on the start alone"
+                )
             pair = _Pair(reference[0], jnp.asarray(reference[1]))
             ends = [np.asarray(each)[[0, -1]] for each in (pair.grid, grid)]
             if not np.allclose(ends[0], ends[1]):

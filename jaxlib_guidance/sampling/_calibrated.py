@@ -18,7 +18,11 @@ import numpy as np
 from jaxlib_guidance import rng
 from jaxlib_guidance.files import CorruptFileError, export_weights, load_weights
 from jaxlib_guidance.sampling._checks import require_sampler
-from jaxlib_guidance.sampling._prepare import make_interval
+from jaxlib_guidance.sampling._prepare import (
+    make_interval,
+    require_grid,
+    require_own_grid,
+)
 from jaxlib_guidance.sampling._sampler import Sampler, Stepped
 from jaxlib_guidance.transition import Transition
 from jaxlib_guidance.types import (
@@ -70,9 +74,10 @@ class Calibrated:
             state = jax.lax.dynamic_update_slice_in_dim(
                 state, x0[:, None].astype(state.dtype), interval.index, 1
             )
-            row = self.weights[interval.index].reshape(-1, *(1,) * (x.ndim - 1))
+            keep, row = (a[interval.index] for a in (self.keep, self.weights))
+            row = row.reshape(-1, *(1,) * (x.ndim - 1)).astype(x.dtype)
             # A sum and no matrix product, which accelerators round to bfloat16.
-            mean = self.keep[interval.index] * x + jnp.sum(row * state, axis=1)
+            mean = keep.astype(x.dtype) * x + jnp.sum(row * state, axis=1)
             std = jnp.zeros_like(interval.end.sigma)
             return Stepped(Transition(mean, std), x0, state, guidance_state)
 
@@ -153,9 +158,10 @@ def tabulate(sampler: Sampler, grid: Array, process: Process) -> Calibrated:
       The same solver as numbers.
 
     Raises:
-      ValueError: A solver that draws noise, evaluates more than once a step, or is not
-        linear, such as one whose order adapts; where the grid is traced, and it cannot
-        raise for the last, ``keep`` is NaN.
+      ValueError: A grid that `sample` refuses for this solver and process; a solver
+        that draws noise, evaluates more than once a step, or is not linear, such as one
+        whose order adapts; where the grid is traced, and it cannot raise for the last,
+        ``keep`` is NaN.
     """
     require_sampler(sampler)
     if sampler.stochastic or sampler.evaluations != 1:
@@ -163,7 +169,9 @@ def tabulate(sampler: Sampler, grid: Array, process: Process) -> Calibrated:
             f"sampler has stochastic={sampler.stochastic} and {sampler.evaluations} "
             "evaluations a step; expected a deterministic one with 1, such as adams()"
         )
-    grid = jnp.asarray(grid)
+    typed = grid if isinstance(grid, jax.Array) else None
+    grid, known = require_grid(grid, process, reversible=False, x=typed)
+    require_own_grid(sampler, grid, known)
     count = grid.shape[0] - 1
     keys = rng.sample_keys(jax.random.key(0), 2)
     units = jnp.eye(count + 1, dtype=grid.dtype)

@@ -60,7 +60,7 @@ def shrinking(terms: Sequence[Array], guarded: Array | bool = False) -> Array | 
       guarded: Whether the first term, too, counts only as far as the second is smaller.
     """
     sizes = [jnp.sum(term**2, axis=range(1, term.ndim)) for term in terms]
-    shares = [jnp.ones(())]
+    shares = [jnp.ones_like(size) for size in sizes[:1]]
     for before, size in itertools.pairwise(sizes):
         ratio = jnp.where(before > 0, divide(size, before), jnp.sign(size))
         part = jnp.clip((_NONE**2 - ratio) / (_NONE**2 - _WHOLE**2), 0, 1)

@@ -1,5 +1,6 @@
 """The sampler to take without reading a table: one solver and its grid."""
 
+import math
 from typing import NamedTuple
 
 from jaxlib_guidance.diffusion import flow_grid
@@ -65,8 +66,8 @@ def recommended(
       >>> x.shape
       (4, 8, 8)
     """
-    if not scale > 0:
-        raise ValueError(f"scale is {scale}; expected a positive number")
+    if not 0 < scale < math.inf:
+        raise ValueError(f"scale is {scale}; expected a finite number above 0")
     sampler = sa_solver() if stochastic else adams(4, scale=scale, adaptive=True)
     shift, rho = (scale, 1.0) if stochastic else (1.5 * scale, 2.0)
     return Recommended(sampler, flow_grid(process, n, shift, t_min, t_max, rho=rho))

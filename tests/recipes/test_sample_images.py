@@ -89,6 +89,11 @@ def test_image_depends_on_its_number_alone():
     np.testing.assert_allclose(in_twos, images, atol=1e-4)
 
 
+def test_options_of_a_solver_have_their_types():
+    _, options = recipe.options_of("adams,order=2,scale=0.5,correct=False,name=x")
+    assert options == {"order": 2, "scale": 0.5, "correct": False, "name": "x"}
+
+
 def test_png_says_how_it_was_made(tmp_path):
     out = tmp_path / "deep" / "grid.png"
     recipe.main(config(guide=("cfg=2",), sampler="ddim,eta=1", out=out))

@@ -1,11 +1,14 @@
 """Inputs of other kinds than the solvers were written for; docs/reliability.md."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxlib_guidance as jg
+from jaxlib_guidance.sampling import tabulate
 
 PROCESS = jg.VPCosine()
 KEYS = jg.sample_keys(jax.random.key(0), 2)
@@ -105,6 +108,19 @@ def _x64():
     from jax.experimental import enable_x64
 
     return enable_x64()
+
+
+def test_a_float32_state_stays_one_beside_float64():
+    """Grids are float32, and neither the series nor a table widens the state."""
+    with _x64():
+        sampler, grid = jg.recommended(PROCESS, 3)
+        spaced = jg.flow_grid(PROCESS, 3), jg.karras_grid(PROCESS, 3)
+        assert {each.dtype for each in (grid, *spaced)} == {jnp.dtype("float32")}
+        assert draw(grid, (4,), sampler).dtype == jnp.float32
+        made = tabulate(jg.adams(2), np.array(grid, np.float64), PROCESS)
+        wide = dataclasses.replace(made, keep=made.keep.astype(jnp.float64))
+        for table in (made, wide):
+            assert draw(made.grid, (4,), table.sampler).dtype == jnp.float32
 
 
 def test_a_float64_state_stays_one_with_error_control():

@@ -303,3 +303,28 @@ def test_what_is_refused():
     half, _ = jg.sample(KEYS[:4], NET, *START, (4,), COND[:4], steps=1)
     with pytest.raises(TypeError, match="x is a SampleState"):
         run(n=N, x=half)
+    # A batch of it would have the right size.
+    with pytest.raises(ValueError, match=r"x has shape \(3, 4\); expected batch 4 of k"):
+        run(n=N, x=jnp.ones((3, 4)))
+    with pytest.raises(TypeError, match="x is 4; expected the shape of one sample"):
+        run(n=N, x=4)
+    with pytest.raises(ValueError, match=r"keys has shape \(0,\); expected"):
+        calibrate(KEYS[:0], NET, N, (4,))
+    with pytest.raises(TypeError, match="reference is Sampler.*; expected a pair"):
+        run(n=N, reference=jg.unipc(3))
+    with pytest.raises(ValueError, match="reference has a solver that draws noise"):
+        run(n=N, reference=(jg.ddim(1.0), START[1]))
+
+
+def test_a_table_is_of_a_grid_for_the_solver_and_process():
+    for grid, match in (
+        ([0.0, 0.5, 0.9], "grid increases"),
+        ([0.9, 0.5, 0.5], "strictly monotonic"),
+        ([80.0, 1.0, 0.0], "grid has times from 0 to 80"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            tabulate(jg.adams(2), grid, PROCESS)
+    own = tabulate(jg.ddim(), [1, 0], jg.RectifiedFlow())  # whole numbers are times
+    np.testing.assert_allclose([own.keep[0], own.weights[0, 0]], [0, 1], atol=1e-6)
+    with pytest.raises(ValueError, match=r"grid is .*; expected sampler.grid"):
+        tabulate(own.sampler, [0.9, 0.0], jg.RectifiedFlow())

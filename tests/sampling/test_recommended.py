@@ -93,13 +93,21 @@ def test_grid_and_solver_by_scale_and_noise():
     assert noisy.grid[0] == jnp.float32(0.9)
 
 
+class Unbounded:
+    """A process of a user who left out the range of its times."""
+
+    alpha = sigma = t_of_logsnr = staticmethod(lambda t: t)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
         (lambda: jg.recommended(jg.VE(), 0), ValueError, "n is 0"),
         (lambda: jg.recommended(jg.VE(), 5, scale=-1.0), ValueError, "scale is -1.0"),
         (lambda: jg.recommended("cosine", 5), TypeError, "process"),
+        (lambda: jg.recommended(jg.VE(), 5, scale=np.inf), ValueError, "scale is inf"),
         (lambda: jg.recommended(jg.VE(), 5, t_max=0.0), ValueError, "t_max"),
+        (lambda: jg.recommended(Unbounded(), 5), TypeError, "without t_min, t_max; ex"),
     ],
 )
 def test_refuses(call, error, match):
