@@ -44,7 +44,8 @@ class Problem:
         require_cond(cond, self.count)
         self.shape = tuple(x) if isinstance(x, (tuple, list)) else None
         # Checks x: a batch taken from it would have the right size whatever its own.
-        jax.eval_shape(lambda keys: initial_state(keys, options["process"], 1, x), keys)
+        process, t = options["process"], jnp.ones(())
+        jax.eval_shape(lambda keys: initial_state(keys, process, t, x), keys)
         self.rows = keys, cond, None if self.shape is not None else jnp.asarray(x)
         self.ends = np.zeros(0)
 

@@ -66,7 +66,9 @@ class Calibrated:
         count = self.keep.shape[0]
 
         def init(x):
-            return jnp.zeros((x.shape[0], count, *x.shape[1:]), x.dtype)
+            # Made of x, so that on a mesh with explicit axes it lies as x does.
+            rows = jnp.broadcast_to(x[:, None], (x.shape[0], count, *x.shape[1:]))
+            return jnp.zeros_like(rows)
 
         def step(denoise, x, state, guidance_state, interval):
             x0, guidance_state = denoise(x, interval.t, guidance_state)

@@ -304,7 +304,7 @@ def test_what_is_refused():
     with pytest.raises(TypeError, match="x is a SampleState"):
         run(n=N, x=half)
     # A batch of it would have the right size.
-    with pytest.raises(ValueError, match=r"x has shape \(3, 4\); expected batch 4 of k"):
+    with pytest.raises(ValueError, match=r"x has shape \(3, 4\); expected batch 4"):
         run(n=N, x=jnp.ones((3, 4)))
     with pytest.raises(TypeError, match="x is 4; expected the shape of one sample"):
         run(n=N, x=4)
@@ -314,6 +314,25 @@ def test_what_is_refused():
         run(n=N, reference=jg.unipc(3))
     with pytest.raises(ValueError, match="reference has a solver that draws noise"):
         run(n=N, reference=(jg.ddim(1.0), START[1]))
+
+
+def test_a_batch_on_a_mesh_of_explicit_axes():
+    """Its state lies as its samples do, and nothing moves between devices."""
+    axes = {"axis_types": (jax.sharding.AxisType.Explicit,)}
+    mesh = jax.make_mesh((len(jax.devices()),), ("data",), **axes)
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    made = tabulate(jg.adams(2), jg.flow_grid(PROCESS, 3), PROCESS)
+    net = jg.parametrize(lambda x, t, cond: jnp.tanh(x), PROCESS)
+    x = jax.device_put(jnp.ones((len(jax.devices()), 4)), split)
+    keys = jax.device_put(KEYS[: len(x)], split)
+
+    @jax.jit
+    def draw(keys, x):
+        return jg.sample(keys, net, made.sampler, made.grid, x)[0]
+
+    assert draw(keys, x).shape == x.shape
+    text = draw.lower(keys, x).compile().as_text()
+    assert not [name for name in ("all-", "collective") if name in text]
 
 
 def test_a_table_is_of_a_grid_for_the_solver_and_process():
