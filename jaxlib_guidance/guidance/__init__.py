@@ -1,5 +1,6 @@
 """Terms that steer a sampler, and the planner that evaluates them together."""
 
+from jaxlib_guidance.guidance._angle import adg, cfg_zero, tcfg
 from jaxlib_guidance.guidance._apg import APG, apg
 from jaxlib_guidance.guidance._base import (
     BASE,
@@ -17,6 +18,7 @@ from jaxlib_guidance.guidance._cfg_pp import cfg_pp
 from jaxlib_guidance.guidance._chain import Chain, chain
 from jaxlib_guidance.guidance._classifier import classifier_guidance, joint_logit
 from jaxlib_guidance.guidance._combine import Combine, combine
+from jaxlib_guidance.guidance._concept import Concept, sega, sld
 from jaxlib_guidance.guidance._contrast import (
     Contrast,
     autoguidance,
@@ -24,8 +26,21 @@ from jaxlib_guidance.guidance._contrast import (
     cfg_scale,
     like_cond,
 )
+from jaxlib_guidance.guidance._correct import (
+    Characteristic,
+    MidContrast,
+    characteristic,
+    rectified_cfg_pp,
+)
 from jaxlib_guidance.guidance._energy import Energy, energy, step_size
+from jaxlib_guidance.guidance._feedback import (
+    Adaptive,
+    Feedback,
+    adaptive_guidance,
+    feedback_guidance,
+)
 from jaxlib_guidance.guidance._fixed_point import fixed_point
+from jaxlib_guidance.guidance._frequency import fdg, fresca, samg
 from jaxlib_guidance.guidance._geometry import (
     cosine,
     project,
@@ -44,6 +59,26 @@ from jaxlib_guidance.guidance._inverse import (
     square_energy,
 )
 from jaxlib_guidance.guidance._jacobian import conjugate_gradient
+from jaxlib_guidance.guidance._magnitude import beta_cfg, mambo_g, power_law
+from jaxlib_guidance.guidance._negative import (
+    Negative,
+    contrastive_cfg,
+    negation,
+    nested,
+    perp_neg,
+)
+from jaxlib_guidance.guidance._noisier import (
+    Noisier,
+    RandomLabel,
+    icg,
+    self_guidance,
+)
+from jaxlib_guidance.guidance._norm import (
+    cfg_norm,
+    cfg_renorm,
+    energy_preserving,
+    pmc,
+)
 from jaxlib_guidance.guidance._perturb import pag, redirect, seg
 from jaxlib_guidance.guidance._plan import GuidedDenoiser, guided
 from jaxlib_guidance.guidance._post import (
@@ -52,12 +87,26 @@ from jaxlib_guidance.guidance._post import (
     rescale_norm,
     rescale_std,
 )
+from jaxlib_guidance.guidance._ramp import (
+    beta_ramp,
+    exponential_ramp,
+    power_cosine,
+    ramp,
+)
 from jaxlib_guidance.guidance._registry import (
     FAMILIES,
     SPACES,
     Method,
     collect_methods,
     method,
+)
+from jaxlib_guidance.guidance._revise import (
+    Momentum,
+    ScaleNoise,
+    TemperScore,
+    epsilon_scaling,
+    momentum_guidance,
+    tsr,
 )
 from jaxlib_guidance.guidance._schedule import During, Scheduled, during, scheduled
 from jaxlib_guidance.guidance._step import step_grid, step_kernel
@@ -101,6 +150,10 @@ __all__ = [
     "during",
     "Scheduled",
     "scheduled",
+    "ramp",
+    "power_cosine",
+    "exponential_ramp",
+    "beta_ramp",
     # What a term may know of the sampler's step
     "step_kernel",
     "step_grid",
@@ -116,8 +169,48 @@ __all__ = [
     # Other combinations of two predictions
     "Combine",
     "combine",
-    # Guidance that knows the sampler's step
+    # Strength by the size of the contrast
+    "power_law",
+    "mambo_g",
+    "beta_cfg",
+    # The norm of the conditional prediction
+    "cfg_renorm",
+    "energy_preserving",
+    "pmc",
+    "cfg_norm",
+    # Angles and projections of two predictions
+    "adg",
+    "cfg_zero",
+    "tcfg",
+    # Negative conditions and concepts
+    "Negative",
+    "negation",
+    "perp_neg",
+    "contrastive_cfg",
+    "nested",
+    "Concept",
+    "sld",
+    "sega",
+    # Guidance that watches its sample
+    "Adaptive",
+    "adaptive_guidance",
+    "Feedback",
+    "feedback_guidance",
+    # Bands of frequency and places
+    "fdg",
+    "fresca",
+    "samg",
+    # The same network, asked otherwise
+    "Noisier",
+    "self_guidance",
+    "RandomLabel",
+    "icg",
+    # Guidance that knows the sampler's step, or evaluates at states of its own
     "cfg_pp",
+    "MidContrast",
+    "rectified_cfg_pp",
+    "Characteristic",
+    "characteristic",
     # Perturbed attention
     "pag",
     "seg",
@@ -142,6 +235,13 @@ __all__ = [
     # Projections of the guidance
     "APG",
     "apg",
+    # The guided prediction: temperature, noise, momentum
+    "TemperScore",
+    "tsr",
+    "ScaleNoise",
+    "epsilon_scaling",
+    "Momentum",
+    "momentum_guidance",
     # Rescaling and thresholds
     "RescaleStd",
     "rescale_std",

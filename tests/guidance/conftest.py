@@ -60,6 +60,20 @@ def lookup():
     return lookup
 
 
+@pytest.fixture
+def golden(lookup, guided):
+    """The guided estimate of one sample where row 1 of a table is the conditional."""
+
+    def golden(*terms, rows=((1.0, 1.0, 0.0), (2.0, 0.0, 1.0)), **place):
+        shape = np.shape(rows)[1:]
+        x = jnp.zeros((1, *shape)) if "x" not in place else place.pop("x")
+        place = {"process": jg.VPCosine(), "t": 0.5, "cond": jnp.array([1])} | place
+        ctx = make_context(x=x, **place)
+        return np.asarray(guided(jg.chain(*terms), lookup(rows), ctx)[0])[0]
+
+    return golden
+
+
 class Counter:
     """A smooth denoiser with labels; `rows` lists the batch of each traced call."""
 
