@@ -14,7 +14,7 @@ from jaxlib_guidance.guidance._base import (
     sample_axes,
     sample_norm,
 )
-from jaxlib_guidance.guidance._cfg_pp import cfg_pp
+from jaxlib_guidance.guidance._cfg_pp import cfg_pp, terminal_repair
 from jaxlib_guidance.guidance._chain import Chain, chain
 from jaxlib_guidance.guidance._classifier import classifier_guidance, joint_logit
 from jaxlib_guidance.guidance._combine import Combine, combine
@@ -207,6 +207,7 @@ __all__ = [
     "icg",
     # Guidance that knows the sampler's step, or evaluates at states of its own
     "cfg_pp",
+    "terminal_repair",
     "MidContrast",
     "rectified_cfg_pp",
     "Characteristic",

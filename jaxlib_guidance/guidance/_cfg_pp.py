@@ -1,6 +1,8 @@
-"""CFG++: classifier-free guidance whose noise stays the unconditional one."""
+"""CFG whose weight follows from the step: CFG++ and terminal repair."""
 
 from typing import Any
+
+import jax.numpy as jnp
 
 from jaxlib_guidance.guidance._chain import Chain
 from jaxlib_guidance.guidance._checks import require_numbers
@@ -60,3 +62,51 @@ def _weight_of_step(share: Array, ctx: Context) -> Array:
     )
     kept = alpha_next * sigma
     return at_least_float32(share) * kept / (kept - sigma_next * alpha) - 1
+
+
+@method(
+    "step",
+    "c + (r - r^S) / (1 - r) (c - u), S = 1 + w, r = sigma' alpha / (alpha' sigma)",
+    space="any",
+    evaluations=2,
+    source="2607.07665",
+    skip={"weight_zero_static": "the schedule has the weight"},
+    law="test_terminal_repair_golden",
+)
+def terminal_repair(weight: Any, null: PyTree, name: str = "uncond") -> Chain:
+    """Guidance that takes the noise of a step for what it is, and ends unguided.
+
+    A step by ``r``, the ratio of noise levels ``sigma / alpha`` after and before, leads
+    to ``c + r (y - c) + (r - r^S) (c - u)`` with ``y = x / alpha`` and ``S = 1 + w``.
+    DDIM with `cfg` of weight ``(r - r^S) / (1 - r)`` makes that step, so this is a
+    schedule, which goes with any solver. In short steps it is `cfg`; in a last step to
+    clean data it is off.
+
+    Args:
+      weight: Factor ``w`` of the contrast in short steps, scalar or ``[B]``, at least
+        0; 0 is off.
+      null: Condition to move away from: a pytree of the condition's structure whose
+        leaves broadcast against it, such as the index of the null class.
+      name: Name of the branch; the default is shared with `cfg`.
+
+    Returns:
+      A chain that holds the scheduled term.
+
+    Raises:
+      TypeError: A weight that is no number.
+
+    Reference: Zhang, arXiv 2607.07665.
+    """
+    require_numbers("terminal_repair", weight=weight)
+    return scheduled(cfg(1.0, null, name), _weight_of_ratio, weight)
+
+
+def _weight_of_ratio(weight: Array, ctx: Context) -> Array:
+    weight = at_least_float32(weight)
+    alpha, sigma = (f(ctx.t_step) for f in (ctx.process.alpha, ctx.process.sigma))
+    alpha_next, sigma_next = (
+        f(ctx.t_next) for f in (ctx.process.alpha, ctx.process.sigma)
+    )
+    ratio = sigma_next * alpha / (alpha_next * sigma)
+    longer = jnp.where(ratio == 1, 0, ratio)
+    return jnp.where(ratio == 1, weight, longer * (1 - longer**weight) / (1 - longer))

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.guidance import cfg_pp
+from jaxlib_guidance.guidance import cfg_pp, terminal_repair
 
 PROCESS = jg.VPCosine()
 MEANS = jnp.asarray([0.4, -0.7])
@@ -54,3 +54,26 @@ def test_cfg_pp_golden(context, lookup, guided):
     np.testing.assert_allclose(got, [[1.371429]], rtol=1e-5)
     last, _ = guided(cfg_pp(0.6, 1), net, ctx._replace(t_next=jnp.float32(0)))
     np.testing.assert_allclose(last, [[0.6]], rtol=1e-5)
+
+
+def test_terminal_repair_golden():
+    """y = (1, 2, -1), r = 0.5, scale 3: (1.875, 0.625, 0.375); cfg in short steps."""
+    rows = jnp.asarray([[1.0, 1.0, 0.0], [2.0, 0.0, 1.0]])
+
+    def apply(x, t, cond, *, control, capture):
+        return jg.types.Denoised(rows[cond])
+
+    def step(guidance, end):
+        keys, x = jg.sample_keys(jax.random.key(0), 1), jnp.asarray([[1.0, 2.0, -1.0]])
+        net, label = jg.Denoiser(apply, process=jg.VE()), jnp.ones(1, int)
+        return jg.sample(keys, net, jg.ddim(), [2.0, end], x, label, guidance=guidance)[
+            0
+        ][0]
+
+    np.testing.assert_allclose(
+        step(terminal_repair(2.0, 0), 1.0), (1.875, 0.625, 0.375), rtol=1e-6
+    )
+    last = step(terminal_repair(2.0, 0), 0.0)
+    np.testing.assert_allclose(last, rows[1], rtol=1e-6)
+    short, plain = (step(make(2.0, 0), 1.998) for make in (terminal_repair, jg.cfg))
+    np.testing.assert_allclose(short, plain, atol=1e-5)

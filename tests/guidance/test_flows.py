@@ -19,7 +19,7 @@ from jaxlib_guidance.guidance import (
 )
 from jaxlib_guidance.types import expand
 
-VE = jg.VE()
+VE = jg.VE(t_max=1000.0)
 MEANS, VARIANCES = (1.0, 0.0, 0.0), (0.25, 1.0, 0.25)
 
 
@@ -49,8 +49,8 @@ def moments(term, label=0, high=80.0, steps=200):
 @pytest.mark.parametrize(
     ("weight", "null", "mean", "variance"),
     [
-        (1.0, 1, None, 0.0625),
-        (2.0, 1, None, 0.015625),
+        (1.0, 1, 1.380168, 0.0625),
+        (2.0, 1, 1.499996, 0.015625),
         (2.0, 2, 3.0, 0.25),
     ],
 )
@@ -58,8 +58,8 @@ def test_cfg_ends_at_its_own_variance(weight, null, mean, variance):
     """v_c (v_c / v_b)^w, which is not the product's; equal variances only shift."""
     got_mean, got = moments(jg.cfg(jnp.float32(weight), jnp.int32(null)))
     np.testing.assert_allclose(got, variance, rtol=1e-2)
-    if mean is not None:
-        np.testing.assert_allclose(got_mean, mean, rtol=2e-2)
+    # The means are those of noise without end.
+    np.testing.assert_allclose(got_mean, mean, rtol=1e-2)
 
 
 def test_an_interval_moves_the_mean_by_its_share():
@@ -70,7 +70,7 @@ def test_an_interval_moves_the_mean_by_its_share():
     root = v**0.5 * ((v + low**2) ** -0.5 - (v + high**2) ** -0.5)
     assert abs(root * 2 + 1 - 2.561290) < 1e-6
     # The window's ends fall between steps.
-    np.testing.assert_allclose(mean, 1 + 2 * root, rtol=1e-2)
+    np.testing.assert_allclose(mean, 1 + 2 * root, rtol=3e-3)
     np.testing.assert_allclose(variance, v, rtol=1e-2)
 
 
@@ -122,5 +122,5 @@ def test_characteristic_guidance_samples_the_product():
     term = characteristic(jnp.asarray([1.0, 1.0, 2.0, 2.0]), jnp.int32(1))
     got = np.asarray(ends(term, jnp.zeros(4, int), 1000.0, 100), np.float64)
     low, top = got[::2], got[1::2]
-    np.testing.assert_allclose(low, [1.142857, 1.2], rtol=1e-2)
-    np.testing.assert_allclose((top - low) ** 2, [0.142857, 0.1], rtol=2e-2)
+    np.testing.assert_allclose(low, [1.142857, 1.2], rtol=2e-3)
+    np.testing.assert_allclose((top - low) ** 2, [0.142857, 0.1], rtol=5e-3)
