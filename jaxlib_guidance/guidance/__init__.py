@@ -1,6 +1,6 @@
 """Terms that steer a sampler, and the planner that evaluates them together."""
 
-from jaxlib_guidance.guidance._angle import adg, cfg_zero, tcfg
+from jaxlib_guidance.guidance._angle import adamag, adg, cfg_zero, tcfg, vags
 from jaxlib_guidance.guidance._apg import APG, apg
 from jaxlib_guidance.guidance._base import (
     BASE,
@@ -47,6 +47,7 @@ from jaxlib_guidance.guidance._geometry import (
     sample_dot,
     sample_mean,
 )
+from jaxlib_guidance.guidance._history import ErrorCorrection, cfg_ec
 from jaxlib_guidance.guidance._inverse import (
     ENERGIES,
     ObservationEnergy,
@@ -182,6 +183,8 @@ __all__ = [
     "adg",
     "cfg_zero",
     "tcfg",
+    "vags",
+    "adamag",
     # Negative conditions and concepts
     "Negative",
     "negation",
@@ -194,6 +197,8 @@ __all__ = [
     # Guidance that watches its sample
     "Adaptive",
     "adaptive_guidance",
+    "ErrorCorrection",
+    "cfg_ec",
     "Feedback",
     "feedback_guidance",
     # Bands of frequency and places

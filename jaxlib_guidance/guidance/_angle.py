@@ -5,11 +5,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxlib_guidance.diffusion import Prediction
+from jaxlib_guidance.diffusion import Prediction, from_x0, to_x0
 from jaxlib_guidance.guidance._base import sample_norm
 from jaxlib_guidance.guidance._checks import known_false
 from jaxlib_guidance.guidance._combine import Combine, combine
-from jaxlib_guidance.guidance._geometry import project, sample_dot
+from jaxlib_guidance.guidance._geometry import cosine, project, sample_dot
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.reduce import divide
 from jaxlib_guidance.types import Array, Context, PyTree
@@ -164,3 +164,120 @@ def _tcfg(c: Array, u: Array, weight: Array, ctx: Context) -> Array:
     half = jnp.arctan2(twice, gap) / 2
     shared = jnp.cos(half) * u + jnp.sin(half) * c
     return weight * (c - project(u, shared))
+
+
+@method(
+    "combine",
+    "u + s e^(kappa (1 - 2 n) cos(u, c)) (c - u), n = sigma / (alpha + sigma)",
+    space="argument",
+    off="none; scale = 0 samples u",
+    evaluations=2,
+    source="2605.15661",
+    strength="scale",
+    example={"scale": 3.0},
+    skip={
+        "weight_zero": "scale 0 is the unconditional estimate",
+        "weight_zero_static": "scale 0 is the unconditional estimate",
+    },
+    law="test_vags_golden",
+)
+def vags(
+    scale: Any,
+    null: PyTree,
+    *,
+    kappa: Any = 1.0,
+    space: Prediction = "velocity",
+    name: str = "uncond",
+) -> Combine:
+    """VAGS: where both predictions agree, less guidance early and more of it late.
+
+    ``x = u + s exp(kappa (1 - 2 n) cos(u, c)) (c - u)`` with the noise level ``n =
+    sigma / (alpha + sigma)``, the time of a rectified flow. With ``kappa = 0`` it is
+    `cfg` of weight ``s - 1``.
+
+    Args:
+      scale: Scale ``s`` of the contrast from the unconditional prediction, scalar or
+        ``[B]``; 0 is the unconditional estimate, and not off.
+      null: Condition to move away from: a pytree of the condition's structure whose
+        leaves broadcast against it, such as the index of the null class.
+      kappa: Strength of the adaptation, scalar or ``[B]``.
+      space: Prediction that ``c`` and ``u`` are; the paper's is "velocity".
+      name: Name of the branch; the default is shared with `cfg`.
+
+    Returns:
+      A guidance term.
+
+    Raises:
+      TypeError: A number that is none.
+      ValueError: Unknown ``space``.
+
+    Reference: Luo et al., arXiv 2605.15661, read in AbstractEyes/comfy-cfg-megapack.
+    """
+    numbers = {"scale": scale, "kappa": kappa}
+    return combine(_vags, 1.0, null, space=space, name=name, **numbers)
+
+
+def _vags(c, u, weight, ctx, scale, kappa):
+    level = ctx.sigma / (ctx.alpha + ctx.sigma)
+    adapted = scale * jnp.exp(kappa * (1 - 2 * level) * cosine(u, c))
+    return weight * (adapted - 1) * (c - u)
+
+
+@method(
+    "combine",
+    "u + max(1, s n^4) (d_perp + beta d_par), d = c - u, beside the noise of c",
+    space="velocity",
+    off="none",
+    evaluations=2,
+    source="2605.20079",
+    strength="scale",
+    example={"scale": 30.0},
+    skip={
+        "weight_zero": "a scale below 1 acts as 1, and the parallel part is reduced",
+        "weight_zero_static": "a scale of 0 acts as 1",
+    },
+    law="test_adamag_golden",
+)
+def adamag(
+    scale: Any,
+    null: PyTree,
+    *,
+    beta: Any = 0.1,
+    power: Any = 4.0,
+    name: str = "uncond",
+) -> Combine:
+    """AdaMaG: guidance across the estimated noise, that falls with the noise level.
+
+    ``v = u + max(1, s n^power) (d_perp + beta d_par)`` in velocities, with ``d = c -
+    u``, its parts perpendicular and parallel to the noise that the conditional estimate
+    implies, and ``n = sigma / (alpha + sigma)``, the time of a rectified flow. The
+    factor is well below ``s`` except at the start.
+
+    Args:
+      scale: Scale ``s`` at the start, scalar or ``[B]``.
+      null: Condition to move away from: a pytree of the condition's structure whose
+        leaves broadcast against it, such as the index of the null class.
+      beta: Share of the parallel part that is kept, scalar or ``[B]``.
+      power: Power of the noise level, scalar or ``[B]``.
+      name: Name of the branch; the default is shared with `cfg`.
+
+    Returns:
+      A guidance term.
+
+    Raises:
+      TypeError: A number that is none.
+
+    Reference: Esmati et al., arXiv 2605.20079, read in AbstractEyes/comfy-cfg-megapack,
+    from which the floor of 1 is.
+    """
+    numbers = {"scale": scale, "beta": beta, "power": power}
+    return combine(_adamag, 1.0, null, space="velocity", name=name, **numbers)
+
+
+def _adamag(c, u, weight, ctx, scale, beta, power):
+    x0 = to_x0(ctx.process, "velocity", c, ctx.x, ctx.t)
+    noise = from_x0(ctx.process, "eps", x0, ctx.x, ctx.t)
+    level = ctx.sigma / (ctx.alpha + ctx.sigma)
+    d = c - u
+    kept = d + (beta - 1) * project(d, noise)
+    return weight * (jnp.maximum(1, scale * level**power) * kept - d)

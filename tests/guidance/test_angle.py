@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.guidance import adg, cfg_zero, tcfg
+from jaxlib_guidance.guidance import adamag, adg, cfg_zero, tcfg, vags
 
 C, U = np.array([2.0, 0.0, 1.0]), np.array([1.0, 1.0, 0.0])
 D = C - U
@@ -62,6 +62,30 @@ def test_tcfg_golden(golden):
     np.testing.assert_allclose(got, c + 2 * (c - (u @ v) * v), rtol=1e-4, atol=1e-5)
 
 
+FLOW = jg.RectifiedFlow()
+
+
+def test_vags_golden(golden):
+    """t = 0.2 and a cosine of 0.632456: 3 e^(0.6 cos); kappa = 0 is cfg."""
+    at = {"process": FLOW, "t": 0.2}
+    got = golden(vags(3.0, 0, space="x0"), **at)
+    np.testing.assert_allclose(got, (5.384544, -3.384544, 4.384544), rtol=1e-5)
+    got = golden(vags(3.0, 0, kappa=0.0), **at)
+    np.testing.assert_allclose(got, C + 2 * D, rtol=1e-5)
+
+
+def test_adamag_golden(golden):
+    """Velocities (2, 0, 1) and (1, 1, 0) at x = (1, 2, -1), t = 0.8."""
+    x, t = np.array([1.0, 2.0, -1.0]), 0.8
+    rows = (x - t * U, x - t * C)
+    place = {"process": FLOW, "t": t, "x": jnp.asarray(x[None], jnp.float32)}
+    got = golden(adamag(3.0, 0), rows=rows, **place)
+    want = x - t * np.array([2.557225, 0.240378, 1.041129])
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+    got = golden(adamag(3.0, 0, beta=1.0, power=0.0), rows=rows, **place)
+    np.testing.assert_allclose(got, x - t * (C + 2 * D), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -69,6 +93,7 @@ def test_tcfg_golden(golden):
         (lambda: cfg_zero(1.0, 0, zero_steps=-1), "zero_steps is -1"),
         (lambda: cfg_zero(1.0, 0, space="noise"), "space is 'noise'"),
         (lambda: tcfg(1.0, 0, space="noise"), "space is 'noise'"),
+        (lambda: vags(1.0, 0, space="noise"), "space is 'noise'"),
     ],
 )
 def test_arguments_that_make_no_sense(make, message):
