@@ -3,9 +3,9 @@
 import itertools
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.reduce import divide
 from jaxlib_guidance.types import Array, expand
 
 
@@ -59,15 +59,28 @@ def shrinking(terms: Sequence[Array], guarded: Array | bool = False) -> Array | 
       terms: Terms of the series, each ``[B, *S]``.
       guarded: Whether the first term, too, counts only as far as the second is smaller.
     """
-    sizes = [jnp.sum(term**2, axis=range(1, term.ndim)) for term in terms]
-    shares = [jnp.ones_like(size) for size in sizes[:1]]
-    for before, size in itertools.pairwise(sizes):
-        ratio = jnp.where(before > 0, divide(size, before), jnp.sign(size))
-        part = jnp.clip((_NONE**2 - ratio) / (_NONE**2 - _WHOLE**2), 0, 1)
-        shares.append(shares[-1] * part)
-    total = sum(
-        expand(share, term) * term for share, term in zip(shares, terms, strict=False)
-    )
-    if len(terms) < 2:
+    if not terms:
+        return 0.0
+    total, shares = terms[0], []
+    for before, term in itertools.pairwise(terms):
+        part = _part(before, term)
+        shares.append(shares[-1] * part if shares else part)
+        total += expand(shares[-1], term) * term
+    if not shares:
         return total
-    return expand(jnp.where(guarded, shares[1], 1), terms[0]) * total
+    return expand(jnp.where(guarded, shares[0], 1), total) * total
+
+
+def _part(before: Array, term: Array) -> Array:
+    """The part of a term that counts, ``[B]``, by its size beside the one before."""
+    axes = tuple(range(1, term.ndim))
+    # In units of the larger: squares of small terms, and of their slopes, would vanish.
+    unit = jnp.maximum(jnp.abs(before), jnp.abs(term)).max(axes, initial=0)
+    unit = jax.lax.stop_gradient(unit)
+    unit = expand(jnp.where(unit >= jnp.finfo(unit.dtype).tiny, unit, 1), term)
+    old, new = (jnp.sum((each / unit) ** 2, axis=axes) for each in (before, term))
+    shrinks = new < _NONE**2 * old
+    ratio = new / jnp.where(shrinks, old, 1)
+    part = jnp.clip((_NONE**2 - ratio) / (_NONE**2 - _WHOLE**2), 0, 1)
+    # After nothing, nothing more is no reason to stop.
+    return jnp.where(shrinks, part, new == 0)

@@ -35,6 +35,21 @@ def test_a_series_that_stops_and_one_that_never_began():
     assert slope == 2.0
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-15, 1e-10, 1.0, 1e25])
+def test_its_slope_does_not_depend_on_the_unit(size):
+    """Squares of small terms vanish in float32 and those of large ones are infinite."""
+    ratio = jnp.array([0.1, 0.7, 2.0])
+
+    def summed(a):
+        terms = [a * ratio[:, None] ** k * jnp.ones((3, 2)) for k in range(3)]
+        return jnp.sum(shrinking(terms, True), axis=1) / size
+
+    value, slope = jax.jvp(summed, (jnp.float32(size),), (jnp.float32(size),))
+    np.testing.assert_allclose(slope, value, rtol=1e-4)
+    back = jax.grad(lambda a: jnp.sum(summed(a) / 8))(jnp.float32(size))
+    np.testing.assert_allclose(back * size, jnp.sum(value) / 8, rtol=1e-4)
+
+
 def rough(process, size):
     """Says x0 = +-1 by turns, as the step number is even or odd: all error."""
 
