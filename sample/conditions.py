@@ -38,9 +38,7 @@ def rows_of(
     """
     classes = model.classes or 0
     if prompts and not takes_text(model):
-        raise ValueError(
-            f"prompt {prompts[0]!r}: this model takes no text, only labels"
-        )
+        raise ValueError(f"prompt {prompts[0]!r}: this model takes labels alone")
     by_default = (-1,) if prompts or not classes else range(classes)
     rows = np.asarray(labels or by_default)
     if rows.min() < -1 or rows.max() >= max(classes, 1):

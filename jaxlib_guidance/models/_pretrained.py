@@ -321,8 +321,11 @@ def load_pretrained(
         digits; "digits_weak", a smaller one trained for less, for autoguidance;
         "digits_classifier", of noisy digits, for classifier guidance; "digits_judge",
         of clean digits, which no guidance should use: it is there to judge samples by;
-        "pedestrians", of hourly counts, which `timeseries.load_forecaster` takes with
-        its layout and guidance. Or the path of a file.
+        "emoji", a text-conditional transformer of the bundled emoji, see `embed_words`;
+        "emoji_weak", an early state of it, for autoguidance; "emoji_judge", of clean
+        emoji's categories, to judge samples by; "pedestrians", of hourly counts, which
+        `timeseries.load_forecaster` takes with its layout and guidance. Or the path of
+        a file.
 
     Returns:
       ``(model, parameters)``; the parameters are jax arrays.

@@ -1,18 +1,23 @@
 """sample/images.py: the guides it understands, its errors, and what it writes."""
 
 import dataclasses
+import importlib
 import importlib.util
 import inspect
 import pathlib
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 import jaxlib_guidance as jg
+from jaxlib_guidance.models import from_config
+from jaxlib_guidance.testing import randomise
 
 PATH = pathlib.Path(__file__).parents[2] / "sample" / "images.py"
+conditions = importlib.import_module("conditions")
 SPEC = importlib.util.spec_from_file_location("sample_images", PATH)
 recipe = importlib.util.module_from_spec(SPEC)
 sys.modules["sample_images"] = recipe
@@ -94,6 +99,59 @@ def test_options_of_a_solver_have_their_types():
     assert options == {"order": 2, "scale": 0.5, "correct": False, "name": "x"}
 
 
+@pytest.fixture
+def texts(monkeypatch):
+    """A tiny model of texts in place of the bundled one."""
+    about = {
+        "network": {"kind": "dit", "width": 8, "depth": 1, "heads": 1, "patch": 4}
+        | {"classes": 9, "text": 64},
+        "process": {"kind": "cosine"},
+        "parametrize": {"predicts": "v"},
+        "shape": [4, 4, 3],
+        "classes": 9,
+    }
+    model = from_config(about)
+    params = randomise(jax.random.key(1), model.init(jax.random.key(0)))
+    monkeypatch.setattr(recipe, "load_pretrained", lambda _: (model, params))
+
+
+def test_prompts_are_rows(texts):
+    options = {"weights": "emoji", "labels": (), "guide": ("cfg=1",)}
+    prompts = ("a red apple", "cat face", "")
+    images, labels = recipe.draw(config(prompt=prompts, **options))
+    assert images.shape == (3, 4, 4, 3)
+    assert labels.tolist() == [9, 9, 9]
+    alone, _ = recipe.draw(config(prompt=("apple RED",) * 3, **options))
+    np.testing.assert_allclose(alone[0], images[0], atol=1e-5)
+    assert np.abs(alone[1] - images[1]).max() > 1e-3
+    with pytest.raises(ValueError, match="'aple' is not in the vocabulary"):
+        recipe.draw(config(prompt=("an aple",), **options))
+    with pytest.raises(ValueError, match="2 labels and 3 prompts"):
+        recipe.draw(config(prompt=prompts, **options | {"labels": (1, 2)}))
+
+
+def test_labels_and_prompts_fill_rows():
+    model = from_config(
+        {
+            "network": {"kind": "dit", "classes": 9, "text": 64},
+            "process": {"kind": "cosine"},
+            "parametrize": {},
+            "shape": [32, 32, 3],
+            "classes": 9,
+        }
+    )
+
+    def rows(*given):
+        labels, texts = conditions.rows_of(model, *given)
+        return labels.tolist(), texts
+
+    assert rows((), (), 1) == (list(range(9)), [""] * 9)
+    assert rows((), ("sun",), 2) == ([9, 9], ["sun", "sun"])
+    assert rows((2,), ("cat", "dog"), 1) == ([2, 2], ["cat", "dog"])
+    assert rows((2, -1), ("cat",), 2) == ([2, 2, 9, 9], ["cat"] * 4)
+    assert rows((2, 3), ("cat", "cake"), 1) == ([2, 3], ["cat", "cake"])
+
+
 def test_png_says_how_it_was_made(tmp_path):
     out = tmp_path / "deep" / "grid.png"
     recipe.main(config(guide=("cfg=2",), sampler="ddim,eta=1", out=out))
@@ -122,6 +180,7 @@ def test_png_says_how_it_was_made(tmp_path):
         ({"sampler": "dpm++"}, "sampler 'dpm\\+\\+'; expected one of recom"),
         ({"sampler": "ddim,et=1"}, "et"),
         ({"labels": (11,)}, "expected -1, ..., 9"),
+        ({"prompt": ("red apple",)}, "'red apple': this model takes labels alone"),
         ({"images": (99,)}, "images \\[99\\]; expected 0, ..., 2"),
         ({"weights": "cats"}, "neither a file nor one of"),
         ({"weights": "digits_judge"}, "are a classifier's"),
