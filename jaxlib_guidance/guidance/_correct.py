@@ -98,7 +98,7 @@ def rectified_cfg_pp(weight: Any, null: PyTree) -> MidContrast:
     Raises:
       TypeError: A weight that is no number.
 
-    Reference: Saini et al., arXiv 2510.07631, algorithm 1.
+    Reference: Saini et al., arXiv 2510.07631.
     """
     require_numbers("rectified_cfg_pp", weight=weight)
     return MidContrast(weight, jax.tree.map(fix, null))

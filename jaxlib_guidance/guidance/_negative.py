@@ -116,7 +116,7 @@ def negation(
     Raises:
       TypeError: A weight that is no number.
 
-    Reference: Liu et al., arXiv 2206.01714, section 3.3.
+    Reference: Liu et al., arXiv 2206.01714.
     """
     return _away("negation", _negation, weight, null, negative, names)
 
@@ -284,7 +284,7 @@ def nested(
     Raises:
       TypeError: A weight that is no number.
 
-    Reference: Brooks et al., InstructPix2Pix, arXiv 2211.09800, eq. 3.
+    Reference: Brooks et al., InstructPix2Pix, arXiv 2211.09800.
     """
     require_numbers("nested", weight=weight, inner_weight=inner_weight)
     inner = _away("nested", _negation, -inner_weight, null, partial, names)

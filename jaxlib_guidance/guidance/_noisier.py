@@ -159,7 +159,7 @@ def icg(weight: Any, classes: int, *, name: str = "random") -> RandomLabel:
       ValueError: ``classes`` that is no whole number from 1; while sampling, a
         condition that is no label.
 
-    Reference: Sadat et al., arXiv 2407.02687, section 4.
+    Reference: Sadat et al., arXiv 2407.02687.
     """
     require_numbers("icg", weight=weight)
     whole = isinstance(classes, int) and not isinstance(classes, bool)

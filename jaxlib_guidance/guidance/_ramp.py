@@ -121,7 +121,7 @@ def power_cosine(term: Any, power: Any) -> Chain:
       TypeError: A power that is no number; a term that changes the condition.
       ValueError: A power not above 0; while sampling, an adaptive solver.
 
-    Reference: Wang et al., arXiv 2404.13040, section 6.
+    Reference: Wang et al., arXiv 2404.13040.
     """
     require_numbers("power_cosine", power=power)
     if known_false(lambda k: k > 0, power):

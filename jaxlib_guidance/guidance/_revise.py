@@ -219,7 +219,7 @@ def momentum_guidance(
       TypeError: A number that is none.
       ValueError: ``beta`` outside [0, 1), or an unknown ``space``.
 
-    Reference: Liao et al., arXiv 2602.20360, algorithm 1.
+    Reference: Liao et al., arXiv 2602.20360.
     """
     require_prediction(space, "space")
     require_numbers("momentum_guidance", weight=weight, beta=beta)
