@@ -21,6 +21,9 @@ from jaxlib_guidance.attention._edits import (
     suppress,
     token_mask,
 )
+from jaxlib_guidance.attention._entmax import entmax15, sparse
+from jaxlib_guidance.attention._layer import enter_layer, leave_layer, shuffle, skip
+from jaxlib_guidance.attention._negative import move_away
 
 __all__ = [
     # Edits as data, and the sites that they name
@@ -34,6 +37,7 @@ __all__ = [
     # Attention itself
     "attend",
     "self_only",
+    "entmax15",
     # Edits of an attention map
     "identity",
     "blur",
@@ -43,7 +47,14 @@ __all__ = [
     "attenuate",
     "borrow",
     "shift",
+    "sparse",
+    "move_away",
     "combine",
+    # Edits of the layer around a site
+    "skip",
+    "shuffle",
+    "enter_layer",
+    "leave_layer",
     # Steering vectors in a residual stream
     "steering_direction",
     "add_steering",

@@ -13,9 +13,21 @@ import jax.numpy as jnp
 from jaxlib_guidance.types import Array, Captures, pytree_dataclass, static
 
 # Neutral values, given to the branches of a call that do not use a field others use.
-GATES = {"borrow_gate": 1.0, "query_blur": 0.0, "renormalise": 0.0, "identity": 0.0}
+GATES = {
+    "borrow_gate": 1.0,
+    "query_blur": 0.0,
+    "sparse": 0.0,
+    "renormalise": 0.0,
+    "identity": 0.0,
+    "negative_scale": 0.0,
+    "negative_limit": 1.0,
+    "negative_mix": 0.0,
+    "skip": 0.0,
+    "shuffle": 0.0,
+}
 TABLES = {"logit_scale": 1.0, "logit_bias": 0.0, "prob_gain": 1.0, "prob_offset": 0.0}
 BORROWABLE = ("q", "k", "v", "probs")
+LAYER = ("skip", "shuffle")
 PIXELS = ". A mask of pixels becomes one of tokens by attention.token_mask(mask, grid)"
 
 
@@ -38,10 +50,21 @@ class Edit:
         the site's token grid; ``inf`` gives every query the mean.
       logit_scale: Multiplies the logits.
       logit_bias: Added to the logits; ``-inf`` hides a key.
+      sparse: Share of the sparse map (1.5-entmax) in place of the softmax; beyond 1 it
+        extrapolates.
       prob_gain: Multiplies the probabilities, own or borrowed.
       prob_offset: Added to the probabilities.
       renormalise: 1 divides the edited probabilities by their row sums.
       identity: 1 replaces the map by the identity, so that the output is ``v``.
+      negative: One pair ``(rule, branch)``, or none: the output moves away from the
+        attention to another branch's keys and values; see `move_away` (static).
+      negative_scale: How far it moves, in the rule's terms.
+      negative_limit: Largest growth of the output's norm, under the rule "nag".
+      negative_mix: Share of the moved output; 0 keeps the branch's own.
+      skip: 1 leaves the whole layer out that the site is part of, MLP included: its
+        input is its output. For networks whose layers use `enter_layer`.
+      shuffle: Seed, a whole number below 2^24, of a permutation of the tokens that
+        enter the layer; 0 is none. For networks whose layers use `enter_layer`.
     """
 
     borrow: tuple[tuple[str, Any], ...] = static(default=())
@@ -51,10 +74,17 @@ class Edit:
     query_blur: Array | float | None = None
     logit_scale: Array | float | None = None
     logit_bias: Array | float | None = None
+    sparse: Array | float | None = None
     prob_gain: Array | float | None = None
     prob_offset: Array | float | None = None
     renormalise: Array | float | None = None
     identity: Array | float | None = None
+    negative: tuple[tuple[str, Any], ...] = static(default=())
+    negative_scale: Array | float | None = None
+    negative_limit: Array | float | None = None
+    negative_mix: Array | float | None = None
+    skip: Array | float | None = None
+    shuffle: Array | float | None = None
 
 
 def match(patterns: Iterable[str], names: Sequence[str], what: str) -> tuple[str, ...]:
@@ -173,7 +203,7 @@ def fold_controls(
 
 def _fold(edits, branches, batch, site):
     edits = [edit if edit is not None else Edit() for edit in edits]
-    if len(edits) == 1 and not edits[0].borrow:
+    if len(edits) == 1 and not edits[0].borrow and not edits[0].negative:
         return edits[0]
     fields = {}
     for name, neutral in GATES.items():
@@ -198,6 +228,7 @@ def _fold(edits, branches, batch, site):
     return Edit(
         shift=shifts if any(shifts) else 0,
         borrow=_sources(edits, branches, site),
+        negative=_negatives(edits, branches, site),
         **fields,
     )
 
@@ -221,6 +252,25 @@ def _sources(edits, branches, site):
             index.append(list(branches).index(source))
         pairs.append((what, tuple(index)))
     return tuple(pairs)
+
+
+def _negatives(edits, branches, site):
+    """Each rule with one source for each branch, -1 for those that do not use it."""
+    found = {}
+    for own, edit in enumerate(edits):
+        if len(edit.negative) > 1:
+            raise ValueError(
+                f"{site}: a branch has negatives {edit.negative}; give one"
+            )
+        for rule, source in edit.negative:
+            if source not in branches:
+                raise ValueError(
+                    f"{site}: a negative of branch {source!r}, which is not among the "
+                    f"branches of this call: {list(branches)}"
+                )
+            index = found.setdefault(rule, [-1] * len(edits))
+            index[own] = list(branches).index(source)
+    return tuple((rule, tuple(index)) for rule, index in found.items())
 
 
 def _stack_gates(values, neutral, batch, name):

@@ -11,7 +11,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.attention._control import PIXELS, Edit, captured
+from jaxlib_guidance.attention._control import LAYER, PIXELS, Edit, captured
+from jaxlib_guidance.attention._entmax import entmax15
+from jaxlib_guidance.attention._negative import RULES
 from jaxlib_guidance.reduce import divide
 from jaxlib_guidance.types import Array, expand
 
@@ -76,7 +78,11 @@ def attend(
             q = _blur(q, edit.query_blur, grid or q.shape[1:2])
     probs = None
     if capture or _reads_map(edit):
-        probs = _edit_probs(_softmax(_logits(q, k, edit, mask)), edit)
+        logits = _logits(q, k, edit, mask)
+        probs = _softmax(logits)
+        if edit.sparse is not None:
+            probs = _mix(probs, entmax15(logits), edit.sparse, "sparse")
+        probs = _edit_probs(probs, edit)
         out = jnp.einsum("bhqm,bmhd->bqhd", probs.astype(v.dtype), v)
     else:
         out = _fused(q, k, v, mask, kernel)
@@ -85,6 +91,8 @@ def attend(
         if probs is not None and capture:
             eye = jnp.eye(probs.shape[-1], dtype=probs.dtype)
             probs = _mix(probs, jnp.broadcast_to(eye, probs.shape), edit.identity, "")
+    for rule, source in edit.negative:
+        out = _moved(out, q, k, v, mask, edit, RULES[rule], source, kernel)
     if probs is None or not capture:
         return out, None
     return out, captured(probs, capture)
@@ -100,6 +108,19 @@ def _fused(q, k, v, mask, kernel):
     return jnp.where(
         jnp.any(mask, 1)[:, None, None, None], out, jnp.zeros((), out.dtype)
     )
+
+
+def _moved(out, q, k, v, mask, edit, rule, source, kernel):
+    """Away from the attention to the sources' keys, in the branches that have one."""
+    own = source
+    if isinstance(source, tuple):
+        own = tuple(i if taken < 0 else taken for i, taken in enumerate(source))
+    keys, values = (_take(a, own, "negative") for a in (k, v))
+    hidden = None if mask is None else _take(mask, own, "negative")
+    away = rule(out, _fused(q, keys, values, hidden, kernel), edit)
+    uses = jnp.tile(jnp.asarray(source) >= 0, out.shape[0] // len(source))
+    mix = 1.0 if edit.negative_mix is None else edit.negative_mix
+    return _mix(out, away, mix * uses.astype(jnp.float32), "negative_mix")
 
 
 def _require_shapes(q, k, v, mask):
@@ -123,6 +144,14 @@ def _require_meaning(edit, q, k):
                 f"edit.{name} needs as many queries as keys; got {q.shape[1]} queries "
                 f"and {k.shape[1]} keys: is this a cross-attention site?"
             )
+    for name in LAYER:
+        if getattr(edit, name) is not None:
+            raise ValueError(
+                f"edit.{name} concerns a whole layer; expected the site of its "
+                "self-attention, in a network whose layers use enter_layer"
+            )
+    if not edit.negative and edit.negative_mix is not None:
+        raise ValueError("edit.negative_mix has no effect without edit.negative")
     if not edit.borrow and edit.borrow_gate is not None:
         raise ValueError("edit.borrow_gate has no effect without edit.borrow")
     if "probs" not in dict(edit.borrow) and edit.borrow_columns is not None:
@@ -144,8 +173,8 @@ def self_only(edit: Edit) -> tuple[tuple[str, bool], ...]:
 
 
 def _reads_map(edit):
-    fields = ("logit_scale", "logit_bias", "prob_gain", "prob_offset", "renormalise")
-    changed = any(getattr(edit, name) is not None for name in fields)
+    fields = "logit_scale", "logit_bias", "sparse", "prob_gain", "prob_offset"
+    changed = any(getattr(edit, name) is not None for name in (*fields, "renormalise"))
     return changed or "probs" in dict(edit.borrow)
 
 

@@ -2,6 +2,13 @@
 
 from jaxlib_guidance.guidance._angle import adamag, adg, cfg_zero, tcfg, vags
 from jaxlib_guidance.guidance._apg import APG, apg
+from jaxlib_guidance.guidance._attention_negative import (
+    AttentionNegative,
+    nag,
+    nasa,
+    orthogonal_negative,
+    pladis,
+)
 from jaxlib_guidance.guidance._base import (
     BASE,
     Evals,
@@ -19,6 +26,7 @@ from jaxlib_guidance.guidance._chain import Chain, chain
 from jaxlib_guidance.guidance._classifier import classifier_guidance, joint_logit
 from jaxlib_guidance.guidance._combine import Combine, combine
 from jaxlib_guidance.guidance._concept import Concept, sega, sld
+from jaxlib_guidance.guidance._condition import AnnealedCondition, cads
 from jaxlib_guidance.guidance._contrast import (
     Contrast,
     autoguidance,
@@ -32,6 +40,7 @@ from jaxlib_guidance.guidance._correct import (
     characteristic,
     rectified_cfg_pp,
 )
+from jaxlib_guidance.guidance._elucd import elucd, softplus
 from jaxlib_guidance.guidance._energy import Energy, energy, step_size
 from jaxlib_guidance.guidance._feedback import (
     Adaptive,
@@ -109,7 +118,9 @@ from jaxlib_guidance.guidance._revise import (
     momentum_guidance,
     tsr,
 )
+from jaxlib_guidance.guidance._sag import SelfAttentionGuidance, sag
 from jaxlib_guidance.guidance._schedule import During, Scheduled, during, scheduled
+from jaxlib_guidance.guidance._skip import TokenPerturbation, slg, stg, tpg
 from jaxlib_guidance.guidance._step import step_grid, step_kernel
 from jaxlib_guidance.guidance._threshold import (
     Clip,
@@ -117,6 +128,8 @@ from jaxlib_guidance.guidance._threshold import (
     clip_x0,
     dynamic_threshold,
 )
+from jaxlib_guidance.guidance._time import PerturbedTime, tsg
+from jaxlib_guidance.guidance._window import SlidingWindow, sliding_window
 
 # Every method that stands at this door, one row each.
 METHODS = collect_methods(dict(vars()))
@@ -221,6 +234,29 @@ __all__ = [
     "pag",
     "seg",
     "redirect",
+    # Layers left out or shuffled
+    "slg",
+    "stg",
+    "TokenPerturbation",
+    "tpg",
+    # Negatives and sparse maps in cross-attention
+    "AttentionNegative",
+    "nag",
+    "nasa",
+    "orthogonal_negative",
+    "pladis",
+    # Self-attention guidance
+    "SelfAttentionGuidance",
+    "sag",
+    # Sliding windows
+    "SlidingWindow",
+    "sliding_window",
+    # A changed condition
+    "AnnealedCondition",
+    "cads",
+    # A perturbed time
+    "PerturbedTime",
+    "tsg",
     # Energies
     "Energy",
     "step_size",
@@ -238,6 +274,8 @@ __all__ = [
     # Classifiers
     "joint_logit",
     "classifier_guidance",
+    "softplus",
+    "elucd",
     # Projections of the guidance
     "APG",
     "apg",

@@ -195,7 +195,7 @@ def _differentiated(branches: Mapping[str, Branch], plan: str) -> set[str]:
         {name, source}
         for name, branch in branches.items()
         for edit in (branch.control or {}).values()
-        for _, source in edit.borrow
+        for _, source in (*edit.borrow, *edit.negative)
     ]
     for _ in shared:
         graded = graded.union(*(pair for pair in shared if pair & graded))

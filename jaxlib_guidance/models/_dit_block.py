@@ -7,7 +7,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.attention import Edit, capture_at, captured
+from jaxlib_guidance.attention import (
+    Edit,
+    capture_at,
+    captured,
+    enter_layer,
+    leave_layer,
+)
 from jaxlib_guidance.models.layers._attention import Attention
 from jaxlib_guidance.types import Array, Captures
 
@@ -53,6 +59,9 @@ class DiTBlock(nn.Module):
           capture: Taps to return; "" is the block's output.
         """
         width, maps = x.shape[-1], {}
+        layer_edit = control.get("attn")
+        x, own_edit = enter_layer(x, layer_edit)
+        before, edits = x, {**control, "attn": own_edit}
         parts = nn.Dense(
             6 * width,
             dtype=self.dtype,
@@ -74,7 +83,7 @@ class DiTBlock(nn.Module):
             )
             h, probs = layer(
                 *inputs,
-                edit=control.get(name),
+                edit=edits.get(name),
                 grid=grid,
                 capture=capture_at(name, capture),
             )
@@ -91,7 +100,7 @@ class DiTBlock(nn.Module):
         h = (plain_norm(x) * (1 + scale_mlp) + shift_mlp).astype(self.dtype)
         h = nn.Dense(int(self.mlp_ratio * width), dtype=self.dtype, name="mlp_in")(h)
         h = nn.Dense(width, dtype=self.dtype, name="mlp_out")(nn.gelu(h))
-        x = x + gate_mlp * h.astype(jnp.float32)
+        x = leave_layer(x + gate_mlp * h.astype(jnp.float32), before, layer_edit)
         if "" in capture:
             maps[""] = captured(x, capture_at("", capture))
         return x, maps

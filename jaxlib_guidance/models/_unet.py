@@ -7,7 +7,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.attention import Edit, capture_at, captured
+from jaxlib_guidance.attention import (
+    Edit,
+    capture_at,
+    captured,
+    enter_layer,
+    leave_layer,
+)
 from jaxlib_guidance.models._norm import group_norm_layer
 from jaxlib_guidance.models.layers._attention import Attention
 from jaxlib_guidance.models.layers._embed import ConditionEmbed
@@ -74,6 +80,9 @@ class _PixelAttention(nn.Module):
         """``(x [B, H, W, C], maps)`` with edits and maps named "attn" and "cross"."""
         grid, maps = x.shape[1:3], {}
         h = x.reshape(x.shape[0], -1, x.shape[-1])
+        layer_edit = control.get("attn")
+        h, own_edit = enter_layer(h, layer_edit)
+        before, edits = h, {**control, "attn": own_edit}
         for name in ("attn",) if context is None else ("attn", "cross"):
             tokens = group_norm_layer(x.shape[-1], f"{name}_norm")(h).astype(self.dtype)
             layer = Attention(
@@ -86,14 +95,14 @@ class _PixelAttention(nn.Module):
             out, probs = layer(
                 tokens,
                 *((context, mask) if name == "cross" else ()),
-                edit=control.get(name),
+                edit=edits.get(name),
                 grid=grid,
                 capture=capture[name],
             )
             h = h + out.astype(jnp.float32)
             if probs is not None:
                 maps[name] = probs
-        return h.reshape(x.shape), maps
+        return leave_layer(h, before, layer_edit).reshape(x.shape), maps
 
 
 class UNet(nn.Module):

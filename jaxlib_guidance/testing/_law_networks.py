@@ -37,13 +37,15 @@ def class_denoiser(
       spread: Standard deviation of a class. A wider one is a weaker network.
 
     Returns:
-      A denoiser whose condition is None or labels ``[B]``: whole numbers, of which all
-      but 0, 1 and 2 mean any class; or logarithms of the classes' weights ``[B, 3]``.
+      A denoiser, of smaller samples too, whose condition is None or labels ``[B]``:
+      whole numbers, of which all but 0, 1 and 2 mean any class; or logarithms of the
+      classes' weights ``[B, 3]``.
     """
     means = np.random.default_rng(0).normal(size=(CLASSES, *shape))
-    means = jnp.asarray(means, jnp.float32)
+    whole = jnp.asarray(means, jnp.float32)
 
     def apply(x, t, cond, *, control, capture):
+        means = whole[(slice(None), *(slice(n) for n in x.shape[1:]))]
         if cond is None:
             cond = jnp.full(x.shape[:1], -1)
         weights = jnp.shape(cond) == (x.shape[0], CLASSES)

@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.attention import attend, capture_at, captured
+from jaxlib_guidance.attention import (
+    attend,
+    capture_at,
+    captured,
+    enter_layer,
+    leave_layer,
+)
 from jaxlib_guidance.diffusion import parametrize
 from jaxlib_guidance.models import Adapted
 from jaxlib_guidance.types import Array, Denoiser, Process
@@ -64,9 +70,13 @@ def _network(shape, seed) -> Adapted:
         words = weights["words"][cond]
         h = h + words[:, :1] + t[:, None, None]
         for block in (f"block{i}" for i in range(BLOCKS)):
+            layer_edit = control.get(f"{block}/attn")
+            h, own_edit = enter_layer(h, layer_edit)
+            before, control = h, {**control, f"{block}/attn": own_edit}
             for site, keys in ((f"{block}/attn", h), (f"{block}/cross", words)):
                 if site in SITES:
                     h = h + attention(site, h, keys)
+            h = leave_layer(h, before, layer_edit)
             if block in capture:
                 maps[block] = captured(h, capture_at(block, capture))
         value = _picture(h @ weights["out"], grid, x.shape)

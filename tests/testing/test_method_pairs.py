@@ -1,5 +1,7 @@
 """Any two methods of the catalogue go together: jit, vmap and grad, without NaN."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +12,29 @@ from jaxlib_guidance.guidance import METHODS
 from jaxlib_guidance.testing._term_case import TermCase, default_state
 
 NAMES = list(METHODS)
-SAMPLE = [(NAMES[i], NAMES[(3 * i + 1) % len(NAMES)]) for i in range(0, 15, 3)]
+# Arguments of methods whose networks, in checks, have labels for a condition.
+LABELLED = {"sites", "site", "classes", "classifier"}
+
+
+def condition(one, other):
+    """What both are given: labels, or numbers for a method that edits them; None if
+    no network here has both."""
+    rows = METHODS[one], METHODS[other]
+    if not any(row.vector for row in rows):
+        return "labels"
+    names = {name for row in rows for name in inspect.signature(row.make).parameters}
+    return None if names & LABELLED else "numbers"
+
+
+SAMPLE = [
+    (NAMES[i], NAMES[(3 * i + 1) % len(NAMES)])
+    for i in range(0, 15, 3)
+    if condition(NAMES[i], NAMES[(3 * i + 1) % len(NAMES)])
+]
 
 
 def require_together(one, other):
+    kind = condition(one, other)
     shape = max((jg.testing.method_shape(name) for name in (one, other)), key=len)
 
     def both(weight):
@@ -21,7 +42,8 @@ def require_together(one, other):
         return jg.chain(*terms)
 
     x = default_state(shape)
-    case = TermCase(both, None, None, x, None, None, t=0.5, step=1, steps=2)
+    cond = default_state((3,)) if kind == "numbers" else None
+    case = TermCase(both, None, None, x, cond, None, t=0.5, step=1, steps=2)
 
     def total(weight):
         x0, _, _ = case.evaluate(both(weight), case.rows, x)
@@ -34,7 +56,7 @@ def require_together(one, other):
     assert np.abs(x0[1] - x0[2]).max() > 1e-5, (one, other)
 
 
-@pytest.mark.parametrize("pair", SAMPLE, ids="+".join)
+@pytest.mark.parametrize("pair", [*SAMPLE, ("cads", "cfg")], ids="+".join)
 def test_some_pairs(pair):
     require_together(*pair)
 
@@ -43,4 +65,5 @@ def test_some_pairs(pair):
 @pytest.mark.parametrize("name", NAMES)
 def test_all_pairs(name):
     for other in NAMES[NAMES.index(name) :]:
-        require_together(name, other)
+        if condition(name, other) is not None:
+            require_together(name, other)
