@@ -106,9 +106,12 @@ class Problem:
         """Ends ``[B, *S]`` of the probability flow from the starts, float64."""
         return self._solved["ends"]
 
-    def last_state(self) -> np.ndarray:
-        """State ``alpha x0 + sigma eps`` of a network's flow at `last`, of sum 1."""
-        return self._solved["last"]
+    def state(self, tau: float) -> np.ndarray:
+        """State of a network's flow at ``sigma = tau``, ``alpha = 1 - tau``."""
+        # Tables in float32 end within some hundredths of the process's own end.
+        if abs(tau / self.last - 1) < 0.05:
+            return self._solved["last"]
+        return runge_kutta(self, 160, tau)[0]
 
     def floor(self) -> float:
         """Mean L2 error of `ends` themselves; 0 for the exact ones."""
@@ -142,7 +145,9 @@ class Problem:
         return {"ends": fine, "floor": floor, "last": last}
 
 
-def runge_kutta(problem: Problem, n: int) -> tuple[np.ndarray, np.ndarray]:
+def runge_kutta(
+    problem: Problem, n: int, stop: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Fourth-order solution of a problem's flow with its own network, ``n`` steps.
 
     In ``y = x / (alpha + sigma)`` and ``tau = sigma / (alpha + sigma)`` the flow reads
@@ -151,16 +156,18 @@ def runge_kutta(problem: Problem, n: int) -> tuple[np.ndarray, np.ndarray]:
     Args:
       problem: The problem.
       n: Number of steps, of four evaluations each.
+      stop: ``tau`` to stop at; None is that of the process's ``t_min``.
 
     Returns:
-      ``(y, x0)``: ``y`` at the process's ``t_min``, and the x0 predicted from there.
+      ``(y, x0)``: ``y`` at ``stop``, and the x0 predicted from there.
     """
 
     def slope(y, tau):
         return (y - problem.x0(y, 1 - tau, tau)) / tau
 
     alpha, sigma = problem.level
-    ends = np.array([sigma / (alpha + sigma), problem.last])
+    last = problem.last if stop is None else stop
+    ends = np.array([sigma / (alpha + sigma), last])
     y = np.asarray(problem.starts, np.float64) / (alpha + sigma)
     taus = np.linspace(*np.sqrt(ends), n + 1) ** 2
     for a, b in itertools.pairwise(taus):

@@ -71,12 +71,12 @@ class Reference:
         if near and stop == 0:
             return problem.ends()
         last = stop / (1 + stop)
-        if problem.mixture is None:
-            if not near or (stop and abs(last - problem.last) > 1e-5 + 1e-3 * last):
-                raise ValueError(f"a network has no reference from {start} to {stop}")
-            return problem.last_state() * (1 + stop)
-        key = round(first, 5), round(last, 6)
-        if key not in self.known:
+        if problem.mixture is None and not near:
+            raise ValueError(f"a network has no reference from {start}")
+        key = round(first, 5), round(last, 4 if problem.mixture is None else 6)
+        if key not in self.known and problem.mixture is None:
+            self.known[key] = problem.state(last) * (1 + stop)
+        elif key not in self.known:
             ends = (1.0, stop)
             begin = (1 - first, first)
             x = first * problem.noise
@@ -141,8 +141,14 @@ def _write(problem, result):
     part.rename(path)
 
 
-def own_grids(problem, counts=problems.COUNTS, again=False) -> dict:
+def own_grids(problem, counts=problems.COUNTS, again=False, fill=False) -> dict:
     """Results on the peers' own grids, from the cache or computed now.
+
+    Args:
+      problem: The problem.
+      counts: Numbers of evaluations.
+      again: Whether to compute what is there already.
+      fill: Whether to try rows that are there without a figure.
 
     Returns:
       ``{"versions", "rows": {row: {str(count): error}}, "faults": {row: why},
@@ -150,17 +156,19 @@ def own_grids(problem, counts=problems.COUNTS, again=False) -> dict:
     """
     have, _ = available()
     result = read(problem)
-    if result is not None and not again:
+    if result is not None and not again and not fill:
         return result
     reference = Reference(problem)
     jobs = _jobs(problem, have)
-    table, faults, before = {row: {} for row in jobs}, {}, None
+    kept = result["rows"] if result is not None and fill else {}
+    done = {row for row, figures in kept.items() if figures}
+    table, faults, before = {row: kept.get(row, {}) for row in jobs}, {}, None
     for count in counts:
         keep = list(jobs)
         if count >= 20 and before is not None:
             ranked = sorted(jobs, key=lambda row: table[row].get(str(before), np.inf))
             keep = ranked[:KEPT]
-        for row in keep:
+        for row in (row for row in keep if row not in done):
             value, fault = attempt(
                 lambda job=jobs[row], n=count: reference.error(*job(n))
             )
@@ -169,7 +177,8 @@ def own_grids(problem, counts=problems.COUNTS, again=False) -> dict:
             else:
                 faults[f"{row} at {count}"] = fault
         before = count
-    result = {"versions": have, "rows": table, "faults": faults, "ours": {}}
+    ours = {} if result is None else result["ours"]
+    result = {"versions": have, "rows": table, "faults": faults, "ours": ours}
     _write(problem, result)
     return result
 
@@ -203,6 +212,7 @@ def main():
     parser.add_argument("names", nargs="*", help="problems; all of them by default")
     parser.add_argument("--cache", help="folder of the results")
     parser.add_argument("--again", action="store_true", help="though they are there")
+    parser.add_argument("--fill", action="store_true", help="rows without a figure")
     args = parser.parse_args()
     _, missing = available()
     for name, why in missing.items():
@@ -214,7 +224,7 @@ def main():
             if args.names and problem.name not in args.names:
                 continue
             begun = time.time()
-            result = own_grids(problem, again=args.again)
+            result = own_grids(problem, again=args.again, fill=args.fill)
             rows = result["rows"]
             best = [
                 min((rows[r][str(n)], r) for r in rows if str(n) in rows[r])

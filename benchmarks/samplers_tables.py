@@ -133,10 +133,10 @@ def summary(cells, counts):
             f"| {sum(r > LIMIT for r in rates)} | {_mean(rates):.2f} "
             f"| {_mean(solver):.2f} | {_mean(grid):.2f} | {floor} |"
         )
-    tried = {
-        p.process_name: len(set().union(*(c["rows"] for c in row.values())))
-        for p, row in cells.items()
-    }
+    tried = {}
+    for p, row in cells.items():
+        rows = set().union(*(c.get("rows", ()) for c in row.values()))
+        tried[p.process_name] = max(len(rows), tried.get(p.process_name, 0))
     lines += [
         "",
         "Means are geometric. Configurations tried: ours 1; the peers' "
