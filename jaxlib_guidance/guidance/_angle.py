@@ -31,8 +31,8 @@ def adg(
 
     With ``theta`` the angle between ``u`` and ``c``, ``a = min(w theta, limit)`` and
     ``e = c - <u, c> / |u|^2 u``: ``x0 = cos(a) c + sin(a) / sin(theta) e``, where for
-    ``sin(theta) <= 1e-3`` the factor of ``e`` is ``w``. The norm is at most ``sqrt(2)
-    |c|``, whatever the weight.
+    ``sin(theta) <= 1e-3`` the factor of ``e`` is ``w``. Whatever the weight, the norm
+    is at most ``sqrt(2) |c|``.
 
     Args:
       weight: Factor ``w`` of the angle, scalar or ``[B]``; 0 is off. The paper's scale
