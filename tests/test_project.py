@@ -123,7 +123,7 @@ def test_imports_are_declared():
     extras = PROJECT["optional-dependencies"]
     everywhere = PROJECT["dependencies"] + [
         line
-        for name in ("data", "timeseries", "tensorboard", "export", "lm")
+        for name in ("data", "timeseries", "tensorboard", "export", "lm", "emoji")
         for line in extras[name]
     ]
     allowed = {

@@ -9,7 +9,7 @@
 Pictures, their categories and official names come from the first, captions and keywords
 from the second. The third is a sentence encoder (all-MiniLM-L6-v2): each word of the
 captions and keywords is encoded by itself, and principal components of the results are
-the table of word vectors. It needs the package tokenizers, and only here.
+the table of word vectors. It needs the package tokenizers, the extra "emoji".
 """
 
 import dataclasses

@@ -83,4 +83,4 @@ def _part(before: Array, term: Array) -> Array:
     ratio = new / jnp.where(shrinks, old, 1)
     part = jnp.clip((_NONE**2 - ratio) / (_NONE**2 - _WHOLE**2), 0, 1)
     # After nothing, nothing more is no reason to stop.
-    return jnp.where(shrinks, part, new == 0)
+    return jnp.where(shrinks, part, (new == 0).astype(part.dtype))
