@@ -14,7 +14,6 @@ import numpy as np
 
 Array = jax.Array
 PyTree = Any
-# Names of taps, or a function of each, None for the array as it is.
 Captures = Sequence[str] | Mapping[str, Callable[[Array], Array] | None]
 T = TypeVar("T")
 
@@ -66,18 +65,14 @@ def require_process(process: object, name: str = "process") -> None:
     Raises:
       TypeError: Something else, such as ``VPCosine`` in place of ``VPCosine()``.
     """
-    if isinstance(process, type):
-        raise TypeError(
-            f"{name} is the class {process.__name__}; expected a noise process, as "
-            "VPCosine()"
-        )
     parts = ("alpha", "sigma", "t_of_logsnr", "t_min", "t_max")
     missing = [part for part in parts if not hasattr(process, part)]
-    if missing:
-        raise TypeError(
-            f"{name} is {process!r}, without {', '.join(missing)}; expected a noise "
-            "process, as VPCosine()"
-        )
+    got = f"{process!r}, without {', '.join(missing)}"
+    if isinstance(process, type):
+        got = f"the class {process.__name__}"
+    elif not missing:
+        return
+    raise TypeError(f"{name} is {got}; expected a noise process, as VPCosine()")
 
 
 class Denoised(NamedTuple):
@@ -159,9 +154,8 @@ class Denoiser:
         require_labels(cond, self.classes)
         require_known("control", control, self.sites, "sites")
         require_known("capture", capture, self.taps, "taps")
-        if not isinstance(capture, Mapping):
-            capture = tuple(capture)
-        return self.apply(x, t, cond, control=control, capture=capture)
+        taps = capture if isinstance(capture, Mapping) else tuple(capture)
+        return self.apply(x, t, cond, control=control, capture=taps)
 
 
 def process_of(
@@ -255,8 +249,8 @@ class Branch(NamedTuple):
       x: State ``[B, *S]`` to evaluate at; None means the sampler's own.
       net: Which of the sampler's denoisers.
       grad: Whether an energy differentiates through this evaluation.
-      capture: Taps to return, by name or pattern; a pair of one and a function returns
-        the function of that array, which a network of ours applies where it is made.
+      capture: Taps to return, by name or pattern; a pair with a function gives that
+        function of the array.
       t: Time ``[B]`` that the network is given; None means the evaluation's own.
     """
 

@@ -146,8 +146,9 @@ def test_imports_are_declared():
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module]
             for package in {name.split(".")[0] for name in names}:
-                # Recipes import from files beside them.
-                beside = (path.parent / f"{package}.py").is_file()
+                # Recipes import from files beside them, tests from benchmarks/.
+                folders = (path.parent, ROOT / "benchmarks")
+                beside = any((at / f"{package}.py").is_file() for at in folders)
                 own = package in {"jaxlib_guidance", "train", "sample"} or beside
                 if own or package in sys.stdlib_module_names:
                     continue
