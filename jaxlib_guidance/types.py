@@ -67,12 +67,11 @@ def require_process(process: object, name: str = "process") -> None:
     """
     parts = ("alpha", "sigma", "t_of_logsnr", "t_min", "t_max")
     missing = [part for part in parts if not hasattr(process, part)]
-    got = f"{process!r}, without {', '.join(missing)}"
-    if isinstance(process, type):
-        got = f"the class {process.__name__}"
-    elif not missing:
-        return
-    raise TypeError(f"{name} is {got}; expected a noise process, as VPCosine()")
+    lacks = f", without {', '.join(missing)}" if len(missing) < len(parts) else ""
+    kind = isinstance(process, type)
+    got = f"the class {process.__name__}" if kind else f"{process!r}{lacks}"
+    if kind or missing:
+        raise TypeError(f"{name} is {got}; expected a noise process, as VPCosine()")
 
 
 class Denoised(NamedTuple):

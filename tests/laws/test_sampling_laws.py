@@ -272,8 +272,7 @@ def test_one_compilation_serves_all_weights():
     run = jax.jit(lambda weight: guided(KEYS, COND, weight, net=net))
     for weight in (0.0, 0.5, 4.0):
         run(jnp.float32(weight))
-    assert run._cache_size() == 1
-    # The differentiated branch and the other one are two calls.
+    # One tracing: the differentiated branch and the other one are two calls.
     assert len(calls) == 2
 
 
