@@ -54,6 +54,7 @@ class CrashError(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_after_a_crash_it_takes_the_same_step_and_it_leaves_weights(
     recipe, tmp_path, monkeypatch
 ):
