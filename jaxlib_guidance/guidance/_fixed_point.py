@@ -50,9 +50,10 @@ def fixed_point(
         return jax.lax.fori_loop(0, iterations, lambda _, z: z - share * residual(z), z)
 
     def tangent(linear: Callable[[Array], Array], y: Array) -> Array:
-        def closer(_, v):
-            return v + share * (y - linear(v))
-
-        return jax.lax.fori_loop(0, iterations, closer, jnp.zeros_like(y))
+        # Written out, because jax 0.7 does not transpose a loop in a batched solve.
+        v = jnp.zeros_like(y)
+        for _ in range(iterations):
+            v += share * (y - linear(v))
+        return v
 
     return jax.lax.custom_root(lambda z: z - function(z), start, solve, tangent)
