@@ -74,8 +74,8 @@ def test_draft_k_in_closed_form(truncated, k):
 
 
 def test_draft_0_is_no_gradient_and_beyond_all_steps_is_all(truncated):
-    np.testing.assert_array_equal(truncated(PARAMS, 0), 0)
-    np.testing.assert_array_equal(truncated(PARAMS, 9), truncated(PARAMS, N))
+    np.testing.assert_array_equal(truncated[0](PARAMS, 0), 0)
+    np.testing.assert_array_equal(truncated[0](PARAMS, 9), truncated[0](PARAMS, N))
 
 
 def test_through_all_steps_is_autodiff_of_the_guided_sampler_with_memory():
