@@ -66,9 +66,10 @@ class Calibrated:
         count = self.keep.shape[0]
 
         def init(x):
-            # Made of x, so that on a mesh with explicit axes it lies as x does.
+            # Made of x, so that on a mesh with explicit axes it lies as x does, which
+            # `zeros_like` does not promise.
             rows = jnp.broadcast_to(x[:, None], (x.shape[0], count, *x.shape[1:]))
-            return jnp.zeros_like(rows)
+            return jnp.where(False, rows, 0)
 
         def step(denoise, x, state, guidance_state, interval):
             x0, guidance_state = denoise(x, interval.t, guidance_state)

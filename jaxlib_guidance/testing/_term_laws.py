@@ -234,6 +234,8 @@ def _marked_rows(jaxpr):
 
 
 def _programs(params):
+    # Since jax 0.12 `custom_root` and its like hold their programs in an object.
+    params = params | getattr(params.get("_prim"), "params", {})
     for value in params.values():
         for each in value if isinstance(value, (tuple, list)) else (value,):
             program = getattr(each, "jaxpr", each)
