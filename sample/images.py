@@ -72,7 +72,7 @@ class Config:
 
 
 SOLVERS: dict[str, Callable[..., jg.Sampler]] = {
-    name: getattr(jg, name)
+    name: getattr(jg.sampling, name)
     for name in (
         "ddim",
         "ddpm",
@@ -83,6 +83,8 @@ SOLVERS: dict[str, Callable[..., jg.Sampler]] = {
         "dpmpp_2m",
         "dpmpp_3m",
         "dpmpp_2s",
+        "dpm_2",
+        "dpmpp_sde",
         "unipc",
         "adams",
         "lms",
@@ -267,16 +269,17 @@ def solver_of(config: Config, model: DiffusionModel) -> tuple[jg.Sampler, Any]:
     known = ("recommended", *SOLVERS)
     if name not in known:
         raise ValueError(f"sampler {name!r}; expected one of {', '.join(known)}")
-    own = options if name == known[0] else {}
     try:
-        sampler, grid = jg.recommended(model.process, config.steps, **own)
-        if name in SOLVERS:
-            sampler = SOLVERS[name](**options)
+        named = SOLVERS[name](**options) if name in SOLVERS else None
+        if named is not None:
+            options = {"stochastic": named.stochastic}
+        found = jg.recommended(model.process, config.steps, **options)
     except TypeError as error:
         raise ValueError(f"sampler {config.sampler!r}: {error}") from error
-    if config.grid in SPACINGS:
-        grid = model.grid(config.steps, SPACINGS[config.grid])
-    return sampler, grid
+    sampler = found.sampler if named is None else named
+    if config.grid == "recommended":
+        return sampler, found.grid
+    return sampler, model.grid(config.steps, SPACINGS[config.grid])
 
 
 def draw(config: Config) -> tuple[np.ndarray, np.ndarray]:

@@ -66,7 +66,7 @@ from jaxlib_guidance.diffusion._table_grids import (
     discrete_grid,
     sigmas_grid,
 )
-from jaxlib_guidance.diffusion._times import require_times
+from jaxlib_guidance.diffusion._times import require_positive, require_times
 from jaxlib_guidance.types import Process
 
 __all__ = [
@@ -90,6 +90,7 @@ __all__ = [
     "coefficients",
     "perturb",
     "require_times",
+    "require_positive",
     # What a network predicts
     "Prediction",
     "require_prediction",

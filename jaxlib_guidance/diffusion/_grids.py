@@ -11,11 +11,13 @@ import numpy as np
 
 from jaxlib_guidance.diffusion._ranges import (
     finish,
+    from_logsnr,
     logsnr_ends,
-    require_positive,
     require_steps,
+    require_untraced,
     time_range,
 )
+from jaxlib_guidance.diffusion._times import require_positive
 from jaxlib_guidance.types import Array, Process, concrete
 
 # By how much a step of `flow_grid` may exceed the one before. A multistep solver of
@@ -69,7 +71,8 @@ def uniform_grid(
       [1.0, 0.75, 0.5, 0.25, 0.0]
     """
     require_steps(n, 1 if t_min is None else 2)
-    low, high = time_range(process, t_min or 0.0, t_max, above_zero=t_min is not None)
+    start = 0.0 if t_min is None else t_min
+    low, high = time_range(process, start, t_max, above_zero=t_min is not None)
     with jax.ensure_compile_time_eval():
         if t_min is None:
             return jnp.linspace(high, 0.0, n + 1, dtype=jnp.float32)
@@ -122,6 +125,7 @@ def flow_grid(
     """
     require_steps(n)
     require_positive(shift, "shift")
+    require_untraced(rho, "rho")
     if not 1 <= rho < np.inf:
         raise ValueError(f"rho is {rho}; expected a finite number, at least 1")
     low, high = time_range(process, t_min, t_max)
@@ -168,7 +172,8 @@ def logsnr_grid(
 
     Raises:
       TypeError: ``process`` is not a noise process.
-      ValueError: Too few steps, ``rho`` not above 0, or times out of order.
+      ValueError: Too few steps or too many for float32, ``rho`` not above 0, or times
+        out of order.
 
     Example:
       >>> import jaxlib_guidance as jg
@@ -184,8 +189,8 @@ def logsnr_grid(
     with jax.ensure_compile_time_eval():
         ends = logsnr_ends(process, high, low)
         ramp = jnp.linspace(1.0, 0.0, n if final_zero else n + 1, dtype=jnp.float32)
-        times = process.t_of_logsnr(ends[1] + ramp**rho * (ends[0] - ends[1]))
-        return finish(times.at[0].set(high).at[-1].set(low), final_zero)
+        levels = ends[1] + ramp**rho * (ends[0] - ends[1])
+        return from_logsnr(process, levels, high, low, final_zero)
 
 
 def karras_grid(
@@ -212,7 +217,8 @@ def karras_grid(
 
     Raises:
       TypeError: ``process`` is not a noise process.
-      ValueError: Too few steps, ``rho`` not above 0, or times out of order.
+      ValueError: Too few steps or too many for float32, ``rho`` not above 0, or times
+        out of order.
 
     Example:
       >>> import jaxlib_guidance as jg
@@ -230,8 +236,8 @@ def karras_grid(
         ends = -logsnr_ends(process, high, low) / (2 * rho)
         first, last = jnp.exp(ends[0]), jnp.exp(ends[1])
         ramp = jnp.linspace(0.0, 1.0, n if final_zero else n + 1, dtype=jnp.float32)
-        times = process.t_of_logsnr(-2 * rho * jnp.log(first + ramp * (last - first)))
-        return finish(times.at[0].set(high).at[-1].set(low), final_zero)
+        levels = -2 * rho * jnp.log(first + ramp * (last - first))
+        return from_logsnr(process, levels, high, low, final_zero)
 
 
 def shift_grid(grid: Array, shift: float) -> Array:

@@ -1,16 +1,24 @@
 """What time grids have in common: their ends, and the checks of their arguments."""
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance.diffusion._process import logsnr
-from jaxlib_guidance.types import Array, Process, require_process
+from jaxlib_guidance.types import Array, Process, concrete, require_process
 
 
 def finish(times: Array, final_zero: bool) -> Array:
-    """The grid with 0 behind it, or as it is."""
+    """The grid with 0 behind it, or as it is; raises where known times repeat."""
+    known = concrete(times)
+    if known is not None and not (np.diff(known) < 0).all():
+        raise ValueError(
+            f"n is too large: float32 does not tell all of {len(known)} times from "
+            f"{known[0]:g} to {known[-1]:g} apart; expected fewer steps, or a spacing "
+            "less dense at its ends"
+        )
     return jnp.append(times, 0.0) if final_zero else times
 
 
@@ -22,10 +30,10 @@ def require_steps(n: int, smallest: int = 1) -> None:
         )
 
 
-def require_positive(value: float, name: str) -> None:
-    """Raises unless ``value`` is above 0 and finite."""
-    if not 0 < value < np.inf:
-        raise ValueError(f"{name} is {value}; expected a finite number above 0")
+def require_untraced(value: Any, name: str) -> None:
+    """Raises if a number that decides what the program is is traced."""
+    if concrete(value) is None:
+        raise ValueError(f"{name} is traced; expected a number known while tracing")
 
 
 def time_range(
@@ -38,6 +46,8 @@ def time_range(
     require_process(process)
     low = process.t_min if t_min is None else t_min
     high = process.t_max if t_max is None else t_max
+    require_untraced(low, "t_min")
+    require_untraced(high, "t_max")
     if not 0 <= low < high or (above_zero and low == 0):
         raise ValueError(
             f"t_min is {low} and t_max {high}; expected 0 "
@@ -52,3 +62,11 @@ def logsnr_ends(process: Process, high: float, low: float) -> Array:
     # sigma / alpha = 1000; the first time stays t_max itself.
     ends = logsnr(process, jnp.array([high, low], jnp.float32))
     return jnp.clip(ends, -2 * math.log(1e3), 2 * math.log(1e5))
+
+
+def from_logsnr(
+    process: Process, levels: Array, high: float, low: float, final_zero: bool
+) -> Array:
+    """The grid of these log-SNR, whose ends are the known times ``high, low``."""
+    times = process.t_of_logsnr(levels)
+    return finish(times.at[0].set(high).at[-1].set(low), final_zero)

@@ -8,11 +8,13 @@ import numpy as np
 
 from jaxlib_guidance.diffusion._ranges import (
     finish,
+    from_logsnr,
     logsnr_ends,
-    require_positive,
     require_steps,
+    require_untraced,
     time_range,
 )
+from jaxlib_guidance.diffusion._times import require_positive
 from jaxlib_guidance.types import Array, Process
 
 
@@ -43,7 +45,8 @@ def kl_optimal_grid(
 
     Raises:
       TypeError: ``process`` is not a noise process.
-      ValueError: Too few steps, ``scale`` not above 0, or times out of order.
+      ValueError: Too few steps or too many for float32, ``scale`` not above 0, or times
+        out of order.
 
     Example:
       >>> import jaxlib_guidance as jg
@@ -96,8 +99,8 @@ def beta_grid(
 
     Raises:
       TypeError: ``process`` is not a noise process.
-      ValueError: Too few steps, a parameter not above 0, times out of order, or an
-        unknown ``space``.
+      ValueError: Too few steps or too many for float32, a parameter not above 0, times
+        out of order, or an unknown ``space``.
 
     Reference: Lee et al., Beta Sampling is All You Need, arXiv 2407.12173.
     """
@@ -107,8 +110,9 @@ def beta_grid(
     if space not in ("time", "sigma"):
         raise ValueError(f"space is {space!r}; expected 'time' or 'sigma'")
     require_steps(n, 1 if space == "time" else 2)
-    require_positive(alpha, "alpha")
-    require_positive(beta, "beta")
+    for value, name in ((alpha, "alpha"), (beta, "beta")):
+        require_untraced(value, name)
+        require_positive(value, name)
     low, high = time_range(process, t_min, t_max, above_zero=space == "sigma")
     count = n if space == "time" else n - 1
     share = betaincinv(alpha, beta, 1 - np.arange(n) / count).astype(np.float32)
@@ -117,8 +121,7 @@ def beta_grid(
             return finish(low + jnp.asarray(share) * (high - low), True)
         first, last = jnp.exp(-0.5 * logsnr_ends(process, high, low))
         ratio = last + share * (first - last)
-        times = process.t_of_logsnr(-2 * jnp.log(ratio))
-        return finish(times.at[0].set(high).at[-1].set(low), True)
+        return from_logsnr(process, -2 * jnp.log(ratio), high, low, True)
 
 
 def linear_quadratic_grid(

@@ -1,8 +1,9 @@
-"""Times of a noise process, told from step numbers and from those of another."""
+"""Checks of numbers: times of a process, told from step numbers, and scales."""
 
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlib_guidance.types import Process, concrete, require_process
 
@@ -41,3 +42,18 @@ def require_times(process: Process, t: Any, name: str = "t") -> None:
             f"times of {kind}, 0 to {end}: not step numbers, noise levels or the grid "
             "of another process"
         )
+
+
+def require_positive(value: Any, name: str) -> None:
+    """Raises unless a number, where it is known, is above 0 and finite.
+
+    Args:
+      value: Number to check; what is traced passes.
+      name: Name of the argument in the error.
+
+    Raises:
+      ValueError: A known number that is not above 0, or not finite.
+    """
+    known = concrete(value)
+    if known is not None and not ((known > 0) & (known < np.inf)).all():
+        raise ValueError(f"{name} is {value}; expected a finite number above 0")

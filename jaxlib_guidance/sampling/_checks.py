@@ -21,7 +21,7 @@ def require_whole(
     Raises:
       ValueError: Something else, a truth value included.
     """
-    whole = isinstance(value, int) and not isinstance(value, bool)
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not whole or value < smallest or (largest is not None and value > largest):
         bounds = f"from {smallest}" + (f" to {largest}" if largest is not None else "")
         raise ValueError(f"{name} is {value!r}; expected a whole number {bounds}")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.diffusion import require_positive
 from jaxlib_guidance.reduce import sqrt
 from jaxlib_guidance.sampling._checks import is_zero, require_whole
 from jaxlib_guidance.sampling._newton import newton, shrinking
@@ -24,7 +25,7 @@ from jaxlib_guidance.sampling._spaces import (
     stretch,
 )
 from jaxlib_guidance.transition import Transition
-from jaxlib_guidance.types import Array, expand
+from jaxlib_guidance.types import Array, concrete, expand
 
 
 class _History(NamedTuple):
@@ -93,8 +94,9 @@ def multistep(
     stochastic = not is_zero(eta)
     if space != "logsnr" and (stochastic or midpoint):
         raise ValueError(f"eta and midpoint need space='logsnr'; got {space!r}")
-    if not scale > 0 or (scale != 1 and space != "flow"):
-        raise ValueError(f"scale is {scale} in space {space!r}; expected > 0, 'flow'")
+    require_positive(scale, "scale")
+    if space != "flow" and (concrete(scale) is None or scale != 1):
+        raise ValueError(f"scale is {scale} in space {space!r}; it needs space='flow'")
     depth = order if correct else order - 1
 
     def init(x):

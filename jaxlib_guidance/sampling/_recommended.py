@@ -1,9 +1,8 @@
 """The sampler to take without reading a table: one solver and its grid."""
 
-import math
 from typing import NamedTuple
 
-from jaxlib_guidance.diffusion import flow_grid
+from jaxlib_guidance.diffusion import flow_grid, require_positive
 from jaxlib_guidance.sampling._multistep import adams
 from jaxlib_guidance.sampling._sa import sa_solver
 from jaxlib_guidance.sampling._sampler import Sampler
@@ -66,8 +65,7 @@ def recommended(
       >>> x.shape
       (4, 8, 8)
     """
-    if not 0 < scale < math.inf:
-        raise ValueError(f"scale is {scale}; expected a finite number above 0")
+    require_positive(scale, "scale")
     sampler = sa_solver() if stochastic else adams(4, scale=scale, adaptive=True)
     shift, rho = (scale, 1.0) if stochastic else (1.5 * scale, 2.0)
     return Recommended(sampler, flow_grid(process, n, shift, t_min, t_max, rho=rho))

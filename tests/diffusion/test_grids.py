@@ -154,6 +154,15 @@ def test_grids_are_constants_under_jit():
     inside(jnp.ones(1))
 
 
+def test_a_shift_may_be_traced_and_an_exponent_may_not():
+    made = jax.jit(lambda shift: flow_grid(VPCosine(), 4, shift))(3.0)
+    np.testing.assert_allclose(made, flow_grid(VPCosine(), 4, 3.0), rtol=1e-5)
+    made = jax.jit(shift_grid)(uniform_grid(RectifiedFlow(), 2), 3.0)
+    np.testing.assert_allclose(made, [1.0, 0.75, 0.0])
+    with pytest.raises(ValueError, match="rho is traced; expected a number known"):
+        jax.eval_shape(lambda rho: flow_grid(VE(), 5, rho=rho), 2.0)
+
+
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("n", [0, -3, 2.5, True])
 def test_bad_count(spacing, n):

@@ -239,8 +239,30 @@ def test_ends_and_order(process):
         (lambda: uniform_grid(VE(), 5, t_min=0.0), "expected 0 < t_min"),
         (lambda: uniform_grid(VE(), 1, t_min=0.1), "at least 2"),
         (lambda: discrete_grid(TABLE, 5, solver="heun"), "solver is 'heun'"),
+        # Neighbouring times that float32 does not tell apart.
+        (lambda: beta_grid(VPCosine(), 1000, space="sigma"), "n is too large"),
+        (lambda: logsnr_grid(VPCosine(), 1000, rho=3.0), "n is too large"),
     ],
 )
 def test_bad_arguments(make, match):
     with pytest.raises(ValueError, match=match):
         make()
+
+
+def test_scale_may_be_traced():
+    made = jax.jit(lambda scale: kl_optimal_grid(VE(), 5, scale))(0.5)
+    np.testing.assert_allclose(made, kl_optimal_grid(VE(), 5, 0.5), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda a: beta_grid(VE(), 5, alpha=a), "alpha"),
+        (lambda a: beta_grid(VE(), 5, beta=a), "beta"),
+        (lambda a: uniform_grid(VE(), 5, t_min=a), "t_min"),
+        (lambda a: uniform_grid(VE(), 5, t_max=a), "t_max"),
+    ],
+)
+def test_what_may_not_be_traced_is_named(make, name):
+    with pytest.raises(ValueError, match=f"{name} is traced; expected a number known"):
+        jax.eval_shape(make, 0.5)

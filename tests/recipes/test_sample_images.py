@@ -152,6 +152,17 @@ def test_labels_and_prompts_fill_rows():
     assert rows((2, 3), ("cat", "cake"), 1) == ([2, 3], ["cat", "cake"])
 
 
+def test_a_stochastic_solver_takes_the_grid_for_such():
+    model, _ = recipe.load_pretrained("digits")
+    noise = "stochastic=True"
+    for solver in ("dpmpp_sde", "dpm_2", "dpm_2,eta=0.5", f"recommended,{noise}"):
+        sampler, grid = recipe.solver_of(config(sampler=solver, steps=5), model)
+        noisy = solver != "dpm_2"
+        assert sampler.stochastic == noisy
+        want = jg.recommended(model.process, 5, stochastic=noisy).grid
+        np.testing.assert_array_equal(grid, want)
+
+
 def test_png_says_how_it_was_made(tmp_path):
     out = tmp_path / "deep" / "grid.png"
     recipe.main(config(guide=("cfg=2",), sampler="ddim,eta=1", out=out))

@@ -78,7 +78,7 @@ def test_a_table_is_the_solver_it_was_read_from():
 
 def test_without_a_step_it_is_the_solver_that_it_begins_with():
     made, report = calibrate(
-        *(KEYS[:8], NET, N, (4,), COND[:8]), start=START, steps=0, batch=4
+        *(KEYS[:8], NET, np.int64(N), (4,), COND[:8]), start=START, steps=0, batch=4
     )
     want, _ = jg.sample(KEYS[:8], NET, *START, (4,), COND[:8])
     got, _ = jg.sample(KEYS[:8], NET, made.sampler, made.grid, (4,), COND[:8])

@@ -216,6 +216,7 @@ def test_one_network_in_the_compiled_loop():
         (lambda: multistep("flow", 2, eta=1.0), "eta and midpoint need"),
         (lambda: multistep("sigma", 2, midpoint=True), "eta and midpoint need"),
         (lambda: adams(2, scale=0.0), "scale is 0.0"),
+        (lambda: adams(2, scale=np.inf), "scale is inf; expected a finite number"),
         (lambda: multistep("logsnr", 2, scale=2.0), "scale is 2.0"),
     ],
 )

@@ -108,6 +108,17 @@ def test_grid_and_solver_by_scale_and_noise():
     assert noisy.grid[0] == jnp.float32(0.9)
 
 
+def test_scale_may_be_traced():
+    net = jg.parametrize(lambda x, t, cond: jnp.tanh(x), jg.VPCosine())
+    keys = jg.sample_keys(jax.random.key(0), 2)
+
+    def end(scale):
+        sampler, grid = jg.recommended(net.process, 3, scale=scale)
+        return jg.sample(keys, net, sampler, grid, (4,))[0]
+
+    np.testing.assert_allclose(jax.jit(end)(0.5), end(0.5), rtol=1e-4, atol=1e-5)
+
+
 class Unbounded:
     """A process of a user who left out the range of its times."""
 
