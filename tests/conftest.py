@@ -8,6 +8,7 @@ Also writers of foreign weight files, by the formats' definitions, not by our re
 """
 
 import atexit
+import gc
 import json
 import os
 import shutil
@@ -32,11 +33,14 @@ import pytest
 if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     jax.config.update("jax_disable_most_optimizations", True)
-    # Later versions refuse the flag.
-    if jax.__version_info__ < (0, 11):
-        os.environ["XLA_FLAGS"] = (
-            f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
-        )
+    # A version that does not know a flag refuses it. Programs are small: to divide one
+    # among threads that compile it is a third more work.
+    flags = {
+        "--xla_cpu_use_fusion_emitters=false": (0, 11),
+        "--xla_cpu_parallel_codegen_split_count=1": (0, 13),
+    }
+    known = [flag for flag, end in flags.items() if jax.__version_info__ < end]
+    os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *known])
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -64,6 +68,12 @@ def pytest_collection_modifyitems(items):
     place = {here / name: number for number, name in enumerate(LONGEST)}
     tests = Counter(item.path for item in items)
     items.sort(key=lambda i: (place.get(i.path, len(place)), -tests[i.path]))
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: the garbage collector need not go through it."""
+    gc.collect()
+    gc.freeze()
 
 
 SCALARS = {
