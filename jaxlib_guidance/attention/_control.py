@@ -21,6 +21,7 @@ GATES = {
     "identity": 0.0,
     "negative_scale": 0.0,
     "negative_limit": 1.0,
+    "negative_bias": 0.0,
     "negative_mix": 0.0,
     "skip": 0.0,
     "shuffle": 0.0,
@@ -60,6 +61,7 @@ class Edit:
         attention to another branch's keys and values; see `move_away` (static).
       negative_scale: How far it moves, in the rule's terms.
       negative_limit: Largest growth of the output's norm, under the rule "nag".
+      negative_bias: Added to the logits of the negative's keys, under the rule "flip".
       negative_mix: Share of the moved output; 0 keeps the branch's own.
       skip: 1 leaves the whole layer out that the site is part of, MLP included: its
         input is its output. For networks whose layers use `enter_layer`.
@@ -82,6 +84,7 @@ class Edit:
     negative: tuple[tuple[str, Any], ...] = static(default=())
     negative_scale: Array | float | None = None
     negative_limit: Array | float | None = None
+    negative_bias: Array | float | None = None
     negative_mix: Array | float | None = None
     skip: Array | float | None = None
     shuffle: Array | float | None = None

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.attention._control import LAYER, PIXELS, Edit, captured
 from jaxlib_guidance.attention._entmax import entmax15
-from jaxlib_guidance.attention._negative import RULES
+from jaxlib_guidance.attention._negative import FLIP, RULES
 from jaxlib_guidance.reduce import divide
 from jaxlib_guidance.types import Array, expand
 
@@ -92,17 +92,19 @@ def attend(
             eye = jnp.eye(probs.shape[-1], dtype=probs.dtype)
             probs = _mix(probs, jnp.broadcast_to(eye, probs.shape), edit.identity, "")
     for rule, source in edit.negative:
-        out = _moved(out, q, k, v, mask, edit, RULES[rule], source, kernel)
+        out = _moved(out, q, k, v, mask, edit, rule, source, kernel)
     if probs is None or not capture:
         return out, None
     return out, captured(probs, capture)
 
 
-def _fused(q, k, v, mask, kernel):
+def _fused(q, k, v, mask, kernel, bias=None):
     keys = None if mask is None else mask[:, None, None, :]
     # The kernel's own code mixes bfloat16 and float32, which strict promotion forbids.
     with jax.numpy_dtype_promotion("standard"):
-        out = jax.nn.dot_product_attention(q, k, v, mask=keys, implementation=kernel)
+        out = jax.nn.dot_product_attention(
+            q, k, v, bias, mask=keys, implementation=kernel
+        )
     if mask is None:
         return out
     return jnp.where(
@@ -117,10 +119,36 @@ def _moved(out, q, k, v, mask, edit, rule, source, kernel):
         own = tuple(i if taken < 0 else taken for i, taken in enumerate(source))
     keys, values = (_take(a, own, "negative") for a in (k, v))
     hidden = None if mask is None else _take(mask, own, "negative")
-    away = rule(out, _fused(q, keys, values, hidden, kernel), edit)
+    if rule == FLIP:
+        away = _flipped(q, (k, keys), (v, values), (mask, hidden), edit, kernel)
+    else:
+        away = RULES[rule](out, _fused(q, keys, values, hidden, kernel), edit)
     uses = jnp.tile(jnp.asarray(source) >= 0, out.shape[0] // len(source))
     mix = 1.0 if edit.negative_mix is None else edit.negative_mix
     return _mix(out, away, mix * uses.astype(jnp.float32), "negative_mix")
+
+
+def _flipped(q, keys, values, masks, edit, kernel):
+    """One softmax over own and negative keys, the values of the latter flipped."""
+    scale, bias = (
+        jnp.asarray(0.0 if a is None else a, jnp.float32)
+        for a in (edit.negative_scale, edit.negative_bias)
+    )
+    for name, number in (("scale", scale), ("bias", bias)):
+        if number.shape not in ((), q.shape[:1]):
+            raise ValueError(
+                f"edit.negative_{name} has shape {number.shape}; expected () or "
+                f"{q.shape[:1]}"
+            )
+    away = -(expand(scale, q) * values[1].astype(jnp.float32))
+    own = keys[0].shape[1]
+    added = jnp.broadcast_to(expand(bias, q), (q.shape[0], 1, 1, 2 * own))
+    added = jnp.where(jnp.arange(2 * own) < own, 0, added)
+    mask = None if masks[0] is None else jnp.concatenate(masks, 1)
+    both = jnp.concatenate((values[0], away.astype(values[0].dtype)), 1)
+    return _fused(
+        q, jnp.concatenate(keys, 1), both, mask, kernel, added.astype(q.dtype)
+    )
 
 
 def _require_shapes(q, k, v, mask):

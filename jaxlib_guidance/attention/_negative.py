@@ -55,6 +55,8 @@ def _orthogonal(own, other, edit):
 
 
 RULES = {"nag": _wide(_nag), "nasa": _wide(_nasa), "orthogonal": _wide(_orthogonal)}
+# The rule under which negative keys join the softmax, which is no function of outputs.
+FLIP = "flip"
 
 
 def move_away(
@@ -63,6 +65,7 @@ def move_away(
     scale: Array | float,
     *,
     limit: Array | float | None = None,
+    bias: Array | float | None = None,
     mix: Array | float = 1.0,
 ) -> Edit:
     """Moves an attention output ``z`` away from one to another branch's keys.
@@ -70,32 +73,39 @@ def move_away(
     With ``z'`` the attention of the same queries to the keys and values of ``branch``:
     "nag" makes ``s z - (s - 1) z'``, of norm ``limit`` times that of ``z`` at most;
     "nasa" ``z - s z'``; "orthogonal" ``z - s (z' - the part of z' along z)``. Norms
-    (sums of absolute values) and inner products are those of each token.
+    (sums of absolute values) and inner products are those of each token. "flip" is one
+    attention to both sets of keys, with values ``-s v'`` and ``bias`` added to the
+    logits of the negative ones.
 
     Args:
       branch: Name of the branch of the same call whose keys and values are negative,
         such as "uncond".
-      rule: One of "nag", "nasa" and "orthogonal".
+      rule: One of "nag", "nasa", "orthogonal" and "flip".
       scale: Factor ``s``, scalar or ``[B]``.
       limit: Largest growth of the norm, for "nag" alone, scalar or ``[B]``.
+      bias: Number that is added to the logits of negative keys, for "flip" alone,
+        scalar or ``[B]``.
       mix: Share of the moved output, scalar or ``[B]``; 0 keeps ``z``.
 
     Returns:
       An edit, for the control of a branch.
 
     Raises:
-      ValueError: Another rule; a limit that is missing for "nag" or has no effect.
+      ValueError: Another rule; a limit or a bias that is missing or has no effect.
 
     Reference: normalised attention guidance, arXiv 2505.21179, section 4; NASA, arXiv
-      2412.02687.
+      2412.02687; value sign flip, github.com/weathon/VSF.
     """
-    if rule not in RULES:
-        raise ValueError(f"rule is {rule!r}; expected one of {tuple(RULES)}")
+    if rule not in (*RULES, FLIP):
+        raise ValueError(f"rule is {rule!r}; expected one of {(*RULES, FLIP)}")
+    if (rule == FLIP) != (bias is not None):
+        raise ValueError(f"bias is {bias}; expected a number for 'flip' and None else")
     if (rule == "nag") != (limit is not None):
         raise ValueError(f"limit is {limit}; expected a number for 'nag' and None else")
     return Edit(
         negative=((rule, branch),),
         negative_scale=scale,
         negative_limit=limit,
+        negative_bias=bias,
         negative_mix=mix,
     )

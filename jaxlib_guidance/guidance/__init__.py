@@ -8,6 +8,7 @@ from jaxlib_guidance.guidance._attention_negative import (
     nasa,
     orthogonal_negative,
     pladis,
+    vsf,
 )
 from jaxlib_guidance.guidance._base import (
     BASE,
@@ -20,6 +21,14 @@ from jaxlib_guidance.guidance._base import (
     init_term,
     sample_axes,
     sample_norm,
+)
+from jaxlib_guidance.guidance._blend import (
+    Rectified,
+    Tangential,
+    mahiro,
+    recfg,
+    recfg_ratio,
+    tag,
 )
 from jaxlib_guidance.guidance._cfg_pp import cfg_pp, terminal_repair
 from jaxlib_guidance.guidance._chain import Chain, chain
@@ -40,6 +49,10 @@ from jaxlib_guidance.guidance._correct import (
     characteristic,
     rectified_cfg_pp,
 )
+from jaxlib_guidance.guidance._dynamic_negative import (
+    DynamicNegative,
+    dynamic_negative,
+)
 from jaxlib_guidance.guidance._elucd import elucd, softplus
 from jaxlib_guidance.guidance._energy import Energy, energy, step_size
 from jaxlib_guidance.guidance._feedback import (
@@ -49,6 +62,7 @@ from jaxlib_guidance.guidance._feedback import (
     feedback_guidance,
 )
 from jaxlib_guidance.guidance._fixed_point import fixed_point
+from jaxlib_guidance.guidance._frames import FrameRamp, frame_ramp
 from jaxlib_guidance.guidance._frequency import fdg, fresca, samg
 from jaxlib_guidance.guidance._geometry import (
     cosine,
@@ -56,7 +70,7 @@ from jaxlib_guidance.guidance._geometry import (
     sample_dot,
     sample_mean,
 )
-from jaxlib_guidance.guidance._history import ErrorCorrection, cfg_ec
+from jaxlib_guidance.guidance._history import ErrorCorrection, History, cfg_ec, higs
 from jaxlib_guidance.guidance._inverse import (
     ENERGIES,
     ObservationEnergy,
@@ -70,6 +84,12 @@ from jaxlib_guidance.guidance._inverse import (
 )
 from jaxlib_guidance.guidance._jacobian import conjugate_gradient
 from jaxlib_guidance.guidance._magnitude import beta_cfg, mambo_g, power_law
+from jaxlib_guidance.guidance._memory import (
+    SlidingMode,
+    TransitionPoint,
+    smc_cfg,
+    transition_point,
+)
 from jaxlib_guidance.guidance._negative import (
     Negative,
     contrastive_cfg,
@@ -102,6 +122,7 @@ from jaxlib_guidance.guidance._ramp import (
     exponential_ramp,
     power_cosine,
     ramp,
+    triangle_ramp,
 )
 from jaxlib_guidance.guidance._registry import (
     FAMILIES,
@@ -122,6 +143,7 @@ from jaxlib_guidance.guidance._sag import SelfAttentionGuidance, sag
 from jaxlib_guidance.guidance._schedule import During, Scheduled, during, scheduled
 from jaxlib_guidance.guidance._skip import TokenPerturbation, slg, stg, tpg
 from jaxlib_guidance.guidance._step import step_grid, step_kernel
+from jaxlib_guidance.guidance._subnet import DroppedBlock, erg, s2_guidance, soft_pag
 from jaxlib_guidance.guidance._threshold import (
     Clip,
     DynamicThreshold,
@@ -168,6 +190,9 @@ __all__ = [
     "power_cosine",
     "exponential_ramp",
     "beta_ramp",
+    "triangle_ramp",
+    "FrameRamp",
+    "frame_ramp",
     # What a term may know of the sampler's step
     "step_kernel",
     "step_grid",
@@ -207,6 +232,8 @@ __all__ = [
     "Concept",
     "sld",
     "sega",
+    "DynamicNegative",
+    "dynamic_negative",
     # Guidance that watches its sample
     "Adaptive",
     "adaptive_guidance",
@@ -214,6 +241,15 @@ __all__ = [
     "cfg_ec",
     "Feedback",
     "feedback_guidance",
+    "SlidingMode",
+    "smc_cfg",
+    "TransitionPoint",
+    "transition_point",
+    # Similarity, and measured ratios of two predictions
+    "mahiro",
+    "Rectified",
+    "recfg",
+    "recfg_ratio",
     # Bands of frequency and places
     "fdg",
     "fresca",
@@ -234,16 +270,21 @@ __all__ = [
     "pag",
     "seg",
     "redirect",
+    "soft_pag",
+    "erg",
     # Layers left out or shuffled
     "slg",
     "stg",
     "TokenPerturbation",
     "tpg",
+    "DroppedBlock",
+    "s2_guidance",
     # Negatives and sparse maps in cross-attention
     "AttentionNegative",
     "nag",
     "nasa",
     "orthogonal_negative",
+    "vsf",
     "pladis",
     # Self-attention guidance
     "SelfAttentionGuidance",
@@ -286,6 +327,10 @@ __all__ = [
     "epsilon_scaling",
     "Momentum",
     "momentum_guidance",
+    "History",
+    "higs",
+    "Tangential",
+    "tag",
     # Rescaling and thresholds
     "RescaleStd",
     "rescale_std",

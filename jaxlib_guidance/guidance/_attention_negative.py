@@ -249,3 +249,52 @@ def pladis(
         control=dict.fromkeys(sites, sparse(scale)),
         worse=name,
     )
+
+
+@method(
+    "attention",
+    "D + w (D_vsf - D), one softmax over own and negative keys in cross-attention, "
+    "values v and -s v'",
+    space="attention",
+    evaluations=3,
+    source="https://github.com/weathon/VSF",
+    law="test_value_sign_flip_is_one_softmax_over_both",
+)
+def vsf(
+    weight: Any,
+    null: PyTree,
+    sites: str | Sequence[str] = CROSS,
+    scale: Any = 3.5,
+    bias: Any = -0.1,
+    name: str = "vsf",
+    negative: str = "uncond",
+) -> AttentionNegative:
+    """Value sign flip: negative words attended to, with their values turned round.
+
+    In cross-attention the keys of the negative condition join the prompt's in one
+    softmax, with ``bias`` added to their logits and ``-s`` times their values. ``x0 = D
+    + w (D_vsf - D)``: 1 is the edited network. Few-step networks take it where a
+    contrast of whole predictions fails.
+
+    Args:
+      weight: Share ``w`` of the way to the edited network, scalar or ``[B]``; 0 is off.
+      null: Negative condition: a pytree of the condition's structure whose leaves
+        broadcast against it.
+      sites: Attention sites whose keys come from the condition, by name or pattern.
+      scale: Factor ``s`` of the negative values, scalar or ``[B]``.
+      bias: Number that is added to the negative's logits, scalar or ``[B]``; at
+        ``-inf`` the term is off.
+      name: Name of the edited branch.
+      negative: Name of the negative branch; the default is shared with `cfg`.
+
+    Returns:
+      A guidance term.
+
+    Raises:
+      TypeError: An argument that is no number.
+
+    Reference: Guo and Du's VSF, github.com/weathon/VSF, without its masks between
+      tokens of joint attention. The negative costs a whole evaluation here.
+    """
+    numbers = {"scale": scale, "bias": bias}
+    return _negative("flip", weight, null, sites, name, negative, **numbers)

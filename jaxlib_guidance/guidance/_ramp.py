@@ -9,6 +9,7 @@ from jaxlib_guidance.guidance._chain import Chain
 from jaxlib_guidance.guidance._checks import known_false, require_numbers
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.guidance._schedule import scheduled
+from jaxlib_guidance.guidance._step import step_grid
 from jaxlib_guidance.types import Array, Context
 
 
@@ -215,3 +216,55 @@ def beta_ramp(term: Any, a: Any = 2.0, b: Any = 2.0) -> Chain:
 def _beta(params: tuple[Array, Array], ctx: Context) -> Array:
     (a, b), done = params, _done(ctx, "beta_ramp")
     return done ** (a - 1) * (1 - done) ** (b - 1) / jnp.exp(betaln(a, b))
+
+
+@method(
+    "when",
+    "the terms' correction times a triangle over the steps whose mean over time is 1",
+    space="any",
+    off="the terms' weights = 0",
+    evaluations=None,
+    source="2509.22007",
+    strength=None,
+    law="test_triangle_ramp_has_mean_one_on_any_grid",
+)
+def triangle_ramp(term: Any, peak: Any = 0.5) -> Chain:
+    """A weight that rises to a peak and falls again, of mean 1 over the time (TV-CFG).
+
+    The factor of what the term adds in step ``n`` of ``N`` is ``n / M`` up to ``M =
+    ceil(peak N)`` and ``(N - n) / (N - M)`` from there, divided by its mean over the
+    grid's steps weighted by their lengths in ``t``. Here the triangle multiplies ``w``,
+    and not the scale ``w + 1``.
+
+    Args:
+      term: A term or a chain.
+      peak: Share of the steps at which the weight is largest, scalar or ``[B]``, in
+        (0, 1].
+
+    Returns:
+      A chain that holds the scheduled term.
+
+    Raises:
+      TypeError: A peak that is no number; a term that changes the condition.
+      ValueError: A peak outside (0, 1]; while sampling, an adaptive solver.
+
+    Reference: Jin et al., arXiv 2509.22007, read in AbstractEyes/comfy-cfg-megapack.
+    """
+    require_numbers("triangle_ramp", peak=peak)
+    if known_false(lambda p: (p > 0) & (p <= 1), peak):
+        raise ValueError(f"triangle_ramp's peak is {peak}; expected a share in (0, 1]")
+    return scheduled(term, _triangle, jnp.asarray(peak, jnp.float32))
+
+
+def _triangle(peak: Array, ctx: Context) -> Array:
+    grid = step_grid(ctx, "triangle_ramp")
+    count = grid.shape[0] - 1
+    top = jnp.maximum(jnp.ceil(peak * count), 1)[..., None]
+    step = jnp.arange(count, dtype=jnp.float32)
+    falling = (count - step) / jnp.maximum(count - top, 1)
+    shape = jnp.where(step <= top, step / top, falling)
+    lengths = jnp.abs(jnp.diff(grid))
+    total = jnp.sum(shape * lengths, -1, keepdims=True)
+    # Of a single step the triangle is its foot; the mean asks for 1.
+    mean = jnp.where(total > 0, shape * jnp.sum(lengths) / total, 1)
+    return mean[..., ctx.step]

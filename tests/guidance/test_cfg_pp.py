@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxlib_guidance as jg
 from jaxlib_guidance.guidance import cfg_pp, terminal_repair
@@ -17,6 +18,7 @@ def classes(x, t, cond, *, control, capture):
     return jg.types.Denoised(mean + gain * (x - alpha * mean))
 
 
+@pytest.mark.exact("CFG++ is cfg at the scale S(lambda, step), which renoises with u")
 def test_cfg_pp_renoises_with_the_unconditional_noise():
     """The paper's algorithm 2, written down, against DDIM under the schedule."""
     grid = jg.uniform_grid(PROCESS, 5)
@@ -56,6 +58,7 @@ def test_cfg_pp_golden(context, lookup, guided):
     np.testing.assert_allclose(last, [[0.6]], rtol=1e-5)
 
 
+@pytest.mark.exact("One step of a contrast of points ends at the repaired one")
 def test_terminal_repair_golden():
     """y = (1, 2, -1), r = 0.5, scale 3: (1.875, 0.625, 0.375); cfg in short steps."""
     rows = jnp.asarray([[1.0, 1.0, 0.0], [2.0, 0.0, 1.0]])

@@ -54,6 +54,7 @@ def setting(counter, context):
     return counter, context(PROCESS, x, 0.3, jnp.array([0, 4, 5])), params
 
 
+@pytest.mark.exact("A noisy classifier moves the mean by Tweedie's formula")
 def test_noisy_classifier_moves_the_mean_by_tweedie(setting, guided):
     """``sigma^2 / alpha grad log p(y | x_t)``; a null label moves nothing."""
     counter, ctx, params = setting

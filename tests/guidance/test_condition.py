@@ -50,6 +50,7 @@ def test_cads_is_its_formula(got):
         np.testing.assert_array_equal(got(term, step=step), Y)
 
 
+@pytest.mark.exact("Mean and deviation of the condition are kept")
 def test_cads_keeps_mean_and_deviation_of_each_sample(got):
     new = got(cads(scale=2.0, start=0.2), step=4)
     assert np.abs(new - Y).mean() > 0.5

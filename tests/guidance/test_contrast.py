@@ -25,6 +25,7 @@ def test_weight_of_each_sample(lookup, context, guided):
     np.testing.assert_allclose(x0, [c, 2 * c - u, 4 * c - 3 * u], rtol=1e-6)
 
 
+@pytest.mark.exact("A contrast is the same in x0, eps, v, velocity and score")
 @pytest.mark.parametrize("space", ["eps", "v", "velocity", "score"])
 def test_a_contrast_is_the_same_in_every_space(space, lookup, context, guided):
     """Coefficients c + w (c - u) sum to one, and predictions are affine in x0."""

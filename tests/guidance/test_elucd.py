@@ -22,6 +22,7 @@ def smooth(x, t, cond, *, control, capture):
     return jg.types.Denoised(jnp.tanh(x))
 
 
+@pytest.mark.exact("The mean of DDPM's step moves by its variance times the gradient")
 def test_elucd_moves_the_mean_as_published():
     """By ``(S + gamma sin(pi t / T) max S) grad``, S the variance that `ddpm` draws
     with; the gradient of ``tau1 f_y - log sum exp(tau2 f)`` by hand."""

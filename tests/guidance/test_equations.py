@@ -32,6 +32,7 @@ def gaussian(scale=1.0):
     return jg.Denoiser(apply)
 
 
+@pytest.mark.exact("A fixed point and its gradient are the solution's")
 def test_a_fixed_point_and_its_gradient():
     """z = A z + b: the solution, and its derivatives in A and b, in closed form."""
     a = 0.3 * jnp.asarray(RNG.normal(size=(D, D)) / D**0.5, jnp.float32)
@@ -132,6 +133,7 @@ class Observe:
         return delta + factor * jacobian.transpose(weights @ a), state
 
 
+@pytest.mark.exact("J as covariance gives the posterior mean of any Gaussian")
 def test_the_jacobian_gives_the_posterior_mean_of_any_gaussian(context, guided):
     """Exact for a Gaussian of any covariance (Rozet et al., arXiv 2405.13712)."""
     ctx = context(PROCESS, X, 0.5, LABELS)

@@ -76,6 +76,7 @@ def evidence(kind, size):
     return lambda w: jg.energy(energy, w, through="noisy"), exact
 
 
+@pytest.mark.exact("Samples of mixtures have the posterior's mean and variance")
 @pytest.mark.parametrize("kind", ["label", "observation"])
 @pytest.mark.parametrize("size", SIZES)
 def test_exact_evidence_draws_from_the_tilted_posterior(size, kind):
@@ -109,6 +110,7 @@ def states(size):
     return jax.random.normal(jax.random.key(2), (len(T), size))
 
 
+@pytest.mark.exact("The estimate is Tweedie's of the tilted mixture at every level")
 @pytest.mark.parametrize("kind", ["label", "observation"])
 @pytest.mark.parametrize("size", SIZES)
 def test_the_estimate_is_the_posterior_mean(size, kind, context, guided):
@@ -127,6 +129,9 @@ def test_the_estimate_is_the_posterior_mean(size, kind, context, guided):
     np.testing.assert_allclose(x0, mean, rtol=1e-3, atol=2e-3)
 
 
+@pytest.mark.exact(
+    "The likelihood through the network gives the posterior mean of a Gaussian"
+)
 def test_through_the_network_is_exact_for_a_gaussian(context, guided):
     """``p(y | x_t) = N(y; A E[x0 | x_t], A V_t A' + s^2)``, a function of the estimate.
 
@@ -162,6 +167,9 @@ def test_through_the_network_is_exact_for_a_gaussian(context, guided):
     assert np.abs(wrong - mean).reshape(4, -1).max(axis=1).min() > 4e-3
 
 
+@pytest.mark.exact(
+    "The estimate is that of p^(1 + w) / q^w for mixtures, at every level"
+)
 @pytest.mark.parametrize("kind", ["cfg", "autoguidance"])
 def test_a_contrast_samples_a_ratio_of_densities(kind, context, guided):
     """``x0 = (x_t + sigma^2 grad log(p^(1 + w) / q^w)) / alpha`` at every level, with p

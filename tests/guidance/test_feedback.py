@@ -34,6 +34,7 @@ def normal(x, t, cond, *, control, capture):
     )
 
 
+@pytest.mark.exact("The log posterior is that of the sampler's own transitions")
 def test_feedback_guidance_follows_the_posterior():
     """The authors' recursion, in numpy, along the sampler's own trajectory."""
     sigmas = [8.0, 5.0, 3.0, 1.5, 0.8, 0.3]

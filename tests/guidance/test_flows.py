@@ -14,6 +14,8 @@ import jaxlib_guidance as jg
 from jaxlib_guidance.guidance import (
     characteristic,
     epsilon_scaling,
+    negation,
+    nested,
     self_guidance,
     tsr,
 )
@@ -46,6 +48,9 @@ def moments(term, label=0, high=80.0, steps=200):
     return low, (top - low) ** 2
 
 
+@pytest.mark.exact(
+    "A contrast of Gaussians ends at v_c (v_c / v_b)^w, its mean between them"
+)
 @pytest.mark.parametrize(
     ("weight", "null", "mean", "variance"),
     [
@@ -62,6 +67,23 @@ def test_cfg_ends_at_its_own_variance(weight, null, mean, variance):
     np.testing.assert_allclose(got_mean, mean, rtol=1e-2)
 
 
+@pytest.mark.exact("Contrasts of Gaussians end at the product of powers of variances")
+@pytest.mark.parametrize("method", ["negation", "nested"])
+def test_sums_of_contrasts_end_at_products_of_variances(method):
+    """``sum a_i D_i`` with ``sum a_i = 1`` ends at ``prod v_i^(a_i)``."""
+    w, v = 1.0, 0.5
+    if method == "negation":  # c + w (c - u) - v (n - u), n = N(0, 1 / 4).
+        term = negation(jnp.float32(v), 1, 2)
+        term = jg.chain(jg.cfg(jnp.float32(w), 1), term)
+        power = 1 + w - v
+    else:  # c + w (c - m) + v (m - u), m = N(0, 1 / 4).
+        term = nested(jnp.float32(w), 1, 2, inner_weight=jnp.float32(v))
+        power = 1 + v
+    _, variance = moments(term)
+    np.testing.assert_allclose(variance, 0.25**power, rtol=1e-2)
+
+
+@pytest.mark.exact("Guidance in an interval moves the mean by its closed share")
 def test_an_interval_moves_the_mean_by_its_share():
     """w (sqrt(v / (v + lo^2)) - sqrt(v / (v + hi^2))), equal variances v."""
     term = jg.during(jg.cfg(jnp.float32(2.0), jnp.int32(2)), 0.28, 5.42, unit="sigma")
@@ -74,6 +96,7 @@ def test_an_interval_moves_the_mean_by_its_share():
     np.testing.assert_allclose(variance, v, rtol=1e-2)
 
 
+@pytest.mark.exact("The variance of N(0, v) becomes v (1 + shift)^(2 w)")
 @pytest.mark.parametrize(
     ("weight", "shift", "growth"), [(3.0, 0.01, 0.743064 / 0.7), (3.0, 0.1, 1.1**6)]
 )
@@ -86,6 +109,7 @@ def test_self_guidance_widens_a_gaussian(weight, shift, growth):
     np.testing.assert_allclose(mean, 0, atol=1e-6)
 
 
+@pytest.mark.exact("The variance grows as ((v + s^2) / v)^(1 - 1 / factor)")
 def test_epsilon_scaling_widens_with_the_noise():
     """v ((v + sigma_max^2) / v)^(1 - 1 / factor), so it is no temperature."""
     for high in (80.0, 20.0):
@@ -96,6 +120,7 @@ def test_epsilon_scaling_widens_with_the_noise():
         np.testing.assert_allclose(variance, want, rtol=5e-3)
 
 
+@pytest.mark.exact("It is the denoiser of N(m, v / k) at every level")
 @pytest.mark.parametrize("k", [0.5, 0.93, 2.0])
 def test_tsr_is_the_denoiser_of_another_variance(k, context, guided):
     """Of N(m, v / k) at every level where s^2 = v, so a k below 1 widens."""
@@ -114,6 +139,7 @@ def test_tsr_is_the_denoiser_of_another_variance(k, context, guided):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.exact("The flow of Gaussians ends at the product p_c^S p_u^(1 - S)")
 def test_characteristic_guidance_samples_the_product():
     """p_c^S p_u^(1 - S): N(1.142857, 0.142857) at S = 2 and N(1.2, 0.1) at S = 3.
 

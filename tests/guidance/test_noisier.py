@@ -41,6 +41,7 @@ def test_self_guidance_asks_at_a_noisier_time(context, guided):
     np.testing.assert_allclose(got, MEANS[LABELS], atol=1e-5)
 
 
+@pytest.mark.exact("It is cfg against the label that was drawn")
 def test_icg_is_cfg_against_a_drawn_label(context, guided):
     """One class: cfg against it. Three: each sample's own draw, each equally often."""
     ctx = context(FLOW, X, 0.5, LABELS)

@@ -10,6 +10,7 @@ D = C - U
 PROCESS = jg.VPCosine()
 
 
+@pytest.mark.exact("The norm is that of c")
 def test_energy_preserving_keeps_the_norm(golden):
     """(4, -2, 3) at the norm of (2, 0, 1), in its space (arXiv 2412.09966)."""
     got = golden(energy_preserving(2.0, 0, space="x0"))
@@ -23,6 +24,7 @@ def test_energy_preserving_keeps_the_norm(golden):
     np.testing.assert_allclose(*norms, rtol=1e-5)
 
 
+@pytest.mark.exact("The norm is at most rho that of c, and idempotent there")
 def test_renorm_caps_the_norm(golden):
     """The cap is idempotent and does nothing to a shorter guided prediction."""
     capped = golden(cfg_renorm(2.0, 0, space="x0"))
@@ -49,6 +51,7 @@ def test_pmc_golden(golden):
     np.testing.assert_array_equal(golden(pmc(9.0, 0), rows=(C, C)), C)
 
 
+@pytest.mark.exact("The norm of each place is that of c")
 def test_cfg_norm_keeps_the_norm_of_each_place(golden):
     """Of every pixel's channels; with one channel only the sign is guidance's."""
     rng = np.random.default_rng(0)

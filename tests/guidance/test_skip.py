@@ -9,6 +9,8 @@ import pytest
 
 import jaxlib_guidance as jg
 from jaxlib_guidance.attention import (
+    Edit,
+    attend,
     enter_layer,
     fold_controls,
     identity,
@@ -17,14 +19,18 @@ from jaxlib_guidance.attention import (
     sparse,
 )
 from jaxlib_guidance.guidance import (
+    erg,
     guided,
     nag,
     nasa,
     orthogonal_negative,
     pladis,
+    s2_guidance,
     slg,
+    soft_pag,
     stg,
     tpg,
+    vsf,
 )
 from jaxlib_guidance.models import from_linen
 from jaxlib_guidance.testing import tiny_dit, tiny_unet
@@ -184,3 +190,70 @@ def test_what_does_not_fit_is_refused(steered):
         nag(1.0, NULL, limit=0.5)
     with pytest.raises(TypeError, match="nasa's scale is 'a'"):
         nasa(1.0, NULL, scale="a")
+
+
+def test_soft_pag_lies_between(steered):
+    """Of a gate by sample: nothing, half the identity, the network of `pag`."""
+    run, _, _ = steered
+    gate = jnp.array([0.0, 0.5, 1.0])
+    base, mixed = (
+        x0(PARAMS, {"block1/attn": identity(jnp.full(3, g))}) for g in (0.0, 1.0)
+    )
+    got = run(soft_pag(jnp.float32(2.0), "block1", gate))
+    close(got[0], base[0], 1e-5)
+    close(got[2], (base + 2 * (base - mixed))[2])
+    half = x0(PARAMS, {"block1/attn": identity(gate)})
+    close(got[1], (base + 2 * (base - half))[1])
+    assert np.abs(got[1] - base[1]).max() > 1e-3
+
+
+def test_erg_is_the_network_at_another_temperature(steered):
+    """Without bound it is the network whose queries are all their mean's."""
+    run, _, _ = steered
+    base = x0(PARAMS, {"block1/attn": Edit(logit_scale=jnp.float32(1.0))})
+    hot = x0(PARAMS, {"block1/attn": Edit(logit_scale=jnp.float32(1 / 3))})
+    assert np.abs(hot - base).max() > 1e-4
+    got = run(erg(jnp.float32(2.0), "block1", jnp.float32(3.0)))
+    close(got, base + 2 * (base - hot), 1e-3)
+    with pytest.raises(ValueError, match="temperature is 0.0"):
+        erg(1.0, "block1", 0.0)
+
+
+def test_s2_guidance_skips_one_of_the_layers(steered):
+    """Each sample is away from the network without the layer that it drew."""
+    run, _, ctx = steered
+    term = s2_guidance(jnp.float32(1.0), ("block0", "block1"))
+    control = term.branches(ctx)[term.worse].control
+    drawn = np.stack([np.asarray(control[b].skip) for b in ("block0", "block1")])
+    np.testing.assert_array_equal(drawn.sum(0), 1)
+    assert drawn[0].min() != drawn[0].max()
+    base = x0(PARAMS, {})
+    without = x0(PARAMS, {f"{name}/attn": edit for name, edit in control.items()})
+    close(run(term), 2 * base - without)
+
+
+@pytest.mark.exact("Without negatives, that is at a bias of -inf, it is the identity")
+def test_value_sign_flip_is_one_softmax_over_both(steered):
+    """The formula by hand on heads; in the network; and at a bias that hides all."""
+    q, k, v, away_k, away_v = jax.random.normal(jax.random.key(5), (5, 1, 4, 2, 3))
+    both = (jnp.concatenate([k, away_k]), jnp.concatenate([v, away_v]))
+    queries = jnp.concatenate([q, q])
+    edit = fold_controls(
+        [{"a": move_away("bad", "flip", 3.0, bias=-0.4)}, {}], ["good", "bad"], 1
+    )["a"]
+    got = attend(queries, *both, edit)[0][0]
+    logits = np.einsum("qhd,mhd->hqm", q[0], jnp.concatenate([k[0], away_k[0]]))
+    logits = logits / 3**0.5 + np.repeat([0, -0.4], 4)
+    probs = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    values = np.concatenate([v[0], -3 * away_v[0]])
+    close(got, np.einsum("hqm,mhd->qhd", probs, values))
+    run, _, _ = steered
+    base = x0(PARAMS, {})
+    change = beside_negative(move_away("bad", "flip", 3.0, bias=-0.1)) - base
+    assert np.abs(change).max() > 1e-4
+    weight = jnp.array([0.0, 0.5, 1.0])
+    got = run(vsf(weight, NULL, "block1/cross", jnp.float32(3.0)))
+    close(got, base + weight[:, None, None, None] * change)
+    close(run(vsf(weight, NULL, "block1/cross", 3.0, -jnp.inf)), base, 1e-5)
+    with pytest.raises(ValueError, match="bias is None"):
+        move_away("bad", "flip", 3.0)

@@ -47,6 +47,7 @@ def test_windows_are_averaged_where_they_overlap(context, guided):
     np.testing.assert_array_equal(got[0], base[0])
 
 
+@pytest.mark.exact("A denoiser that is local is not guided")
 def test_what_is_local_is_not_guided(context, guided):
     """Nor is anything by one window of the whole size; sequences work alike."""
     ctx = context(PROCESS, X, 0.5)
