@@ -25,6 +25,7 @@ from jaxlib_guidance.types import (
     Denoiser,
     PyTree,
     per_sample,
+    process_of,
     pytree_dataclass,
     static,
 )
@@ -232,10 +233,13 @@ def recfg_ratio(
     Returns:
       Ratios ``[N, *S]`` for the steps of ``grid``.
 
+    Raises:
+      ValueError: A denoiser without a process, or a null that does not fit.
+
     Reference: Xia et al., arXiv 2410.18737, as the authors' released code has it.
     """
     away = like_cond(null, cond)
-    process = denoiser.process
+    process = process_of(denoiser)
     eps = rng.normal(keys, x0.shape[1:])
 
     def at(t: Array) -> Array:
