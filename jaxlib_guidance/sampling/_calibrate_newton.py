@@ -6,6 +6,7 @@ no activation is kept, and memory is that of one evaluation for as many samples 
 are directions, at most ``n + 2`` for each of a batch.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 
 import jax
@@ -19,15 +20,20 @@ from jaxlib_guidance.types import Array, PyTree
 # Share of the gap to the nearest time over which the slope to a time is taken: networks
 # embed the time in waves so short that the derivative itself says little.
 STENCIL = 0.1
-# A step of least squares is damped by this share of the diagonal at first, and by more
-# until it lowers the error, so many times at most.
-DAMPING, TRIES = 1e-3, 5
+# A step of least squares is damped by a share of the diagonal: at first by this one, by
+# an eighth of it, and by up to 8^(TRIES - 1) times as much.
+DAMPING, TRIES = 1e-3, 4
 
 
 def numbers(made: Calibrated) -> Array:
-    """The table as one vector: interior times, then row by row ``keep, weights``."""
+    """The table as one vector: interior times, then the rows.
+
+    A row is ``keep``, the weights, the weights of the cubes.
+    """
     rows = [
-        jnp.append(made.keep[i], made.weights[i, : i + 1])
+        jnp.concatenate(
+            [made.keep[i, None], made.weights[i, : i + 1], made.cubes[i, : i + 1]]
+        )
         for i in range(made.keep.shape[0])
     ]
     return jnp.concatenate([made.grid[1:-1], *rows])
@@ -56,17 +62,16 @@ class Slopes:
 
         def estimate(t):
             grid = made.grid.at[state.step].set(t)
-            moved = Calibrated(grid, made.keep, made.weights, made.process)
+            moved = dataclasses.replace(made, grid=grid)
             return self._step(moved, rows, state._replace(t=t))[1]
 
         return (estimate(here + h) - estimate(here - h)) / (2 * h)
 
     def _push(self, index, made, rows, x, after, turned):
-        """``[K, B, D]``: by the time of step ``index``, its ``keep``, its weights."""
+        """``[K, B, D]``: by the time of step ``index``, and by its row."""
         x0s = jnp.moveaxis(after.state, 1, 0)[: index + 1]
-        moves = jnp.concatenate(
-            [made.weights[index, index] * turned[None], x[None], x0s]
-        )
+        slope = made.weights[index, index] + 3 * made.cubes[index, index] * x0s[-1] ** 2
+        moves = jnp.concatenate([(slope * turned)[None], x[None], x0s, x0s**3])
         # An estimate that its time changes is another one for later steps too.
         past = jnp.zeros((len(moves), *after.state.shape), moves.dtype)
         past = past.at[0, :, index].set(turned)
@@ -143,16 +148,22 @@ def descend(
             )
         by = np.asarray(chain(learned), np.float64)
         square, slope = by.T @ square @ by, by.T @ slope
-        for _ in range(TRIES):
-            scale = np.diag(square) + 1e-9 * np.trace(square)
-            change = np.linalg.solve(square + damping * np.diag(scale), slope)
-            tried = learned - jnp.asarray(change, learned.dtype)
-            found = problem.error(made_of(tried), ids)
-            # Written so that NaN is not taken.
-            if found < error:
-                break
-            damping *= 8
-        else:
+        scale = np.diag(square) + 1e-9 * np.trace(square)
+        tried = [(error, learned, damping)]
+        # Errors cost little beside slopes: many steps are tried, and the best is taken.
+        # Some leave the times, whose slopes say the least.
+        for free in (slice(None), slice(len(made.grid) - 2, None)):
+            for share in damping * 8.0 ** np.arange(-1, TRIES):
+                damped = square + share * np.diag(scale)
+                change = np.zeros_like(slope)
+                change[free] = np.linalg.solve(damped[free, free], slope[free])
+                step = learned - jnp.asarray(change, learned.dtype)
+                found = problem.error(made_of(step), ids)
+                # Written so that NaN is not taken.
+                if found < error:
+                    tried.append((found, step, share))
+        found, learned, damping = min(tried, key=lambda each: each[0])
+        if not found < error:
             return
-        learned, error, damping = tried, found, damping / 4
+        error = found
         yield error, made_of(learned)

@@ -1,5 +1,6 @@
 """What a calibration is measured by, and which numbers it may change."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -154,7 +155,8 @@ def learnable(
     Times are gaps of ``u = sigma / (alpha + sigma)``, each times the exponential of a
     parameter and all scaled to the same sum: whatever is learned, times fall, and stay
     between the first and the process's lowest. The fixed solver's table is made anew on
-    those times. Weights are learned in units of DDIM's weight of x0 in the same step.
+    those times. Weights, of cubes too, are learned in units of DDIM's weight of x0 in the
+    same step.
 
     Args:
       sampler: Fixed solver to begin from.
@@ -163,7 +165,7 @@ def learnable(
 
     Returns:
       ``(parameters, function from such to a solver)``; the parameters are ``n - 1`` for
-      times, ``n`` for ``keep``, and those of the lower triangle of ``weights``.
+      times, ``n`` for ``keep``, and the lower triangles of ``weights`` and ``cubes``.
     """
     n = grid.shape[0] - 1
     bound = jnp.maximum(grid[-1], process.t_min)
@@ -175,9 +177,11 @@ def learnable(
     u = flow_time(jnp.append(grid[:-1], bound))
     gaps = jnp.maximum(u[:-1] - u[1:], 0)
     lower = np.tril_indices(n)
+    count = len(lower[0])
 
     def build(learned):
-        sizes, keep, weights = jnp.split(learned, (n - 1, 2 * n - 1))
+        at = n - 1, 2 * n - 1, 2 * n - 1 + count
+        sizes, keep, *added = jnp.split(learned, at)
         grown = gaps * jnp.append(jnp.exp(sizes), 1)
         falls = jnp.cumsum(grown)[:-1] * (jnp.sum(gaps) / jnp.sum(grown))
         inner = u[0] - falls
@@ -185,7 +189,11 @@ def learnable(
         made = tabulate(sampler, jnp.concatenate([grid[:1], times, grid[-1:]]), process)
         alpha, sigma = process.alpha(made.grid), process.sigma(made.grid)
         unit = alpha[1:] - sigma[1:] * alpha[:-1] / sigma[:-1]
-        added = unit[:, None] * jnp.zeros((n, n)).at[lower].set(weights)
-        return Calibrated(made.grid, made.keep + keep, made.weights + added, process)
+        weights, cubes = (
+            unit[:, None] * jnp.zeros((n, n)).at[lower].set(rows) for rows in added
+        )
+        return dataclasses.replace(
+            made, keep=made.keep + keep, weights=made.weights + weights, cubes=cubes
+        )
 
-    return jnp.zeros(2 * n - 1 + n * (n + 1) // 2), build
+    return jnp.zeros(2 * n - 1 + 2 * count), build
