@@ -2,18 +2,20 @@
 
     python benchmarks/calibration.py  # the table of docs/calibration.md
     python benchmarks/calibration.py --counts 4 --weights none --out out/four.json
+    python benchmarks/calibration.py --model emoji --starts 64 --test 64 --fine 50
 
-For each number of evaluations, without guidance and with classifier-free guidance, the
-bundled digits are drawn by every fixed solver on every grid and by a solver calibrated
-on 192 starts of the first eight classes, begun at a fixed one that was chosen on those.
-An error is the mean L2 distance to the end of UniPC-3 in 200 steps from the same noise.
-The best fixed row is chosen **for each column on the very starts that it is judged
-by**; the calibrated one has seen none of them:
+For each number of evaluations, without guidance and with classifier-free guidance, a
+bundled model is drawn by every fixed solver on every grid, by `recommended`, and by a
+solver calibrated on starts of other keys, begun at a fixed one that was chosen on those
+starts. Their conditions are the digits' first eight classes, or captions of the emoji
+that the model was trained on. An error is the mean L2 distance to the end of UniPC-3 in
+``--fine`` steps from the same noise. The best fixed row is chosen **for each column on
+the very starts that it is judged by**; the calibrated one has seen none of them:
 
-new keys      400 other keys, those of the eight classes
-new classes   those keys of the other two classes
-frechet       of all of them to the held-out digits, in the eyes of the judge
-seconds       what the calibration took, with its 100-step reference and compilation
+keys          other keys, with conditions from those of calibration
+conditions    other keys, with the other two classes or the held-out captions
+frechet       of all of them to the held-out pictures, in the eyes of the judge
+seconds       what the calibration took, with its reference and compilation
 
 ``--out`` keeps each cell as it is done, and goes on from there.
 """
@@ -23,7 +25,7 @@ import json
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -31,9 +33,9 @@ import numpy as np
 import tyro
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.data import load_digits
+from jaxlib_guidance.data import embed_words, load_digits, load_emoji
 from jaxlib_guidance.models import load_pretrained
-from jaxlib_guidance.sampling import tabulate
+from jaxlib_guidance.sampling import Calibrated, tabulate
 from jaxlib_guidance.testing import judge_samples
 
 SEEN = 8  # classes that calibration may use
@@ -62,14 +64,22 @@ SOLVERS = {
 class Config:
     """What to measure."""
 
+    model: Literal["digits", "emoji"] = "digits"
+    """Bundled model."""
     counts: tuple[int, ...] = (4, 6, 8, 10)
     """Numbers of evaluations."""
     weights: tuple[str, ...] = ("none", "2")
     """Weights of classifier-free guidance; none is without."""
-    starts: int = 192
+    starts: int = 170
     """Starts to calibrate on."""
-    test: int = 400
+    test: int = 200
     """Starts to judge by."""
+    few: int = 16
+    """Of those, starts that the fixed rows are first ranked by."""
+    fine: int = 100
+    """Steps of the reference."""
+    batch: int = 32
+    """Starts at once."""
     steps: int = 6
     """Steps of least squares, at most."""
     out: Path = Path("out/calibration.json")
@@ -87,142 +97,186 @@ def grids(model: Any, n: int) -> dict[str, Any]:
     for shift in (0.3, 0.5, 0.7, 1.0):
         made = jg.flow_grid(model.process, n, shift, t_max=at(-7.5))
         found[f"flow, shift {shift:g}"] = made
+    for shift in (1.0, 1.5):
+        made = jg.flow_grid(model.process, n, shift, t_max=at(-7.5), rho=2.0)
+        found[f"flow, shift {shift:g}, rho 2"] = made
     return found
 
 
-class Digits:
-    """Starts of the digits, the ends of their flows, and what is measured of samples.
+def conditions(model: Any, ids: np.ndarray, new: np.ndarray) -> Any:
+    """Conditions of starts: known ones, and where ``new`` is true the other ones."""
+    if np.prod(model.shape) < 1000:
+        return jnp.asarray(
+            np.where(new, SEEN + ids % (model.classes - SEEN), ids % SEEN)
+        )
+    # An odd stride visits the captions, which lie by category, all over.
+    splits = load_emoji("train"), load_emoji("test")
+    chosen = [splits[int(n)] for n in new]
+    rows = [i * 37 % len(each.captions) for i, each in zip(ids, chosen, strict=True)]
+    pairs = list(zip(chosen, rows, strict=True))
+    text, mask = embed_words([each.captions[row] for each, row in pairs])
+    label = np.array([each.labels[row] for each, row in pairs], np.int32)
+    return jax.tree.map(jnp.asarray, {"label": label, "text": text, "text_mask": mask})
+
+
+class Bench:
+    """Starts of a model, the ends of their flows, and what is measured of samples.
 
     Attributes:
-      model: The digits model.
+      model: The model.
       denoiser: Its denoiser.
       guidance: The chain of guidance, or None.
-      seen: Keys and labels to calibrate on.
-      other: Keys and labels to judge by.
+      seen: Keys and conditions to calibrate on.
+      other: Keys and conditions to judge by.
+      new: Which of the latter have conditions that calibration may not use.
       seen_ends: Ends of the flow from the former.
       other_ends: Ends of the flow from the latter.
       seconds: Time that the former ends took.
     """
 
     def __init__(self, config: Config, weight: str):
-        self.model, params = load_pretrained("digits")
+        self.config = config
+        self.model, params = load_pretrained(config.model)
         self.denoiser = self.model.denoiser(params)
-        self.guidance = None if weight == "none" else jg.cfg(float(weight), null=10)
-        judge, judge_params = load_pretrained("digits_judge")
+        null = self.model.null
+        self.guidance = None if weight == "none" else jg.cfg(float(weight), null=null)
+        judge, judge_params = load_pretrained(f"{config.model}_judge")
         self.judge = jax.jit(partial(judge, judge_params))
-        self.real = self.judge(load_digits("test")[0])
-        root, ids = jax.random.key(2026), jnp.arange(config.starts)
-        self.seen = jg.sample_keys(root, ids), ids % SEEN
-        ids = 100_000 + jnp.arange(config.test)
-        self.other = jg.sample_keys(root, ids), ids % self.model.classes
-        self._table = jax.jit(self._draw)
+        real = (
+            load_digits("test")[0] if config.model == "digits" else load_emoji("test")
+        )
+        self.real = self.judge(getattr(real, "images", real))
+        root, ids = jax.random.key(2026), np.arange(config.starts)
+        self.seen = (
+            jg.sample_keys(root, ids),
+            conditions(self.model, ids, np.zeros(len(ids), bool)),
+        )
+        ids = np.arange(config.test)
+        # As many new conditions among the starts as there are new classes.
+        self.new = ids % 10 >= SEEN if config.model == "digits" else ids % 2 == 1
+        keys = jg.sample_keys(root, 100_000 + ids)
+        self.other = keys, conditions(self.model, 5 * config.starts + ids, self.new)
+        self._program = jax.jit(
+            lambda made, *start: self._sample(made.sampler, made.grid, *start)
+        )
         began = time.perf_counter()
         self.seen_ends = self._exact(self.seen)
         self.seconds = time.perf_counter() - began
         self.other_ends = self._exact(self.other)
 
-    def _sample(self, sampler, grid, keys, labels):
+    def _sample(self, sampler, grid, keys, cond):
         shape, options = self.model.shape, {"guidance": self.guidance}
-        return jg.sample(keys, self.denoiser, sampler, grid, shape, labels, **options)[
-            0
-        ]
+        return jg.sample(keys, self.denoiser, sampler, grid, shape, cond, **options)[0]
 
-    def _draw(self, made, keys, labels):
-        return self._sample(made.sampler, made.grid, keys, labels)
+    @property
+    def first(self) -> float:
+        """The first time of all grids, past which the state is all noise."""
+        return float(self.model.process.t_of_logsnr(jnp.float32(-7.5)))
 
     def _exact(self, starts):
-        first = float(self.model.process.t_of_logsnr(jnp.float32(-7.5)))
-        grid = jg.logsnr_grid(self.model.process, 200, t_max=first)
+        process, fine = self.model.process, self.config.fine
+        grid = jg.logsnr_grid(process, fine, t_max=self.first)
         draw = jax.jit(partial(self._sample, jg.unipc(3), grid))
         return self._each(draw, starts)
 
-    def _each(self, draw, starts, size=64):
-        count = len(starts[1])
+    def _each(self, draw, starts):
+        count = len(starts[0])
+        size = min(count, self.config.batch)
         ids = np.resize(np.arange(count), (-(-count // size), size))
-        parts = [draw(*(leaf[part] for leaf in starts)) for part in ids]
-        return np.concatenate(parts)[:count]
+        some = lambda part: jax.tree.map(lambda leaf: leaf[part], starts)  # noqa: E731
+        return np.concatenate([draw(*some(part)) for part in ids])[:count]
 
-    def errors(self, made: Any, starts: Any, ends: np.ndarray) -> np.ndarray:
-        """Distance of each sample from its flow's end; one program for all tables."""
-        x = self._each(partial(self._table, made), starts)
-        return np.linalg.norm((x - ends).reshape(len(x), -1), axis=1)
+    def draws(self, made: Any) -> Any:
+        """A function from starts to samples; one program for all tables of a length."""
+        if isinstance(made, Calibrated):
+            return partial(self._program, made)
+        return jax.jit(partial(self._sample, *made))
 
     def frechet(self, x: np.ndarray) -> float:
-        """Frechet distance of samples to held-out digits in the judge's features."""
+        """Frechet distance of samples to held-out pictures in the judge's features."""
         return judge_samples(self.judge(jnp.asarray(x)), self.real, None)["frechet"]
 
-    def row(self, made: Any) -> dict[str, float]:
+    def error(self, draw: Any, starts: Any, ends: np.ndarray) -> float:
+        """Mean distance of samples from their flows' ends."""
+        x = self._each(draw, starts)
+        return float(np.linalg.norm((x - ends).reshape(len(x), -1), axis=1).mean())
+
+    def row(self, draw: Any) -> dict[str, float]:
         """The columns of a solver."""
-        x = self._each(partial(self._table, made), self.other)
+        x = self._each(draw, self.other)
         off = np.linalg.norm((x - self.other_ends).reshape(len(x), -1), axis=1)
-        new = np.asarray(self.other[1]) >= SEEN
-        keys, classes = float(off[~new].mean()), float(off[new].mean())
-        return {"keys": keys, "classes": classes, "frechet": self.frechet(x)}
+        keys, new = float(off[~self.new].mean()), float(off[self.new].mean())
+        return {"keys": keys, "conditions": new, "frechet": self.frechet(x)}
 
 
-def cell(config: Config, digits: Digits, n: int) -> dict[str, Any]:
+def cell(config: Config, bench: Bench, n: int) -> dict[str, Any]:
     """One number of evaluations: the best fixed row of each column, and calibration."""
-    process, few = digits.model.process, 32
+    process, few = bench.model.process, config.few
     table = jax.jit(tabulate, static_argnums=0)
     tables = {
         f"{name} on {where}": (name, grid, table(solver, grid, process))
         for name, solver in SOLVERS.items()
-        for where, grid in grids(digits.model, n).items()
+        for where, grid in grids(bench.model, n).items()
     }
     # Most rows are far from the best: all are drawn from a few starts, some from all.
-    starts = tuple(leaf[:few] for leaf in digits.other)
+    starts, ends = jax.tree.map(
+        lambda leaf: leaf[:few], (bench.other, bench.other_ends)
+    )
     first = {
-        key: digits.errors(made, starts, digits.other_ends[:few]).mean()
+        key: bench.error(bench.draws(made), starts, ends)
         for key, (*_, made) in tables.items()
     }
     first = {key: error for key, error in first.items() if np.isfinite(error)}
     best = sorted(first, key=first.__getitem__)[:8]
-    rows = {key: digits.row(tables[key][2]) for key in best}
+    rows = {key: bench.row(bench.draws(tables[key][2])) for key in best}
+    own = jg.recommended(process, n, t_max=bench.first)
+    rows["recommended"] = bench.row(bench.draws(own))
     fixed = {
         column: min((row[column], key) for key, row in rows.items())
-        for column in ("keys", "classes", "frechet")
+        for column in ("keys", "conditions", "frechet")
     }
-    starts = tuple(leaf[:few] for leaf in digits.seen)
+    starts, ends = jax.tree.map(lambda leaf: leaf[:few], (bench.seen, bench.seen_ends))
     begin = {
-        key: digits.errors(tables[key][2], starts, digits.seen_ends[:few]).mean()
-        for key in best
+        key: bench.error(bench.draws(tables[key][2]), starts, ends) for key in best
     }
     name, grid, _ = tables[min(begin, key=begin.__getitem__)]
     made, report = jg.calibrate(
-        digits.seen[0],
-        digits.denoiser,
+        bench.seen[0],
+        bench.denoiser,
         n,
-        digits.model.shape,
-        digits.seen[1],
-        guidance=digits.guidance,
+        bench.model.shape,
+        bench.seen[1],
+        guidance=bench.guidance,
         start=(SOLVERS[name], grid),
-        reference=digits.seen_ends,
+        reference=bench.seen_ends,
         steps=config.steps,
+        batch=config.batch,
     )
     return {
         "fixed": fixed,
+        "recommended": rows["recommended"],
         "start": min(begin, key=begin.__getitem__),
-        "calibrated": digits.row(made),
+        "calibrated": bench.row(bench.draws(made)),
         "seen": [report.train_before, report.train_after],
         "held out": [report.held_out_before, report.held_out_after],
         "seconds": report.seconds,
-        "reference": digits.seconds,
+        "reference": bench.seconds,
         "grid": np.asarray(made.grid).tolist(),
-        "converged frechet": digits.frechet(digits.other_ends),
+        "converged frechet": bench.frechet(bench.other_ends),
     }
 
 
 def report(cells: dict[str, Any]) -> str:
     """The cells as Markdown: fixed, calibrated, and their quotient."""
     lines = [
-        "| CFG | evaluations | new keys | new classes | Frechet | of the converged | "
+        "| CFG | evaluations | new keys | new conditions | Frechet | converged | "
         "seconds | best fixed solver, new keys |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for key, found in cells.items():
         weight, n = key.split(":")
         shown = []
-        for column in ("keys", "classes", "frechet"):
+        for column in ("keys", "conditions", "frechet"):
             fixed, after = found["fixed"][column][0], found["calibrated"][column]
             quotient = "" if column == "frechet" else f" ({after / fixed:.2f})"
             shown.append(f"{fixed:.3f} → {after:.3f}{quotient}")
@@ -241,9 +295,9 @@ def main(config: Config) -> None:
     config.out.parent.mkdir(parents=True, exist_ok=True)
     for weight in config.weights:
         wanted = [n for n in config.counts if f"{weight}:{n}" not in cells]
-        digits = Digits(config, weight) if wanted else None
+        bench = Bench(config, weight) if wanted else None
         for n in wanted:
-            cells[f"{weight}:{n}"] = cell(config, digits, n)
+            cells[f"{weight}:{n}"] = cell(config, bench, n)
             config.out.write_text(json.dumps(cells, indent=1))
             print(report(cells).splitlines()[-1], flush=True)
     print(report(cells))

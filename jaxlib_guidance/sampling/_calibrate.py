@@ -70,12 +70,13 @@ def calibrate(
     Minimises ``E |x_N - y|``, where ``y`` is the end of a reference trajectory from the
     same noise, under the same guidance, and ``x_N`` that of
 
-        x_{i+1} = keep_i x_i + sum_{j <= i} weights_ij x0_j.
+        x_{i+1} = keep_i x_i + sum_{j <= i} weights_ij x0_j + cubes_ij x0_j^3.
 
     Learned are the interior times, as gaps in ``sigma / (alpha + sigma)`` that stay
-    positive, and ``keep`` and ``weights``, as differences from those of a fixed solver
-    on the learned times. It begins at that solver exactly, and what is returned is the
-    best on starts that are held out, the fixed solver itself included.
+    positive, and ``keep``, ``weights`` and ``cubes``, as differences from those of a
+    fixed solver on the learned times, whose ``cubes`` are 0. It begins at that solver
+    exactly, and what is returned is the best on starts that are held out, the fixed
+    solver itself included.
 
     The result is for this network, this chain of guidance with these weights, and
     conditions like these; other starts need no other calibration. This is a loop on the
@@ -93,14 +94,14 @@ def calibrate(
       guidance: Guidance term or chain of terms, whose leaves hold no axis of samples;
         None is without guidance.
       start: Deterministic solver with one evaluation a step, and its grid ``[n + 1]``,
-        to begin from; None takes ``adams(2)`` on `flow_grid`. The first time and the
-        last stay as they are.
+        to begin from; None takes ``adams(3)`` on the grid of `recommended`. The first
+        time and the last stay as they are.
       reference: Solver and grid whose ends are the target, from the first time of
         ``start``; or these ends ``[B, *S]``. None takes ``unipc(3)`` in 100 steps.
       steps: Number of steps of least squares at most; 0 gives the fixed solver as
         numbers.
       batch: Number of starts at once, which bounds the memory: that of one evaluation
-        of ``(n + 2) batch`` samples.
+        of ``(2 n + 2) batch`` samples.
       held_out: Share of the starts to choose the best by; with none left they are
         those of training.
       seed: Seed of the split.
@@ -186,7 +187,7 @@ def calibrate(
 def _start(start, n, process) -> tuple[Sampler, Array]:
     """The solver to begin from, and its grid."""
     if start is None:
-        start = adams(2, scale=0.7), flow_grid(process, n, shift=0.7)
+        start = adams(3), flow_grid(process, n, shift=1.5, rho=2.0)
     if not (isinstance(start, (tuple, list)) and len(start) == 2):
         raise TypeError(f"start is {start!r}; expected a pair of solver and grid")
     sampler, grid = start

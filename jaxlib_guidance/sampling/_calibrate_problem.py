@@ -155,8 +155,8 @@ def learnable(
     Times are gaps of ``u = sigma / (alpha + sigma)``, each times the exponential of a
     parameter and all scaled to the same sum: whatever is learned, times fall, and stay
     between the first and the process's lowest. The fixed solver's table is made anew on
-    those times. Weights, of cubes too, are learned in units of DDIM's weight of x0 in the
-    same step.
+    those times. Weights, also of cubes, are learned in units of DDIM's weight of x0 in
+    the same step.
 
     Args:
       sampler: Fixed solver to begin from.

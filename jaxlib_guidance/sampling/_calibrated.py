@@ -150,8 +150,8 @@ def load_calibrated(path: str | os.PathLike, process: Process) -> Calibrated:
             )
     if about["format"] == FORMATS[0]:
         arrays["cubes"] = np.zeros_like(arrays["weights"])
-    made = (jnp.asarray(arrays[name]) for name in ("grid", "keep", *SQUARE))
-    return Calibrated(*made, process)
+    arrays = {name: jnp.asarray(arrays[name]) for name in ("grid", "keep", *SQUARE)}
+    return Calibrated(**arrays, process=process)
 
 
 def tabulate(sampler: Sampler, grid: Array, process: Process) -> Calibrated:

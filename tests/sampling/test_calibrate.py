@@ -1,5 +1,6 @@
 """A solver learned from its network begins at a fixed one and ends nearer the flow."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.files import CorruptFileError, export_weights
+from jaxlib_guidance.files import CorruptFileError, export_weights, load_weights
 from jaxlib_guidance.guidance import Observed, square_energy
 from jaxlib_guidance.sampling import (
     Calibrated,
@@ -93,6 +94,7 @@ def test_without_a_step_it_is_the_solver_that_it_begins_with():
     np.testing.assert_allclose(again.grid, START[1], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(again.keep, made.keep, atol=1e-5)
     np.testing.assert_allclose(again.weights, made.weights, atol=1e-5)
+    assert (again.cubes == 0).all()
 
 
 def test_one_step_to_gaussian_data_becomes_exact():
@@ -120,6 +122,7 @@ def test_one_step_to_gaussian_data_becomes_exact():
 def test_slopes_are_those_of_the_samples():
     """Pushed through the steps that are left, they are those through all steps."""
     made = tabulate(*START, PROCESS)
+    made = dataclasses.replace(made, cubes=0.1 * made.weights)
     problem = Problem(
         *(KEYS[:3], NET, (4,), COND[:3], 3),
         **{"guidance": CFG, "plan": "auto", "process": PROCESS},
@@ -131,11 +134,22 @@ def test_slopes_are_those_of_the_samples():
     def of(flat):
         rows, place = [], N - 1
         for i in range(N):
-            rows.append(jnp.zeros(N + 1).at[: i + 2].set(flat[place : place + i + 2]))
-            place += i + 2
+            keep, weights, cubes = jnp.split(
+                flat[place : place + 2 * i + 3], (1, i + 2)
+            )
+            zeros = jnp.zeros((3, N))
+            rows.append(
+                zeros.at[0, 0]
+                .set(keep[0])
+                .at[1, : i + 1]
+                .set(weights)
+                .at[2, : i + 1]
+                .set(cubes)
+            )
+            place += 2 * i + 3
         rows = jnp.stack(rows)
         grid = jnp.concatenate([made.grid[:1], flat[: N - 1], made.grid[-1:]])
-        table = Calibrated(grid, rows[:, 0], rows[:, 1:], PROCESS)
+        table = Calibrated(grid, rows[:, 0, 0], rows[:, 1], rows[:, 2], PROCESS)
         return problem.draw(table, problem.rows)[0]
 
     np.testing.assert_allclose(of(flat), x.reshape(3, 4), atol=1e-5)
@@ -239,6 +253,13 @@ def test_it_is_a_pytree_and_a_file(learned, tmp_path):
         load_calibrated(path, jg.VE())
     with pytest.raises(TypeError, match="the class VPCosine"):
         load_calibrated(path, jg.VPCosine)
+    # A file from before there were cubes is one in which they have no weight.
+    arrays, about = load_weights(path)
+    assert np.abs(arrays.pop("cubes")).max() > 0
+    export_weights(path, arrays, about | {"format": "jaxlib_guidance.calibrated.1"})
+    first = load_calibrated(path, PROCESS)
+    np.testing.assert_array_equal(first.weights, made.weights)
+    np.testing.assert_array_equal(first.cubes, np.zeros((N, N)))
     export_weights(path, {"grid": np.ones(2)}, {"format": "another"})
     with pytest.raises(CorruptFileError, match="is not a solver that Calibrated.save"):
         load_calibrated(path, PROCESS)
@@ -250,9 +271,7 @@ def test_half_precision_and_a_batch_of_one():
 
     net = jg.Denoiser(half, process=PROCESS)
     made, report = calibrate(KEYS[:1], net, 2, (3,), steps=3)
-    assert {leaf.dtype for leaf in (made.grid, made.keep, made.weights)} == {
-        np.dtype("float32")
-    }
+    assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {np.dtype("float32")}
     assert report.held_out_before == report.train_before
 
 
