@@ -246,11 +246,7 @@ GUIDES: dict[str, Method] = {
 }
 
 
-SPACINGS = {
-    "karras": jg.karras_grid,
-    "logsnr": jg.logsnr_grid,
-    "flow": jg.flow_grid,
-}
+SPACINGS = {"karras": jg.karras_grid, "logsnr": jg.logsnr_grid, "flow": jg.flow_grid}
 
 
 def solver_of(config: Config, model: DiffusionModel) -> tuple[jg.Sampler, Any]:
