@@ -50,6 +50,8 @@ class Config:
     level_std: float = 1.4
     """Standard deviation of the logarithm of the noise level."""
     widths: tuple[int, ...] = (32, 64, 128)
+    activation: Literal["silu", "relu"] = "silu"
+    """Activation of the layers; a "relu" can be softened after training."""
     shift: int = 1
     """Pixels by which images are moved at random."""
     smoothing: float = 0.05
@@ -87,6 +89,7 @@ def train(config: Config) -> float | None:
             "kind": "classifier",
             "classes": classes,
             "widths": list(config.widths),
+            "activation": config.activation,
             "timed": config.noise is not None,
             "dtype": config.scale.precision,
             "remat": config.scale.remat,

@@ -34,6 +34,7 @@ from jaxlib_guidance.guidance._cfg_pp import cfg_pp, terminal_repair
 from jaxlib_guidance.guidance._chain import Chain, chain
 from jaxlib_guidance.guidance._classifier import classifier_guidance, joint_logit
 from jaxlib_guidance.guidance._combine import Combine, combine
+from jaxlib_guidance.guidance._compose import Compose, compose
 from jaxlib_guidance.guidance._concept import Concept, sega, sld
 from jaxlib_guidance.guidance._condition import AnnealedCondition, cads
 from jaxlib_guidance.guidance._contrast import (
@@ -53,8 +54,14 @@ from jaxlib_guidance.guidance._dynamic_negative import (
     DynamicNegative,
     dynamic_negative,
 )
-from jaxlib_guidance.guidance._elucd import elucd, softplus
+from jaxlib_guidance.guidance._elucd import MovedState, elucd, elucd_edm, softplus
 from jaxlib_guidance.guidance._energy import Energy, energy, step_size
+from jaxlib_guidance.guidance._experts import (
+    Experts,
+    expert_index,
+    experts,
+    transfer_kl,
+)
 from jaxlib_guidance.guidance._feedback import (
     Adaptive,
     Feedback,
@@ -151,6 +158,12 @@ from jaxlib_guidance.guidance._threshold import (
     dynamic_threshold,
 )
 from jaxlib_guidance.guidance._time import PerturbedTime, tsg
+from jaxlib_guidance.guidance._tuning import (
+    MeasureScale,
+    effective_scale,
+    measure_scale,
+    pareto_set,
+)
 from jaxlib_guidance.guidance._window import SlidingWindow, sliding_window
 
 # Every method that stands at this door, one row each.
@@ -205,6 +218,9 @@ __all__ = [
     "cfg",
     "cfg_scale",
     "autoguidance",
+    # Two networks composed in score space
+    "Compose",
+    "compose",
     # Other combinations of two predictions
     "Combine",
     "combine",
@@ -317,6 +333,13 @@ __all__ = [
     "classifier_guidance",
     "softplus",
     "elucd",
+    "MovedState",
+    "elucd_edm",
+    # Experts by noise range
+    "expert_index",
+    "Experts",
+    "experts",
+    "transfer_kl",
     # Projections of the guidance
     "APG",
     "apg",
@@ -340,6 +363,11 @@ __all__ = [
     "clip_x0",
     "DynamicThreshold",
     "dynamic_threshold",
+    # Tuning: how strong a chain is, and which settings to keep
+    "effective_scale",
+    "MeasureScale",
+    "measure_scale",
+    "pareto_set",
     # A denoiser with its guidance
     "GuidedDenoiser",
     "guided",

@@ -6,14 +6,28 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.guidance._base import BASE, Evals, fix, sample_axes
 from jaxlib_guidance.guidance._chain import Chain
 from jaxlib_guidance.guidance._checks import known_false, require_numbers
-from jaxlib_guidance.guidance._classifier import classifier_guidance
+from jaxlib_guidance.guidance._classifier import (
+    _NegativeLogDensity,
+    classifier_guidance,
+)
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.guidance._schedule import scheduled
 from jaxlib_guidance.guidance._step import step_grid
-from jaxlib_guidance.reduce import divide
-from jaxlib_guidance.types import Array, Context, PyTree, at_least_float32, concrete
+from jaxlib_guidance.reduce import divide, sqrt
+from jaxlib_guidance.types import (
+    Array,
+    Branch,
+    Context,
+    PyTree,
+    at_least_float32,
+    concrete,
+    per_sample,
+    pytree_dataclass,
+    static,
+)
 
 
 def softplus(x: Array, beta: Array | float = 3.0) -> Array:
@@ -113,3 +127,104 @@ def _boosted(gamma: Array, ctx: Context) -> Array:
     noise = ctx.process.sigma(ctx.t) ** 2
     size = noise / (ctx.process.alpha(ctx.t) ** 2 + noise)
     return divide(wanted / take[ctx.step], size)
+
+
+@pytree_dataclass
+class MovedState:
+    """A state moved along a classifier's gradient. Build it with `elucd_edm`.
+
+    Attributes:
+      weight: Size of the move relative to the state, scalar or ``[B]``; 0 is off.
+      gamma: Strength of the sine.
+      params: Parameters, labels and the two temperatures.
+      function: Negative log-density ``(params, x, ctx) -> [B]`` (static).
+    """
+
+    weight: Array | float
+    gamma: Array | float
+    params: PyTree
+    function: Callable[..., Array] = static()
+
+    def move(self, ctx: Context) -> Array:
+        """The move ``[B, *S]`` of the state at this step."""
+        count = step_grid(ctx, "elucd_edm").shape[0]  # Steps + 1, as published.
+        sine = jnp.sin(ctx.step / max(count - 1, 1) * jnp.pi)
+        size = 1 - ctx.step / count + at_least_float32(self.gamma) * sine
+        x = divide(ctx.x, ctx.alpha)
+        rms = sqrt(jnp.mean(x**2, axis=sample_axes(x), keepdims=True))
+        proxy = x / jnp.maximum(rms, 1)
+        grad = -jax.grad(lambda x: self.function(self.params, x, ctx).sum())(proxy)
+        square = jnp.mean(grad**2, axis=sample_axes(grad), keepdims=True)
+        unit = divide(grad, sqrt(square))
+        weight = per_sample(self.weight, x, "elucd_edm's weight")
+        return weight * size * ctx.alpha * rms * unit
+
+    def branches(self, ctx: Context) -> dict[str, Branch]:
+        """The network at the moved state."""
+        return {"elucd_edm": Branch(ctx.cond, x=ctx.x + self.move(ctx))}
+
+    def update(
+        self, delta: Array, evals: Evals, state: PyTree, ctx: Context
+    ) -> tuple[Array, PyTree]:
+        """The change of x0 that makes an Euler step from here one from the moved."""
+        grid = step_grid(ctx, "elucd_edm")
+        alpha, sigma = ctx.process.alpha(grid), ctx.process.sigma(grid)
+        noise = sigma[ctx.step + 1] / alpha[ctx.step + 1]
+        ratio = divide(noise * alpha[ctx.step], sigma[ctx.step])
+        kept = divide(ratio, 1 - ratio) * divide(self.move(ctx), ctx.alpha)
+        return delta + evals.x0["elucd_edm"] - evals.x0[BASE] + kept, state
+
+
+@method(
+    "energy",
+    "the state moved by w ((N - i) / N + g sin(pi i / (N - 1))) rms(x) grad / rms(grad)"
+    " before the step",
+    space="state",
+    evaluations=2,
+    source="2310.11311",
+    example={"weight": 0.05},
+    law="test_elucd_edm_is_the_published_loop",
+)
+def elucd_edm(
+    classifier: Callable[..., Array],
+    weight: Any = 0.004,
+    labels: Any = None,
+    params: PyTree = None,
+    *,
+    tau1: Any = 1.0,
+    tau2: Any = 0.0,
+    gamma: Any = 0.3,
+) -> MovedState:
+    """Guidance by an off-the-shelf classifier, the update for EDM's sampler.
+
+    Before step ``i`` the state ``x`` (over ``alpha``) moves by ``w ((N - i) / N + gamma
+    sin(pi i / (N - 1))) rms(x)`` along the gradient of `joint_logit` at ``x / max(1,
+    rms(x))``, of unit root mean square; ``N`` is the number of steps plus one. The
+    change of the estimate that does it is exact for `ddim` and `euler`; other solvers
+    of one evaluation a step follow it to their order. Not differentiated through the
+    network, which is evaluated at both states.
+
+    Args:
+      classifier: ``(x [B, *S], t [B]) -> logits [B, C]``, or ``(params, x, t)`` with
+        ``params``; ``x`` is the state, scaled to a root mean square of 1 or less.
+      weight: Factor ``w``, scalar or ``[B]``; 0 is off.
+      labels: Integers, scalar or ``[B]``; None takes the caller's condition. A label
+        that is none of the classes leaves its sample alone.
+      params: Parameters of the classifier; None for one that takes none.
+      tau1: Factor of the label's own logit, scalar or ``[B]``.
+      tau2: Factor of the logits in the normalisation, scalar or ``[B]``: 1 is the
+        conditional logit, 0 the joint one.
+      gamma: Strength of the sine, a scalar; 0 leaves the linear decay alone.
+
+    Returns:
+      A guidance term. It needs the time grid, so no adaptive solver.
+
+    Raises:
+      TypeError: An argument that is no number.
+
+    Reference: Ma et al., EluCD, arXiv 2310.11311, and the released code for EDM, with
+      its defaults; its floor of 1e-5 for the first term never acts at them.
+    """
+    require_numbers("elucd_edm", weight=weight, tau1=tau1, tau2=tau2, gamma=gamma)
+    inner = params, fix(labels), tau1, tau2
+    return MovedState(weight, gamma, inner, _NegativeLogDensity(classifier))

@@ -4,6 +4,7 @@ from jaxlib_guidance.models import layers, lm
 from jaxlib_guidance.models._adapters import Adapted, from_linen, from_nnx
 from jaxlib_guidance.models._classifier import Classified, Classifier
 from jaxlib_guidance.models._dit import DiT
+from jaxlib_guidance.models._lora import lora_init, lora_merge
 from jaxlib_guidance.models._patches import patchify, unpatchify
 from jaxlib_guidance.models._pretrained import (
     ClassifierModel,
@@ -27,6 +28,9 @@ __all__ = [
     # A classifier of noisy images
     "Classified",
     "Classifier",
+    # Low-rank changes of parameters
+    "lora_init",
+    "lora_merge",
     # Diffusion transformer
     "DiT",
     "patchify",

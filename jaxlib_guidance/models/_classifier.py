@@ -10,6 +10,8 @@ from jaxlib_guidance.models._norm import group_norm_layer
 from jaxlib_guidance.models.layers._embed import sinusoidal
 from jaxlib_guidance.types import Array
 
+ACTIVATIONS = ("silu", "relu", "softplus")
+
 
 class Classified(NamedTuple):
     """What a classifier returns.
@@ -34,6 +36,9 @@ class Classifier(nn.Module):
       widths: Number of channels of each layer.
       timed: Whether it receives the noise level, as a classifier of noisy samples does.
       time_scale: Factor of ``c_noise``: 1000 suits times in [0, 1], 1 step numbers.
+      activation: "silu", "relu", or "softplus", the smooth stand-in for a trained
+        "relu" (`guidance.softplus`), which needs no other weights.
+      beta: Sharpness of "softplus", above 0.
       dtype: Type of the layers; norms and logits are float32.
       remat: Whether layers are recomputed on the backward pass, to save memory.
     """
@@ -42,6 +47,8 @@ class Classifier(nn.Module):
     widths: tuple[int, ...] = (32, 64, 128)
     timed: bool = False
     time_scale: float = 1000.0
+    activation: str = "silu"
+    beta: float = 3.0
     dtype: Any = jnp.float32
     remat: bool = False
 
@@ -57,13 +64,20 @@ class Classifier(nn.Module):
           Logits ``[B, classes]`` and features ``[B, F]``.
 
         Raises:
-          ValueError: ``c_noise`` missing or not asked for.
+          ValueError: ``c_noise`` missing or not asked for; an unknown activation or a
+            sharpness of 0 or less.
         """
         if self.timed != (c_noise is not None):
             raise ValueError(
                 f"classifier has timed={self.timed}; got c_noise "
                 f"{None if c_noise is None else c_noise.shape}"
             )
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation is {self.activation!r}; expected one of {ACTIVATIONS}"
+            )
+        if not self.beta > 0:
+            raise ValueError(f"beta is {self.beta}; expected above 0")
         axes = tuple(range(1, x.ndim - 1))
         time = None
         if c_noise is not None:
@@ -89,4 +103,8 @@ class Classifier(nn.Module):
         if time is not None:
             add = nn.Dense(width, dtype=self.dtype, name=f"time{i}")(time)
             h = h + add.reshape(-1, *(1 for _ in axes), width).astype(jnp.float32)
-        return nn.silu(h).astype(self.dtype)
+        if self.activation == "softplus":
+            h = nn.softplus(h * self.beta) / self.beta
+        else:
+            h = nn.relu(h) if self.activation == "relu" else nn.silu(h)
+        return h.astype(self.dtype)

@@ -1,12 +1,15 @@
 """Guidance by a clean classifier, against the published change of DDPM's mean."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.guidance import elucd, softplus
+from jaxlib_guidance.guidance import elucd, elucd_edm, softplus
+from jaxlib_guidance.models import Classifier
 
 PROCESS = jg.VPCosine()
 N = 6
@@ -92,3 +95,51 @@ def test_what_does_not_fit_is_refused(context, guided):
     ctx = context(PROCESS, jnp.zeros((3, 2)), 0.4, jnp.arange(3))
     with pytest.raises(ValueError, match="elucd needs the time grid"):
         guided(elucd(logits), jg.Denoiser(smooth), ctx)
+
+
+def test_elucd_edm_is_the_published_loop():
+    """Euler steps from states moved first; VE, gradients of ``f_y`` by hand."""
+    weight, labels = np.asarray([0.0, 0.1, 0.2]), np.asarray([2, 0, 1])
+    grid, start = (
+        np.asarray([4.0, 2.0, 0.7, 0.1]),
+        np.asarray([[3.0, -1], [0.3, 2], [-4, 1]]),
+    )
+
+    def tanh(x, t, cond, *, control, capture):
+        return jg.types.Denoised(jnp.tanh(x))
+
+    got, _ = jg.sample(
+        jg.sample_keys(jax.random.key(0), 3),
+        jg.Denoiser(tanh),
+        jg.ddim(),
+        jnp.asarray(grid),
+        jnp.asarray(start, jnp.float32),
+        jnp.asarray(labels),
+        guidance=elucd_edm(logits, jnp.asarray(weight)),
+        process=jg.VE(),
+    )
+    x = start
+    for i in range(3):
+        rms = np.sqrt((x**2).mean(1, keepdims=True))
+        slope = np.asarray(WEIGHTS)[:, labels].T
+        slope = slope / np.sqrt((slope**2).mean(1, keepdims=True))
+        size = (4 - i) / 4 + 0.3 * np.sin(np.pi * i / 3)
+        moved = x + weight[:, None] * size * rms * slope
+        x = moved + (grid[i + 1] - grid[i]) * (moved - np.tanh(moved)) / grid[i]
+    np.testing.assert_allclose(got, x, rtol=1e-4, atol=1e-5)
+
+
+def test_our_classifier_is_softened_with_the_same_weights():
+    """A sharp softplus is the ReLU it was trained with; a soft one is not."""
+    x = jax.random.normal(jax.random.key(0), (3, 4))
+    classifier = Classifier(2, (5,), activation="relu")
+    params = classifier.init(jax.random.key(1), x)
+    want = classifier.apply(params, x).logits
+    for beta, near in ((1e4, True), (3.0, False)):
+        soft = dataclasses.replace(classifier, activation="softplus", beta=beta)
+        got = soft.apply(params, x).logits
+        assert (np.abs(got - want).max() < 1e-3) == near
+    with pytest.raises(ValueError, match="activation is 'gelu'; expected one of"):
+        Classifier(2, (5,), activation="gelu").init(jax.random.key(1), x)
+    with pytest.raises(ValueError, match="beta is 0; expected above 0"):
+        Classifier(2, (5,), beta=0).init(jax.random.key(1), x)
