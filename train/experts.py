@@ -22,7 +22,6 @@ import optax
 import tyro
 
 import jaxlib_guidance as jg
-from jaxlib_guidance import rng
 from jaxlib_guidance.data import embed_words
 from jaxlib_guidance.diffusion import perturb
 from jaxlib_guidance.files import export_weights
@@ -128,7 +127,7 @@ def train(config: Config) -> list[float]:
 
     found, ends = [], []
     for n in range(config.experts):
-        key = rng.fold(jax.random.key(config.seed), n)
+        key = jax.random.fold_in(jax.random.key(config.seed), n)
         # Each from the pretrained classifier, and not from the expert before it.
         factors, losses = learn(lora_init(key, base, config.rank), key, n)
         found.append(factors)

@@ -67,7 +67,10 @@ class MeasureScale:
         c, (total, count) = evals.x0[BASE], state
         scale = jnp.abs(effective_scale(c + delta, c, evals.x0[self.contrast.worse]))
         known = ~jnp.isnan(scale)
-        return delta, (total + jnp.where(known, scale, 0), count + known)
+        return delta, (
+            total + jnp.where(known, scale, 0),
+            count + jnp.where(known, 1.0, 0.0),
+        )
 
     def mean(self, state: PyTree) -> Array:
         """Mean of ``|a|`` over a run's evaluations.

@@ -43,9 +43,10 @@ def test_the_learned_schedule_is_the_optimum_on_gaussians():
         return (ends(w).mean() - TARGET) ** 2 + PRICE * jnp.sum(w**2)
 
     steps = jax.random.split(jax.random.key(1), 400)
-    learned, plain = jax.jit(
-        lambda w: (recipe.learn(objective, w, steps, 0.1)[0], ends(0 * w).mean())
-    )(jnp.zeros(N))
+    with jax.numpy_dtype_promotion("standard"):  # Optax's Adam needs it.
+        learned, plain = jax.jit(
+            lambda w: (recipe.learn(objective, w, steps, 0.1)[0], ends(0 * w).mean())
+        )(jnp.zeros(N))
 
     alpha, sigma = (
         np.asarray(f(grid), np.float64) for f in (PROCESS.alpha, PROCESS.sigma)
