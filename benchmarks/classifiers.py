@@ -27,8 +27,8 @@ import tyro
 
 import jaxlib_guidance as jg
 from jaxlib_guidance.data import embed_words, load_images
-from jaxlib_guidance.guidance import elucd, experts
-from jaxlib_guidance.models import load_pretrained, lora_merge, read_pretrained
+from jaxlib_guidance.guidance import elucd
+from jaxlib_guidance.models import experts, load_pretrained, lora_merge, read_pretrained
 from jaxlib_guidance.testing import judge_samples
 
 SEEDS = (0, 1, 2)

@@ -25,7 +25,6 @@ import jaxlib_guidance as jg
 from jaxlib_guidance.data import embed_words
 from jaxlib_guidance.diffusion import perturb
 from jaxlib_guidance.files import export_weights
-from jaxlib_guidance.guidance import transfer_kl
 from jaxlib_guidance.models import (
     ClassifierModel,
     DiffusionModel,
@@ -33,6 +32,7 @@ from jaxlib_guidance.models import (
     lora_init,
     lora_merge,
     read_pretrained,
+    transfer_kl,
 )
 
 

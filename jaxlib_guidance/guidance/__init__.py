@@ -50,18 +50,9 @@ from jaxlib_guidance.guidance._correct import (
     characteristic,
     rectified_cfg_pp,
 )
-from jaxlib_guidance.guidance._dynamic_negative import (
-    DynamicNegative,
-    dynamic_negative,
-)
+from jaxlib_guidance.guidance._dynamic_negative import DynamicNegative, dynamic_negative
 from jaxlib_guidance.guidance._elucd import MovedState, elucd, elucd_edm, softplus
 from jaxlib_guidance.guidance._energy import Energy, energy, step_size
-from jaxlib_guidance.guidance._experts import (
-    Experts,
-    expert_index,
-    experts,
-    transfer_kl,
-)
 from jaxlib_guidance.guidance._feedback import (
     Adaptive,
     Feedback,
@@ -71,12 +62,7 @@ from jaxlib_guidance.guidance._feedback import (
 from jaxlib_guidance.guidance._fixed_point import fixed_point
 from jaxlib_guidance.guidance._frames import FrameRamp, frame_ramp
 from jaxlib_guidance.guidance._frequency import fdg, fresca, samg
-from jaxlib_guidance.guidance._geometry import (
-    cosine,
-    project,
-    sample_dot,
-    sample_mean,
-)
+from jaxlib_guidance.guidance._geometry import cosine, project, sample_dot, sample_mean
 from jaxlib_guidance.guidance._history import ErrorCorrection, History, cfg_ec, higs
 from jaxlib_guidance.guidance._inverse import (
     ENERGIES,
@@ -104,18 +90,8 @@ from jaxlib_guidance.guidance._negative import (
     nested,
     perp_neg,
 )
-from jaxlib_guidance.guidance._noisier import (
-    Noisier,
-    RandomLabel,
-    icg,
-    self_guidance,
-)
-from jaxlib_guidance.guidance._norm import (
-    cfg_norm,
-    cfg_renorm,
-    energy_preserving,
-    pmc,
-)
+from jaxlib_guidance.guidance._noisier import Noisier, RandomLabel, icg, self_guidance
+from jaxlib_guidance.guidance._norm import cfg_norm, cfg_renorm, energy_preserving, pmc
 from jaxlib_guidance.guidance._perturb import pag, redirect, seg
 from jaxlib_guidance.guidance._plan import GuidedDenoiser, guided
 from jaxlib_guidance.guidance._post import (
@@ -335,11 +311,6 @@ __all__ = [
     "elucd",
     "MovedState",
     "elucd_edm",
-    # Experts by noise range
-    "expert_index",
-    "Experts",
-    "experts",
-    "transfer_kl",
     # Projections of the guidance
     "APG",
     "apg",

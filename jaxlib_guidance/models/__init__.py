@@ -4,6 +4,12 @@ from jaxlib_guidance.models import layers, lm
 from jaxlib_guidance.models._adapters import Adapted, from_linen, from_nnx
 from jaxlib_guidance.models._classifier import Classified, Classifier
 from jaxlib_guidance.models._dit import DiT
+from jaxlib_guidance.models._experts import (
+    Experts,
+    expert_index,
+    experts,
+    transfer_kl,
+)
 from jaxlib_guidance.models._lora import lora_init, lora_merge
 from jaxlib_guidance.models._patches import patchify, unpatchify
 from jaxlib_guidance.models._pretrained import (
@@ -28,6 +34,11 @@ __all__ = [
     # A classifier of noisy images
     "Classified",
     "Classifier",
+    # Experts by noise range
+    "expert_index",
+    "Experts",
+    "experts",
+    "transfer_kl",
     # Low-rank changes of parameters
     "lora_init",
     "lora_merge",

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.guidance import expert_index, experts, transfer_kl
-from jaxlib_guidance.models import lora_init, lora_merge
+from jaxlib_guidance.models import (
+    expert_index,
+    experts,
+    lora_init,
+    lora_merge,
+    transfer_kl,
+)
 
 TRACED = []
 

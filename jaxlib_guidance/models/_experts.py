@@ -97,7 +97,7 @@ def experts(
         function of a module, so that a term that is built anew does not compile anew.
       horizon: Largest time ``T`` of the slices ``[n T / N, (n + 1) T / N)``.
       merge: Function ``(shared, own) -> params`` for small experts, such as
-        `models.lora_merge`; None for experts that share nothing.
+        `lora_merge`; None for experts that share nothing.
       shared: Whether all samples have one time, as in `sample` with any solver that is
         not adaptive. The first sample's time then chooses for all, and no parameters
         are gathered by sample, which for convolutions on a CPU is much faster.
