@@ -85,6 +85,9 @@ def kernel(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def main(config: Config) -> dict[str, list[dict[str, float]]]:
     """Learns and measures, seed by seed."""
+    model: Any
+    eyes: Any
+    judge: Any
     model, params = load_pretrained("digits")
     eyes, eye_params = load_pretrained("digits_classifier")
     judge, judge_params = load_pretrained("digits_judge")
