@@ -83,14 +83,16 @@ def kernel(a: jax.Array, b: jax.Array) -> jax.Array:
     return own[0] / (n * (n - 1)) + own[1] / (m * (m - 1)) - 2 * jnp.mean(k(a, b))
 
 
+def loaded(name: str) -> Any:
+    """A model of any kind and its parameters."""
+    return load_pretrained(name)
+
+
 def main(config: Config) -> dict[str, list[dict[str, float]]]:
     """Learns and measures, seed by seed."""
-    model: Any
-    eyes: Any
-    judge: Any
-    model, params = load_pretrained("digits")
-    eyes, eye_params = load_pretrained("digits_classifier")
-    judge, judge_params = load_pretrained("digits_judge")
+    model, params = loaded("digits")
+    eyes, eye_params = loaded("digits_classifier")
+    judge, judge_params = loaded("digits_judge")
     score = jax.jit(partial(judge, judge_params))
     (real, real_labels), (kept, _) = load_digits("train"), load_digits("test")
     grid = model.grid(config.steps)
