@@ -149,7 +149,7 @@ class MovedState:
         """The move ``[B, *S]`` of the state at this step."""
         count = step_grid(ctx, "elucd_edm").shape[0]  # Steps + 1, as published.
         sine = jnp.sin(ctx.step / max(count - 1, 1) * jnp.pi)
-        size = 1 - ctx.step / count + at_least_float32(self.gamma) * sine
+        size = 1 - ctx.step / count + at_least_float32(jnp.asarray(self.gamma)) * sine
         x = divide(ctx.x, ctx.alpha)
         rms = sqrt(jnp.mean(x**2, axis=sample_axes(x), keepdims=True))
         proxy = x / jnp.maximum(rms, 1)
