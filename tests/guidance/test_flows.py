@@ -48,9 +48,7 @@ def moments(term, label=0, high=80.0, steps=200):
     return low, (top - low) ** 2
 
 
-@pytest.mark.exact(
-    "A contrast of Gaussians ends at v_c (v_c / v_b)^w, its mean between them"
-)
+@pytest.mark.exact("A contrast of Gaussians ends with the variance v_c (v_c / v_b)^w")
 @pytest.mark.parametrize(
     ("weight", "null", "mean", "variance"),
     [
