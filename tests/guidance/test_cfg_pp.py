@@ -58,7 +58,9 @@ def test_cfg_pp_golden(context, lookup, guided):
     np.testing.assert_allclose(last, [[0.6]], rtol=1e-5)
 
 
-@pytest.mark.exact("Contrasts in ever shorter steps end where its one step does")
+@pytest.mark.exact(
+    "A step ends at c + r (y - c) + (r^S - r) (u - c), a short one as with cfg"
+)
 def test_terminal_repair_golden():
     """y = (1, 2, -1), r = 0.5, scale 3: (1.875, 0.625, 0.375); cfg in short steps."""
     rows = jnp.asarray([[1.0, 1.0, 0.0], [2.0, 0.0, 1.0]])
