@@ -86,11 +86,21 @@ def test_samples_are_those_of_sample(rolled):
     assert first.states.shape == (4, 6, *SHAPE)
 
 
+def roundings(rolled):
+    """Change of each log-probability when mean and std move by a relative 2^-23."""
+    mean, std = (np.asarray(each, np.float64) for each in rolled.transition)
+    std = np.where(rolled.mask, std, 1)[..., None, None]
+    z = (np.asarray(rolled.states[:, 1:], np.float64) - mean) / std
+    slope = np.abs(z * mean / std) + np.abs(z**2 - 1)
+    return slope.sum((2, 3)) * rolled.mask * np.finfo(np.float32).eps
+
+
 def test_an_unchanged_policy_has_ratios_of_one(rolled):
     """To rounding from one program to another, and exactly within one."""
     _, first, score = rolled
     (_, again), _ = score(PARAMS)
-    np.testing.assert_allclose(jnp.exp(again.logp - first.logp), 1, atol=3e-6)
+    # Ten roundings were seen, of cosines that two programs compute by other code.
+    assert (np.abs(again.logp - first.logp) <= 32 * roundings(first) + 1e-7).all()
     np.testing.assert_array_equal(again.states, first.states)
     np.testing.assert_array_equal(again.mask, first.mask)
     (_, same), _ = score(PARAMS)
