@@ -233,7 +233,8 @@ def sample(
         # An array, so that it can be saved; and a known one stays known under jit.
         with jax.ensure_compile_time_eval():
             now = jnp.asarray(begin.step + count, jnp.int32)
-        end = SampleState(*carry, now, grid[begin.step + count])
+        x, state, memory = carry
+        end = SampleState(x, state, memory, now, grid[begin.step + count])
     if trace is None:
         return end, None
     return end, jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *traced)
