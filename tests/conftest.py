@@ -14,6 +14,7 @@ import os
 import shutil
 import struct
 import tempfile
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -122,6 +123,54 @@ def gguf_bytes(tensors, metadata, *, version=3, alignment=32):
         head += _text(name) + sizes + struct.pack("<IQ", kind, len(data))
         data += held + bytes(-len(held) % alignment)
     return head + bytes(-len(head) % alignment) + data
+
+
+# How a pickle of protocol 2 says the things that are in a file of PyTorch.
+PICKLED = {
+    type(None): lambda _: b"N",
+    bool: lambda value: b"\x88" if value else b"\x89",
+    int: lambda value: b"J" + struct.pack("<i", value),
+    str: lambda value: b"X" + struct.pack("<I", len(value.encode())) + value.encode(),
+    bytes: lambda value: value,
+    tuple: lambda value: b"(" + b"".join(map(pickled, value)) + b"t",
+    list: lambda value: b"](" + b"".join(map(pickled, value)) + b"e",
+    dict: lambda value: b"}(" + b"".join(pickled(x) for p in value.items() for x in p)
+    + b"u",
+}  # fmt: skip
+
+
+def pickled(value):
+    """Instructions that push a value; bytes are instructions already."""
+    return PICKLED[type(value)](value)
+
+
+def torch_file(path, tree, storages, *, program=None, order=b"little"):
+    """A zip as torch.save makes it.
+
+    ``tree`` is of dicts, lists, texts and numbers, with instructions from
+    `torch_tensor` for tensors, and ``storages`` is ``{key: bytes}``.
+    """
+    with zipfile.ZipFile(path, "w") as file:
+        whole = b"\x80\x02" + pickled(tree) + b"."
+        file.writestr("archive/data.pkl", whole if program is None else program)
+        file.writestr("archive/byteorder", order)
+        for key, held in storages.items():
+            file.writestr(f"archive/data/{key}", held)
+        file.writestr("archive/version", b"3\n")
+
+
+def torch_tensor(kind, key, count, offset, shape, strides):
+    """Instructions that make a tensor of a storage."""
+    storage = ("storage", f"ctorch\n{kind}Storage\n".encode(), key, "cpu", count)
+    hooks = b"ccollections\nOrderedDict\n)R"
+    arguments = (pickled(storage) + b"Q", offset, shape, strides, False, hooks)
+    return b"ctorch._utils\n_rebuild_tensor_v2\n" + pickled(arguments) + b"R"
+
+
+@pytest.fixture(scope="session")
+def write_torch():
+    """``(write(path, tree, storages), tensor(...))``."""
+    return torch_file, torch_tensor
 
 
 @pytest.fixture(scope="session")

@@ -2,19 +2,21 @@
 
     python tests/files/fuzz_readers.py FOLDER --mutations 1500
 
-FOLDER holds folders of whole files: weights, safetensors, gguf. Whatever is done to
-them, a reader may give arrays or raise CorruptFileError; everything else is a failure,
-as is a read that takes long or much memory. `test_fuzz_readers.py` makes the folder and
-runs this.
+FOLDER holds folders of whole files: weights, safetensors, gguf, torch. Whatever is done
+to them, a reader may give arrays or raise CorruptFileError; everything else is a
+failure, as is a read that takes long or much memory. `test_fuzz_readers.py` makes the
+folder and runs this.
 """
 
 import argparse
+import io
 import json
 import re
 import resource
 import tempfile
 import time
 import traceback
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from jaxlib_guidance.files import (
     CorruptFileError,
     load_gguf,
     load_safetensors,
+    load_torch,
     load_weights,
 )
 from jaxlib_guidance.files._weights import ABOUT, _checksum
@@ -43,6 +46,7 @@ READERS = {
     "weights": lambda path: touch(load_weights(path)[0]),
     "safetensors": lambda path: touch(load_safetensors(path)[0]),
     "gguf": lambda path: touch(load_gguf(path)[0]),
+    "torch": lambda path: touch(load_torch(path)[0]),
 }
 
 
@@ -131,6 +135,19 @@ def mutate_inside(rng, whole):
     return len(held).to_bytes(8, "little") + held + whole[start:]
 
 
+def mutate_pickle(rng, whole):
+    """Within a zip that is whole: its program is changed, in place or in length."""
+    held = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(whole)) as old, zipfile.ZipFile(held, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            new.writestr(name, mutate(rng, data) if name.endswith(".pkl") else data)
+    return held.getvalue()
+
+
+INSIDE = {"weights": mutate_inside, "torch": mutate_pickle}
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
@@ -149,8 +166,8 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         for i in range(options.mutations):
             kind, whole = seeds[i % len(seeds)]
-            inside = kind == "weights" and rng.random() < 0.5
-            data = (mutate_inside if inside else mutate)(rng, whole)
+            inside = kind in INSIDE and rng.random() < 0.5
+            data = (INSIDE[kind] if inside else mutate)(rng, whole)
             path = Path(folder) / "mutated"
             path.write_bytes(data)
             start = time.perf_counter()

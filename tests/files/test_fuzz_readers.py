@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def seeds(folder, write_gguf, write_safetensors):
+def seeds(folder, write_gguf, write_safetensors, write_torch):
     """Small whole files of each format, with every kind of content."""
     rng = np.random.default_rng(0)
     params = {
@@ -29,7 +29,7 @@ def seeds(folder, write_gguf, write_safetensors):
         "zeros": np.zeros(9000),
     }
     config = {"kind": "dit", "betas": [0.9], "none": None}
-    for kind in ("weights", "safetensors", "gguf"):
+    for kind in ("weights", "safetensors", "gguf", "torch"):
         (folder / kind).mkdir()
     weights = folder / "weights"
     export_weights(weights / "plain.safetensors", params, config)
@@ -56,15 +56,24 @@ def seeds(folder, write_gguf, write_safetensors):
         if kind.name not in ("Q8_1", "Q8_K")
     }
     (folder / "gguf" / "model").write_bytes(write_gguf(held, metadata))
+    write, tensor = write_torch
+    kinds = {"Float": 4, "Half": 2, "Long": 8, "Bool": 1}
+    held = {
+        f"layer.{kind}": tensor(kind, str(size), 900, 4, (3, 4), (4, 1))
+        for kind, size in kinds.items()
+    }
+    tree = {"model": held, "step": 7, "betas": [0, 1], "more": {"name": "adam"}}
+    storages = {str(size): rng.bytes(900 * size) for size in kinds.values()}
+    write(folder / "torch" / "model", tree, storages)
 
 
 @pytest.mark.parametrize(
     "mutations", [1500, pytest.param(40_000, marks=pytest.mark.slow)]
 )
 def test_mutated_files_are_read_or_refused(
-    tmp_path, write_gguf, write_safetensors, mutations
+    tmp_path, write_gguf, write_safetensors, write_torch, mutations
 ):
-    seeds(tmp_path, write_gguf, write_safetensors)
+    seeds(tmp_path, write_gguf, write_safetensors, write_torch)
     command = [sys.executable, SCRIPT, tmp_path, "--mutations", str(mutations)]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=20 + mutations / 20
@@ -74,7 +83,7 @@ def test_mutated_files_are_read_or_refused(
     print(found)
     assert found["failures"] == 0, found["first_failures"]
     # The mutations reach both outcomes of each reader, many times.
-    for kind in ("weights", "safetensors", "gguf"):
+    for kind in ("weights", "safetensors", "gguf", "torch"):
         assert min(found["counts"][kind].values()) > mutations / 100
     assert found["slowest_s"] < 2
     assert found["memory_grown_mb"] < 64
