@@ -1,6 +1,6 @@
 """Reference networks with named attention sites, and adapters for foreign ones."""
 
-from jaxlib_guidance.models import layers, lm
+from jaxlib_guidance.models import layers, lm, published
 from jaxlib_guidance.models._adapters import Adapted, from_linen, from_nnx
 from jaxlib_guidance.models._classifier import Classified, Classifier
 from jaxlib_guidance.models._dit import DiT
@@ -25,6 +25,7 @@ from jaxlib_guidance.models._tsdiff import TSDiff, tsdiff_cpu, tsdiff_paper
 from jaxlib_guidance.models._unet import UNet
 from jaxlib_guidance.models.layers import *
 from jaxlib_guidance.models.lm import *
+from jaxlib_guidance.models.published import *
 
 __all__ = [
     # Networks of Flax as networks of this library
@@ -64,3 +65,4 @@ __all__ = [
 ]
 __all__ += layers.__all__
 __all__ += lm.__all__
+__all__ += published.__all__
