@@ -90,7 +90,8 @@ class Network(Protocol):
     """A raw network: ``(x, c_noise, cond, *, control, capture) -> (value, maps)``.
 
     ``sites`` names the attention sites that accept an edit, ``taps`` all arrays that
-    can be captured (attention maps and features).
+    can be captured (attention maps and features). ``features``, which a network need
+    not have, names those that accept an edit of features.
     """
 
     sites: tuple[str, ...]
@@ -123,6 +124,7 @@ class Denoiser:
       classes: Number of classes that labels name, or None for a network whose
         conditions are not checked. Label ``classes`` means no class.
       reduces: Whether ``capture`` may map taps to functions that the network applies.
+      features: Names of the features that accept an edit.
 
     Example:
       >>> import jax.numpy as jnp
@@ -138,6 +140,7 @@ class Denoiser:
     process: Process | None = None
     classes: int | None = None
     reduces: bool = False
+    features: tuple[str, ...] = ()
 
     def __call__(
         self,
@@ -151,7 +154,7 @@ class Denoiser:
         """Evaluates; ``control`` and ``capture`` must name existing sites and taps."""
         control = control or {}
         require_labels(cond, self.classes)
-        require_known("control", control, self.sites, "sites")
+        require_known("control", control, self.sites + self.features, "sites")
         require_known("capture", capture, self.taps, "taps")
         taps = capture if isinstance(capture, Mapping) else tuple(capture)
         return self.apply(x, t, cond, control=control, capture=taps)
@@ -244,7 +247,7 @@ class Branch(NamedTuple):
 
     Attributes:
       cond: Condition pytree with leading ``B``, or None.
-      control: Attention edits by site, or by a pattern that matches sites.
+      control: Edits by site or feature, or by a pattern that matches some.
       x: State ``[B, *S]`` to evaluate at; None means the sampler's own.
       net: Which of the sampler's denoisers.
       grad: Whether an energy differentiates through this evaluation.

@@ -7,7 +7,9 @@ from jaxlib_guidance.attention._control import (
     captured,
     fold_controls,
     match,
+    match_edit,
     match_sites,
+    sources,
 )
 from jaxlib_guidance.attention._core import attend, self_only
 from jaxlib_guidance.attention._edits import (
@@ -22,6 +24,13 @@ from jaxlib_guidance.attention._edits import (
     token_mask,
 )
 from jaxlib_guidance.attention._entmax import entmax15, sparse
+from jaxlib_guidance.attention._features import (
+    FeatureEdit,
+    edit_features,
+    inject,
+    join_features,
+    steer,
+)
 from jaxlib_guidance.attention._layer import enter_layer, leave_layer, shuffle, skip
 from jaxlib_guidance.attention._negative import move_away
 
@@ -30,7 +39,9 @@ __all__ = [
     "Edit",
     "match",
     "match_sites",
+    "match_edit",
     "fold_controls",
+    "sources",
     # What to capture, and functions of it
     "capture_at",
     "captured",
@@ -55,6 +66,12 @@ __all__ = [
     "shuffle",
     "enter_layer",
     "leave_layer",
+    # Edits of features, and where a U-Net joins two of them
+    "FeatureEdit",
+    "inject",
+    "steer",
+    "edit_features",
+    "join_features",
     # Steering vectors in a residual stream
     "steering_direction",
     "add_steering",

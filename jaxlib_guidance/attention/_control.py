@@ -10,6 +10,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.attention._features import FeatureEdit, fold_features
+from jaxlib_guidance.attention._gates import stack_gates
 from jaxlib_guidance.types import Array, Captures, pytree_dataclass, static
 
 # Neutral values, given to the branches of a call that do not use a field others use.
@@ -179,19 +181,57 @@ def captured(array: Array, wanted: bool | Callable[[Array], Array]) -> Array:
     return wanted(array) if callable(wanted) else array
 
 
+def match_edit(
+    pattern: str,
+    edit: Edit | FeatureEdit,
+    sites: Sequence[str],
+    features: Sequence[str],
+) -> tuple[str, ...]:
+    """What a pattern of a control selects: sites for an `Edit`, else features.
+
+    Args:
+      pattern: Name, place or shell pattern.
+      edit: What stands under it.
+      sites: All attention sites of the network, for `match_sites`.
+      features: All features of the network that can be edited, for `match`.
+
+    Returns:
+      Names, in the network's order.
+
+    Raises:
+      ValueError: The pattern selects nothing; the message lists what there is.
+    """
+    if isinstance(edit, FeatureEdit):
+        return match([pattern], features, "feature")
+    return match_sites(pattern, sites)
+
+
+def sources(edit: Edit | FeatureEdit) -> tuple[str, ...]:
+    """Names of the branches that an edit takes something from.
+
+    Args:
+      edit: An edit before `fold_controls`.
+    """
+    if isinstance(edit, FeatureEdit):
+        return () if edit.borrow is None else (edit.borrow,)
+    return tuple(source for _, source in (*edit.borrow, *edit.negative))
+
+
 def fold_controls(
-    controls: Sequence[Mapping[str, Edit]], branches: Sequence[str], batch: int
-) -> dict[str, Edit]:
+    controls: Sequence[Mapping[str, Edit | FeatureEdit]],
+    branches: Sequence[str],
+    batch: int,
+) -> dict[str, Edit | FeatureEdit]:
     """Merges the controls of K branches into one for the folded batch ``[B*K]``.
 
     Args:
-      controls: One mapping from site to edit for each branch.
+      controls: One mapping from site or feature to edit for each branch.
       branches: Names of the branches, which `Edit.borrow` refers to.
       batch: Number ``B`` of samples, before folding.
 
     Returns:
-      Site to edit, for each site that any branch edits. Leaves lead with ``B*K``,
-      sample major; ``borrow`` and ``shift`` hold one entry for each branch.
+      Name to edit, for each site or feature that any branch edits. Leaves lead with
+      ``B*K``, sample major; ``borrow`` and ``shift`` hold one entry for each branch.
 
     Raises:
       ValueError: An edit borrows from a branch that is not in this call, or has a leaf
@@ -205,6 +245,8 @@ def fold_controls(
 
 
 def _fold(edits, branches, batch, site):
+    if any(isinstance(edit, FeatureEdit) for edit in edits):
+        return fold_features(edits, branches, batch, site)
     edits = [edit if edit is not None else Edit() for edit in edits]
     if len(edits) == 1 and not edits[0].borrow and not edits[0].negative:
         return edits[0]
@@ -212,7 +254,7 @@ def _fold(edits, branches, batch, site):
     for name, neutral in GATES.items():
         values = [getattr(edit, name) for edit in edits]
         if any(value is not None for value in values):
-            fields[name] = _stack_gates(values, neutral, batch, f"{site}: {name}")
+            fields[name] = stack_gates(values, neutral, batch, f"{site}: {name}")
     for name, neutral in TABLES.items():
         values = [getattr(edit, name) for edit in edits]
         if any(value is not None for value in values):
@@ -274,18 +316,6 @@ def _negatives(edits, branches, site):
             index = found.setdefault(rule, [-1] * len(edits))
             index[own] = list(branches).index(source)
     return tuple((rule, tuple(index)) for rule, index in found.items())
-
-
-def _stack_gates(values, neutral, batch, name):
-    whole = []
-    for value in values:
-        value = jnp.asarray(neutral if value is None else value, jnp.float32)
-        if value.shape not in ((), (batch,)):
-            raise ValueError(
-                f"{name} has shape {value.shape}; expected () or ({batch},)"
-            )
-        whole.append(jnp.broadcast_to(value, (batch,)))
-    return jnp.stack(whole, 1).reshape(-1)
 
 
 def _stack_tables(values, neutral, batch, name):

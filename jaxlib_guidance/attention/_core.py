@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.attention._control import LAYER, PIXELS, Edit, captured
 from jaxlib_guidance.attention._entmax import entmax15
+from jaxlib_guidance.attention._gates import by_branch, mix, take
 from jaxlib_guidance.attention._negative import FLIP, RULES
 from jaxlib_guidance.reduce import divide
 from jaxlib_guidance.types import Array, expand
@@ -68,7 +69,7 @@ def attend(
         borrowed = dict(edit.borrow)
         gate = 1.0 if edit.borrow_gate is None else edit.borrow_gate
         q, k, v = (
-            _mix(own, _take(own, borrowed[what], what), gate, "borrow_gate")
+            mix(own, take(own, borrowed[what], what), gate, "borrow_gate")
             if what in borrowed
             else own
             for what, own in (("q", q), ("k", k), ("v", v))
@@ -81,16 +82,16 @@ def attend(
         logits = _logits(q, k, edit, mask)
         probs = _softmax(logits)
         if edit.sparse is not None:
-            probs = _mix(probs, entmax15(logits), edit.sparse, "sparse")
+            probs = mix(probs, entmax15(logits), edit.sparse, "sparse")
         probs = _edit_probs(probs, edit)
         out = jnp.einsum("bhqm,bmhd->bqhd", probs.astype(v.dtype), v)
     else:
         out = _fused(q, k, v, mask, kernel)
     if edit.identity is not None:
-        out = _mix(out, v, edit.identity, "identity")
+        out = mix(out, v, edit.identity, "identity")
         if probs is not None and capture:
             eye = jnp.eye(probs.shape[-1], dtype=probs.dtype)
-            probs = _mix(probs, jnp.broadcast_to(eye, probs.shape), edit.identity, "")
+            probs = mix(probs, jnp.broadcast_to(eye, probs.shape), edit.identity, "")
     for rule, source in edit.negative:
         out = _moved(out, q, k, v, mask, edit, rule, source, kernel)
     if probs is None or not capture:
@@ -117,15 +118,15 @@ def _moved(out, q, k, v, mask, edit, rule, source, kernel):
     own = source
     if isinstance(source, tuple):
         own = tuple(i if taken < 0 else taken for i, taken in enumerate(source))
-    keys, values = (_take(a, own, "negative") for a in (k, v))
-    hidden = None if mask is None else _take(mask, own, "negative")
+    keys, values = (take(a, own, "negative") for a in (k, v))
+    hidden = None if mask is None else take(mask, own, "negative")
     if rule == FLIP:
         away = _flipped(q, (k, keys), (v, values), (mask, hidden), edit, kernel)
     else:
         away = RULES[rule](out, _fused(q, keys, values, hidden, kernel), edit)
     uses = jnp.tile(jnp.asarray(source) >= 0, out.shape[0] // len(source))
-    mix = 1.0 if edit.negative_mix is None else edit.negative_mix
-    return _mix(out, away, mix * uses.astype(jnp.float32), "negative_mix")
+    share = 1.0 if edit.negative_mix is None else edit.negative_mix
+    return mix(out, away, share * uses.astype(jnp.float32), "negative_mix")
 
 
 def _flipped(q, keys, values, masks, edit, kernel):
@@ -166,6 +167,11 @@ def _require_shapes(q, k, v, mask):
 
 
 def _require_meaning(edit, q, k):
+    if not isinstance(edit, Edit):
+        raise TypeError(
+            f"an attention site was given {type(edit).__name__}; expected attention."
+            "Edit: edits of features are for places such as 'mid'"
+        )
     for name, used in self_only(edit):
         if used and q.shape[1] != k.shape[1]:
             raise ValueError(
@@ -206,42 +212,10 @@ def _reads_map(edit):
     return changed or "probs" in dict(edit.borrow)
 
 
-def _mix(own, other, gate, name):
-    """``(1 - gate) own + gate other``, exact at both ends; scalar or ``[B]`` gate."""
-    gate = jnp.asarray(gate, own.dtype)
-    if gate.shape not in ((), own.shape[:1]):
-        raise ValueError(
-            f"edit.{name} has shape {gate.shape}; expected () or {own.shape[:1]}"
-        )
-    gate = expand(gate, own)
-    return (1 - gate) * own + gate * other
-
-
-def _branches(a, count, name):
-    """The ``[B, K, ...]`` view of folded branches."""
-    if a.shape[0] % count:
-        raise ValueError(
-            f"edit.{name} names {count} branches; the batch of {a.shape[0]} is not a "
-            "multiple of that"
-        )
-    return a.reshape(a.shape[0] // count, count, *a.shape[1:])
-
-
-def _take(a, index, name):
-    """Each branch's source. Static slices of an unsharded axis move no data."""
-    if not isinstance(index, tuple):
-        raise ValueError(
-            f"edit.borrow takes {name} from {index!r}; expected one index for each "
-            "branch, as fold_controls makes of branch names"
-        )
-    view = _branches(a, len(index), "borrow")
-    return jnp.stack([view[:, i] for i in index], 1).reshape(a.shape)
-
-
 def _roll(a, shift):
     if not isinstance(shift, tuple):
         return jnp.roll(a, shift, axis=1) if shift else a
-    view = _branches(a, len(shift), "shift")
+    view = by_branch(a, len(shift), "shift")
     rolled = [jnp.roll(view[:, i], n, axis=1) for i, n in enumerate(shift)]
     return jnp.stack(rolled, 1).reshape(a.shape)
 
@@ -314,7 +288,7 @@ def _softmax(logits):
 def _edit_probs(probs, edit):
     borrowed = dict(edit.borrow)
     if "probs" in borrowed:
-        taken = _take(probs, borrowed["probs"], "probs")
+        taken = take(probs, borrowed["probs"], "probs")
         if edit.borrow_columns is not None:
             columns = jnp.asarray(edit.borrow_columns, jnp.float32)
             size, width = probs.shape[0], probs.shape[-1]
@@ -326,7 +300,7 @@ def _edit_probs(probs, edit):
             columns = columns.reshape(-1, 1, 1, width)
             taken = (1 - columns) * probs + columns * taken
         gate = 1.0 if edit.borrow_gate is None else edit.borrow_gate
-        probs = _mix(probs, taken, gate, "borrow_gate")
+        probs = mix(probs, taken, gate, "borrow_gate")
     if edit.prob_gain is not None:
         probs = probs * _table(edit.prob_gain, probs.shape, "prob_gain")
     if edit.prob_offset is not None:
@@ -334,5 +308,5 @@ def _edit_probs(probs, edit):
     if edit.renormalise is not None:
         total = jnp.sum(probs, -1, keepdims=True)
         scaled = jnp.where(total > 0, divide(probs, total), probs)
-        probs = _mix(probs, scaled, edit.renormalise, "renormalise")
+        probs = mix(probs, scaled, edit.renormalise, "renormalise")
     return probs

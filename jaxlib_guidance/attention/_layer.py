@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxlib_guidance import rng
 from jaxlib_guidance.attention._control import LAYER, Edit
+from jaxlib_guidance.attention._gates import gate_of
 from jaxlib_guidance.types import Array, concrete, expand
 
 
@@ -30,7 +31,7 @@ def enter_layer(x: Array, edit: Edit | None) -> tuple[Array, Edit | None]:
     if edit is None or all(getattr(edit, name) is None for name in LAYER):
         return x, edit
     if edit.shuffle is not None:
-        seeds = _gate(edit.shuffle, x, "shuffle").astype(jnp.uint32)
+        seeds = gate_of(edit.shuffle, x, "shuffle").astype(jnp.uint32)
         keys = jax.vmap(jax.random.key)(jnp.broadcast_to(seeds, x.shape[:1]))
         order = jnp.argsort(rng.uniform(keys, x.shape[1:2]), axis=-1)
         order = jnp.where(expand(seeds, order) > 0, order, jnp.arange(x.shape[1]))
@@ -54,7 +55,7 @@ def leave_layer(x: Array, before: Array, edit: Edit | None) -> Array:
     """
     if edit is None or edit.skip is None:
         return x
-    skip = expand(_gate(edit.skip, x, "skip"), x).astype(x.dtype)
+    skip = expand(gate_of(edit.skip, x, "skip"), x).astype(x.dtype)
     return (1 - skip) * x + skip * before
 
 
@@ -93,12 +94,3 @@ def shuffle(seed: Array | int) -> Edit:
         if not np.all(whole):
             raise ValueError(f"seed is {seed}; expected whole numbers below 2^24")
     return Edit(shuffle=seed)
-
-
-def _gate(value, x, name):
-    value = jnp.asarray(value, jnp.float32)
-    if value.shape not in ((), x.shape[:1]):
-        raise ValueError(
-            f"edit.{name} has shape {value.shape}; expected () or {x.shape[:1]}"
-        )
-    return value

@@ -139,7 +139,9 @@ def parametrize(
 
     classes = getattr(net, "classes", None)
     reduces = getattr(net, "reduces", False)
-    return Denoiser(apply, tuple(net.sites), tuple(net.taps), process, classes, reduces)
+    names = tuple(net.sites), tuple(net.taps)
+    features = tuple(getattr(net, "features", ()))
+    return Denoiser(apply, *names, process, classes, reduces, features)
 
 
 def _parts(out, x):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.attention import captured, fold_controls, match, match_sites
+from jaxlib_guidance.attention import captured, fold_controls, match, match_edit
 from jaxlib_guidance.guidance._base import Evals
 from jaxlib_guidance.types import (
     Array,
@@ -61,7 +61,7 @@ def _call(denoiser, group, ctx, x):
                 f"expected {ctx.t.shape}"
             )
     batch, count = x.shape[0], len(names)
-    controls = [_by_site(branch.control or {}, denoiser.sites) for branch in branches]
+    controls = [_by_name(branch.control or {}, denoiser) for branch in branches]
     captures = [_by_tap(branch.capture, denoiser.taps) for branch in branches]
     wanted = _one_of_each(captures)
     reduced = any(function is not None for function in wanted.values())
@@ -150,10 +150,10 @@ def _require_rows(found, rows):
             )
 
 
-def _by_site(control, sites):
+def _by_name(control, denoiser):
     edits = {}
     for pattern, edit in control.items():
-        for site in match_sites(pattern, sites):
+        for site in match_edit(pattern, edit, denoiser.sites, denoiser.features):
             if site in edits:
                 raise ValueError(
                     f"a branch's control edits {site!r} twice: {list(control)}"

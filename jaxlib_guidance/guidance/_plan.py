@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlib_guidance.attention import sources
 from jaxlib_guidance.guidance._active import Off, prune
 from jaxlib_guidance.guidance._base import BASE, Evals, Jacobian, init_term
 from jaxlib_guidance.guidance._branches import merge_branches
@@ -195,7 +196,7 @@ def _differentiated(branches: Mapping[str, Branch], plan: str) -> set[str]:
         {name, source}
         for name, branch in branches.items()
         for edit in (branch.control or {}).values()
-        for _, source in (*edit.borrow, *edit.negative)
+        for source in sources(edit)
     ]
     for _ in shared:
         graded = graded.union(*(pair for pair in shared if pair & graded))

@@ -10,7 +10,6 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxlib_guidance.attention import Edit
 from jaxlib_guidance.types import Array, Captures, PyTree, require_known
 
 
@@ -26,6 +25,7 @@ class Adapted:
       foreign: Whether the module knows nothing of sites and taps.
       classes: Number of classes that labels are checked against, or None.
       reduces: Whether ``capture`` may map taps to functions that the module applies.
+      features: Names of the features that accept an edit.
     """
 
     call: Callable[..., Any]
@@ -34,6 +34,7 @@ class Adapted:
     foreign: bool = False
     classes: int | None = None
     reduces: bool = False
+    features: tuple[str, ...] = ()
 
     def __call__(
         self,
@@ -41,11 +42,11 @@ class Adapted:
         c_noise: Array,
         cond: PyTree = None,
         *,
-        control: Mapping[str, Edit] | None = None,
+        control: Mapping[str, Any] | None = None,
         capture: Captures = (),
     ) -> tuple[Array, Mapping[str, Array]]:
         """Evaluates; raises for sites and taps that the module does not have."""
-        require_known("control", control or {}, self.sites, "sites")
+        require_known("control", control or {}, self.sites + self.features, "sites")
         require_known("capture", capture, self.taps, "taps")
         if self.foreign:
             return self.call(x, c_noise, cond), {}
@@ -61,7 +62,12 @@ def _adapted(module: Any, call: Callable[..., Any]) -> Adapted:
     classes = getattr(module, "classes", None)
     reduces = getattr(module, "reduces", False)
     return Adapted(
-        call, tuple(module.sites), tuple(module.taps), classes=classes, reduces=reduces
+        call,
+        tuple(module.sites),
+        tuple(module.taps),
+        classes=classes,
+        reduces=reduces,
+        features=tuple(getattr(module, "features", ())),
     )
 
 

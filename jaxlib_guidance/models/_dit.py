@@ -14,7 +14,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.attention import Edit
 from jaxlib_guidance.models._dit_block import DiTBlock, plain_norm
 from jaxlib_guidance.models._patches import patchify, unpatchify
 from jaxlib_guidance.models.layers._embed import ConditionEmbed, grid_positions
@@ -79,7 +78,12 @@ class DiT(nn.Module):
     @property
     def taps(self) -> tuple[str, ...]:
         """What can be captured: maps ``[B, H, Q, M]`` and outputs ``[B, T, width]``."""
-        return self.sites + tuple(f"block{i}" for i in range(self.depth))
+        return self.sites + self.features
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What accepts an edit of features: the blocks' outputs."""
+        return tuple(f"block{i}" for i in range(self.depth))
 
     @nn.compact
     def __call__(
@@ -88,7 +92,7 @@ class DiT(nn.Module):
         c_noise: Array,
         cond: PyTree = None,
         *,
-        control: Mapping[str, Edit] | None = None,
+        control: Mapping[str, Any] | None = None,
         capture: Captures = (),
     ) -> tuple[Array, dict[str, Array]]:
         """Evaluates the network.
@@ -98,7 +102,7 @@ class DiT(nn.Module):
           c_noise: Noise level of each sample ``[B]``, which `parametrize` chooses.
           cond: Condition: None, labels ``[B]``, a vector ``[B, F]``, text ``[B, M, F]``
             or a dict of these; see `ConditionEmbed`.
-          control: Attention edits by site.
+          control: Edits by attention site or feature.
           capture: Taps to return, or a function of each to return instead.
 
         Returns:
@@ -109,7 +113,7 @@ class DiT(nn.Module):
             unknown option.
         """
         control = dict(control or {})
-        require_known("control", control, self.sites, "sites")
+        require_known("control", control, self.sites + self.features, "sites")
         require_known("capture", capture, self.taps, "taps")
         tokens, grid = patchify(x, self.patch)
         h = nn.Dense(self.width, dtype=self.dtype, name="patch_in")(

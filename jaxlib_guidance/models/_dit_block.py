@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.attention import (
-    Edit,
     capture_at,
     captured,
+    edit_features,
     enter_layer,
     leave_layer,
 )
@@ -44,7 +44,7 @@ class DiTBlock(nn.Module):
         mask: Array | None = None,
         *,
         grid: tuple[int, ...],
-        control: Mapping[str, Edit],
+        control: Mapping[str, Any],
         capture: Captures,
     ) -> tuple[Array, dict[str, Array]]:
         """``(x [B, T, C], maps)`` with maps and edits named "attn", "cross" and "".
@@ -55,7 +55,7 @@ class DiTBlock(nn.Module):
           context: Text ``[B, M, C]``, or None for no cross-attention.
           mask: ``bool [B, M]``.
           grid: Shape of the token grid.
-          control: Edits by site.
+          control: Edits by site; that of the block's output is "".
           capture: Taps to return; "" is the block's output.
         """
         width, maps = x.shape[-1], {}
@@ -101,6 +101,7 @@ class DiTBlock(nn.Module):
         h = nn.Dense(int(self.mlp_ratio * width), dtype=self.dtype, name="mlp_in")(h)
         h = nn.Dense(width, dtype=self.dtype, name="mlp_out")(nn.gelu(h))
         x = leave_layer(x + gate_mlp * h.astype(jnp.float32), before, layer_edit)
+        x = edit_features(x, control.get(""))
         if "" in capture:
             maps[""] = captured(x, capture_at("", capture))
         return x, maps

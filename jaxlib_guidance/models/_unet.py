@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.attention import (
-    Edit,
     capture_at,
     captured,
+    edit_features,
     enter_layer,
+    join_features,
     leave_layer,
 )
 from jaxlib_guidance.models._norm import group_norm_layer
@@ -74,7 +75,7 @@ class _PixelAttention(nn.Module):
         context: Array | None,
         mask: Array | None,
         *,
-        control: Mapping[str, Edit],
+        control: Mapping[str, Any],
         capture: Mapping[str, bool | Callable[[Array], Array]],
     ) -> tuple[Array, dict[str, Array]]:
         """``(x [B, H, W, C], maps)`` with edits and maps named "attn" and "cross"."""
@@ -110,7 +111,8 @@ class UNet(nn.Module):
 
     Level 0 is the full resolution. Sites are "down1/attn", "mid/attn", "up1/attn", ...
     at the levels with attention, and "down1/cross", ... with text; taps are these and
-    the features "down0", ..., "mid", ..., "up0" at the end of each level.
+    the features "down0", ..., "mid", ..., "up0" at the end of each level. Features
+    accept edits, and so do the joins with the way down, "up1/join", ....
 
     Attributes:
       width: Number of channels at level 0.
@@ -161,6 +163,13 @@ class UNet(nn.Module):
         """What can be captured: maps ``[B, H, Q, M]``, features ``[B, h, w, C]``."""
         return (*self.sites, *self._places(range(len(self.multipliers))))
 
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What accepts an edit of features: ends of levels, joins with skips."""
+        levels = range(len(self.multipliers))
+        joins = (f"up{level}/join" for level in reversed(levels))
+        return (*self._places(levels), *joins)
+
     def _places(self, levels):
         levels = sorted(levels)
         down = [f"down{level}" for level in levels]
@@ -173,7 +182,7 @@ class UNet(nn.Module):
         c_noise: Array,
         cond: PyTree = None,
         *,
-        control: Mapping[str, Edit] | None = None,
+        control: Mapping[str, Any] | None = None,
         capture: Captures = (),
     ) -> tuple[Array, dict[str, Array]]:
         """Evaluates the network.
@@ -183,7 +192,7 @@ class UNet(nn.Module):
           c_noise: Noise level of each sample ``[B]``, which `parametrize` chooses.
           cond: Condition: None, labels ``[B]``, a vector ``[B, F]``, text ``[B, M, F]``
             or a dict of these; see `ConditionEmbed`.
-          control: Attention edits by site.
+          control: Edits by attention site or feature.
           capture: Taps to return, or a function of each to return instead.
 
         Returns:
@@ -194,7 +203,7 @@ class UNet(nn.Module):
             or levels.
         """
         control = dict(control or {})
-        require_known("control", control, self.sites, "sites")
+        require_known("control", control, self.sites + self.features, "sites")
         require_known("capture", capture, self.taps, "taps")
         self._require(x)
         c, context, mask = ConditionEmbed(
@@ -210,9 +219,11 @@ class UNet(nn.Module):
         maps = {}
         wanted = {name: capture_at(name, capture) for name in capture}
 
-        def keep(place, h):
+        def end(place, h):
+            h = edit_features(h, control.get(place))
             if place in wanted:
                 maps[place] = captured(h, wanted[place])
+            return h
 
         def residual(name, h, level):
             channels = self.width * self.multipliers[level]
@@ -252,20 +263,20 @@ class UNet(nn.Module):
                 if i == self.blocks - 1 and level in self.attention:
                     h = attention(place, h)
                 skips.append(h)
-            keep(place, h)
+            h = skips[-1] = end(place, h)
             if level < bottom:
                 h = conv(f"{place}_halve", h, strides=2)
         h = attention("mid", residual("mid_block0", h, bottom))
         h = residual("mid_block1", h, bottom)
-        keep("mid", h)
+        h = end("mid", h)
         for level in reversed(range(bottom + 1)):
             place = f"up{level}"
             for i in range(self.blocks):
-                h = jnp.concatenate([h, skips.pop()], -1)
+                h = join_features(h, skips.pop(), control.get(f"{place}/join"))
                 h = residual(f"{place}_block{i}", h, level)
             if level in self.attention:
                 h = attention(place, h)
-            keep(place, h)
+            h = end(place, h)
             if level:
                 size = (h.shape[0], 2 * h.shape[1], 2 * h.shape[2], h.shape[3])
                 h = conv(f"{place}_double", jax.image.resize(h, size, "nearest"))

@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,9 @@ from jaxlib_guidance.attention import (
     attend,
     capture_at,
     captured,
+    edit_features,
     enter_layer,
+    join_features,
     leave_layer,
 )
 from jaxlib_guidance.diffusion import parametrize
@@ -37,8 +40,9 @@ def site_denoiser(shape: tuple[int, ...], process: Process, seed: int = 0) -> De
 
     Returns:
       A denoiser with the sites "block0/attn", "block1/attn" and "block1/cross", which
-      can be captured too, as can the features "block0" and "block1" ``[B, T, 8]``. Its
-      condition is labels ``[B]`` from 0 to 10.
+      can be captured too, as can the features "block0" and "block1" ``[B, T, 8]``,
+      which accept edits, as does their join, "join". Its condition is labels ``[B]``
+      from 0 to 10.
     """
     return parametrize(_network(shape, seed), process, "v")
 
@@ -54,12 +58,13 @@ def _network(shape, seed) -> Adapted:
     @functools.partial(jax.jit, static_argnames="capture")
     def compiled(x, t, cond, control, capture):
         capture, maps = dict(capture), {}
+        edits: dict[str, Any] = dict(control)
 
         def attention(site, queries, keys):
             q = _heads(queries @ weights[f"{site} q"])
             k, v = (_heads(keys @ weights[f"{site} {part}"]) for part in "kv")
             out, probs = attend(
-                *(q, k, v, control.get(site)),
+                *(q, k, v, edits.get(site)),
                 grid=grid,
                 capture=capture_at(site, capture),
             )
@@ -68,17 +73,19 @@ def _network(shape, seed) -> Adapted:
 
         h = _tokens(x, grid) @ weights["in"] + weights["place"]
         words = weights["words"][cond]
-        h = h + words[:, :1] + t[:, None, None]
+        h = skip = h + words[:, :1] + t[:, None, None]
         for block in (f"block{i}" for i in range(BLOCKS)):
-            layer_edit = control.get(f"{block}/attn")
-            h, own_edit = enter_layer(h, layer_edit)
-            before, control = h, {**control, f"{block}/attn": own_edit}
+            layer_edit = edits.get(f"{block}/attn")
+            h, edits[f"{block}/attn"] = enter_layer(h, layer_edit)
+            before = h
             for site, keys in ((f"{block}/attn", h), (f"{block}/cross", words)):
                 if site in SITES:
                     h = h + attention(site, h, keys)
             h = leave_layer(h, before, layer_edit)
+            h = edit_features(h, edits.get(block))
             if block in capture:
                 maps[block] = captured(h, capture_at(block, capture))
+        h = join_features(h, skip, edits.get("join"))
         value = _picture(h @ weights["out"], grid, x.shape)
         return value, {name: maps[name] for name in capture}
 
@@ -86,8 +93,15 @@ def _network(shape, seed) -> Adapted:
         named = capture if isinstance(capture, Mapping) else dict.fromkeys(capture)
         return compiled(x, t, cond, control, tuple(named.items()))
 
-    taps = (*SITES, *(f"block{i}" for i in range(BLOCKS)))
-    return Adapted(call, SITES, taps, classes=LABELS, reduces=True)
+    blocks = tuple(f"block{i}" for i in range(BLOCKS))
+    return Adapted(
+        call,
+        SITES,
+        (*SITES, *blocks),
+        classes=LABELS,
+        reduces=True,
+        features=(*blocks, "join"),
+    )
 
 
 def _weights(seed, tokens, inputs) -> dict[str, Array]:
@@ -96,7 +110,7 @@ def _weights(seed, tokens, inputs) -> dict[str, Array]:
         "in": (inputs, WIDTH),
         "place": (tokens, WIDTH),
         "words": (LABELS + 1, WORDS, WIDTH),
-        "out": (WIDTH, inputs),
+        "out": (2 * WIDTH, inputs),
     } | {f"{site} {part}": (WIDTH, WIDTH) for site in SITES for part in "qkv"}
     return {
         name: jnp.asarray(random.normal(size=s) / s[-2] ** 0.5, jnp.float32)
