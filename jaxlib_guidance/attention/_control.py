@@ -92,6 +92,15 @@ class Edit:
     shuffle: Array | float | None = None
 
 
+def require_edit(edit: Edit) -> None:
+    """Raises where an attention site is given an edit of features."""
+    if not isinstance(edit, Edit):
+        raise TypeError(
+            f"an attention site was given {type(edit).__name__}; expected attention."
+            "Edit: edits of features are for places such as 'mid'"
+        )
+
+
 def match(patterns: Iterable[str], names: Sequence[str], what: str) -> tuple[str, ...]:
     """The names that the patterns select, in the network's order.
 

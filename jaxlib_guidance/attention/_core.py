@@ -11,7 +11,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.attention._control import LAYER, PIXELS, Edit, captured
+from jaxlib_guidance.attention._control import (
+    LAYER,
+    PIXELS,
+    Edit,
+    captured,
+    require_edit,
+)
 from jaxlib_guidance.attention._entmax import entmax15
 from jaxlib_guidance.attention._gates import by_branch, mix, take
 from jaxlib_guidance.attention._negative import FLIP, RULES
@@ -167,11 +173,7 @@ def _require_shapes(q, k, v, mask):
 
 
 def _require_meaning(edit, q, k):
-    if not isinstance(edit, Edit):
-        raise TypeError(
-            f"an attention site was given {type(edit).__name__}; expected attention."
-            "Edit: edits of features are for places such as 'mid'"
-        )
+    require_edit(edit)
     for name, used in self_only(edit):
         if used and q.shape[1] != k.shape[1]:
             raise ValueError(

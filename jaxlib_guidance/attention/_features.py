@@ -6,14 +6,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.attention._control import gate_of, mix, stack_gates, take
-from jaxlib_guidance.reduce import divide
+from jaxlib_guidance.attention._gates import gate_of, mix, stack_gates, take
+from jaxlib_guidance.reduce import divide, require_shape
 from jaxlib_guidance.types import (
     Array,
     at_least_float32,
     expand,
     pytree_dataclass,
-    require_shape,
     static,
 )
 
@@ -94,11 +93,13 @@ def edit_features(x: Array, edit: FeatureEdit | None) -> Array:
       Features of ``x``'s shape and type.
 
     Raises:
+      TypeError: An edit of attention.
       ValueError: A direction of another width, a gate of another shape, or an edit of
         a join.
     """
     if edit is None:
         return x
+    _require_kind(edit)
     for name in JOIN:
         if getattr(edit, name) is not None:
             raise ValueError(
@@ -139,6 +140,7 @@ def join_features(x: Array, skip: Array, edit: FeatureEdit | None) -> Array:
       Joined features ``[B, ..., C + D]``.
 
     Raises:
+      TypeError: An edit of attention.
       ValueError: Places that differ, a gain that is neither a scalar nor ``[B]``, or an
         edit that is not of a join.
 
@@ -147,6 +149,7 @@ def join_features(x: Array, skip: Array, edit: FeatureEdit | None) -> Array:
     require_shape("skip without its channels", skip[..., 0], x.shape[:-1])
     if edit is None:
         return jnp.concatenate([x, skip], -1)
+    _require_kind(edit)
     if edit.borrow is not None or edit.borrow_gate is not None or edit.add is not None:
         raise ValueError(
             "a join of backbone and skip takes edit.backbone and edit.skip alone; name "
@@ -157,6 +160,14 @@ def join_features(x: Array, skip: Array, edit: FeatureEdit | None) -> Array:
     if edit.skip is not None:
         skip = _damped(skip, expand(gate_of(edit.skip, skip, "skip"), skip))
     return jnp.concatenate([x, skip], -1)
+
+
+def _require_kind(edit):
+    if not isinstance(edit, FeatureEdit):
+        raise TypeError(
+            f"features were given {type(edit).__name__}; expected attention."
+            "FeatureEdit: attention edits are for sites such as 'mid/attn'"
+        )
 
 
 def _amplified(x, gain):

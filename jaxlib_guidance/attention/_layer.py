@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.attention._control import LAYER, Edit
+from jaxlib_guidance.attention._control import LAYER, Edit, require_edit
 from jaxlib_guidance.attention._gates import gate_of
 from jaxlib_guidance.types import Array, concrete, expand
 
@@ -26,9 +26,13 @@ def enter_layer(x: Array, edit: Edit | None) -> tuple[Array, Edit | None]:
       Tokens ``[B, T, C]``, shuffled where the edit says so, and the edit for `attend`.
 
     Raises:
+      TypeError: An edit of features.
       ValueError: A seed that is neither a scalar nor ``[B]``.
     """
-    if edit is None or all(getattr(edit, name) is None for name in LAYER):
+    if edit is None:
+        return x, edit
+    require_edit(edit)
+    if all(getattr(edit, name) is None for name in LAYER):
         return x, edit
     if edit.shuffle is not None:
         seeds = gate_of(edit.shuffle, x, "shuffle").astype(jnp.uint32)

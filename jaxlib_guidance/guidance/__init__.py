@@ -53,6 +53,7 @@ from jaxlib_guidance.guidance._correct import (
 from jaxlib_guidance.guidance._dynamic_negative import DynamicNegative, dynamic_negative
 from jaxlib_guidance.guidance._elucd import MovedState, elucd, elucd_edm, softplus
 from jaxlib_guidance.guidance._energy import Energy, energy, step_size
+from jaxlib_guidance.guidance._features import freeu
 from jaxlib_guidance.guidance._feedback import (
     Adaptive,
     Feedback,
@@ -264,13 +265,14 @@ __all__ = [
     "redirect",
     "soft_pag",
     "erg",
-    # Layers left out or shuffled
+    # Layers left out or shuffled, features rebalanced
     "slg",
     "stg",
     "TokenPerturbation",
     "tpg",
     "DroppedBlock",
     "s2_guidance",
+    "freeu",
     # Negatives and sparse maps in cross-attention
     "AttentionNegative",
     "nag",

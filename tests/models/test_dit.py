@@ -238,7 +238,7 @@ def test_positions_tell_tokens_apart():
     ("kwargs", "message"),
     [
         ({"control": {"block9/attn": identity()}}, r"block9/attn.*sites are: block0"),
-        ({"control": {"block0": identity()}}, r"control names \['block0'\]"),
+        ({"control": {"block": identity()}}, r"control names \['block'\]"),
         ({"capture": ("block4",)}, r"block4.*taps are: block0/attn"),
         ({"x": jnp.ones((3, 7, 8, 1))}, "multiples of patch=2"),
         ({"x": jnp.ones((3, 64))}, "expected .B, H, W, C"),
