@@ -62,6 +62,7 @@ def attend(
       ``[B, H, Q, M]``, or ``capture`` of it, or None unless captured.
 
     Raises:
+      TypeError: An edit of features.
       ValueError: Shapes that do not fit, or an edit that has no meaning here, such as
         the identity map between unequal numbers of queries and keys.
     """
