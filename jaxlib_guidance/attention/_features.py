@@ -71,7 +71,7 @@ def steer(direction: Array, strength: Array | float = 1.0) -> FeatureEdit:
       ValueError: A direction that is no vector, or a strength of another shape.
     """
     direction = at_least_float32(direction)
-    strength = at_least_float32(strength)
+    strength = at_least_float32(jnp.asarray(strength))
     if direction.ndim != 1 or strength.ndim > 1:
         raise ValueError(
             f"direction has shape {direction.shape} and strength {strength.shape}; "

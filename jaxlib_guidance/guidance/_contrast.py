@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.attention import Edit
+from jaxlib_guidance.attention import Edit, FeatureEdit
 from jaxlib_guidance.guidance._base import BASE, Evals, Fixed, fix, fixed
 from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._registry import method
@@ -35,7 +35,7 @@ class Contrast:
     Attributes:
       weight: Factor of the contrast, scalar or ``[B]``; 0 is off.
       cond: Condition of the worse branch, if ``own_cond``.
-      control: Attention edits of the worse branch, by site or place.
+      control: Edits of the worse branch, by site, place or feature.
       worse: Name of the worse branch (static).
       net: Index of the worse branch's network (static).
       own_cond: Whether ``cond`` replaces the caller's condition (static).
@@ -43,7 +43,7 @@ class Contrast:
 
     weight: Array | float
     cond: PyTree = None
-    control: Mapping[str, Edit] | None = None
+    control: Mapping[str, Edit | FeatureEdit] | None = None
     worse: str = static(default="worse")
     net: int = static(default=0)
     own_cond: bool = static(default=False)
