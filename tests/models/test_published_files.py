@@ -177,6 +177,16 @@ def test_a_part_is_one_file_shards_or_a_variant(tmp_path):
     assert set(published.open_part(part(tmp_path / "old", old)).tensors) == {"a"}
 
 
+def test_old_folders_hold_zips_of_pytorch(tmp_path, write_torch):
+    write, tensor = write_torch
+    one = {"a": tensor("Half", "0", 2, 0, (2,), (1,))}
+    old = part(tmp_path / "old", {})
+    write(old / "pytorch_model.fp16.bin", one, {"0": A["a"].tobytes()})
+    np.testing.assert_array_equal(published.open_part(old).tensors["a"], A["a"])
+    newer = part(old, {"model.safetensors": B})
+    assert set(published.open_part(newer).tensors) == {"b"}
+
+
 def test_names_change_by_rule_and_never_collide(tmp_path):
     files = {"model.safetensors": {"t.a": A["a"], "t.b": B["b"]}}
     found = published.open_part(part(tmp_path / "p", files))
@@ -190,7 +200,8 @@ def test_names_change_by_rule_and_never_collide(tmp_path):
     ("files", "kind", "told"),
     [
         ({}, FileNotFoundError, "has no weights"),
-        ({"model.bin": "x"}, FileNotFoundError, "model.bin is a pickle of PyTorch"),
+        ({"model.ckpt": "x"}, FileNotFoundError, "it holds .*model.ckpt"),
+        ({"pytorch_model.bin": "x"}, CorruptFileError, "since 1.6"),
         ({"model.safetensors": "not it"}, CorruptFileError, "not a safetensors file"),
         ({f"{WEIGHTS}.safetensors.index.json": "{"}, CorruptFileError, "is not JSON"),
         ({f"{WEIGHTS}.safetensors.index.json": "{}"}, CorruptFileError, "weight_map"),

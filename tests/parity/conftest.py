@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+
+from jaxlib_guidance import rng
+from jaxlib_guidance.attention import Edit, blur, combine, identity, match_sites
+from jaxlib_guidance.diffusion import VPCosine, parametrize
+from jaxlib_guidance.guidance import chain, guided, pag, seg
+from jaxlib_guidance.models import from_linen
+from jaxlib_guidance.types import Context
 
 PATH = Path(__file__).parent / "published_files.py"
 SPEC = importlib.util.spec_from_file_location("published_files", PATH)
@@ -34,6 +43,75 @@ def golden(tmp_path_factory):
         return made[name]
 
     return get
+
+
+def check_network(module, params, x, t, cond, place):
+    """The laws of a network with sites; ``place`` is where `pag` and `seg` work.
+
+    No control and an empty one are the same program; every tap is captured; every site
+    takes an edit, which the value feels; guidance is by the edits that it names.
+    """
+    x, t = jnp.asarray(x), jnp.asarray(t)
+
+    def call(params, **options):
+        return module.apply({"params": params}, x, t, cond, **options)
+
+    plain, empty = (
+        str(jax.make_jaxpr(lambda p, o=o: call(p, **o))(params))
+        for o in ({}, {"control": {}, "capture": ()})
+    )
+    assert plain == empty
+    value, maps = jax.eval_shape(lambda p: call(p, capture=module.taps), params)
+    assert (value.dtype, value.shape) == (jnp.float32, x.shape)
+    assert set(maps) == set(module.taps)
+    assert all(a.shape[0] == x.shape[0] for a in maps.values())
+    process, count = VPCosine(), len(module.sites)
+
+    def same(a, times):
+        """The first sample as many times, so that each may have its own gates."""
+        return jax.tree.map(lambda a: jnp.repeat(jnp.asarray(a)[:1], times, 0), a)
+
+    @jax.jit
+    def run(params):
+        """The value as each site is edited alone, and x0 guided and by hand."""
+        gates = jnp.eye(count, count + 1)
+        each = module.apply(
+            {"params": params},
+            *(same(a, count + 1) for a in (x, t, cond)),
+            control={
+                site: Edit(query_blur=0.7 * gate)
+                for site, gate in zip(module.sites, gates, strict=True)
+            },
+        )[0]
+        denoiser = parametrize(from_linen(module, params), process, "eps")
+        edit = combine(identity(jnp.eye(3)[1]), blur(0.7 * jnp.eye(3)[2]))
+        time = jnp.full(3, 0.4)
+        places = dict.fromkeys(match_sites(place, module.sites), edit)
+        base, alone, blurred = jnp.split(
+            denoiser(same(x, 3), time, same(cond, 3), control=places).x0, 3
+        )
+        want = base + 2.0 * (base - alone) + 0.5 * (base - blurred)
+        term = guided(denoiser, chain(pag(2.0, place), seg(0.5, place, 0.7)))
+        one, time = same(x, 1), time[:1]
+        levels = (f(time)[:, None, None, None] for f in (process.alpha, process.sigma))
+        keys = rng.sample_keys(jax.random.key(0), 1)
+        context = Context(
+            *(one, time, *levels, same(cond, 1), keys, process),
+            *(jnp.int32(0), 1, time, 0 * time),
+        )
+        moved = jnp.stack([alone - base, blurred - base])
+        return each, moved, term(context, term.init(one))[0], want
+
+    each, moved, found, want = run(params)
+    changed = np.abs(each[:-1] - each[-1]).max((1, 2, 3))
+    assert (changed > 1e-5).all(), dict(zip(module.sites, changed, strict=True))
+    assert (np.abs(moved).max((1, 2, 3, 4)) > 1e-5).all()
+    np.testing.assert_allclose(found, want, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture(scope="session")
+def laws():
+    return check_network
 
 
 @pytest.fixture(autouse=True)

@@ -1,10 +1,12 @@
 """Published image models, from the folders in which they are published."""
 
+from jaxlib_guidance.models.published._adm import ADM, adm_preset, load_adm
 from jaxlib_guidance.models.published._clip_text import (
     CLIPText,
     TextStates,
     load_clip_text,
 )
+from jaxlib_guidance.models.published._dit_xl import DiTXL, load_dit_xl
 from jaxlib_guidance.models.published._folder import (
     Part,
     open_part,
@@ -35,4 +37,10 @@ __all__ = [
     "TextStates",
     "CLIPText",
     "load_clip_text",
+    # Class-conditional networks
+    "DiTXL",
+    "load_dit_xl",
+    "ADM",
+    "adm_preset",
+    "load_adm",
 ]

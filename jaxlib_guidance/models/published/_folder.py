@@ -3,7 +3,9 @@
 A folder holds ``model_index.json``, which names its parts, and a folder for each part
 with ``config.json`` and weights: ``diffusion_pytorch_model.safetensors`` for networks
 and ``model.safetensors`` for text encoders, perhaps in shards that an index lists, and
-perhaps in variants ("fp16", "non_ema") that stand before the suffix.
+perhaps in variants ("fp16", "non_ema") that stand before the suffix. Folders of before
+2023 hold ``diffusion_pytorch_model.bin`` and ``pytorch_model.bin`` alone, which are
+PyTorch's zips.
 
 `open_part` gives a `Part`: the configuration, and the tensors as views of mapped files
 under their current names. A family adds the prefixes and the old names of its own files
@@ -20,10 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxlib_guidance.files import CorruptFileError, load_safetensors
+from jaxlib_guidance.files import CorruptFileError, load_safetensors, load_torch
 
-# Weights of a part of diffusers, and of one of transformers.
-STEMS = ("diffusion_pytorch_model", "model")
+# Weights of a part of diffusers, and of one of transformers, by suffix.
+STEMS = {
+    "safetensors": ("diffusion_pytorch_model", "model"),
+    "bin": ("diffusion_pytorch_model", "pytorch_model"),
+}
 # Buffers that old files carry beside the parameters.
 BUFFERS = ("position_ids", "num_batches_tracked")
 
@@ -140,7 +145,7 @@ def open_part(folder: str | os.PathLike, *, variant: str | None = None) -> Part:
     config = read_json(folder / "config.json")
     tensors = {}
     for path, names in _files(folder, variant).items():
-        held, _ = load_safetensors(path)
+        held, _ = (load_torch if path.suffix == ".bin" else load_safetensors)(path)
         lacks = [name for name in names or () if name not in held]
         if lacks:
             raise CorruptFileError(f"{path} lacks {lacks[0]!r}, which the index lists")
@@ -151,33 +156,31 @@ def open_part(folder: str | os.PathLike, *, variant: str | None = None) -> Part:
 
 def _files(folder, variant):
     """Weight files, and for those of an index the names that each must hold."""
-    wanted = [variant] if variant else [None, *_variants(folder)]
-    for each in wanted:
-        mark = f".{each}" if each else ""
-        for stem in STEMS:
-            one = folder / f"{stem}{mark}.safetensors"
-            if one.is_file():
-                return {one: None}
-            for index in (
-                folder / f"{stem}.safetensors.index{mark}.json",
-                folder / f"{stem}{mark}.safetensors.index.json",
-            ):
-                if index.is_file():
-                    return _shards(index)
-    have = sorted(path.name for path in folder.glob("*"))
-    pickled = [name for name in have if name.endswith((".bin", ".pt", ".ckpt"))]
-    advice = ""
-    if pickled:
-        advice = f"; {pickled[0]} is a pickle of PyTorch: save it as safetensors"
+    for suffix, stems in STEMS.items():
+        for each in [variant] if variant else [None, *_variants(folder, suffix)]:
+            mark = f".{each}" if each else ""
+            for stem in stems:
+                one = folder / f"{stem}{mark}.{suffix}"
+                if one.is_file():
+                    return {one: None}
+                for index in (
+                    folder / f"{stem}.{suffix}.index{mark}.json",
+                    folder / f"{stem}{mark}.{suffix}.index.json",
+                ):
+                    if index.is_file():
+                        return _shards(index)
+    stems = STEMS["safetensors"]
     raise FileNotFoundError(
-        f"{folder} has no weights {STEMS[0]}.safetensors or {STEMS[1]}.safetensors"
-        f"{f' of variant {variant!r}' if variant else ''}; it holds {have}{advice}"
+        f"{folder} has no weights {stems[0]}.safetensors or {stems[1]}.safetensors"
+        f"{f' of variant {variant!r}' if variant else ''}; it holds "
+        f"{sorted(path.name for path in folder.glob('*'))}"
     )
 
 
-def _variants(folder):
+def _variants(folder, suffix):
     """The variant of a folder that has but one."""
-    pattern = re.compile(rf"(?:{'|'.join(STEMS)})\.([A-Za-z_]\w*)\.safetensors$")
+    stems = "|".join(STEMS[suffix])
+    pattern = re.compile(rf"(?:{stems})\.([A-Za-z_]\w*)\.{suffix}$")
     found = {m[1] for path in folder.glob("*") if (m := pattern.match(path.name))}
     return found if len(found) == 1 else ()
 

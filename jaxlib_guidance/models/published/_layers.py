@@ -4,12 +4,14 @@ Norms are computed in float32, whatever the types of activations and parameters;
 layers and convolutions are Flax's own, in the type of the computation.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlib_guidance.attention import Edit, attend, self_only
 from jaxlib_guidance.types import Array
@@ -191,8 +193,11 @@ def timestep_sinusoid(
       period: Longest period over ``2 pi``.
     """
     half = width // 2
-    exponent = jnp.arange(half, dtype=jnp.float32) / (half - freq_shift)
-    angles = t.astype(jnp.float32)[:, None] * period**-exponent
+    # PyTorch rounds the exponent to float32, which is seen at timestep 999.
+    exponent = np.float32(-math.log(period)) * np.arange(half, dtype=np.float32)
+    exponent = exponent / np.float32(half - freq_shift)
+    rates = np.exp(exponent.astype(np.float64)).astype(np.float32)
+    angles = t.astype(jnp.float32)[:, None] * rates
     parts = jnp.sin(angles), jnp.cos(angles)
     return jnp.concatenate(parts[::-1] if flip_sin_to_cos else parts, -1)
 
