@@ -206,6 +206,15 @@ def test_a_reference_serves_again(learned):
 def test_laws(learned):
     made, _ = learned
     check_sampler(made.sampler, grid=made.grid, process=PROCESS)
+    check_sampler(
+        made.sampler,
+        denoiser=NET,
+        grid=made.grid,
+        shape=(4,),
+        cond=COND[:8],
+        guidance=CFG,
+        only=("batch", "nan", "one_compilation", "devices", "lowers"),
+    )
 
 
 @pytest.mark.parametrize("process", [PROCESS, jg.VE(), jg.RectifiedFlow()])

@@ -8,6 +8,7 @@ import pytest
 import jaxlib_guidance as jg
 from jaxlib_guidance.sampling import adams
 from jaxlib_guidance.sampling._newton import shrinking
+from jaxlib_guidance.testing import check_sampler
 from jaxlib_guidance.types import Denoised, Denoiser
 
 
@@ -117,6 +118,18 @@ def test_scale_may_be_traced():
         return jg.sample(keys, net, sampler, grid, (4,))[0]
 
     np.testing.assert_allclose(jax.jit(end)(0.5), end(0.5), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_the_pair_obeys_the_laws(stochastic):
+    """On its own grid and guided; tests/laws has the solvers alone, by all laws."""
+    sampler, grid = jg.recommended(jg.VPCosine(), 4, stochastic=stochastic)
+    check_sampler(
+        sampler,
+        grid=grid,
+        guidance=jg.cfg(0.7, jnp.int32(-1)),
+        only=("batch", "nan", "one_compilation", "devices", "lowers"),
+    )
 
 
 class Unbounded:
