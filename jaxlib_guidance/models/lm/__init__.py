@@ -12,6 +12,7 @@ from jaxlib_guidance.models.lm._network import (
 from jaxlib_guidance.models.lm._smollm2 import load_smollm2, smollm2_135m
 from jaxlib_guidance.models.lm._tokens import (
     Tokenizer,
+    byte_characters,
     chat,
     pad_rows,
     split_words,
@@ -32,6 +33,7 @@ __all__ = [
     "completion_logp",
     # Tokens
     "Tokenizer",
+    "byte_characters",
     "split_words",
     "tokenizer_from_gguf",
     "chat",

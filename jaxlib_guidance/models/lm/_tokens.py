@@ -29,8 +29,8 @@ CONTRACTION = re.compile(r"'(?:s|t|re|ve|m|ll|d)")
 WORD = re.compile(r" ?l+| ?o+|[s ]+(?![lo])|[s ]+")
 
 
-def _printable_bytes():
-    """A printable character for each byte: itself, or one from 256 on."""
+def byte_characters() -> dict[int, str]:
+    """GPT-2's printable character for each byte: itself, or one from 256 on."""
     own = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = (byte for byte in range(256) if byte not in own)
     return {byte: chr(byte) for byte in own} | {
@@ -38,7 +38,7 @@ def _printable_bytes():
     }
 
 
-CHARACTERS = _printable_bytes()
+CHARACTERS = byte_characters()
 BYTES = {character: byte for byte, character in CHARACTERS.items()}
 
 

@@ -1,10 +1,19 @@
 """Published image models, from the folders in which they are published."""
 
 from jaxlib_guidance.models.published._adm import ADM, adm_preset, load_adm
+from jaxlib_guidance.models.published._autoencoder import (
+    AutoencoderKLDecoder,
+    AutoencoderKLEncoder,
+    load_autoencoder,
+)
 from jaxlib_guidance.models.published._clip_text import (
     CLIPText,
     TextStates,
     load_clip_text,
+)
+from jaxlib_guidance.models.published._clip_tokens import (
+    CLIPTokenizer,
+    load_clip_tokenizer,
 )
 from jaxlib_guidance.models.published._dit_xl import DiTXL, load_dit_xl
 from jaxlib_guidance.models.published._folder import (
@@ -13,6 +22,15 @@ from jaxlib_guidance.models.published._folder import (
     read_index,
     read_json,
 )
+from jaxlib_guidance.models.published._load import load_published
+from jaxlib_guidance.models.published._scheduler import Scheduler, read_scheduler
+from jaxlib_guidance.models.published._stable_diffusion import (
+    StableDiffusion,
+    latent_mask,
+)
+from jaxlib_guidance.models.published._stable_diffusion_load import (
+    load_stable_diffusion,
+)
 from jaxlib_guidance.models.published._tensors import (
     count_parameters,
     fill,
@@ -20,8 +38,38 @@ from jaxlib_guidance.models.published._tensors import (
     parameter_shapes,
     tensor_name,
 )
+from jaxlib_guidance.models.published._unet import UNet2DCondition
+from jaxlib_guidance.models.published._unet_load import example_arguments, load_unet
 
 __all__ = [
+    # Any published folder
+    "load_published",
+    # Stable Diffusion 1.x, 2.x and XL
+    "StableDiffusion",
+    "load_stable_diffusion",
+    "UNet2DCondition",
+    "load_unet",
+    "example_arguments",
+    "latent_mask",
+    # Class-conditional networks
+    "DiTXL",
+    "load_dit_xl",
+    "ADM",
+    "adm_preset",
+    "load_adm",
+    # Autoencoders
+    "AutoencoderKLEncoder",
+    "AutoencoderKLDecoder",
+    "load_autoencoder",
+    # Text encoders and their tokens
+    "TextStates",
+    "CLIPText",
+    "load_clip_text",
+    "CLIPTokenizer",
+    "load_clip_tokenizer",
+    # Schedulers
+    "Scheduler",
+    "read_scheduler",
     # Folders and their parts
     "read_index",
     "read_json",
@@ -33,14 +81,4 @@ __all__ = [
     "tensor_name",
     "parameter_shapes",
     "count_parameters",
-    # Text encoders
-    "TextStates",
-    "CLIPText",
-    "load_clip_text",
-    # Class-conditional networks
-    "DiTXL",
-    "load_dit_xl",
-    "ADM",
-    "adm_preset",
-    "load_adm",
 ]

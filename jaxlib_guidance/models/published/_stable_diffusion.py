@@ -1,0 +1,303 @@
+"""Stable Diffusion 1.x, 2.x and XL as one object: prompts, denoiser, pictures."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance import rng
+from jaxlib_guidance.diffusion import Process, parametrize
+from jaxlib_guidance.models._adapters import from_linen
+from jaxlib_guidance.models.published._autoencoder import (
+    AutoencoderKLDecoder,
+    AutoencoderKLEncoder,
+)
+from jaxlib_guidance.models.published._clip_text import CLIPText
+from jaxlib_guidance.models.published._clip_tokens import (
+    CLIPTokenizer,
+)
+from jaxlib_guidance.models.published._scheduler import Scheduler
+from jaxlib_guidance.models.published._unet import UNet2DCondition
+from jaxlib_guidance.types import Array, Denoiser, PyTree
+
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
+
+
+@dataclasses.dataclass(frozen=True)
+class StableDiffusion:
+    """A published Stable Diffusion; its parameters are apart, a tree for each part.
+
+    Parts that were not loaded are None, and what needs them raises.
+
+    Attributes:
+      unet: The network, whose sites and taps have the published indices.
+      scheduler: Noise process, parametrisation and steps.
+      text_encoders: One text encoder, or the two of SDXL.
+      tokenizers: As many tokenizers.
+      encoder: Pictures to latents.
+      decoder: Latents to pictures.
+      zeros: Whether no negative prompt means states of zeros, as in SDXL, and not those
+        of the empty text.
+    """
+
+    unet: UNet2DCondition | None
+    scheduler: Scheduler
+    text_encoders: tuple[CLIPText, ...] = ()
+    tokenizers: tuple[CLIPTokenizer, ...] = dataclasses.field(default=(), repr=False)
+    encoder: AutoencoderKLEncoder | None = None
+    decoder: AutoencoderKLDecoder | None = None
+    zeros: bool = False
+
+    @property
+    def process(self) -> Process:
+        """The noise process that the network was trained on."""
+        return self.scheduler.process
+
+    @property
+    def pooled(self) -> bool:
+        """Whether the condition has a pooled text and sizes, as SDXL's."""
+        unet = _present(self.unet, "unet")
+        return unet.addition_embed_type is not None
+
+    def denoiser(self, params: PyTree) -> Denoiser:
+        """The denoiser of latents; call it inside the function that is jitted.
+
+        Args:
+          params: Parameters by part.
+
+        Returns:
+          A denoiser of states ``[B, h, w, 4]`` with the condition that `prompts` makes.
+        """
+        network = from_linen(_present(self.unet, "unet"), _of(params, "unet"))
+        return parametrize(network, self.process, self.scheduler.predicts)
+
+    def grid(self, n: int, solver: str | None = None) -> Array:
+        """The times of ``n`` steps as diffusers takes them; see `Scheduler.grid`.
+
+        Args:
+          n: Number of steps.
+          solver: "ddim", "euler" or "dpm", the family of the solver; None is that of
+            the published file.
+
+        Returns:
+          Float32 ``[n + 1]``.
+        """
+        return self.scheduler.grid(n, solver)
+
+    def latent(
+        self, height: int | None = None, width: int | None = None
+    ) -> tuple[int, int, int]:
+        """The shape of the latent of a picture.
+
+        Args:
+          height: Height of the picture in pixels; None is that of the training.
+          width: Its width; None is the height.
+
+        Returns:
+          ``(h, w, channels)``, for `sample`.
+
+        Raises:
+          ValueError: A size that the autoencoder does not divide.
+        """
+        decoder = _present(self.decoder, "vae")
+        default = self.size[0]
+        sides = height or default, width or height or default
+        if any(side < 1 or side % decoder.factor for side in sides):
+            raise ValueError(
+                f"height and width are {sides}; expected multiples of {decoder.factor}"
+            )
+        h, w = (side // decoder.factor for side in sides)
+        return h, w, decoder.latent_channels
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the pictures of the training."""
+        side = _present(self.unet, "unet").sample_size or 64
+        sides = side if isinstance(side, tuple) else (side, side)
+        factor = _present(self.decoder, "vae").factor
+        return sides[0] * factor, sides[1] * factor
+
+    def tokens(self, texts: Sequence[str]) -> tuple[Array, ...]:
+        """Token numbers of texts, for each text encoder.
+
+        Args:
+          texts: Texts; each may be empty.
+
+        Returns:
+          int32 ``[B, 77]`` for each text encoder.
+
+        Raises:
+          TypeError: One text alone, or something that is none.
+          ValueError: The folder's tokenizer was not loaded.
+        """
+        if not self.tokenizers:
+            raise ValueError("the text encoder was not loaded; add it to parts")
+        return tuple(jnp.asarray(each(texts)) for each in self.tokenizers)
+
+    def condition(
+        self,
+        params: PyTree,
+        tokens: tuple[Array, ...],
+        size: tuple[int, int] | None = None,
+    ) -> dict[str, Array]:
+        """The condition of token numbers; jit it for many texts.
+
+        Args:
+          params: Parameters by part.
+          tokens: Token numbers for each text encoder, from `tokens`.
+          size: Height and width of the pictures in pixels, which SDXL is told; None is
+            that of the training.
+
+        Returns:
+          ``{"text"}``, and for SDXL also "pooled" and "time_ids".
+        """
+        states = []
+        for i, (module, ids) in enumerate(zip(self.text_encoders, tokens, strict=True)):
+            own = _of(params, _encoder_name(i))
+            apply: Any = module.apply
+            states.append(apply({"params": own}, ids))
+        if not self.pooled:
+            return {"text": states[0].last}
+        # Height before width; nothing is cropped.
+        height, width = size or self.size
+        ids = jnp.asarray([height, width, 0, 0, height, width], jnp.float32)
+        text = jnp.concatenate([each.hidden[-2] for each in states], -1)
+        return {
+            "text": text,
+            "pooled": states[-1].pooled,
+            "time_ids": jnp.broadcast_to(ids, (len(text), 6)),
+        }
+
+    def prompts(
+        self,
+        params: PyTree,
+        texts: Sequence[str],
+        negative: str | Sequence[str] | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Conditions of texts and of what to move away from.
+
+        Args:
+          params: Parameters by part.
+          texts: A text for each picture.
+          negative: A negative text for all or one for each; None is the empty text, or
+            for SDXL zeros, as in training.
+          size: Height and width of the pictures in pixels, which SDXL is told; None is
+            that of the training.
+
+        Returns:
+          ``(cond, null)`` for `sample` and `cfg`.
+
+        Raises:
+          TypeError: ``texts`` is one text, or something that is none.
+          ValueError: Another number of negatives than of texts; a part that was not
+            loaded.
+        """
+        cond = self.condition(params, self.tokens(texts), size)
+        if negative is None and self.zeros:
+            zeros = {k: jnp.zeros_like(cond[k]) for k in ("text", "pooled")}
+            return cond, cond | zeros
+        one = negative is None or isinstance(negative, str)
+        away = [negative or ""] if one else list(negative or ())
+        if len(away) not in (1, len(texts)):
+            raise ValueError(
+                f"negative has {len(away)} texts; expected one or {len(texts)}"
+            )
+        null = self.condition(params, self.tokens(away), size)
+        full = {k: jnp.broadcast_to(null[k], cond[k].shape) for k in cond}
+        return cond, full
+
+    def decode(self, params: PyTree, z: Array) -> Array:
+        """Pictures of latents, one after another, which needs the least memory.
+
+        Args:
+          params: Parameters by part.
+          z: Latents ``[B, h, w, 4]``.
+
+        Returns:
+          Pictures ``[B, H, W, 3]`` in [0, 1].
+        """
+        apply: Any = _present(self.decoder, "vae").apply
+        own = {"params": _of(params, "vae")}
+        images = jax.lax.map(lambda one: apply(own, one[None])[0], z)
+        return jnp.clip(0.5 * images + 0.5, 0, 1)
+
+    def encode(self, params: PyTree, images: Array, keys: Array | None = None) -> Array:
+        """Latents of pictures.
+
+        Args:
+          params: Parameters by part.
+          images: Pictures ``[B, H, W, 3]`` in [0, 1].
+          keys: Typed keys ``[B]`` to draw the latents with; None takes their mean.
+
+        Returns:
+          Latents ``[B, h, w, 4]``, float32.
+
+        Raises:
+          ValueError: Sides that the autoencoder does not divide.
+        """
+        apply: Any = _present(self.encoder, "vae").apply
+        mean, std = apply({"params": _of(params, "vae")}, 2 * images - 1)
+        return mean if keys is None else mean + std * rng.normal(keys, mean.shape[1:])
+
+    def masked(
+        self, params: PyTree, cond: PyTree, images: Array, mask: Array
+    ) -> dict[str, Array]:
+        """The condition of a network that was trained to fill in, with nine channels.
+
+        Args:
+          params: Parameters by part.
+          cond: Condition from `prompts`, or the negative one.
+          images: Pictures ``[B, H, W, 3]`` in [0, 1].
+          mask: Mask ``[B, H, W]`` or ``[H, W]``, 1 where the picture is to be filled.
+
+        Returns:
+          The condition with "image": the mask, and the latents of what is seen.
+
+        Raises:
+          ValueError: A network without these channels.
+        """
+        unet = _present(self.unet, "unet")
+        if unet.in_channels != 9:
+            raise ValueError(
+                f"the network takes {unet.in_channels} channels; one that fills in "
+                "takes 9"
+            )
+        hole = jnp.broadcast_to(mask, images.shape[:3])[..., None] > 0.5
+        # Grey, the middle of [-1, 1], where nothing is seen.
+        z = self.encode(params, jnp.where(hole, 0.5, images))
+        small = latent_mask(hole[..., 0], (z.shape[1], z.shape[2]))[..., None]
+        return {**cond, "image": jnp.concatenate([small.astype(z.dtype), z], -1)}
+
+
+def latent_mask(mask: Array, size: tuple[int, int]) -> Array:
+    """A mask of pixels at the size of latents, by the nearest pixel as diffusers does.
+
+    Args:
+      mask: Mask ``[..., H, W]``.
+      size: Height and width of the latents.
+
+    Returns:
+      Mask ``[..., h, w]`` of ``mask``'s type.
+    """
+    for axis, new in zip((-2, -1), size, strict=True):
+        mask = jnp.take(mask, jnp.arange(new) * mask.shape[axis] // new, axis)
+    return mask
+
+
+def _present(part, name):
+    if part is None:
+        raise ValueError(f"the part {name!r} was not loaded; add it to parts")
+    return part
+
+
+def _of(params, name):
+    if name not in params:
+        raise ValueError(f"params has {sorted(params)}; expected also {name!r}")
+    return params[name]
+
+
+def _encoder_name(i):
+    return "text_encoder" if i == 0 else f"text_encoder_{i + 1}"
