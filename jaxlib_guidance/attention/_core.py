@@ -20,6 +20,7 @@ from jaxlib_guidance.attention._control import (
 )
 from jaxlib_guidance.attention._entmax import entmax15
 from jaxlib_guidance.attention._gates import by_branch, mix, take
+from jaxlib_guidance.attention._joint import joint_map, see_text, within
 from jaxlib_guidance.attention._negative import FLIP, RULES
 from jaxlib_guidance.reduce import divide
 from jaxlib_guidance.types import Array, expand
@@ -35,6 +36,7 @@ def attend(
     *,
     mask: Array | None = None,
     grid: tuple[int, ...] | None = None,
+    image: slice | None = None,
     capture: bool | Callable[[Array], Array] = False,
     kernel: str | None = None,
 ) -> tuple[Array, Array | None]:
@@ -51,7 +53,11 @@ def attend(
       edit: What to change in the map, or None for plain attention.
       mask: ``bool [B, M]``, False where a key is padding.
       grid: Shape of the token grid that ``query_blur`` works on, one or two axes whose
-        product is ``Q``; None means ``(Q,)``.
+        product is ``Q``, or the length of ``image``; None is one axis.
+      image: In joint attention, where an image and a text are one sequence, the tokens
+        of the image, with a start and a stop. ``query_blur`` and ``shift`` then move
+        these alone, and ``identity`` lets each of them see itself and the text, and the
+        text everything, as PAG does there. None means that there is no text.
       capture: Whether to return the map, or a function of it to return instead: a mean
         over its heads and queries, say, so that no whole map leaves the network.
       kernel: What computes unedited maps: "xla", or "cudnn" for flash attention in half
@@ -81,9 +87,10 @@ def attend(
             else own
             for what, own in (("q", q), ("k", k), ("v", v))
         )
-        q, k, v = (_roll(a, edit.shift) for a in (q, k, v))
+        q, k, v = (within(image, lambda a: _roll(a, edit.shift), a) for a in (q, k, v))
         if edit.query_blur is not None:
-            q = _blur(q, edit.query_blur, grid or q.shape[1:2])
+            sigma = edit.query_blur
+            q = within(image, lambda a: _blur(a, sigma, grid or a.shape[1:2]), q)
     probs = None
     if capture or _reads_map(edit):
         logits = _logits(q, k, edit, mask)
@@ -95,15 +102,27 @@ def attend(
     else:
         out = _fused(q, k, v, mask, kernel)
     if edit.identity is not None:
-        out = mix(out, v, edit.identity, "identity")
-        if probs is not None and capture:
-            eye = jnp.eye(probs.shape[-1], dtype=probs.dtype)
-            probs = mix(probs, jnp.broadcast_to(eye, probs.shape), edit.identity, "")
+        out, probs = _identity(out, probs, q, k, v, mask, edit.identity, image)
     for rule, source in edit.negative:
         out = _moved(out, q, k, v, mask, edit, rule, source, kernel)
     if probs is None or not capture:
         return out, None
     return out, captured(probs, capture)
+
+
+def _identity(out, probs, q, k, v, mask, gate, image):
+    """Output and map, mixed with those of tokens that see themselves alone."""
+    if image is None:
+        out = mix(out, v, gate, "identity")
+        if probs is not None:
+            eye = jnp.eye(probs.shape[-1], dtype=probs.dtype)
+            probs = mix(probs, jnp.broadcast_to(eye, probs.shape), gate, "")
+        return out, probs
+    alone, own, text = see_text(q, k, v, mask, image)
+    out = within(image, lambda a: mix(a, alone, gate, "identity"), out)
+    if probs is not None:
+        probs = mix(probs, joint_map(probs, own, text, image), gate, "")
+    return out, probs
 
 
 def _fused(q, k, v, mask, kernel, bias=None):

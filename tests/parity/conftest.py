@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.attention import Edit, blur, combine, identity, match_sites
+from jaxlib_guidance.attention import (
+    Edit,
+    FeatureEdit,
+    blur,
+    combine,
+    identity,
+    match_sites,
+)
 from jaxlib_guidance.diffusion import VPCosine, parametrize
 from jaxlib_guidance.guidance import chain, guided, pag, seg
 from jaxlib_guidance.models import from_linen
@@ -45,11 +52,12 @@ def golden(tmp_path_factory):
     return get
 
 
-def check_network(module, params, x, t, cond, place):
+def check_network(module, params, x, t, cond, place, *, unfelt=()):
     """The laws of a network with sites; ``place`` is where `pag` and `seg` work.
 
     No control and an empty one are the same program; every tap is captured; every site
-    takes an edit, which the value feels; guidance is by the edits that it names.
+    and every feature takes an edit, which the value feels; guidance is by the edits
+    that it names. ``unfelt`` are features whose next norm removes what is added.
     """
     x, t = jnp.asarray(x), jnp.asarray(t)
 
@@ -65,7 +73,8 @@ def check_network(module, params, x, t, cond, place):
     assert (value.dtype, value.shape) == (jnp.float32, x.shape)
     assert set(maps) == set(module.taps)
     assert all(a.shape[0] == x.shape[0] for a in maps.values())
-    process, count = VPCosine(), len(module.sites)
+    process, places = VPCosine(), (*module.sites, *module.features)
+    count = len(places)
 
     def same(a, times):
         """The first sample as many times, so that each may have its own gates."""
@@ -74,21 +83,24 @@ def check_network(module, params, x, t, cond, place):
     @jax.jit
     def run(params):
         """The value as each site is edited alone, and x0 guided and by hand."""
-        gates = jnp.eye(count, count + 1)
-        each = module.apply(
-            {"params": params},
-            *(same(a, count + 1) for a in (x, t, cond)),
-            control={
-                site: Edit(query_blur=0.7 * gate)
-                for site, gate in zip(module.sites, gates, strict=True)
-            },
-        )[0]
+        edits = {
+            place: Edit(query_blur=0.7 * gate)
+            if place in module.sites
+            else FeatureEdit(skip=1 + gate)
+            if place.endswith("/join")
+            else FeatureEdit(
+                add=gate[:, None] * jnp.linspace(0, 1, maps[place].shape[-1])
+            )
+            for place, gate in zip(places, jnp.eye(count, count + 1), strict=True)
+        }
+        many = (same(a, count + 1) for a in (x, t, cond))
+        each = module.apply({"params": params}, *many, control=edits)[0]
         denoiser = parametrize(from_linen(module, params), process, "eps")
         edit = combine(identity(jnp.eye(3)[1]), blur(0.7 * jnp.eye(3)[2]))
         time = jnp.full(3, 0.4)
-        places = dict.fromkeys(match_sites(place, module.sites), edit)
+        here = dict.fromkeys(match_sites(place, module.sites), edit)
         base, alone, blurred = jnp.split(
-            denoiser(same(x, 3), time, same(cond, 3), control=places).x0, 3
+            denoiser(same(x, 3), time, same(cond, 3), control=here).x0, 3
         )
         want = base + 2.0 * (base - alone) + 0.5 * (base - blurred)
         term = guided(denoiser, chain(pag(2.0, place), seg(0.5, place, 0.7)))
@@ -104,9 +116,25 @@ def check_network(module, params, x, t, cond, place):
 
     each, moved, found, want = run(params)
     changed = np.abs(each[:-1] - each[-1]).max((1, 2, 3))
-    assert (changed > 1e-5).all(), dict(zip(module.sites, changed, strict=True))
+    felt = {name: a for name, a in zip(places, changed, strict=True) if a > 1e-5}
+    assert {*felt, *unfelt} == {*places}, felt
     assert (np.abs(moved).max((1, 2, 3, 4)) > 1e-5).all()
     np.testing.assert_allclose(found, want, atol=1e-4, rtol=1e-4)
+
+
+def check_half(module, params, inputs, want):
+    """bfloat16 parameters and computation are within 3 % of the reference, by rms."""
+    assert all(a.dtype == jnp.bfloat16 for a in jax.tree.leaves(params))
+    run = jax.jit(lambda *inputs: module.apply({"params": params}, *inputs)[0])
+    value = run(*(jax.tree.map(jnp.asarray, each) for each in inputs))
+    rms = np.sqrt(np.mean((value - want) ** 2) / np.mean(np.asarray(want) ** 2))
+    assert value.dtype == jnp.float32
+    assert rms < 0.03, rms
+
+
+@pytest.fixture(scope="session")
+def half():
+    return check_half
 
 
 @pytest.fixture(scope="session")

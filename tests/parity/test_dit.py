@@ -40,6 +40,14 @@ def test_sites_and_taps_obey_the_laws(loaded, laws):
     laws(module, params, want["wide.x"], want["t"], want["labels"], "block1")
 
 
+def test_half_precision_is_near(part, loaded, half):
+    own = {"dtype": jnp.bfloat16, "as_trained": False}
+    module, params = published.load_dit_xl(part, **own)
+    want = loaded[2]
+    inputs = want["own.x"], want["t"], want["labels"]
+    half(module, params, inputs, want["own.value"][..., :4])
+
+
 def test_as_trained_differs_by_frequencies_and_eps_alone(part, loaded):
     module, _ = published.load_dit_xl(part)
     own = {f.name: getattr(module, f.name) for f in dataclasses.fields(module)}

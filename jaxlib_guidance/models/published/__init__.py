@@ -16,6 +16,7 @@ from jaxlib_guidance.models.published._clip_tokens import (
     load_clip_tokenizer,
 )
 from jaxlib_guidance.models.published._dit_xl import DiTXL, load_dit_xl
+from jaxlib_guidance.models.published._flux import Flux, load_flux
 from jaxlib_guidance.models.published._folder import (
     Part,
     open_part,
@@ -24,6 +25,7 @@ from jaxlib_guidance.models.published._folder import (
 )
 from jaxlib_guidance.models.published._load import load_published
 from jaxlib_guidance.models.published._scheduler import Scheduler, read_scheduler
+from jaxlib_guidance.models.published._sd3 import SD3, load_sd3
 from jaxlib_guidance.models.published._stable_diffusion import (
     StableDiffusion,
     latent_mask,
@@ -51,6 +53,11 @@ __all__ = [
     "load_unet",
     "example_arguments",
     "latent_mask",
+    # Networks of joint attention
+    "SD3",
+    "load_sd3",
+    "Flux",
+    "load_flux",
     # Class-conditional networks
     "DiTXL",
     "load_dit_xl",

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.attention import (
-    Edit,
     attend,
     capture_at,
     captured,
+    edit_features,
     enter_layer,
+    join_features,
     leave_layer,
 )
 from jaxlib_guidance.files import load_torch
@@ -109,9 +110,11 @@ class ADM(nn.Module):
 
     Sites are named as in the authors' code, "input_blocks.14.1/attn", ...,
     "middle_block.1/attn", "output_blocks.3.1/attn", ...; taps are these and the outputs
-    "input_blocks.0", ..., "middle_block", "output_blocks.0", .... ``c_noise`` is the
-    timestep 0, ..., 999; the condition is labels ``[B]`` where there are classes. There
-    is no null class: an unconditional model is another file.
+    "input_blocks.0", ..., "middle_block", "output_blocks.0", ..., which accept edits of
+    features, as do the joins with the way down, "output_blocks.0/join", ....
+
+    ``c_noise`` is the timestep 0, ..., 999; the condition is labels ``[B]`` where there
+    are classes. There is no null class: an unconditional model is another file.
 
     Attributes are the flags of guided-diffusion; `adm_preset` has those of its files.
 
@@ -174,6 +177,13 @@ class ADM(nn.Module):
         )
 
     @property
+    def features(self) -> tuple[str, ...]:
+        """What accepts an edit of features: the blocks' outputs, joins with skips."""
+        blocks = [block for block, _ in self._plan()]
+        joins = (f"{block}/join" for block in blocks if block.startswith("output"))
+        return (*blocks, *joins)
+
+    @property
     def taps(self) -> tuple[str, ...]:
         """What can be captured: maps ``[B, H, Q, Q]``, features ``[B, h, w, C]``."""
         return (*self.sites, *(block for block, _ in self._plan()))
@@ -214,7 +224,7 @@ class ADM(nn.Module):
         c_noise: Array,
         cond: PyTree = None,
         *,
-        control: Mapping[str, Edit] | None = None,
+        control: Mapping[str, Any] | None = None,
         capture: Captures = (),
     ) -> tuple[Array, dict[str, Array]]:
         """Evaluates the network.
@@ -224,7 +234,7 @@ class ADM(nn.Module):
             divides.
           c_noise: Timestep of each sample ``[B]``.
           cond: Labels ``[B]`` where there are classes, else None.
-          control: Attention edits by site.
+          control: Edits by attention site or feature.
           capture: Taps to return, or a function of each to return instead.
 
         Returns:
@@ -235,7 +245,7 @@ class ADM(nn.Module):
             or have no use, or unknown sites or taps.
         """
         control = dict(control or {})
-        require_known("control", control, self.sites, "sites")
+        require_known("control", control, self.sites + self.features, "sites")
         require_known("capture", capture, self.taps, "taps")
         self._require(x, cond)
         time = jnp.broadcast_to(c_noise, x.shape[:1])
@@ -245,11 +255,12 @@ class ADM(nn.Module):
         emb = _dense("time_embed.2", emb, hidden, self.dtype)
         if self.num_classes is not None:
             label = labels_of(cond, self.num_classes, x.shape[0], null=False)
-            emb = emb + nn.Embed(self.num_classes, hidden, name="label_emb")(label)
+            table = {"dtype": jnp.float32, "name": "label_emb"}
+            emb = emb + nn.Embed(self.num_classes, hidden, **table)(label)
         maps, skips, h = {}, [], x.astype(jnp.float32)
         for block, layers in self._plan():
             if block.startswith("output"):
-                h = jnp.concatenate([h, skips.pop()], -1)
+                h = join_features(h, skips.pop(), control.get(f"{block}/join"))
             for i, (kind, channels) in enumerate(layers):
                 name = f"{block}.{i}"
                 site = f"{name}/attn"
@@ -260,6 +271,7 @@ class ADM(nn.Module):
                         maps[site] = probs
                 else:
                     h = self._layer(name, kind, channels, h, emb)
+            h = edit_features(h, control.get(block))
             if block.startswith("input"):
                 skips.append(h)
             if block in capture:

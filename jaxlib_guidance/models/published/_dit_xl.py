@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.attention import (
-    Edit,
     capture_at,
     captured,
+    edit_features,
     enter_layer,
     leave_layer,
 )
@@ -83,7 +83,8 @@ class _Block(nn.Module):
 class DiTXL(nn.Module):
     """DiT as published: ``(x, c_noise, cond) -> (value, maps)``.
 
-    Sites are "block0/attn", ...; taps are these and the blocks' outputs "block0", ....
+    Sites are "block0/attn", ...; taps are these and the blocks' outputs "block0", ...,
+    which accept edits of features.
     ``c_noise`` is the timestep 0, ..., 999, the condition is labels ``[B]`` or None for
     the null class, whose label is the number of classes.
 
@@ -139,9 +140,14 @@ class DiTXL(nn.Module):
         return tuple(f"block{i}/attn" for i in range(self.num_layers))
 
     @property
+    def features(self) -> tuple[str, ...]:
+        """What accepts an edit of features: the blocks' outputs."""
+        return tuple(f"block{i}" for i in range(self.num_layers))
+
+    @property
     def taps(self) -> tuple[str, ...]:
         """What can be captured: maps ``[B, H, T, T]`` and outputs ``[B, T, W]``."""
-        return self.sites + tuple(f"block{i}" for i in range(self.num_layers))
+        return self.sites + self.features
 
     @nn.compact
     def __call__(
@@ -150,7 +156,7 @@ class DiTXL(nn.Module):
         c_noise: Array,
         cond: PyTree = None,
         *,
-        control: Mapping[str, Edit] | None = None,
+        control: Mapping[str, Any] | None = None,
         capture: Captures = (),
     ) -> tuple[Array, dict[str, Array]]:
         """Evaluates the network.
@@ -159,7 +165,7 @@ class DiTXL(nn.Module):
           x: Latents ``[B, H, W, C]``.
           c_noise: Timestep of each sample ``[B]``.
           cond: Labels ``[B]``, or None for the null class.
-          control: Attention edits by site.
+          control: Edits by attention site or feature.
           capture: Taps to return, or a function of each to return instead.
 
         Returns:
@@ -170,11 +176,11 @@ class DiTXL(nn.Module):
             sites or taps.
         """
         control = dict(control or {})
-        require_known("control", control, self.sites, "sites")
+        require_known("control", control, self.sites + self.features, "sites")
         require_known("capture", capture, self.taps, "taps")
         label = labels_of(cond, self.classes, x.shape[0])
         width = self.num_attention_heads * self.attention_head_dim
-        embed = PatchEmbed(width, self.patch_size, self.dtype, name="pos_embed")
+        embed = PatchEmbed(width, self.patch_size, dtype=self.dtype, name="pos_embed")
         h, grid = embed(x)
         base = self.sample_size // self.patch_size
         h = h + sincos_positions(grid, width, base)
@@ -203,16 +209,17 @@ class DiTXL(nn.Module):
             )
             if probs is not None:
                 maps[f"block{i}/attn"] = probs
+            h = edit_features(h, control.get(f"block{i}"))
             if f"block{i}" in capture:
                 maps[f"block{i}"] = captured(h, capture_at(f"block{i}", capture))
-        parts = nn.Dense(2 * width, name="proj_out_1")(
+        parts = nn.Dense(2 * width, dtype=jnp.float32, name="proj_out_1")(
             nn.silu(conditions[0].astype(jnp.float32))
         )
         shift, scale = jnp.split(parts, 2, -1)
         channels = self.out_channels or self.in_channels
-        out = nn.Dense(self.patch_size**2 * channels, name="proj_out_2")(
-            modulate(plain(h), shift, scale)
-        )
+        out = nn.Dense(
+            self.patch_size**2 * channels, dtype=jnp.float32, name="proj_out_2"
+        )(modulate(plain(h), shift, scale))
         value = unpatchify(out.astype(jnp.float32), grid, self.patch_size)
         value = value if self.variance else value[..., : x.shape[-1]]
         return value, {name: maps[name] for name in capture}

@@ -18,11 +18,14 @@ class PatchEmbed(nn.Module):
     Attributes:
       width: Number of features of a token.
       patch: Side of a patch.
+      table: Side of the stored table of positions, "pos_embed", whose centre is used;
+        None for no such table.
       dtype: Type of the computation.
     """
 
     width: int
     patch: int
+    table: int | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -30,7 +33,8 @@ class PatchEmbed(nn.Module):
         """``[B, H, W, C] -> (tokens [B, T, width] in float32, grid)``.
 
         Raises:
-          ValueError: Another rank, or sides that the patch does not divide.
+          ValueError: Another rank, sides that the patch does not divide, or a grid
+            beyond the table.
         """
         sides = x.shape[1:3]
         if x.ndim != 4 or any(side % self.patch for side in sides):
@@ -41,7 +45,18 @@ class PatchEmbed(nn.Module):
         side = (self.patch, self.patch)
         conv = nn.Conv(self.width, side, side, "VALID", dtype=self.dtype, name="proj")
         h = conv(x.astype(self.dtype)).astype(jnp.float32)
-        return h.reshape(x.shape[0], -1, self.width), (h.shape[1], h.shape[2])
+        grid = (h.shape[1], h.shape[2])
+        if self.table is not None:
+            h = h + self._centre(grid, self.table)
+        return h.reshape(x.shape[0], -1, self.width), grid
+
+    def _centre(self, grid, side):
+        held = self.param("pos_embed", nn.initializers.zeros, (1, side**2, self.width))
+        if max(grid) > side:
+            raise ValueError(f"x has {grid} tokens; positions are for at most {side}")
+        top, left = ((side - count) // 2 for count in grid)
+        held = held.astype(jnp.float32).reshape(1, side, side, self.width)
+        return held[:, top : top + grid[0], left : left + grid[1]]
 
 
 def sincos_positions(
@@ -119,6 +134,26 @@ class FeedForward(nn.Module):
         h = nn.Dense(self.hidden, dtype=self.dtype, name="net.0.proj")(x)
         h = activation(self.act, "activation_fn")(h)
         return nn.Dense(x.shape[-1], dtype=self.dtype, name="net.2")(h)
+
+
+class RMSNorm(nn.Module):
+    """Division by the root mean square of the last axis, with a weight, in float32.
+
+    Attributes:
+      eps: Number added to the mean square.
+      dtype: Type of the result.
+    """
+
+    eps: float = 1e-6
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """``[..., C] -> [..., C]``."""
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        h = x.astype(jnp.float32)
+        h = h * jax.lax.rsqrt(jnp.mean(h * h, -1, keepdims=True) + self.eps)
+        return (h * scale.astype(jnp.float32)).astype(self.dtype)
 
 
 def labels_of(cond: PyTree, classes: int, batch: int, *, null: bool = True) -> Array:
