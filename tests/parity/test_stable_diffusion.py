@@ -64,6 +64,14 @@ def test_network_maps_and_features_at_an_odd_size(loaded, name):
             close(maps[tap], want[f"feature {tap}"], 2e-5)
 
 
+@pytest.mark.parametrize(
+    "name", ["sd15", pytest.param("sdxl", marks=pytest.mark.slow)]
+)
+def test_sites_obey_the_laws_of_sites(loaded, laws, name):
+    model, params, want = loaded(name)
+    laws(model.unet, params["unet"], *network_inputs(want), "mid")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_tokens_are_equal(loaded, name):
     model, _, want = loaded(name)
@@ -108,7 +116,6 @@ def test_the_autoencoder(loaded):
 
 RUNS = [
     pytest.param("sd15", "ddim_pag"),
-    pytest.param("sdxl", "euler_cfg"),
     pytest.param("sd2", "ddim_cfg"),
     *(
         pytest.param(name, run, marks=pytest.mark.slow)
@@ -118,6 +125,7 @@ RUNS = [
             ("sd15", "dpm_cfg"),
             ("sd15", "euler_pag"),
             ("sd15", "dpm_pag"),
+            ("sdxl", "euler_cfg"),
             ("sdxl", "euler_pag"),
         )
     ),

@@ -61,6 +61,11 @@ class StableDiffusion:
         unet = _present(self.unet, "unet")
         return unet.addition_embed_type is not None
 
+    @property
+    def repaints(self) -> bool:
+        """Whether the network was trained to fill in a mask: it takes nine channels."""
+        return _present(self.unet, "unet").in_channels == 9
+
     def denoiser(self, params: PyTree) -> Denoiser:
         """The denoiser of latents; call it inside the function that is jitted.
 
@@ -197,8 +202,7 @@ class StableDiffusion:
         """
         cond = self.condition(params, self.tokens(texts), size)
         if negative is None and self.zeros:
-            zeros = {k: jnp.zeros_like(cond[k]) for k in ("text", "pooled")}
-            return cond, cond | zeros
+            return cond, self.empty(cond)
         one = negative is None or isinstance(negative, str)
         away = [negative or ""] if one else list(negative or ())
         if len(away) not in (1, len(texts)):
@@ -208,6 +212,14 @@ class StableDiffusion:
         null = self.condition(params, self.tokens(away), size)
         full = {k: jnp.broadcast_to(null[k], cond[k].shape) for k in cond}
         return cond, full
+
+    def empty(self, cond: dict[str, Array]) -> dict[str, Array]:
+        """The condition of no text at all: zeros, with the sizes as they are.
+
+        Args:
+          cond: Condition from `prompts`.
+        """
+        return {k: a if k == "time_ids" else jnp.zeros_like(a) for k, a in cond.items()}
 
     def decode(self, params: PyTree, z: Array) -> Array:
         """Pictures of latents, one after another, which needs the least memory.
@@ -259,11 +271,10 @@ class StableDiffusion:
         Raises:
           ValueError: A network without these channels.
         """
-        unet = _present(self.unet, "unet")
-        if unet.in_channels != 9:
+        if not self.repaints:
             raise ValueError(
-                f"the network takes {unet.in_channels} channels; one that fills in "
-                "takes 9"
+                f"the network takes {_present(self.unet, 'unet').in_channels} "
+                "channels; one that fills in takes 9"
             )
         hole = jnp.broadcast_to(mask, images.shape[:3])[..., None] > 0.5
         # Grey, the middle of [-1, 1], where nothing is seen.

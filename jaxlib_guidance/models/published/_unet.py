@@ -6,7 +6,12 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxlib_guidance.attention import Edit, capture_at, captured
+from jaxlib_guidance.attention import (
+    capture_at,
+    captured,
+    edit_features,
+    join_features,
+)
 from jaxlib_guidance.models.published._configuration import for_each
 from jaxlib_guidance.models.published._layers import (
     GroupNorm,
@@ -31,7 +36,8 @@ class UNet2DCondition(nn.Module):
     its transformer j and the block k of that, "mid/0/{k}/...", "up{i}/{j}/{k}/...".
     **"up0" is the deepest stage**, unlike in `UNet`, where it is the full resolution.
     Taps are these and the features "down{i}", "mid" and "up{i}", which end a stage
-    before it is resized, and "down{i}/res{j}" and "up{i}/res{j}".
+    before it is resized, and "down{i}/res{j}" and "up{i}/res{j}". Features accept
+    edits, and so do the joins with the way down, "up{i}/join".
 
     Attributes:
       sample_size: Side of the latents that it was trained on; nothing depends on it.
@@ -106,12 +112,23 @@ class UNet2DCondition(nn.Module):
     @property
     def taps(self) -> tuple[str, ...]:
         """What can be captured: maps ``[B, H, Q, M]``, features ``[B, h, w, C]``."""
-        features = ["mid"]
+        return (*self.sites, *self._places())
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What accepts an edit of features: these, and the joins with skips."""
+        stages = range(len(self.block_out_channels))
+        return (*self._places(), *(f"up{i}/join" for i in stages))
+
+    def _places(self):
+        """The features, in the order of the computation."""
+        places = []
         for i, layers in enumerate(self._layers):
-            features += [f"down{i}", *(f"down{i}/res{j}" for j in range(layers))]
+            places += [*(f"down{i}/res{j}" for j in range(layers)), f"down{i}"]
+        places.append("mid")
         for i, layers in enumerate(reversed(self._layers)):
-            features += [f"up{i}", *(f"up{i}/res{j}" for j in range(layers + 1))]
-        return (*self.sites, *features)
+            places += [*(f"up{i}/res{j}" for j in range(layers + 1)), f"up{i}"]
+        return tuple(places)
 
     @property
     def _layers(self):
@@ -142,7 +159,7 @@ class UNet2DCondition(nn.Module):
         c_noise: Array,
         cond: Mapping[str, PyTree],
         *,
-        control: Mapping[str, Edit] | None = None,
+        control: Mapping[str, Any] | None = None,
         capture: Captures = (),
     ) -> tuple[Array, dict[str, Array]]:
         """Evaluates the network.
@@ -156,7 +173,7 @@ class UNet2DCondition(nn.Module):
             "image" ``[B, H, W, E]``, channels that stand behind x's; and, of a
             ControlNet, "residuals", ``{"down": one for each skip, "mid"}``, which are
             added.
-          control: Attention edits by site.
+          control: Edits by attention site or feature.
           capture: Taps to return, or a function of each to return instead.
 
         Returns:
@@ -167,7 +184,7 @@ class UNet2DCondition(nn.Module):
             configuration's, or unknown sites or taps.
         """
         control = dict(control or {})
-        require_known("control", control, self.sites, "sites")
+        require_known("control", control, self.sites + self.features, "sites")
         require_known("capture", capture, self.taps, "taps")
         x = self._input(x, cond)
         emb = self._embedding(jnp.broadcast_to(c_noise, x.shape[:1]), cond)
@@ -179,10 +196,12 @@ class UNet2DCondition(nn.Module):
             self.num_attention_heads or self.attention_head_dim, "attention_head_dim"
         )
 
-        def keep(tap, h):
-            wanted = capture_at(tap, capture)
+        def end(place, h):
+            h = edit_features(h, control.get(place))
+            wanted = capture_at(place, capture)
             if wanted:
-                maps[tap] = captured(h, wanted)
+                maps[place] = captured(h, wanted)
+            return h
 
         def resnet(name, h, width):
             layer = ResnetBlock(
@@ -209,11 +228,11 @@ class UNet2DCondition(nn.Module):
             block = f"down_blocks.{i}"
             for j in range(self._layers[i]):
                 h = resnet(f"{block}.resnets.{j}", h, channels[i])
-                keep(f"down{i}/res{j}", h)
+                h = end(f"down{i}/res{j}", h)
                 if "CrossAttn" in kind:
                     h = transformer(f"{block}.attentions.{j}", f"down{i}/{j}", h, i)
                 skips.append(h)
-            keep(f"down{i}", h)
+            h = skips[-1] = end(f"down{i}", h)
             if i < len(channels) - 1:
                 layer = Downsample(dtype=self.dtype, name=f"{block}.downsamplers.0")
                 h = layer(h)
@@ -224,16 +243,16 @@ class UNet2DCondition(nn.Module):
         if added is not None:
             skips = _added(skips, added["down"])
             h = h + jnp.asarray(added["mid"], h.dtype)
-        keep("mid", h)
+        h = end("mid", h)
         for i, kind in enumerate(self.up_block_types):
             block, stage = f"up_blocks.{i}", len(channels) - 1 - i
             for j in range(self._layers[stage] + 1):
-                h = jnp.concatenate([h, skips.pop()], -1)
+                h = join_features(h, skips.pop(), control.get(f"up{i}/join"))
                 h = resnet(f"{block}.resnets.{j}", h, channels[stage])
-                keep(f"up{i}/res{j}", h)
+                h = end(f"up{i}/res{j}", h)
                 if "CrossAttn" in kind:
                     h = transformer(f"{block}.attentions.{j}", f"up{i}/{j}", h, stage)
-            keep(f"up{i}", h)
+            h = end(f"up{i}", h)
             if stage:
                 layer = Upsample(self.dtype, name=f"{block}.upsamplers.0")
                 _, *size, _ = skips[-1].shape

@@ -1,0 +1,251 @@
+r"""Pictures of texts from a published model: Stable Diffusion 1.x, 2.x or XL.
+
+    python sample/text_to_image.py --model FOLDER --prompt "a cat" --guide cfg=6.5
+    python sample/text_to_image.py --model FOLDER --prompt "a cat" --size 512 \
+        --negative "blurry" --guide cfg=6.5 --guide pag=2@mid --steps 30
+    python sample/text_to_image.py --model FOLDER --prompt "a cat" --init photo.png \
+        --strength 0.7 --mask mask.png
+
+FOLDER is what diffusers saves and hubs serve, on disk; docs/models.md says how to get
+one. Guides have the grammar of sample/images.py, and sites the published indices:
+``pag=2@mid``, ``seg=3@up1/1/0/attn``. A guide's weight w is diffusers' guidance_scale
+less one.
+
+``--init`` begins from a picture, noised by ``--strength``. ``--mask`` repaints where it
+is white: by a network with nine channels as it was trained to, else by keeping the rest
+at each step. Picture number i depends on --seed and i alone, whatever the batch; a
+batch is split among all devices that share it equally. The PNG's text says how it was
+made.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import images as recipe
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from outputs import require_writable
+from tqdm import tqdm
+
+import jaxlib_guidance as jg
+from jaxlib_guidance.data import save_grid
+from jaxlib_guidance.models import StableDiffusion, latent_mask, load_published
+from jaxlib_guidance.training import batch_sharding, data_mesh, replicated
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What to draw."""
+
+    model: Path
+    """Folder of a published model."""
+    prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A text for one row of pictures; give it repeatedly."""
+    negative: str | None = None
+    """What to move away from under cfg; by default the empty text, or SDXL's zeros."""
+    guide: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A guidance term, NAME=WEIGHT[@WHERE][,KEY=VALUE...]; give it repeatedly."""
+    sampler: str = "dpmpp_2m"
+    """Solver of sample/images.py with its options, such as ddim,eta=1."""
+    steps: int = 30
+    size: tuple[int, ...] = ()
+    """Pixels: one number, or height and width; that of the training by default."""
+    columns: int = 1
+    """Pictures of each text."""
+    batch: int = 1
+    """Pictures drawn at once."""
+    init: Path | None = None
+    """A picture to begin from, cropped to the size."""
+    strength: float = 0.8
+    """Share of the steps that a picture to begin from is noised by."""
+    mask: Path | None = None
+    """A picture that is white where the other is to be painted anew."""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """Type of parameters and computation."""
+    variant: str | None = None
+    """Variant of the files, such as fp16."""
+    seed: int = 0
+    out: Path = Path("out/text_to_image.png")
+
+
+# Families of schedulers, which choose their timesteps by other rules.
+FAMILIES = {
+    "ddim": ("ddim", "ddpm", "pndm", "annealed_langevin"),
+    "dpm": (
+        *("dpmpp_2m", "dpmpp_3m", "dpmpp_2s", "dpmpp_sde", "unipc", "deis"),
+        *("sa_solver", "adams"),
+    ),
+    "euler": ("euler", "euler_ancestral", "heun", "edm", "dpm_2", "lms"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompted:
+    """What guides ask of a model: the condition to move away from, and a shape."""
+
+    null: Any
+    shape: tuple[int, ...]
+
+
+def solver_of(config: Config, model: StableDiffusion) -> tuple[jg.Sampler, Any]:
+    """The solver, and the times as diffusers' scheduler of its family takes them.
+
+    Raises:
+      ValueError: A solver or options that do not exist.
+    """
+    name, options = recipe.options_of(config.sampler)
+    if name not in recipe.SOLVERS:
+        known = ", ".join(recipe.SOLVERS)
+        raise ValueError(f"sampler {name!r}; expected one of {known}")
+    family = next(family for family, names in FAMILIES.items() if name in names)
+    try:
+        return recipe.SOLVERS[name](**options), model.grid(config.steps, family)
+    except TypeError as error:
+        raise ValueError(f"sampler {config.sampler!r}: {error}") from error
+
+
+def picture_of(path: Path, size: tuple[int, int], channels: int) -> np.ndarray:
+    """A picture ``[H, W, channels]`` in [0, 1], scaled to the size and cropped.
+
+    Raises:
+      ValueError: No picture.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            kind = "RGB" if channels == 3 else "L"
+            image = ImageOps.exif_transpose(image).convert(kind)
+            image = ImageOps.fit(image, size[::-1])
+    except OSError as error:
+        raise ValueError(f"{path} is no picture ({error})") from error
+    return np.asarray(image, np.float32).reshape(*size, channels) / 255
+
+
+def require_known(config: Config) -> None:
+    """Raises for options that contradict each other or have no meaning.
+
+    Raises:
+      ValueError: Such options.
+    """
+    if not config.prompt:
+        raise ValueError("no prompt; expected --prompt TEXT, at least one")
+    for option in ("steps", "columns", "batch"):
+        if getattr(config, option) < 1:
+            raise ValueError(
+                f"{option} is {getattr(config, option)}; expected at least 1"
+            )
+    if len(config.size) > 2:
+        raise ValueError(f"size is {config.size}; expected one number or two")
+    if config.mask is not None and config.init is None:
+        raise ValueError("mask has no effect without init, the picture to repaint")
+    if not 0 < config.strength <= 1:
+        raise ValueError(f"strength is {config.strength}; expected above 0, up to 1")
+
+
+def draw(config: Config) -> np.ndarray:
+    """The pictures ``[N, H, W, 3]`` in [0, 1].
+
+    Raises:
+      ValueError: Options, guides or solvers that do not exist, or have no effect.
+      OSError: A folder that lacks files.
+    """
+    require_known(config)
+    mesh = data_mesh() if config.batch % jax.device_count() == 0 else None
+    model, params = load_published(
+        config.model,
+        dtype=jnp.dtype(config.dtype),
+        sharding=None if mesh is None else replicated(mesh),
+        variant=config.variant,
+    )
+    if not isinstance(model, StableDiffusion):
+        raise ValueError(f"{config.model} is no Stable Diffusion; see docs/models.md")
+    size = tuple(config.size) * (3 - len(config.size)) if config.size else model.size
+    size = size[0], size[1]
+    shape = model.latent(*size)
+    sampler, grid = solver_of(config, model)
+    texts = [text for text in config.prompt for _ in range(config.columns)]
+    root = jax.random.key(config.seed)
+    # Texts are few: encoded one by one, once for all.
+    conds = _conditions(model, params, config, size)
+    start = None
+    if config.init is not None:
+        kept = max(1, int(config.steps * config.strength))
+        grid = grid[len(grid) - 1 - kept :]
+        start = picture_of(config.init, size, 3)
+    hole = None
+    if config.mask is not None:
+        hole = jnp.asarray(picture_of(config.mask, size, 1)[..., 0])
+
+    @jax.jit
+    def run(params, ids, cond, null):
+        keys = jg.sample_keys(root, ids)
+        x, solver = shape, sampler
+        if start is not None:
+            images = jnp.broadcast_to(start, (len(keys), *start.shape))
+            z = model.encode(params, images)
+            alpha = model.process.alpha(grid[0])
+            sigma = model.process.sigma(grid[0])
+            x = alpha * z + sigma * jg.rng.normal(keys, shape)
+            if hole is not None and model.repaints:
+                cond = model.masked(params, cond, images, hole)
+                null = {**null, "image": cond["image"]}
+            elif hole is not None:
+                known = latent_mask(hole < 0.5, shape[:2])[..., None]
+                solver = jg.inpaint(solver, z, known, "fixed")
+        nets = recipe.Nets(Prompted(null, shape), [params])  # pyrefly: ignore
+        guidance = jg.chain(*(recipe.term_of(text, nets) for text in config.guide))
+        if nets.others:
+            raise ValueError("guides by another network are for sample/images.py")
+        z, _ = jg.sample(
+            *(keys, model.denoiser(params), solver, grid, x, cond), guidance=guidance
+        )
+        return model.decode(params, z)
+
+    ids = np.arange(len(texts))
+    padded = np.resize(ids, -(-len(ids) // config.batch) * config.batch)
+    rows = padded.reshape(-1, config.batch)
+    drawn = []
+    for part in tqdm(rows, unit="batch", disable=len(rows) == 1):
+        both = jax.tree.map(
+            lambda *leaves: jnp.concatenate(leaves), *(conds[texts[i]] for i in part)
+        )
+        given = (jnp.asarray(part), *both)
+        if mesh is not None:
+            given = jax.device_put(given, batch_sharding(mesh))
+        drawn.append(np.asarray(run(params, *given)))
+    return np.concatenate(drawn)[: len(ids)]
+
+
+def _conditions(model, params, config, size):
+    """Condition and negative of each text."""
+    encode = jax.jit(lambda p, tokens: model.condition(p, tokens, size))
+
+    def prompts(text):
+        cond = encode(params, model.tokens([text]))
+        if config.negative is None and model.zeros:
+            return cond, model.empty(cond)
+        return cond, encode(params, model.tokens([config.negative or ""]))
+
+    return {text: prompts(text) for text in dict.fromkeys(config.prompt)}
+
+
+def main(config: Config) -> None:
+    """Draws and writes the pictures; a mistake is told in one line."""
+    made = {f.name: str(getattr(config, f.name)) for f in dataclasses.fields(config)}
+    try:
+        # Drawing may take minutes.
+        require_writable(config.out)
+        pictures = draw(config)
+        save_grid(config.out, 2 * pictures - 1, config.columns, note=made)
+    except (ValueError, OSError) as error:
+        sys.exit(f"sample/text_to_image.py: {error}")
+    print(f"{len(pictures)} pictures in {config.out}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config, description=__doc__))

@@ -1,0 +1,74 @@
+"""sample/text_to_image.py: what it draws, and the mistakes that it names."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxlib_guidance.models import load_published
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "sample"))
+SPEC = importlib.util.spec_from_file_location(
+    "text_to_image", ROOT / "sample/text_to_image.py"
+)
+recipe = importlib.util.module_from_spec(SPEC)
+sys.modules["text_to_image"] = recipe
+SPEC.loader.exec_module(recipe)
+
+QUICK = {"prompt": ("a cat",), "steps": 3, "size": (16, 24), "dtype": "float32"}
+
+
+def test_a_row_of_pictures_guided_and_written(golden, tmp_path):
+    out = tmp_path / "new" / "cats.png"
+    more = {"prompt": ("a cat", "hello"), "guide": ("cfg=6.5", "pag=2@mid")}
+    config = recipe.Config(golden("sd15").folder, out=out, **QUICK | more)
+    recipe.main(config)
+    with Image.open(out) as image:
+        assert image.width >= 24
+        assert image.height >= 2 * 16
+        assert image.text["guide"] == str(config.guide)
+
+
+@pytest.mark.slow
+def test_where_the_mask_is_black_the_picture_stays(golden, tmp_path):
+    rng = np.random.default_rng(0)
+    photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"
+    Image.fromarray(rng.integers(0, 256, (16, 24, 3), np.uint8)).save(photo)
+    Image.fromarray(np.zeros((16, 24), np.uint8)).save(mask)
+    folder = golden("sd15").folder
+    config = recipe.Config(folder, init=photo, mask=mask, **QUICK)
+    drawn = recipe.draw(config)
+    model, params = load_published(folder, parts=["unet", "vae"])
+    source = recipe.picture_of(photo, (16, 24), 3)
+    z = model.encode(params, jnp.asarray(source)[None])
+    np.testing.assert_allclose(drawn, model.decode(params, z), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"prompt": ()}, "no prompt"),
+        ({"size": (15,)}, "height and width are (15, 15); expected multiples of 2"),
+        ({"size": (8, 8, 8)}, "size is (8, 8, 8)"),
+        ({"mask": Path("m.png")}, "mask has no effect without init"),
+        ({"strength": 0.0}, "strength is 0.0; expected above 0"),
+        ({"sampler": "best"}, "sampler 'best'; expected one of ddim"),
+        ({"guide": ("cfg",)}, "expected NAME=WEIGHT"),
+        ({"guide": ("pag=2@down1/0/0/attn",)}, "matches nothing; there are: down0/0"),
+        ({"model": Path("nowhere")}, "there is no such folder"),
+        ({"init": Path("nothing.png")}, "nothing.png is no picture"),
+        ({"batch": 0}, "batch is 0; expected at least 1"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(golden, tmp_path, options, told):
+    folder = golden("sd15").folder
+    given = {"model": folder, "out": tmp_path / "o.png"} | QUICK | options
+    with pytest.raises(SystemExit) as error:
+        recipe.main(recipe.Config(**given))
+    assert told in str(error.value)
+    assert str(error.value).startswith("sample/text_to_image.py: ")
