@@ -33,6 +33,7 @@ from jaxlib_guidance.models.published._stable_diffusion import (
 from jaxlib_guidance.models.published._stable_diffusion_load import (
     load_stable_diffusion,
 )
+from jaxlib_guidance.models.published._t5 import T5Encoder, load_t5
 from jaxlib_guidance.models.published._tensors import (
     count_parameters,
     fill,
@@ -72,6 +73,8 @@ __all__ = [
     "TextStates",
     "CLIPText",
     "load_clip_text",
+    "T5Encoder",
+    "load_t5",
     "CLIPTokenizer",
     "load_clip_tokenizer",
     # Schedulers
