@@ -3,7 +3,7 @@
     pip install -e ".[parity]"
     python tests/parity/make.py            # All families.
     python tests/parity/make.py sd15 dit   # These.
-    python tests/parity/make.py sd15 --keep /tmp/tiny-sd   # And leaves the folder.
+    python tests/parity/make.py sd15 --keep tiny-sd   # And leaves the folder.
 
 Each ``family_NAME.py`` here has ``CASES``, a dict from the name of a golden to a
 function ``make(folder) -> arrays``: it saves a tiny model in its published layout in
