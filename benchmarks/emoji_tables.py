@@ -1,22 +1,28 @@
 """The measured cells of quality_emoji.py as tables in Markdown."""
 
+import re
 from typing import Any
 
 import numpy as np
 from emoji_methods import ENTRIES
+
+from jaxlib_guidance.guidance import pareto_set
 
 COLUMNS = ("frechet", "kernel", "accuracy", "caption", "coverage")
 Cells = dict[str, dict[str, Any]]
 
 
 def seeds_of(cells: Cells, start: str) -> tuple[str, dict[str, np.ndarray]]:
-    """What stands between ``start`` and ", seed", and the columns over the seeds."""
-    names = [n for n in cells if n.startswith(start + ",") and ", seed " in n]
-    if not names:
+    """The setting between ``start`` and ", seed", and the columns over the seeds."""
+    # A number: "CFG" is not to find "CFG, steps 20-80 %".
+    setting = r"(?:, ([0-9][0-9.e+-]*(?:, [0-9]+ repeats)?|[0-9]+ repeats))?"
+    pattern = re.compile(re.escape(start) + setting + r", seed [0-9]+")
+    found = {name: match for name in cells if (match := pattern.fullmatch(name))}
+    if not found:
         return "", {}
-    rows = [cells[name] for name in sorted(names)]
-    middle = names[0][len(start) + 1 :].rpartition("seed ")[0].strip(", ")
-    return middle, {k: np.array([row[k] for row in rows]) for k in rows[0]}
+    rows = [cells[name] for name in sorted(found)]
+    columns = {k: np.array([row[k] for row in rows]) for k in rows[0]}
+    return next(iter(found.values()))[1] or "", columns
 
 
 def number(values: Any, digits: int = 3) -> str:
@@ -45,9 +51,10 @@ def scores(values: dict[str, Any]) -> list[str]:
 def compared(cells: Cells, kind: str, steps: int) -> str:
     """Methods at their tuned weights, or at equal effective scale."""
     _, none = seeds_of(cells, "no guidance")
-    rows = []
+    rows, means = [], {}
     if none:
         rows.append(["no guidance", "0", *scores(none), "1.00", str(steps), "1"])
+        means["no guidance"] = none["accuracy"].mean(), none["coverage"].mean()
     for name, entry in ENTRIES.items():
         weight, found = seeds_of(cells, f"{kind}, {name}")
         if not found:
@@ -58,7 +65,18 @@ def compared(cells: Cells, kind: str, steps: int) -> str:
         ratio = f"{cost['guided'] / cost['none']:.1f}" if cost else "–"
         own = [f"{np.mean(scale):.2f}", f"{entry.cost * steps:.0f}", ratio]
         rows.append([name, weight, *scores(found), *own])
-    return table(("samples", "weight", *COLUMNS, "scale", "evaluations", "time"), rows)
+        means[name] = found["accuracy"].mean(), found["coverage"].mean()
+    head = ("samples", "weight", *COLUMNS, "scale", "evaluations", "time")
+    return f"{table(head, rows)}\n\n{unbeaten(means)}"
+
+
+def unbeaten(means: dict[str, tuple[float, float]]) -> str:
+    """The Pareto set of means of accuracy and coverage, as a sentence."""
+    if not means:
+        return ""
+    kept = np.asarray(pareto_set(*np.asarray(list(means.values())).T))
+    names = [name for name, stays in zip(means, kept, strict=True) if stays]
+    return "No other row beats in both accuracy and coverage: " + "; ".join(names) + "."
 
 
 def searched(cells: Cells) -> str:
@@ -83,15 +101,13 @@ def claimed(cells: Cells) -> str:
     rows = []
     for task in ("unconditional", "inpainting"):
         for kind in ("none", "PAG"):
-            weight, found = seeds_of(cells, f"{task}, {kind}")
-            if not found:
-                continue
-            name = f"{task}, {f'PAG {weight}' if weight else 'no guidance'}"
-            errors = [number(found.get(k, np.nan)) for k in ("hidden", "visible")]
-            picked = [scores(found)[i] for i in (0, 1, 4)]
-            rows.append([name, *errors, *picked])
-    head = ("samples", "error, hidden", "error, visible", "frechet", "kernel")
-    return table((*head, "coverage"), rows)
+            setting, found = seeds_of(cells, f"{task}, {kind}")
+            if found:
+                name = "no guidance" if kind == "none" else "PAG"
+                error = number(found.get("hidden", np.nan))
+                own = f"{task}, {name} {setting}".strip()
+                rows.append([own, error, *scores(found)])
+    return table(("samples", "error", *COLUMNS), rows)
 
 
 def tried(cells: Cells) -> str:

@@ -31,6 +31,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -45,18 +46,24 @@ from emoji_tables import tables
 
 import jaxlib_guidance as jg
 from jaxlib_guidance.data import embed_words, save_grid
-from jaxlib_guidance.guidance import Chain, Observed, measure_scale, observation
+from jaxlib_guidance.guidance import Chain, measure_scale
 from jaxlib_guidance.models import load_pretrained
 
 TUNING_SEED = 100
-SEARCHED = (0.5, 1.5)
-OBSERVED = (0.01, 0.03, 0.1)
-PERTURBED = (0.25, 0.5, 1.0)
+SEARCHED = (0.5, 1.5, 3.0)
+REPEATS = (0, 1, 2, 3)
+REPEATS_GUIDED = (0, 1)  # Twice the evaluations of a step.
 PROMPTS = (
     *("red apple", "green apple", "yellow heart", "blue circle", "smiling face"),
     *("cat face", "dog", "pizza", "rocket", "house"),
     *("tree", "red car", "sun", "woman singer", "flag japan"),
     *("guitar", "soccer ball", "umbrella", "fish", "clock"),
+)
+
+# Of kinds that the set has many of.
+COMPARED = (
+    *("smiling face", "sleeping face", "pink heart", "thumbs up", "woman singer"),
+    *("man artist", "panda", "flag japan", "flag france", "blue circle"),
 )
 
 
@@ -156,11 +163,11 @@ class Bench:
         )
         return end.x, end.guidance_state
 
-    def draw(self, chain: Any, kind: str, seed: int, count: int) -> tuple[Any, float]:
+    def draw(self, chain: Chain, kind: str, seed: int, count: int) -> tuple[Any, float]:
         """Pictures ``[count, 32, 32, 3]`` and their effective scale, NaN if not asked.
 
         Args:
-          chain: Guidance, or a function of the rows that are drawn at once.
+          chain: Guidance.
           kind: Which of the conditions.
           seed: Number of the keys.
           count: Number of pictures.
@@ -168,12 +175,11 @@ class Bench:
         images, scales = [], []
         for start in range(0, count, self.config.batch):
             rows = np.arange(start, start + self.config.batch)
-            guidance = chain if isinstance(chain, Chain) else chain(rows)
             cond = {k: jnp.asarray(v[rows]) for k, v in self.conditions[kind].items()}
             keys = jg.sample_keys(jax.random.key(seed), rows)
-            x, state = self.run(self.params, guidance, keys, cond)
+            x, state = self.run(self.params, chain, keys, cond)
             images.append(np.clip(np.asarray(x), -1, 1))
-            if guidance.terms and guidance.terms[-1] is self.effective:
+            if chain.terms and chain.terms[-1] is self.effective:
                 scales.append(np.nanmean(self.effective.mean(state[-1])))
         return np.concatenate(images), float(np.mean(scales)) if scales else np.nan
 
@@ -222,8 +228,8 @@ class Bench:
                 return time.process_time() - begin
 
 
-def search(bench: Bench) -> str:
-    """Perturbed attention without a condition; returns the best block.
+def search(bench: Bench) -> tuple[str, float]:
+    """Perturbed attention without a condition; returns the best block and weight.
 
     Every block at every weight, the best of them again with other seeds.
     """
@@ -238,7 +244,7 @@ def search(bench: Bench) -> str:
     block, w = min(found, key=lambda each: found[each])
     bench.report("unconditional, none", jg.chain(), "none")
     bench.report(f"unconditional, PAG, {w:g}", jg.chain(jg.pag(w, block)), "none")
-    return block
+    return block, w
 
 
 def methods(bench: Bench) -> None:
@@ -248,7 +254,7 @@ def methods(bench: Bench) -> None:
 
     def made(name: str, w: float, scaled: bool) -> Chain:
         entry = ENTRIES[name]
-        block = search(bench) if entry.block else ""
+        block = search(bench)[0] if entry.block else ""
         terms = entry.make(w, block, bench.model.null)
         return jg.chain(terms, effective) if scaled else terms
 
@@ -287,8 +293,12 @@ def weight_of(scale: float, curve: dict[float, float]) -> float | None:
 
 
 def inpainting(bench: Bench) -> None:
-    """The right half of pictures hidden, drawn by the unconditional model."""
-    block = search(bench)
+    """The right half of pictures hidden, drawn anew by the unconditional model.
+
+    RePaint, with as many settings for either: repetitions of a step without guidance;
+    with it half as many and two weights. Neither takes more evaluations in all.
+    """
+    block, best = search(bench)
     train, test = (
         bench.judge.train.images[bench.tuning],
         bench.judge.test.images[bench.asked],
@@ -296,56 +306,72 @@ def inpainting(bench: Bench) -> None:
     mask = np.zeros(train.shape[1:], np.float32)
     mask[:, : mask.shape[1] // 2] = 1
 
-    def measure(real, scale, w, seed, tuning):
-        def chain(rows):
-            y = jnp.asarray(real[rows])
-            seen = Observed(y, jnp.broadcast_to(jnp.asarray(mask), y.shape))
-            half = observation(seen, "square", scale, "estimate")
-            # A weight that is None and not 0, so that no evaluation is made for it.
-            return half if w is None else jg.chain(jg.pag(w, block), half)
+    @partial(jax.jit, static_argnames="repeats")
+    def fill(params, guidance, keys, cond, source, repeats):
+        solver = jg.with_recurrence(jg.inpaint(jg.ddpm(), source, mask), repeats)
+        grid = jg.recommended(bench.model.process, bench.config.steps)[1]
+        network = bench.model.denoiser(params)
+        return jg.sample(
+            *(keys, network, solver, grid, bench.model.shape, cond), guidance=guidance
+        )[0]
 
-        count = bench.config.batch if tuning else bench.config.count
-        x, _ = bench.draw(chain, "none", seed, count)
-        off, hidden = x - real, mask == 0
-        row = {
-            "hidden": float(np.sqrt(np.mean(off[:, hidden] ** 2))),
-            "visible": float(np.sqrt(np.mean(off[:, ~hidden] ** 2))),
-        }
-        if tuning:
-            return row | {"frechet": bench.judge.tuning_frechet(x, bench.rest)}
-        return row | bench.judge.scores(x)
+    def draw(real, guidance, repeats, seed):
+        images, size = [], bench.config.batch
+        for start in range(0, len(real), size):
+            rows = np.arange(start, start + size)
+            cond = {
+                k: jnp.asarray(v[:size]) for k, v in bench.conditions["none"].items()
+            }
+            keys = jg.sample_keys(jax.random.key(seed), rows)
+            x = fill(bench.params[0], guidance, keys, cond, real[rows], repeats)
+            images.append(np.clip(np.asarray(x), -1, 1))
+        return np.concatenate(images)
 
-    def tried(scale, w):
-        name = f"inpainting, try {scale:g}" + ("" if w is None else f" PAG {w:g}")
-        return bench.cell(name, lambda: measure(train, scale, w, TUNING_SEED, True))
+    def tried(title, guidance, repeats):
+        def measure():
+            x = draw(train, guidance, repeats, TUNING_SEED)
+            return {"frechet": bench.judge.tuning_frechet(x, bench.rest)}
 
-    scale = min(OBSERVED, key=lambda s: tried(s, None)["frechet"])
-    w = min(PERTURBED, key=lambda w: tried(scale, w)["frechet"])
-    for title, weight in (("none", None), (f"PAG, {w:g}", w)):
+        return bench.cell(f"inpainting, try {title}", measure)["frechet"]
+
+    plain = {(0.0, r): tried(f"{r} repeats", jg.chain(), r) for r in REPEATS}
+    guided = {
+        (w, r): tried(f"{r} repeats PAG {w:g}", jg.chain(jg.pag(w, block)), r)
+        for w in (best / 3, best)
+        for r in REPEATS_GUIDED
+    }
+    for title, found in (("none", plain), ("PAG", guided)):
+        w, repeats = min(found, key=lambda each: found[each])
+        guidance = jg.chain(jg.pag(w, block)) if w else jg.chain()
         for seed in range(bench.config.seeds):
-            bench.cell(
-                f"inpainting, {title}, seed {seed}",
-                lambda s=seed, v=weight: measure(test, scale, v, s, False),
-            )
+
+            def measure(seed=seed, guidance=guidance, repeats=repeats):
+                x = draw(test, guidance, repeats, seed)
+                off = (x - test)[:, mask == 0]
+                hidden = float(np.sqrt(np.mean(off**2)))
+                return bench.judge.scores(x, bench.asked) | {"hidden": hidden}
+
+            setting = f"{w:g}, {repeats} repeats" if w else f"{repeats} repeats"
+            bench.cell(f"inpainting, {title}, {setting}, seed {seed}", measure)
 
 
 def pictures(bench: Bench) -> None:
     """Prompts, and the same noise under several kinds of guidance, as PNG files."""
-    block = search(bench)
+    block, _ = search(bench)
     null, folder = bench.model.null, bench.config.pictures
     folder.mkdir(parents=True, exist_ok=True)
-    none = np.full(len(PROMPTS), bench.model.classes)
-    cond = {k: jnp.asarray(v) for k, v in condition(bench.model, none, PROMPTS).items()}
-    keys = jg.sample_keys(jax.random.key(0), len(PROMPTS))
-    rows = (
-        jg.chain(),
-        jg.chain(jg.cfg(2.0, null)),
-        jg.chain(jg.cfg(2.0, null), jg.pag(1.0, block)),
-    )
-    drawn = [np.asarray(bench.run(bench.params, g, keys, cond)[0]) for g in rows]
-    save_grid(folder / "emoji.png", drawn[1], 5, 3)
-    chosen = np.arange(10)
-    save_grid(folder / "guided.png", np.concatenate([x[chosen] for x in drawn]), 10, 2)
+    with_cfg = jg.chain(jg.cfg(2.0, null))
+    with_both = jg.chain(jg.cfg(2.0, null), jg.pag(1.0, block))
+
+    def draw(prompts, guidance):
+        none = np.full(len(prompts), bench.model.classes)
+        cond = jax.tree.map(jnp.asarray, condition(bench.model, none, prompts))
+        keys = jg.sample_keys(jax.random.key(0), len(prompts))
+        return np.asarray(bench.run(bench.params, guidance, keys, cond)[0])
+
+    save_grid(folder / "emoji.png", draw(PROMPTS, with_cfg), 5, 3)
+    rows = [draw(COMPARED, g) for g in (jg.chain(), with_cfg, with_both)]
+    save_grid(folder / "guided.png", np.concatenate(rows), len(COMPARED), 2)
 
 
 def main(config: Config) -> None:
