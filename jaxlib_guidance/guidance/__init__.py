@@ -1,5 +1,6 @@
 """Terms that steer a sampler, and the planner that evaluates them together."""
 
+from jaxlib_guidance.guidance import posterior
 from jaxlib_guidance.guidance._angle import adamag, adg, cfg_zero, tcfg, vags
 from jaxlib_guidance.guidance._apg import APG, apg
 from jaxlib_guidance.guidance._attention_negative import (
@@ -142,6 +143,7 @@ from jaxlib_guidance.guidance._tuning import (
     pareto_set,
 )
 from jaxlib_guidance.guidance._window import SlidingWindow, sliding_window
+from jaxlib_guidance.guidance.posterior import *
 
 # Every method that stands at this door, one row each.
 METHODS = collect_methods(dict(vars()))
@@ -345,3 +347,4 @@ __all__ = [
     "GuidedDenoiser",
     "guided",
 ]
+__all__ += posterior.__all__

@@ -12,6 +12,8 @@ from jaxlib_guidance.guidance import (
     Observed,
     cfg,
     chain,
+    masking,
+    measurement,
     scheduled,
 )
 from jaxlib_guidance.testing._law_networks import CLASSES
@@ -36,11 +38,15 @@ def _arguments(shape: tuple[int, ...]) -> dict[str, Any]:
     """What an argument of this name is, unless the row's example says otherwise."""
     tokens = math.prod(n // 2 for n in shape[:2]) if len(shape) == 3 else shape[0]
     windows = BATCH, *shape
+    known = jnp.ones(windows).at[:, 0].set(0)
     return {
         "sites": "block1/attn",
         "function": _energy,
         "classifier": _logits,
         "mask": (jnp.arange(tokens) < tokens // 3).astype(jnp.float32),
+        "seen": measurement(jnp.full(windows, 0.3), masking(known), 0.5),
+        "y": jnp.full(windows, 0.3),
+        "weights": known,
         "observed": Observed(jnp.full(windows, 0.3), jnp.ones(windows), 0.4),
     }
 
