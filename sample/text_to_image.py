@@ -33,7 +33,13 @@ from tqdm import tqdm
 
 import jaxlib_guidance as jg
 from jaxlib_guidance.data import save_grid
-from jaxlib_guidance.models import StableDiffusion, latent_mask, load_published
+from jaxlib_guidance.models import (
+    LoRA,
+    StableDiffusion,
+    latent_mask,
+    load_published,
+    read_lora,
+)
 from jaxlib_guidance.training import batch_sharding, data_mesh, replicated
 
 
@@ -58,6 +64,8 @@ class Config:
     """Pictures of each text."""
     batch: int = 1
     """Pictures drawn at once."""
+    lora: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """A LoRA file to merge, FILE or FILE@SCALE; give it repeatedly."""
     init: Path | None = None
     """A picture to begin from, cropped to the size."""
     strength: float = 0.8
@@ -126,6 +134,22 @@ def picture_of(path: Path, size: tuple[int, int], channels: int) -> np.ndarray:
     return np.asarray(image, np.float32).reshape(*size, channels) / 255
 
 
+def lora_of(text: str) -> LoRA:
+    """A LoRA file and its scale, ``FILE@0.8``; 1 without one.
+
+    Raises:
+      ValueError: A scale that is no number; a file that is no LoRA.
+      OSError: No such file.
+    """
+    path, at, scale = text.rpartition("@")
+    if not at:
+        return read_lora(text)
+    try:
+        return read_lora(path, float(scale))
+    except ValueError as error:
+        raise ValueError(f"lora {text!r}: {error}") from error
+
+
 def require_known(config: Config) -> None:
     """Raises for options that contradict each other or have no meaning.
 
@@ -161,6 +185,7 @@ def draw(config: Config) -> np.ndarray:
         dtype=jnp.dtype(config.dtype),
         sharding=None if mesh is None else replicated(mesh),
         variant=config.variant,
+        lora=[lora_of(text) for text in config.lora],
     )
     if not isinstance(model, StableDiffusion):
         raise ValueError(f"{config.model} is no Stable Diffusion; see docs/models.md")

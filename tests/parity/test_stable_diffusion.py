@@ -1,5 +1,6 @@
 """Stable Diffusion 1.x, 2.x and XL give what diffusers' pipelines give."""
 
+import dataclasses
 import functools
 import json
 
@@ -169,3 +170,126 @@ def test_five_steps_from_prompt_to_picture(loaded, name, run):
     close(z / scale, want[f"run {run}"] / scale, 1e-5)
     if run == list(want)[-1]:
         close(model.decode(params, z), want["images"], 2e-5)
+
+
+def test_bfloat16_is_within_three_percent(golden, loaded):
+    want = loaded("sd15")[2]
+    half, halved = published.load_published(
+        golden("sd15").folder, dtype=jnp.bfloat16, parts=["unet"]
+    )
+    assert all(a.dtype == jnp.bfloat16 for a in jax.tree.leaves(halved))
+    x, t, cond = network_inputs(want)
+    value, _ = jax.jit(half.unet.apply)({"params": halved["unet"]}, x, t, cond)
+    assert value.dtype == jnp.float32
+    off = np.square(value - want["unet"]).mean() / np.square(want["unet"]).mean()
+    assert 1e-3 < off**0.5 < 0.03
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        *(
+            ("unet", key, value)
+            for key, value in {
+                "act_fn": "gelu",
+                "resnet_time_scale_shift": "scale_shift",
+                "only_cross_attention": True,
+                "dual_cross_attention": True,
+                "class_embed_type": "timestep",
+                "num_class_embeds": 1000,
+                "encoder_hid_dim": 32,
+                "encoder_hid_dim_type": "text_proj",
+                "time_embedding_type": "fourier",
+                "conv_in_kernel": 5,
+                "conv_out_kernel": 1,
+                "mid_block_type": "UNetMidBlock2D",
+                "attention_type": "gated",
+                "center_input_sample": True,
+                "time_cond_proj_dim": 256,
+                "reverse_transformer_layers_per_block": [1, 2],
+                "addition_embed_type": "image",
+                "down_block_types": ["AttnDownBlock2D", "DownBlock2D"],
+                "a_key_of_tomorrow": 3,
+            }.items()
+        ),
+        ("vae", "act_fn", "relu"),
+        ("vae", "latents_mean", [0.5]),
+        ("vae", "down_block_types", ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"]),
+        ("text_encoder", "model_type", "bert"),
+        ("text_encoder", "a_key_of_tomorrow", 3),
+    ],
+)
+def test_what_is_not_computed_is_refused_by_key(golden, part, key, value):
+    found = published.open_part(golden("sd15").folder / part)
+    found = dataclasses.replace(found, config={**found.config, key: value})
+    load = {
+        "unet": published.load_unet,
+        "vae": published.load_autoencoder,
+        "text_encoder": published.load_clip_text,
+    }[part]
+    with pytest.raises(ValueError, match=f"{part}/config.json: '{key}'"):
+        load(found)
+
+
+def test_conditions_that_do_not_fit_are_told(loaded):
+    model, params, want = loaded("sdxl")
+    x, t, cond = network_inputs(want)
+
+    def call(x, cond):
+        jax.eval_shape(lambda p: model.unet.apply({"params": p}, x, t, cond), unet)
+
+    unet = params["unet"]
+    for change, told in (
+        ({"text": cond["text"][..., :24]}, "24 features; expected 40"),
+        ({"pooled": None}, "not 'pooled', which SDXL needs"),
+        ({"pooled": cond["pooled"][:, :3]}, "27 features; expected 36"),
+        ({"image": jnp.zeros((2, 7, 10, 5))}, "9 channels, those of cond"),
+        ({"residuals": {"down": [], "mid": 0}}, "has 0 arrays; expected 6, one for"),
+    ):
+        given = {k: a for k, a in (cond | change).items() if a is not None}
+        with pytest.raises(ValueError, match=told):
+            call(x, given)
+    with pytest.raises(ValueError, match="expected a dict with 'text'"):
+        call(x, cond["text"])
+    with pytest.raises(TypeError, match="expected a list of them"):
+        model.prompts(params, "a cat")
+    with pytest.raises(TypeError, match="text is int; expected str"):
+        model.prompts(params, [3])
+    with pytest.raises(ValueError, match="negative has 2 texts; expected one or 1"):
+        model.prompts(params, ["a"], ["b", "c"])
+
+
+def test_parts_and_folders_that_are_not_there_are_told(golden, tmp_path):
+    folder = golden("sd15").folder
+    model, params = published.load_published(folder, parts=["vae"])
+    assert set(params) == {"vae"}
+    with pytest.raises(ValueError, match="'unet' was not loaded; add it to parts"):
+        model.denoiser(params)
+    with pytest.raises(ValueError, match="text encoder was not loaded"):
+        model.prompts(params, ["a"])
+    with pytest.raises(ValueError, match=r"parts has \['lungs'\]; expected some of"):
+        published.load_published(folder, parts=["lungs"])
+    with pytest.raises(FileNotFoundError, match="has no tokenizer"):
+        published.load_clip_tokenizer(tmp_path)
+    (tmp_path / "model_index.json").write_text('{"unet": ["diffusers", "UNet3D"]}')
+    with pytest.raises(ValueError, match="class 'UNet3D'; expected one of UNet2D"):
+        published.load_published(tmp_path)
+
+
+def test_schedulers_that_are_not_known_are_told():
+    base = {"_class_name": "DDIMScheduler"}
+    for change, told in (
+        ({"_class_name": "TCDScheduler"}, "_class_name is 'TCDScheduler'"),
+        ({"beta_schedule": "square"}, "beta_schedule is 'square'"),
+        ({"prediction_type": "flow"}, "prediction_type is 'flow'"),
+        ({"rescale_betas_zero_snr": True}, "nothing about the picture in pure noise"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            published.read_scheduler(base | change)
+    flow = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+    scheduler = published.read_scheduler(flow)
+    assert scheduler.predicts == "velocity"
+    # diffusers 0.42.1, FlowMatchEulerDiscreteScheduler(shift=3).set_timesteps(5).
+    np.testing.assert_allclose(scheduler.grid(5)[-2:], [0.0089286, 0], atol=1e-6)
+    with pytest.raises(ValueError, match="solver is 'best'; expected one of"):
+        published.read_scheduler(base).grid(5, "best")

@@ -24,6 +24,7 @@ from jaxlib_guidance.models.published._folder import (
     read_json,
 )
 from jaxlib_guidance.models.published._load import load_published
+from jaxlib_guidance.models.published._lora import LoRA, read_lora
 from jaxlib_guidance.models.published._scheduler import Scheduler, read_scheduler
 from jaxlib_guidance.models.published._sd3 import SD3, load_sd3
 from jaxlib_guidance.models.published._stable_diffusion import (
@@ -77,6 +78,9 @@ __all__ = [
     "load_t5",
     "CLIPTokenizer",
     "load_clip_tokenizer",
+    # Low-rank changes
+    "LoRA",
+    "read_lora",
     # Schedulers
     "Scheduler",
     "read_scheduler",

@@ -9,7 +9,12 @@ import jax.numpy as jnp
 from jaxlib_guidance.models.published._configuration import ANY, configured
 from jaxlib_guidance.models.published._folder import Part
 from jaxlib_guidance.models.published._layers import LayerNorm, activation
-from jaxlib_guidance.models.published._tensors import Place, fill, parameter_shapes
+from jaxlib_guidance.models.published._tensors import (
+    Change,
+    Place,
+    fill,
+    parameter_shapes,
+)
 from jaxlib_guidance.types import Array, PyTree
 
 
@@ -162,7 +167,11 @@ NEUTRAL = {
 
 
 def load_clip_text(
-    part: Part, *, dtype: Any = jnp.float32, sharding: Place = None
+    part: Part,
+    *,
+    dtype: Any = jnp.float32,
+    sharding: Place = None,
+    change: Change | None = None,
 ) -> tuple[CLIPText, PyTree]:
     """A text encoder and its parameters from a published part.
 
@@ -170,6 +179,7 @@ def load_clip_text(
       part: The part, from `open_part`.
       dtype: Type of the parameters and of the computation.
       sharding: Where the parameters go; see `fill`.
+      change: Change of each tensor while it is read; see `fill`.
 
     Returns:
       ``(module, parameters)``. There is a projection where the file has one.
@@ -191,6 +201,11 @@ def load_clip_text(
     tokens = jax.ShapeDtypeStruct((1, module.max_position_embeddings), jnp.int32)
     shapes = parameter_shapes(module.init, tokens)
     params = fill(
-        shapes, part.tensors, dtype=dtype, sharding=sharding, where=str(part.path)
+        shapes,
+        part.tensors,
+        dtype=dtype,
+        sharding=sharding,
+        change=change,
+        where=str(part.path),
     )
     return module, params

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxlib_guidance.models.published._folder import read_index
+from jaxlib_guidance.models.published._lora import LoRA
 from jaxlib_guidance.models.published._stable_diffusion import StableDiffusion
 from jaxlib_guidance.models.published._stable_diffusion_load import (
     load_stable_diffusion,
@@ -27,6 +28,7 @@ def load_published(
     sharding: Place = None,
     parts: Sequence[str] | None = None,
     variant: str | None = None,
+    lora: Sequence[LoRA] = (),
 ) -> tuple[StableDiffusion, dict[str, PyTree]]:
     """A published model and its parameters, from the folder of its files.
 
@@ -41,6 +43,7 @@ def load_published(
       parts: Parts to load, such as ``["unet"]``; None loads all that the model has.
       variant: Variant of the files, such as "fp16"; None takes the plain ones, or the
         only variant that there is.
+      lora: Low-rank changes to merge into the parameters, from `read_lora`.
 
     Returns:
       ``(model, params)``: the model, without arrays, and a tree of parameters for each
@@ -71,6 +74,5 @@ def load_published(
             f"{folder} has a network of class {kind!r}; expected one of "
             f"{', '.join(LOADERS)}"
         )
-    return LOADERS[kind](
-        folder, dtype=dtype, sharding=sharding, parts=parts, variant=variant
-    )
+    options = {"dtype": dtype, "sharding": sharding, "parts": parts}
+    return LOADERS[kind](folder, variant=variant, lora=lora, **options)

@@ -11,6 +11,8 @@ from jaxlib_guidance.models.published._autoencoder import load_autoencoder
 from jaxlib_guidance.models.published._clip_text import load_clip_text
 from jaxlib_guidance.models.published._clip_tokens import load_clip_tokenizer
 from jaxlib_guidance.models.published._folder import open_part, read_index, read_json
+from jaxlib_guidance.models.published._ldm import ldm_unet_name
+from jaxlib_guidance.models.published._lora import LoRA
 from jaxlib_guidance.models.published._scheduler import read_scheduler
 from jaxlib_guidance.models.published._stable_diffusion import PARTS, StableDiffusion
 from jaxlib_guidance.models.published._tensors import Place
@@ -25,6 +27,7 @@ def load_stable_diffusion(
     sharding: Place = None,
     parts: Sequence[str] | None = None,
     variant: str | None = None,
+    lora: Sequence[LoRA] = (),
 ) -> tuple[StableDiffusion, dict[str, PyTree]]:
     """Stable Diffusion 1.x, 2.x or XL from its folder; see `load_published`.
 
@@ -35,6 +38,7 @@ def load_stable_diffusion(
       parts: Parts to load, of "unet", "vae", "text_encoder", "text_encoder_2"; None
         loads all that there are.
       variant: Variant of the files, such as "fp16".
+      lora: Changes to merge, from `read_lora`.
 
     Returns:
       ``(model, parameters by part)``.
@@ -55,11 +59,20 @@ def load_stable_diffusion(
     params: dict[str, PyTree] = {}
     where = {"dtype": dtype, "sharding": sharding}
 
+    for part in {name for each in lora for name in each.layers} - set(wanted):
+        raise ValueError(f"lora changes the part {part!r}, which is not loaded")
+
     def opened(name):
         return open_part(folder / name, variant=variant)
 
+    def merged(part, name, aliases=lambda module: ()):
+        names = [word.removeprefix("text_model.") for word in part.tensors]
+        return _chained([each.change(name, names, aliases) for each in lora])
+
     if "unet" in wanted:
-        found["unet"], params["unet"] = load_unet(opened("unet"), **where)
+        part = opened("unet")
+        change = merged(part, "unet", _ldm_names(part.config))
+        found["unet"], params["unet"] = load_unet(part, change=change, **where)
     if "vae" in wanted:
         (encoder, own), (decoder, other) = load_autoencoder(opened("vae"), **where)
         found |= {"encoder": encoder, "decoder": decoder}
@@ -68,7 +81,9 @@ def load_stable_diffusion(
     for i, name in enumerate(PARTS[2:]):
         if name not in wanted:
             continue
-        module, params[name] = load_clip_text(opened(name), **where)
+        part = opened(name)
+        change = merged(part, name)
+        module, params[name] = load_clip_text(part, change=change, **where)
         texts.append(module)
         tokenizer = "tokenizer" if i == 0 else f"tokenizer_{i + 1}"
         tokenizers.append(load_clip_tokenizer(folder / tokenizer))
@@ -81,3 +96,24 @@ def load_stable_diffusion(
         **found,
     )
     return model, params
+
+
+def _chained(changes):
+    """One change that makes all in turn; None where there is none."""
+    given = [change for change in changes if change is not None]
+
+    def change(name, index, value):
+        for each in given:
+            value = each(name, index, value)
+        return value
+
+    return change if given else None
+
+
+def _ldm_names(config):
+    """Names of the authors' code for a module, where layers are alike."""
+    layers, up = config.get("layers_per_block", 2), config.get("up_block_types", ())
+    if not isinstance(layers, int):
+        return lambda module: ()
+    attention = tuple("CrossAttn" in kind for kind in up)
+    return lambda module: (ldm_unet_name(module, layers, attention),)

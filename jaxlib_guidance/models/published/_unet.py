@@ -259,7 +259,10 @@ class UNet2DCondition(nn.Module):
                 h = layer(h, (size[0], size[1]))
         norm = GroupNorm(self.norm_num_groups, self.norm_eps, name="conv_norm_out")
         h = nn.silu(norm(h))
-        value = nn.Conv(self.out_channels, (3, 3), padding=1, name="conv_out")(h)
+        head = nn.Conv(
+            self.out_channels, (3, 3), padding=1, dtype=jnp.float32, name="conv_out"
+        )
+        value = head(h)
         return value, {name: maps[name] for name in capture}
 
     def _input(self, x, cond):

@@ -1,0 +1,100 @@
+"""LoRA files merged while a model is read give what diffusers gives with them."""
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from jaxlib_guidance.files import CorruptFileError
+from jaxlib_guidance.models import published
+
+SCALE = 0.7
+
+
+@pytest.mark.parametrize(
+    "name", ["peft", pytest.param("kohya", marks=pytest.mark.slow), "xl"]
+)
+def test_networks_with_a_file_are_those_of_diffusers(golden, name):
+    files, want = golden("lora")
+    folder = golden("sdxl" if name == "xl" else "sd15").folder
+    lora = [published.read_lora(files / f"{name}.safetensors", SCALE)]
+    parts = ["unet", "vae"] if name == "xl" else ["unet", "vae", "text_encoder"]
+    model, params = published.load_published(folder, parts=parts, lora=lora)
+    cond = {"text": want[f"{name} text"]}
+    if name == "xl":
+        cond |= {"pooled": want["pooled"], "time_ids": want["time_ids"]}
+    else:
+        text, _ = model.prompts(params, ["a cat"])
+        np.testing.assert_allclose(text["text"], want[f"{name} cond"], atol=1e-5)
+    run = jax.jit(lambda p, *args: model.unet.apply({"params": p}, *args)[0])
+    value = run(params["unet"], jnp.asarray(want["x"]), jnp.array([321.0]), cond)
+    np.testing.assert_allclose(value, want[f"{name} unet"], atol=1e-5)
+    assert np.abs(want[f"{name} unet"] - want[f"{name} plain"]).max() > 0.1
+
+
+def test_scales_add_and_no_scale_is_no_change(golden):
+    folder, path = golden("sd15").folder, golden("lora").folder / "peft.safetensors"
+
+    def load(*scales):
+        lora = [published.read_lora(path, scale) for scale in scales]
+        parts = ["unet", "text_encoder"]
+        return published.load_published(folder, parts=parts, lora=lora)[1]
+
+    plain, off = load(), load(0.0)
+    jax.tree.map(np.testing.assert_array_equal, plain, off)
+    twice, once = load(0.2, 0.3), load(0.5)
+    changed = []
+
+    def compare(a, b, c):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+        changed.append(bool(np.any(np.asarray(b) != np.asarray(c))))
+
+    jax.tree.map(compare, twice, once, plain)
+    assert sum(changed) == 8
+
+
+def test_alpha_stands_in_the_metadata_of_peft(tmp_path):
+    path = tmp_path / "a.safetensors"
+    name = "unet.mid_block.attentions.0.proj_in"
+    held = {
+        f"{name}.lora_A.weight": np.ones((4, 3), np.float32),
+        f"{name}.lora_B.weight": np.ones((5, 4), np.float32),
+    }
+    about = {"unet.lora_alpha": 8, "unet.alpha_pattern": {}}
+    save_file(held, path, metadata={"lora_adapter_metadata": json.dumps(about)})
+    found = published.read_lora(path).layers["unet"]
+    assert found["mid_block.attentions.0.proj_in"][2] == 2.0
+
+
+A, B = np.ones((2, 16), np.float32), np.ones((16, 2), np.float32)
+Q = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+
+
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [
+        ({f"{Q}.lora_A.weight": A}, "lacks its up"),
+        ({f"{Q}.lora_A.weight": A, f"{Q}.lora_B.weight": B.T}, "has matrices"),
+        ({f"{Q}.dora_scale": A}, "is no layer of LoRA; DoRA, LoHa and LoKr"),
+        ({"lora_unet_mid.hada_w1_a": A}, "is no layer of LoRA"),
+        ({"unet.x.lora_A.weight": A, "unet.x.lora_B.weight": B}, "are not of the 'une"),
+        ({f"{Q}.lora_A.weight": A, f"{Q}.lora_B.weight": B}, "the change is (16, 16)"),
+    ],
+)
+def test_files_that_do_not_fit_are_told(golden, tmp_path, held, told):
+    path = tmp_path / "a.safetensors"
+    save_file(held, path)
+    with pytest.raises(CorruptFileError, match=re.escape(told)):
+        published.load_published(
+            golden("sd15").folder, parts=["unet"], lora=[published.read_lora(path)]
+        )
+
+
+def test_a_part_that_is_changed_must_be_loaded(golden):
+    lora = [published.read_lora(golden("lora").folder / "peft.safetensors")]
+    with pytest.raises(ValueError, match="changes the part 'text_encoder', which is"):
+        published.load_published(golden("sd15").folder, parts=["unet"], lora=lora)
