@@ -6,6 +6,10 @@ from jaxlib_guidance.models.published._autoencoder import (
     AutoencoderKLEncoder,
     load_autoencoder,
 )
+from jaxlib_guidance.models.published._class_transformer import (
+    ClassTransformer,
+    load_class_transformer,
+)
 from jaxlib_guidance.models.published._clip_text import (
     CLIPText,
     TextStates,
@@ -42,6 +46,13 @@ from jaxlib_guidance.models.published._tensors import (
     parameter_shapes,
     tensor_name,
 )
+from jaxlib_guidance.models.published._text_transformer import (
+    FluxModel,
+    StableDiffusion3,
+    TextTransformer,
+    load_flux_model,
+    load_stable_diffusion_3,
+)
 from jaxlib_guidance.models.published._unet import UNet2DCondition
 from jaxlib_guidance.models.published._unet_load import example_arguments, load_unet
 
@@ -55,12 +66,19 @@ __all__ = [
     "load_unet",
     "example_arguments",
     "latent_mask",
-    # Networks of joint attention
+    # Stable Diffusion 3 and Flux, with their networks of joint attention
+    "StableDiffusion3",
+    "load_stable_diffusion_3",
+    "FluxModel",
+    "load_flux_model",
+    "TextTransformer",
     "SD3",
     "load_sd3",
     "Flux",
     "load_flux",
-    # Class-conditional networks
+    # Class-conditional models and networks
+    "ClassTransformer",
+    "load_class_transformer",
     "DiTXL",
     "load_dit_xl",
     "ADM",

@@ -6,6 +6,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.models.published._class_transformer import (
+    ClassTransformer,
+    load_class_transformer,
+)
 from jaxlib_guidance.models.published._folder import read_index
 from jaxlib_guidance.models.published._lora import LoRA
 from jaxlib_guidance.models.published._stable_diffusion import StableDiffusion
@@ -13,12 +17,24 @@ from jaxlib_guidance.models.published._stable_diffusion_load import (
     load_stable_diffusion,
 )
 from jaxlib_guidance.models.published._tensors import Place
+from jaxlib_guidance.models.published._text_transformer import (
+    FluxModel,
+    StableDiffusion3,
+    load_flux_model,
+    load_stable_diffusion_3,
+)
 from jaxlib_guidance.types import PyTree
 
 # Loader of each class of network, which stands in the index as "unet" or "transformer".
 LOADERS: Mapping[str, Callable[..., Any]] = {
     "UNet2DConditionModel": load_stable_diffusion,
+    "SD3Transformer2DModel": load_stable_diffusion_3,
+    "FluxTransformer2DModel": load_flux_model,
+    # As diffusers' first release of DiT had it, and as it does now.
+    "Transformer2DModel": load_class_transformer,
+    "DiTTransformer2DModel": load_class_transformer,
 }
+Model = StableDiffusion | StableDiffusion3 | FluxModel | ClassTransformer
 
 
 def load_published(
@@ -29,7 +45,7 @@ def load_published(
     parts: Sequence[str] | None = None,
     variant: str | None = None,
     lora: Sequence[LoRA] = (),
-) -> tuple[StableDiffusion, dict[str, PyTree]]:
+) -> tuple[Model, dict[str, PyTree]]:
     """A published model and its parameters, from the folder of its files.
 
     Args:
@@ -43,7 +59,8 @@ def load_published(
       parts: Parts to load, such as ``["unet"]``; None loads all that the model has.
       variant: Variant of the files, such as "fp16"; None takes the plain ones, or the
         only variant that there is.
-      lora: Low-rank changes to merge into the parameters, from `read_lora`.
+      lora: Low-rank changes to merge into the parameters, from `read_lora`; for Stable
+        Diffusion 1.x, 2.x and XL.
 
     Returns:
       ``(model, params)``: the model, without arrays, and a tree of parameters for each
@@ -74,5 +91,9 @@ def load_published(
             f"{folder} has a network of class {kind!r}; expected one of "
             f"{', '.join(LOADERS)}"
         )
-    options = {"dtype": dtype, "sharding": sharding, "parts": parts}
-    return LOADERS[kind](folder, variant=variant, lora=lora, **options)
+    options = {"dtype": dtype, "sharding": sharding, "parts": parts, "variant": variant}
+    if kind == "UNet2DConditionModel":
+        options["lora"] = lora
+    elif lora:
+        raise ValueError(f"lora has no meaning for {kind}; expected none")
+    return LOADERS[kind](folder, **options)
