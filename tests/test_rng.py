@@ -33,6 +33,7 @@ def test_streams_and_steps_differ():
         rng.RECURRENCE,
         rng.KNOWN,
         rng.MIDDLE,
+        rng.PARTICLE,
         *range(1000),
     ]
     found = [words(rng.fold(keys, jnp.uint32(s))) for s in streams]

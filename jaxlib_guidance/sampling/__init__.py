@@ -8,6 +8,7 @@ from jaxlib_guidance.sampling._calibrated import (
     tabulate,
 )
 from jaxlib_guidance.sampling._consistency import consistency
+from jaxlib_guidance.sampling._corrector import CfgCorrector, cfg_corrector
 from jaxlib_guidance.sampling._ddim import ddim, ddpm, posterior
 from jaxlib_guidance.sampling._dpm import (
     dpm_2,
@@ -30,8 +31,25 @@ from jaxlib_guidance.sampling._multistep import (
     pndm,
     unipc,
 )
+from jaxlib_guidance.sampling._particles import (
+    Particles,
+    best_particle,
+    draw_particle,
+    lineage,
+    particle_keys,
+    per_particle,
+    sample_particles,
+)
+from jaxlib_guidance.sampling._potentials import Potential, Proposal
 from jaxlib_guidance.sampling._recommended import Recommended, recommended
 from jaxlib_guidance.sampling._recurrence import inpaint, with_recurrence
+from jaxlib_guidance.sampling._resample import (
+    Resampling,
+    effective_size,
+    normalize_weights,
+    resample,
+)
+from jaxlib_guidance.sampling._reward import best_of_n, svdd
 from jaxlib_guidance.sampling._sa import sa_solver
 from jaxlib_guidance.sampling._sampler import (
     Denoise,
@@ -43,6 +61,8 @@ from jaxlib_guidance.sampling._sampler import (
     Stepped,
     stateless,
 )
+from jaxlib_guidance.sampling._steering import Steering, steering
+from jaxlib_guidance.sampling._twisted import Twisted, twisted
 
 __all__ = [
     # What a solver is
@@ -109,4 +129,28 @@ __all__ = [
     "flow_sde",
     # Guidance after a step
     "guided_after",
+    # Particles
+    "sample_particles",
+    "Particles",
+    "draw_particle",
+    "best_particle",
+    "lineage",
+    "particle_keys",
+    "per_particle",
+    # Which particles go on
+    "Resampling",
+    "resample",
+    "effective_size",
+    "normalize_weights",
+    # What weighs them
+    "Potential",
+    "Proposal",
+    "CfgCorrector",
+    "cfg_corrector",
+    "Twisted",
+    "twisted",
+    "Steering",
+    "steering",
+    "svdd",
+    "best_of_n",
 ]

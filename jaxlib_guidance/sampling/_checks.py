@@ -1,11 +1,12 @@
 """Checks of the arguments of solvers."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from jaxlib_guidance.sampling._sampler import Sampler
-from jaxlib_guidance.types import concrete
+from jaxlib_guidance.types import Array, Context, PyTree, at_least_float32, concrete
 
 
 def is_zero(a: Any) -> bool:
@@ -47,3 +48,21 @@ def require_sampler(sampler: Any) -> None:
     if not isinstance(sampler, Sampler):
         name = getattr(sampler, "__name__", type(sampler).__name__)
         raise TypeError(f"sampler is {name}; expected a Sampler, such as ddim()")
+
+
+def row_values(
+    function: Callable[..., Array], params: PyTree, x: Array, ctx: Context
+) -> Array:
+    """What a potential's function says of its rows, float32 ``[R]``.
+
+    Raises:
+      ValueError: Another shape.
+    """
+    args = (x, ctx) if params is None else (params, x, ctx)
+    value = at_least_float32(function(*args))
+    if value.shape != x.shape[:1]:
+        raise ValueError(
+            f"a potential's function returned shape {value.shape}; expected one number "
+            f"a particle, {x.shape[:1]}"
+        )
+    return value

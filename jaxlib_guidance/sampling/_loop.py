@@ -189,7 +189,7 @@ def sample(
             if sampler.stochastic
             else out.transition.mean
         )
-        info = StepInfo(index, t, t_next, x, x_next, out.x0, out.transition)
+        info = StepInfo(index, t, t_next, x, x_next, out.x0, out.transition, out.state)
         return (x_next, out.state, out.guidance_state), trace(info) if trace else None
 
     def reported(part, carry, inputs):

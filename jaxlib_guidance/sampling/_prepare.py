@@ -116,6 +116,8 @@ def make_kernel(
     sampler: Sampler, x: Array, state: PyTree, interval: Interval
 ) -> Callable[[Array], Transition] | None:
     """The solver's step as a function of the estimate; None without a single one."""
+    if sampler.kernel is not None:
+        return sampler.kernel(x, state, interval)
     if sampler.evaluations != 1:
         return None
 
@@ -142,27 +144,45 @@ def make_denoise(
     """The function that a solver's step calls: it knows the step it is part of."""
 
     def denoise(x, t, guidance_state):
-        batch = x.shape[:1]
-        ctx = Context(
-            x=x,
-            t=jnp.broadcast_to(t, batch),
-            alpha=expand(jnp.broadcast_to(process.alpha(t), batch), x),
-            sigma=expand(jnp.broadcast_to(process.sigma(t), batch), x),
-            cond=cond,
-            keys=rng.fold(interval.keys, rng.GUIDANCE),
-            process=process,
-            step=interval.index,
-            steps=steps,
-            t_step=interval.t,
-            t_next=interval.t_next,
-            ref=ref,
-            grid=grid,
-            kernel=kernel,
-            stochastic=stochastic,
+        ctx = make_context(
+            *(x, t, process, cond, interval, steps, ref, grid, kernel, stochastic)
         )
         return network(ctx, guidance_state)
 
     return denoise
+
+
+def make_context(
+    x,
+    t,
+    process,
+    cond,
+    interval,
+    steps,
+    ref=None,
+    grid=None,
+    kernel=None,
+    stochastic=False,
+) -> Context:
+    """What is known of the state ``x`` at time ``t`` inside a step."""
+    batch = x.shape[:1]
+    return Context(
+        x=x,
+        t=jnp.broadcast_to(t, batch),
+        alpha=expand(jnp.broadcast_to(process.alpha(t), batch), x),
+        sigma=expand(jnp.broadcast_to(process.sigma(t), batch), x),
+        cond=cond,
+        keys=rng.fold(interval.keys, rng.GUIDANCE),
+        process=process,
+        step=interval.index,
+        steps=steps,
+        t_step=interval.t,
+        t_next=interval.t_next,
+        ref=ref,
+        grid=grid,
+        kernel=kernel,
+        stochastic=stochastic,
+    )
 
 
 def make_interval(process, index, t, t_next, keys, left=2**30) -> Interval:

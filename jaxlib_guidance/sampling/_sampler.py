@@ -79,6 +79,9 @@ class Sampler(NamedTuple):
       reversible: Whether the solver can run with growing noise, as inversion does.
       grid: The one time grid ``[N + 1]`` that the solver's coefficients belong to; None
         for a solver that takes any.
+      kernel: Function ``(x, state, interval) -> (x0 -> Transition)`` that gives the
+        step's distribution as a function of the estimate, for a solver whose step does
+        more than that; None takes it from ``step``.
 
     Example:
       >>> import jax
@@ -104,6 +107,9 @@ class Sampler(NamedTuple):
     evaluations: int = 1
     reversible: bool = False
     grid: Array | None = None
+    kernel: (
+        Callable[[Array, PyTree, Interval], Callable[[Array], Transition] | None] | None
+    ) = None
 
 
 class StepInfo(NamedTuple):
@@ -117,6 +123,7 @@ class StepInfo(NamedTuple):
       x_next: State ``[B, *S]`` after the step.
       x0: Estimate of the data ``[B, *S]``.
       transition: Distribution from which ``x_next`` was drawn.
+      state: State of the solver after the step.
     """
 
     index: Array
@@ -126,6 +133,7 @@ class StepInfo(NamedTuple):
     x_next: Array
     x0: Array
     transition: Transition
+    state: PyTree = ()
 
 
 class SampleState(NamedTuple):
