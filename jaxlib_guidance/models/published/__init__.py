@@ -29,6 +29,7 @@ from jaxlib_guidance.models.published._folder import (
 )
 from jaxlib_guidance.models.published._load import load_published
 from jaxlib_guidance.models.published._lora import LoRA, read_lora
+from jaxlib_guidance.models.published._pixart import PixArt, load_pixart
 from jaxlib_guidance.models.published._scheduler import Scheduler, read_scheduler
 from jaxlib_guidance.models.published._sd3 import SD3, load_sd3
 from jaxlib_guidance.models.published._stable_diffusion import (
@@ -76,6 +77,8 @@ __all__ = [
     "load_sd3",
     "Flux",
     "load_flux",
+    "PixArt",
+    "load_pixart",
     # Class-conditional models and networks
     "ClassTransformer",
     "load_class_transformer",
