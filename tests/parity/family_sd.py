@@ -127,13 +127,13 @@ FORWARD = {
 SCHEDULE = FORWARD | {"set_alpha_to_one": False}
 
 
-def build_sd15(folder):
+def build_sd15(folder, **options):
     size = tokenizer(folder / "words", "<|endoftext|>")
     pipe = StableDiffusionPipeline(
         autoencoder(),
         CLIPTextModel(text_config(size, 24, hidden_act="quick_gelu")),
         CLIPTokenizer.from_pretrained(folder / "words"),
-        unet(cross_attention_dim=24, attention_head_dim=4),
+        unet(cross_attention_dim=24, attention_head_dim=4, **options),
         PNDMScheduler(skip_prk_steps=True, **SCHEDULE),
         None,
         None,
