@@ -38,6 +38,7 @@ from jaxlib_guidance.models import (
     StableDiffusion,
     latent_mask,
     load_published,
+    load_stable_diffusion,
     read_lora,
 )
 from jaxlib_guidance.training import batch_sharding, data_mesh, replicated
@@ -49,6 +50,8 @@ class Config:
 
     model: Path
     """Folder of a published model."""
+    weights: Path | None = None
+    """A file of all weights under the authors' names, in place of the folder's."""
     prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A text for one row of pictures; give it repeatedly."""
     negative: str | None = None
@@ -180,12 +183,15 @@ def draw(config: Config) -> np.ndarray:
     """
     require_known(config)
     mesh = data_mesh() if config.batch % jax.device_count() == 0 else None
-    model, params = load_published(
+    single = {} if config.weights is None else {"single_file": config.weights}
+    load: Any = load_published if config.weights is None else load_stable_diffusion
+    model, params = load(
         config.model,
         dtype=jnp.dtype(config.dtype),
         sharding=None if mesh is None else replicated(mesh),
         variant=config.variant,
         lora=[lora_of(text) for text in config.lora],
+        **single,
     )
     if not isinstance(model, StableDiffusion):
         raise ValueError(f"{config.model} is no Stable Diffusion; see docs/models.md")

@@ -173,14 +173,14 @@ def build_sd2(folder):
     _older_words(folder, "tokenizer")
 
 
-def build_sdxl(folder):
+def build_sdxl(folder, projection_dim=12):
     size = tokenizer(folder / "words", "<|endoftext|>")
     tokenizer(folder / "words_2", "!")
     pipe = StableDiffusionXLPipeline(
         autoencoder(scaling_factor=0.13025),
         CLIPTextModel(text_config(size, 16, hidden_act="quick_gelu")),
         CLIPTextModelWithProjection(
-            text_config(size, 24, hidden_act="gelu", projection_dim=12)
+            text_config(size, 24, hidden_act="gelu", projection_dim=projection_dim)
         ),
         CLIPTokenizer.from_pretrained(folder / "words"),
         CLIPTokenizer.from_pretrained(folder / "words_2"),
@@ -198,7 +198,7 @@ def build_sdxl(folder):
             use_linear_projection=True,
             addition_embed_type="text_time",
             addition_time_embed_dim=4,
-            projection_class_embeddings_input_dim=12 + 24,
+            projection_class_embeddings_input_dim=projection_dim + 24,
         ),
         EulerDiscreteScheduler(timestep_spacing="leading", **FORWARD),
         add_watermarker=False,

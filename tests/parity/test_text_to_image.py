@@ -64,6 +64,7 @@ def test_where_the_mask_is_black_the_picture_stays(golden, tmp_path):
         ({"init": Path("nothing.png")}, "nothing.png is no picture"),
         ({"lora": ("a.safetensors@b",)}, "lora 'a.safetensors@b': could not convert"),
         ({"lora": ("a.safetensors@0.8",)}, "no weights at a.safetensors"),
+        ({"weights": Path("a.safetensors")}, "no weights at a.safetensors"),
         ({"batch": 0}, "batch is 0; expected at least 1"),
     ],
 )

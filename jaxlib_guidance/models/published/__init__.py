@@ -32,6 +32,7 @@ from jaxlib_guidance.models.published._lora import LoRA, read_lora
 from jaxlib_guidance.models.published._pixart import PixArt, load_pixart
 from jaxlib_guidance.models.published._scheduler import Scheduler, read_scheduler
 from jaxlib_guidance.models.published._sd3 import SD3, load_sd3
+from jaxlib_guidance.models.published._single_file import open_single_file
 from jaxlib_guidance.models.published._stable_diffusion import (
     StableDiffusion,
     latent_mask,
@@ -109,6 +110,7 @@ __all__ = [
     "read_index",
     "read_json",
     "open_part",
+    "open_single_file",
     "Part",
     # Parameters from tensors with published names, and back
     "fill",

@@ -10,10 +10,16 @@ import jax.numpy as jnp
 from jaxlib_guidance.models.published._autoencoder import load_autoencoder
 from jaxlib_guidance.models.published._clip_text import load_clip_text
 from jaxlib_guidance.models.published._clip_tokens import load_clip_tokenizer
-from jaxlib_guidance.models.published._folder import open_part, read_index, read_json
+from jaxlib_guidance.models.published._folder import (
+    Part,
+    open_part,
+    read_index,
+    read_json,
+)
 from jaxlib_guidance.models.published._ldm import ldm_unet_name
 from jaxlib_guidance.models.published._lora import LoRA
 from jaxlib_guidance.models.published._scheduler import read_scheduler
+from jaxlib_guidance.models.published._single_file import open_single_file
 from jaxlib_guidance.models.published._stable_diffusion import PARTS, StableDiffusion
 from jaxlib_guidance.models.published._tensors import Place
 from jaxlib_guidance.models.published._unet_load import load_unet
@@ -28,6 +34,7 @@ def load_stable_diffusion(
     parts: Sequence[str] | None = None,
     variant: str | None = None,
     lora: Sequence[LoRA] = (),
+    single_file: str | os.PathLike | None = None,
 ) -> tuple[StableDiffusion, dict[str, PyTree]]:
     """Stable Diffusion 1.x, 2.x or XL from its folder; see `load_published`.
 
@@ -39,6 +46,8 @@ def load_stable_diffusion(
         loads all that there are.
       variant: Variant of the files, such as "fp16".
       lora: Changes to merge, from `read_lora`.
+      single_file: File with the weights of all parts under the authors' names, in place
+        of the folder's, which then need not hold any.
 
     Returns:
       ``(model, parameters by part)``.
@@ -62,8 +71,13 @@ def load_stable_diffusion(
     for part in {name for each in lora for name in each.layers} - set(wanted):
         raise ValueError(f"lora changes the part {part!r}, which is not loaded")
 
+    single: dict[str, Part] = {}
+    if single_file is not None:
+        configs = {name: read_json(folder / name / "config.json") for name in wanted}
+        single = open_single_file(single_file, configs)
+
     def opened(name):
-        return open_part(folder / name, variant=variant)
+        return single.get(name) or open_part(folder / name, variant=variant)
 
     def merged(part, name, aliases=lambda module: ()):
         names = [word.removeprefix("text_model.") for word in part.tensors]
