@@ -26,7 +26,7 @@ import numpy as np
 import tyro
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.data import load_digits
+from jaxlib_guidance.data import embed_words, load_digits
 from jaxlib_guidance.models import load_pretrained
 from jaxlib_guidance.sampling import (
     Resampling,
@@ -92,14 +92,19 @@ def products(config: Config) -> str:
     pair = gaussian_mixture([0.5, 0.5], [[0.0], [1.0]], [[[1.0]], [[0.25]]])
     process, null, batch = jg.VE(), jnp.int32(0), 16
     rows: list[list[Any]] = [["exact product", "–", 8 / 7, "–", 1 / 7, "–", "–"]]
-    for name, weighed in (("CFG, reverse SDE", False), ("Feynman-Kac", True)):
-        for steps in (100, 200, 400):
+    for name, variance, weighed in (
+        ("CFG, reverse SDE", "small", False),
+        ("Feynman-Kac", "small", True),
+        ('Feynman-Kac, `ddpm("middle")`', "middle", True),
+    ):
+        for steps in (50, 100, 200, 400):
             grid = np.asarray(jg.karras_grid(process, steps))
+            solver = jg.ddpm(variance)
 
             @jax.jit
-            def run(keys, grid=grid, weighed=weighed):
+            def run(keys, grid=grid, solver=solver, weighed=weighed):
                 out = sample_particles(
-                    *(keys, exact_denoiser(pair, process), jg.ddpm(), grid, (1,)),
+                    *(keys, exact_denoiser(pair, process), solver, grid, (1,)),
                     jnp.ones(batch, jnp.int32),
                     potential=cfg_corrector(1.0, null),
                     particles=1024,
@@ -205,20 +210,16 @@ def cost(config: Config) -> str:
     """Steps of 64 particles of one picture, with and without resampling."""
     (model, params), particles, steps = load_pretrained("emoji"), 64, 4
     grid, keys = model.grid(steps), jg.sample_keys(jax.random.key(0), 1)
-    cond = model.null
-
-    def rows(tree, count):
-        return jax.tree.map(
-            lambda leaf: jnp.broadcast_to(jnp.asarray(leaf), (count, *jnp.shape(leaf))),
-            tree,
-        )
+    text, mask = embed_words(["red apple"])
+    none = np.full(1, model.classes, np.int32)
+    cond = {"label": none, "text": text, "text_mask": mask}
 
     @jax.jit
     def plain(params, keys):
         keys = jg.sampling.particle_keys(keys, particles)
         return jg.sample(
             *(keys, model.denoiser(params), jg.ddpm(), grid, model.shape),
-            rows(cond, particles),
+            jg.sampling.per_particle(cond, particles),
         )[0]
 
     @jax.jit
@@ -226,7 +227,7 @@ def cost(config: Config) -> str:
         reward = steering(lambda x0, ctx: jnp.mean(x0, axis=(1, 2, 3)), 10.0)
         return sample_particles(
             *(keys, model.denoiser(params), jg.ddpm(), grid, model.shape),
-            rows(cond, 1),
+            cond,
             potential=reward,
             particles=particles,
             resampling=Resampling(threshold=None),

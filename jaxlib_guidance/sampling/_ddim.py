@@ -75,16 +75,18 @@ def ddim(eta: Any = 0.0) -> Sampler:
     return Sampler(stateless, step, stochastic=stochastic, reversible=not stochastic)
 
 
-def ddpm(variance: Literal["small", "large"] = "small") -> Sampler:
-    """Ancestral sampling with the posterior's mean, and one of DDPM's two variances.
+def ddpm(variance: Literal["small", "middle", "large"] = "small") -> Sampler:
+    """Ancestral sampling with the posterior's mean, and one of DDPM's variances.
 
     "small" is the variance of ``q(x_next | x, x0)``, exact where the data is a point;
     "large" is that of the noise process over the step, ``beta_t`` for a step of a table
     and ``sigma^2 - (alpha / alpha')^2 sigma'^2`` in general, exact for unit normal data
-    under a variance-preserving process. A step to zero noise draws nothing.
+    under a variance-preserving process. "middle" is their geometric mean: the errors of
+    the two in the samples' variance have opposite signs and nearly cancel. A step to
+    zero noise draws nothing.
 
     Args:
-      variance: "small", which is `ddim` at ``eta = 1``, or "large".
+      variance: "small", which is `ddim` at ``eta = 1``, "middle" or "large".
 
     Returns:
       The solver, with one evaluation a step.
@@ -101,19 +103,24 @@ def ddpm(variance: Literal["small", "large"] = "small") -> Sampler:
       >>> x.shape
       (4, 8)
 
-    Reference: Ho et al., arXiv 2006.11239, algorithm 2 and section 3.2.
+    Reference: Ho et al., arXiv 2006.11239, algorithm 2 and section 3.2; in between:
+      Nichol and Dhariwal, arXiv 2102.09672.
     """
-    if variance not in ("small", "large"):
-        raise ValueError(f"variance is {variance!r}; expected 'small' or 'large'")
+    if variance not in ("small", "middle", "large"):
+        raise ValueError(
+            f"variance is {variance!r}; expected 'small', 'middle' or 'large'"
+        )
     if variance == "small":
         return ddim(1.0)
 
     def step(denoise, x, state, guidance_state, interval):
         x0, guidance_state = denoise(x, interval.t, guidance_state)
-        mean = posterior(x, x0, interval, 1.0).mean
+        mean, least = posterior(x, x0, interval, 1.0)
         start, end = interval.start, interval.end
         noise = start.sigma**2 - (start.alpha / end.alpha * end.sigma) ** 2
         std = jnp.where(end.sigma > 0, sqrt(jnp.maximum(noise, 0)), 0)
+        if variance == "middle":
+            std = sqrt(least * std)
         return Stepped(Transition(mean, std), x0, state, guidance_state)
 
     return Sampler(stateless, step, stochastic=True)

@@ -147,6 +147,21 @@ def test_large_variance_is_the_noise_processs():
         ddpm("fixed_large")
 
 
+def test_middle_variance_is_between():
+    """In the geometric mean; a step to zero noise draws nothing."""
+    process = VPCosine()
+    for t, t_next in ((0.9, 0.6), (0.4, 0.1), (0.2, 0.0)):
+        step = make_interval(process, 0, jnp.float32(t), jnp.float32(t_next), KEYS)
+
+        def std(solver, step=step):
+            estimate = lambda x, t, state: (x, state)  # noqa: E731
+            return float(solver.step(estimate, jnp.ones((4, 2)), (), (), step)[0].std)
+
+        small, middle, large = map(std, (ddpm(), ddpm("middle"), ddpm("large")))
+        np.testing.assert_allclose(middle, np.sqrt(small * large), rtol=1e-6)
+        assert (small < middle < large) == (t_next > 0)
+
+
 def test_flags():
     assert ddim().reversible
     assert not ddim().stochastic
