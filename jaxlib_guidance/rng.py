@@ -11,8 +11,8 @@ from jaxlib_guidance.types import Array
 
 # Streams of one sample that must not meet its step numbers. A number once given stays
 # with its stream, so that samples stay what they were.
-INITIAL, GUIDANCE, NOISING, CORRECTOR, RECURRENCE, KNOWN, MIDDLE, PARTICLE = (
-    2**31 + i for i in range(8)
+INITIAL, GUIDANCE, NOISING, CORRECTOR, RECURRENCE, KNOWN, MIDDLE, PARTICLE, RESTORED = (
+    2**31 + i for i in range(9)
 )
 
 

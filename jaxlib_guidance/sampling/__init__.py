@@ -49,6 +49,7 @@ from jaxlib_guidance.sampling._resample import (
     normalize_weights,
     resample,
 )
+from jaxlib_guidance.sampling._restore import daps, diffpir, dsg
 from jaxlib_guidance.sampling._reward import best_of_n, svdd
 from jaxlib_guidance.sampling._sa import sa_solver
 from jaxlib_guidance.sampling._sampler import (
@@ -61,8 +62,10 @@ from jaxlib_guidance.sampling._sampler import (
     Stepped,
     stateless,
 )
+from jaxlib_guidance.sampling._start_noise import d_flow
 from jaxlib_guidance.sampling._steering import Steering, steering
 from jaxlib_guidance.sampling._twisted import Twisted, twisted
+from jaxlib_guidance.sampling._variational import pnp_flow, red_diff
 
 __all__ = [
     # What a solver is
@@ -153,4 +156,11 @@ __all__ = [
     "steering",
     "svdd",
     "best_of_n",
+    # Solvers that hold a measurement
+    "diffpir",
+    "daps",
+    "dsg",
+    "red_diff",
+    "pnp_flow",
+    "d_flow",
 ]

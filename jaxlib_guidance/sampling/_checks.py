@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxlib_guidance.guidance import Measurement
 from jaxlib_guidance.sampling._sampler import Sampler
 from jaxlib_guidance.types import Array, Context, PyTree, at_least_float32, concrete
 
@@ -37,6 +38,19 @@ def require_between(value: Any, name: str, low: float, high: float = np.inf) -> 
     known = concrete(value)
     if known is not None and not ((known >= low) & (known <= high)).all():
         raise ValueError(f"{name} is {value}; expected {low:g} to {high:g}")
+
+
+def require_measurement(seen: Any, name: str) -> None:
+    """Raises unless ``seen`` is a measurement.
+
+    Raises:
+      TypeError: Something else.
+    """
+    if not isinstance(seen, Measurement):
+        raise TypeError(
+            f"{name}'s seen is {type(seen).__name__}; expected a measurement(y, "
+            "operator, noise)"
+        )
 
 
 def require_sampler(sampler: Any) -> None:

@@ -47,6 +47,10 @@ def _arguments(shape: tuple[int, ...]) -> dict[str, Any]:
         "seen": measurement(jnp.full(windows, 0.3), masking(known), 0.5),
         "y": jnp.full(windows, 0.3),
         "weights": known,
+        "pool": jnp.sin(jnp.arange(5 * math.prod(shape), dtype=jnp.float32)).reshape(
+            5, *shape
+        ),
+        "energies": jnp.linspace(0, 3, 5),
         "observed": Observed(jnp.full(windows, 0.3), jnp.ones(windows), 0.4),
     }
 

@@ -11,19 +11,31 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxlib_guidance import rng, testing
 from jaxlib_guidance.diffusion import VPCosine, logsnr_grid
-from jaxlib_guidance.guidance import Observed, cfg, chain, during, energy
+from jaxlib_guidance.guidance import (
+    Observed,
+    cfg,
+    chain,
+    during,
+    energy,
+    masking,
+    measurement,
+    norm_energy,
+)
 from jaxlib_guidance.sampling import (
     adams,
     annealed_langevin,
     consistency,
+    daps,
     ddim,
     ddpm,
     deis,
+    diffpir,
     dpm_2,
     dpmpp_2m,
     dpmpp_2s,
     dpmpp_3m,
     dpmpp_sde,
+    dsg,
     edm,
     flow_sde,
     guided_after,
@@ -31,6 +43,8 @@ from jaxlib_guidance.sampling import (
     inpaint,
     lms,
     pndm,
+    pnp_flow,
+    red_diff,
     sa_solver,
     sample,
     unipc,
@@ -146,6 +160,24 @@ CATALOGUE = FULL | {
     ),
     "lms": (lms(), QUICK),
     "pndm": (pndm(), QUICK),
+}
+
+
+def seen(rows):
+    return measurement(SOURCE[rows], masking(KNOWN), 0.3)
+
+
+# Those that hold a measurement. What is left out is what their parts are tested for.
+FEW = {"only": ("transition", "evaluations", "stochastic", "batch", "nan")}
+CATALOGUE |= {
+    "daps": (lambda rows: daps(seen(rows), ode_steps=2, iterations=1), FEW),
+    "diffpir": (lambda rows: diffpir(seen(rows), zeta=0.5, iterations=1), FEW),
+    "dsg": (
+        lambda rows: dsg(ddpm(), norm_energy, seen(rows)),
+        FEW | {"skip": {"stochastic": "a step is the point where it arrived"}},
+    ),
+    "pnp_flow": (lambda rows: pnp_flow(seen(rows), samples=2), FEW),
+    "red_diff": (lambda rows: red_diff(seen(rows)), FEW),
 }
 
 

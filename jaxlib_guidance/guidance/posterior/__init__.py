@@ -5,6 +5,12 @@ from jaxlib_guidance.guidance.posterior._inpaint_flow import (
     chunk_weights,
     inpaint_flow,
 )
+from jaxlib_guidance.guidance.posterior._losses import (
+    MatchedLoss,
+    freedom,
+    lgd_mc,
+    mpgd,
+)
 from jaxlib_guidance.guidance.posterior._measurement import (
     Measurement,
     gaussian_energy,
@@ -34,6 +40,8 @@ from jaxlib_guidance.guidance.posterior._pictures import (
     projection,
     resizing,
 )
+from jaxlib_guidance.guidance.posterior._pool import PoolGuidance, pool_guidance
+from jaxlib_guidance.guidance.posterior._tfg import TrainingFree, tfg
 
 __all__ = [
     # Linear operators with their adjoints
@@ -64,4 +72,14 @@ __all__ = [
     "InpaintFlow",
     "inpaint_flow",
     "chunk_weights",
+    # Losses of the estimate
+    "lgd_mc",
+    "MatchedLoss",
+    "freedom",
+    "mpgd",
+    "TrainingFree",
+    "tfg",
+    # A pool of data
+    "PoolGuidance",
+    "pool_guidance",
 ]

@@ -95,7 +95,7 @@ def measurement(y: Any, operator: Operator, noise: Any = 0.0) -> Measurement:
     return Measurement(at_least_float32(jnp.asarray(y)), operator, noise)
 
 
-def gaussian_energy(seen: Measurement, x0: Array, ctx: Context) -> Array:
+def gaussian_energy(seen: Measurement, x0: Array, ctx: Context | None = None) -> Array:
     """``|y - A x0|^2 / (2 s^2)``: minus the log likelihood of an estimate.
 
     For `energy`, whose ``params`` are the measurement.
@@ -103,7 +103,7 @@ def gaussian_energy(seen: Measurement, x0: Array, ctx: Context) -> Array:
     Args:
       seen: Measurement with positive noise.
       x0: Estimates ``[B, *S]``.
-      ctx: The evaluation at hand, which has no part in it.
+      ctx: The evaluation at hand, if any; it has no part in it.
 
     Returns:
       One energy for each sample ``[B]``.
@@ -117,7 +117,7 @@ def gaussian_energy(seen: Measurement, x0: Array, ctx: Context) -> Array:
     return jnp.sum(error**2 / (2 * seen.variance(error)), axis=sample_axes(error))
 
 
-def norm_energy(seen: Measurement, x0: Array, ctx: Context) -> Array:
+def norm_energy(seen: Measurement, x0: Array, ctx: Context | None = None) -> Array:
     """``|y - A x0|``, whose gradient has one size however far the estimate is.
 
     What DPS, FreeDoM and MPGD descend. For `energy`, whose ``params`` are the
@@ -126,7 +126,7 @@ def norm_energy(seen: Measurement, x0: Array, ctx: Context) -> Array:
     Args:
       seen: Measurement, whose noise has no part in it.
       x0: Estimates ``[B, *S]``.
-      ctx: The evaluation at hand, which has no part in it.
+      ctx: The evaluation at hand, if any; it has no part in it.
 
     Returns:
       One energy for each sample ``[B]``.

@@ -1,0 +1,56 @@
+"""Losses of an estimate, called, averaged over noise and checked."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance import rng
+from jaxlib_guidance.types import Array, Context, PyTree, at_least_float32
+
+SMOOTHED = 2**20  # First number of the noises that losses draw of a step's keys.
+
+
+def call_loss(
+    function: Callable[..., Array], params: PyTree, x0: Array, ctx: Context
+) -> Array:
+    """The loss ``[B]`` of each sample, its shape checked."""
+    value = function(*(() if params is None else (params,)), x0, ctx)
+    value = at_least_float32(value)
+    if value.shape != x0.shape[:1]:
+        raise ValueError(
+            f"the loss returned shape {value.shape}; expected one number a sample, "
+            f"{x0.shape[:1]}"
+        )
+    return value
+
+
+def smooth_loss(
+    function: Callable[..., Array],
+    params: PyTree,
+    x0: Array,
+    ctx: Context,
+    std: Array,
+    samples: int,
+) -> Array:
+    """``-log mean_k exp(-E(x0 + std z_k))``, ``[B]``."""
+
+    def once(i):
+        noise = rng.normal(rng.fold(ctx.keys, SMOOTHED + i), x0.shape[1:], x0.dtype)
+        return call_loss(function, params, x0 + std * noise, ctx)
+
+    energies = jax.vmap(once)(jnp.arange(samples))
+    return math.log(samples) - jax.nn.logsumexp(-energies, axis=0)
+
+
+def require_loss(name: str, function: Any, samples: Any = 1) -> None:
+    """Raises unless there is a function and a number of draws of its smoothing."""
+    if not callable(function):
+        raise TypeError(f"{name}'s function is {function!r}; expected a function")
+    whole = isinstance(samples, int) and not isinstance(samples, bool)
+    if not whole or samples < 1:
+        raise ValueError(
+            f"{name}'s samples is {samples!r}; expected a whole number from 1"
+        )
