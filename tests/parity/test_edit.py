@@ -58,3 +58,34 @@ def test_other_networks_do_not_repaint_that_way(golden):
     model, params = published.load_published(golden("sd15").folder)
     with pytest.raises(ValueError, match="takes 4 channels; one that fills in takes 9"):
         model.masked(params, {}, jnp.zeros((1, 16, 24, 3)), jnp.zeros((16, 24)))
+
+
+@pytest.mark.slow
+def test_a_controlnet_steers_from_prompt_to_latent(golden):
+    model, params = published.load_published(golden("sd15").folder)
+    folder, want = golden("controlnet")
+    net, params["controlnet"] = published.load_controlnet(published.open_part(folder))
+    cond, null = model.prompts(params, ["a cat"], "ugly")
+    hint, eps = jnp.asarray(want["hint"]), jnp.asarray(want["eps"])
+
+    @jax.jit
+    def draw(params, cond, null):
+        cond, null = cond | {"hint": hint}, null | {"hint": hint}
+        denoiser = model.denoiser(params, controlnet=net, scale=0.6)
+        guidance, grid = jg.cfg(4.0, null), model.grid(5, "ddim")
+        return jg.sample(KEYS, denoiser, jg.ddim(), grid, eps, cond, guidance=guidance)
+
+    same(draw(params, cond, null)[0], want["run"])
+
+
+def test_hints_that_do_not_fit_are_told(golden):
+    net, params = published.load_controlnet(
+        published.open_part(golden("controlnet").folder)
+    )
+    x, cond = jnp.zeros((1, 8, 12, 4)), {"text": jnp.zeros((1, 3, 24))}
+    for hint, told in (
+        (None, r"is absent; expected \(1, 16, 24, 3\)"),
+        (jnp.zeros((1, 64, 96, 3)), r"is of shape \(1, 64, 96, 3\); expected"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            net.apply({"params": params}, x, jnp.zeros(1), cond | {"hint": hint})

@@ -19,6 +19,11 @@ from jaxlib_guidance.models.published._clip_tokens import (
     CLIPTokenizer,
     load_clip_tokenizer,
 )
+from jaxlib_guidance.models.published._controlnet import (
+    ControlNet,
+    load_controlnet,
+    with_controlnet,
+)
 from jaxlib_guidance.models.published._dit_xl import DiTXL, load_dit_xl
 from jaxlib_guidance.models.published._flux import Flux, load_flux
 from jaxlib_guidance.models.published._folder import (
@@ -68,6 +73,9 @@ __all__ = [
     "load_unet",
     "example_arguments",
     "latent_mask",
+    "ControlNet",
+    "load_controlnet",
+    "with_controlnet",
     # Stable Diffusion 3 and Flux, with their networks of joint attention
     "StableDiffusion3",
     "load_stable_diffusion_3",

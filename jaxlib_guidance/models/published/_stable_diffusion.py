@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ from jaxlib_guidance.models.published._clip_text import CLIPText
 from jaxlib_guidance.models.published._clip_tokens import (
     CLIPTokenizer,
 )
+from jaxlib_guidance.models.published._controlnet import ControlNet, with_controlnet
 from jaxlib_guidance.models.published._scheduler import Scheduler
 from jaxlib_guidance.models.published._unet import UNet2DCondition
 from jaxlib_guidance.types import Array, Denoiser, PyTree
@@ -66,16 +68,30 @@ class StableDiffusion:
         """Whether the network was trained to fill in a mask: it takes nine channels."""
         return _present(self.unet, "unet").in_channels == 9
 
-    def denoiser(self, params: PyTree) -> Denoiser:
+    def denoiser(
+        self,
+        params: PyTree,
+        *,
+        controlnet: ControlNet | None = None,
+        scale: Array | float = 1.0,
+    ) -> Denoiser:
         """The denoiser of latents; call it inside the function that is jitted.
 
         Args:
           params: Parameters by part.
+          controlnet: A ControlNet from `load_controlnet`, with its parameters as
+            ``params["controlnet"]``; the condition then has also "hint", pictures
+            ``[B, H, W, 3]`` in [0, 1]. None is none.
+          scale: Factor of the ControlNet, scalar or ``[B]``.
 
         Returns:
           A denoiser of states ``[B, h, w, 4]`` with the condition that `prompts` makes.
         """
         network = from_linen(_present(self.unet, "unet"), _of(params, "unet"))
+        if controlnet is not None:
+            own = {"params": _of(params, "controlnet")}
+            apply: Any = controlnet.apply
+            network = with_controlnet(network, partial(apply, own), scale)
         return parametrize(network, self.process, self.scheduler.predicts)
 
     def grid(self, n: int, solver: str | None = None) -> Array:

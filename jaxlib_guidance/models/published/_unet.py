@@ -1,7 +1,7 @@
 """The U-Net of Stable Diffusion 1.x, 2.x and XL, from its published configuration."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -25,6 +25,24 @@ from jaxlib_guidance.models.published._unet_blocks import (
     Upsample,
 )
 from jaxlib_guidance.types import Array, Captures, PyTree, require_known
+
+
+class _Run(NamedTuple):
+    """What the blocks of one evaluation share."""
+
+    emb: Array
+    cond: Mapping[str, PyTree]
+    control: Mapping[str, Any]
+    capture: Captures
+    maps: dict[str, Array]
+
+    def end(self, place, h):
+        """Features, edited and captured."""
+        h = edit_features(h, self.control.get(place))
+        wanted = capture_at(place, self.capture)
+        if wanted:
+            self.maps[place] = captured(h, wanted)
+        return h
 
 
 class UNet2DCondition(nn.Module):
@@ -187,83 +205,80 @@ class UNet2DCondition(nn.Module):
         require_known("control", control, self.sites + self.features, "sites")
         require_known("capture", capture, self.taps, "taps")
         x = self._input(x, cond)
-        emb = self._embedding(jnp.broadcast_to(c_noise, x.shape[:1]), cond)
-        text = jnp.asarray(cond["text"], self.dtype)
-        added = cond.get("residuals")
-        maps: dict[str, Array] = {}
-        channels = self.block_out_channels
-        heads = self._stages(
-            self.num_attention_heads or self.attention_head_dim, "attention_head_dim"
-        )
-
-        def end(place, h):
-            h = edit_features(h, control.get(place))
-            wanted = capture_at(place, capture)
-            if wanted:
-                maps[place] = captured(h, wanted)
-            return h
-
-        def resnet(name, h, width):
-            layer = ResnetBlock(
-                width, self.norm_num_groups, self.norm_eps, self.dtype, name=name
-            )
-            return layer(h, emb)
-
-        def transformer(name, place, h, stage):
-            layer = Transformer2D(
-                self._depths[stage],
-                heads[stage],
-                self.norm_num_groups,
-                self.kernel,
-                self.dtype,
-                name=name,
-            )
-            h, found = layer(h, text, place, control=control, capture=capture)
-            maps.update(found)
-            return h
-
-        h = nn.Conv(channels[0], (3, 3), padding=1, dtype=self.dtype, name="conv_in")(x)
-        skips = [h]
-        for i, kind in enumerate(self.down_block_types):
-            block = f"down_blocks.{i}"
-            for j in range(self._layers[i]):
-                h = resnet(f"{block}.resnets.{j}", h, channels[i])
-                h = end(f"down{i}/res{j}", h)
-                if "CrossAttn" in kind:
-                    h = transformer(f"{block}.attentions.{j}", f"down{i}/{j}", h, i)
-                skips.append(h)
-            h = skips[-1] = end(f"down{i}", h)
-            if i < len(channels) - 1:
-                layer = Downsample(dtype=self.dtype, name=f"{block}.downsamplers.0")
-                h = layer(h)
-                skips.append(h)
-        h = resnet("mid_block.resnets.0", h, channels[-1])
-        h = transformer("mid_block.attentions.0", "mid/0", h, -1)
-        h = resnet("mid_block.resnets.1", h, channels[-1])
+        run = self._begin(x, c_noise, cond, control, capture)
+        channels, added = self.block_out_channels, cond.get("residuals")
+        h, skips = self._descend(self._first(x), run)
         if added is not None:
             skips = _added(skips, added["down"])
             h = h + jnp.asarray(added["mid"], h.dtype)
-        h = end("mid", h)
+        h = run.end("mid", h)
         for i, kind in enumerate(self.up_block_types):
             block, stage = f"up_blocks.{i}", len(channels) - 1 - i
             for j in range(self._layers[stage] + 1):
                 h = join_features(h, skips.pop(), control.get(f"up{i}/join"))
-                h = resnet(f"{block}.resnets.{j}", h, channels[stage])
-                h = end(f"up{i}/res{j}", h)
+                h = self._resnet(f"{block}.resnets.{j}", h, run, channels[stage])
+                h = run.end(f"up{i}/res{j}", h)
                 if "CrossAttn" in kind:
-                    h = transformer(f"{block}.attentions.{j}", f"up{i}/{j}", h, stage)
-            h = end(f"up{i}", h)
+                    place = f"up{i}/{j}"
+                    h = self._attend(f"{block}.attentions.{j}", place, h, run, stage)
+            h = run.end(f"up{i}", h)
             if stage:
-                layer = Upsample(self.dtype, name=f"{block}.upsamplers.0")
-                _, *size, _ = skips[-1].shape
-                h = layer(h, (size[0], size[1]))
+                size = skips[-1].shape[1], skips[-1].shape[2]
+                h = Upsample(self.dtype, name=f"{block}.upsamplers.0")(h, size)
         norm = GroupNorm(self.norm_num_groups, self.norm_eps, name="conv_norm_out")
-        h = nn.silu(norm(h))
         head = nn.Conv(
             self.out_channels, (3, 3), padding=1, dtype=jnp.float32, name="conv_out"
         )
-        value = head(h)
-        return value, {name: maps[name] for name in capture}
+        return head(nn.silu(norm(h))), {name: run.maps[name] for name in capture}
+
+    def _begin(self, x, c_noise, cond, control, capture):
+        return _Run(self._embedding(x, c_noise, cond), cond, control, capture, {})
+
+    def _first(self, x):
+        width, options = self.block_out_channels[0], {"dtype": self.dtype}
+        return nn.Conv(width, (3, 3), padding=1, name="conv_in", **options)(x)
+
+    def _descend(self, h, run):
+        """The way down and the middle: the last features, and all that are skipped."""
+        channels, skips = self.block_out_channels, [h]
+        for i, kind in enumerate(self.down_block_types):
+            block = f"down_blocks.{i}"
+            for j in range(self._layers[i]):
+                h = self._resnet(f"{block}.resnets.{j}", h, run, channels[i])
+                h = run.end(f"down{i}/res{j}", h)
+                if "CrossAttn" in kind:
+                    place = f"down{i}/{j}"
+                    h = self._attend(f"{block}.attentions.{j}", place, h, run, i)
+                skips.append(h)
+            h = skips[-1] = run.end(f"down{i}", h)
+            if i < len(channels) - 1:
+                layer = Downsample(dtype=self.dtype, name=f"{block}.downsamplers.0")
+                h = layer(h)
+                skips.append(h)
+        h = self._resnet("mid_block.resnets.0", h, run, channels[-1])
+        h = self._attend("mid_block.attentions.0", "mid/0", h, run, -1)
+        return self._resnet("mid_block.resnets.1", h, run, channels[-1]), skips
+
+    def _resnet(self, name, h, run, width):
+        layer = ResnetBlock(
+            width, self.norm_num_groups, self.norm_eps, self.dtype, name=name
+        )
+        return layer(h, run.emb)
+
+    def _attend(self, name, place, h, run, stage):
+        heads = self.num_attention_heads or self.attention_head_dim
+        layer = Transformer2D(
+            self._depths[stage],
+            self._stages(heads, "attention_head_dim")[stage],
+            self.norm_num_groups,
+            self.kernel,
+            self.dtype,
+            name=name,
+        )
+        text, control = jnp.asarray(run.cond["text"], self.dtype), run.control
+        h, found = layer(h, text, place, control=control, capture=run.capture)
+        run.maps.update(found)
+        return h
 
     def _input(self, x, cond):
         if not isinstance(cond, Mapping) or "text" not in cond:
@@ -290,7 +305,9 @@ class UNet2DCondition(nn.Module):
             )
         return x
 
-    def _embedding(self, t, cond):
+    def _embedding(self, x, c_noise, cond):
+        t = jnp.broadcast_to(c_noise, x.shape[:1])
+
         def sinusoid(t, width):
             found = timestep_sinusoid(
                 t,
