@@ -87,7 +87,11 @@ class Config:
 
 
 def grids(model: Any, n: int) -> dict[str, Any]:
-    """The spacings, from log-SNR -7.5 to where each is at its best."""
+    """The spacings, each to where it is at its best.
+
+    They begin at log-SNR -7.5, which is all noise, as the reference does; two, from the
+    same noise, also at -4.5: few steps have none to lose where there is no signal.
+    """
     at = lambda level: float(model.process.t_of_logsnr(jnp.float32(level)))  # noqa: E731
     found = {"uniform": jg.uniform_grid(model.process, n, t_max=at(-7.5))}
     for end in (4.0, 5.5, 7.5):
@@ -98,8 +102,9 @@ def grids(model: Any, n: int) -> dict[str, Any]:
         made = jg.flow_grid(model.process, n, shift, t_max=at(-7.5))
         found[f"flow, shift {shift:g}"] = made
     for shift in (1.0, 1.5):
-        made = jg.flow_grid(model.process, n, shift, t_max=at(-7.5), rho=2.0)
-        found[f"flow, shift {shift:g}, rho 2"] = made
+        for level, name in ((-7.5, ""), (-4.5, ", from -4.5")):
+            made = jg.flow_grid(model.process, n, shift, t_max=at(level), rho=2.0)
+            found[f"flow, shift {shift:g}, rho 2{name}"] = made
     return found
 
 

@@ -96,8 +96,10 @@ def calibrate(
       start: Deterministic solver with one evaluation a step, and its grid ``[n + 1]``,
         to begin from; None takes ``adams(3)`` on the grid of `recommended`. The first
         time and the last stay as they are.
-      reference: Solver and grid whose ends are the target, from the first time of
-        ``start``; or these ends ``[B, *S]``. None takes ``unipc(3)`` in 100 steps.
+      reference: Solver and grid whose ends are the target; or these ends ``[B, *S]``.
+        None takes ``unipc(3)`` in 100 steps. Its last time is that of ``start``, and
+        so is the first, but where ``x`` is a shape it may begin earlier, from the same
+        noise: few steps are better spent where there is some signal.
       steps: Number of steps of least squares at most; 0 gives the fixed solver as
         numbers.
       batch: Number of starts at once, which bounds the memory: that of one evaluation

@@ -203,6 +203,19 @@ def test_a_reference_serves_again(learned):
         calibrate(*(KEYS, NET, N, (4,), COND), reference=late, **options)
 
 
+def test_a_reference_may_begin_earlier_from_noise():
+    """Its ends are those of the same noise at its own first level."""
+    late = jg.ddim(), jg.flow_grid(PROCESS, 2, t_max=0.8)
+    whole = jg.unipc(3), jg.logsnr_grid(PROCESS, 12)
+    options = {"start": late, "reference": whole, "steps": 0}
+    _, report = calibrate(KEYS[:4], NET, 2, (4,), COND[:4], **options)
+    want, _ = jg.sample(KEYS[:4], NET, *whole, (4,), COND[:4])
+    np.testing.assert_allclose(report.reference, want, rtol=1e-4, atol=1e-5)
+    x = PROCESS.sigma(0.8) * jnp.ones((4, 4))
+    with pytest.raises(ValueError, match="expected those of the start, 0.8 and 0, or"):
+        calibrate(KEYS[:4], NET, 2, x, COND[:4], **options)
+
+
 def test_laws(learned):
     made, _ = learned
     check_sampler(made.sampler, grid=made.grid, process=PROCESS)
