@@ -49,6 +49,11 @@ class Population(NamedTuple):
     particles: int
     notes: bool
 
+    @property
+    def apart(self) -> bool:
+        """Whether it is known that no particle takes another's place."""
+        return self.particles == 1 or self.resampling.threshold == 0
+
     def sampler(self, context: Callable[..., Context]) -> Sampler:
         """The solver, whose transitions are those of the particles that go on.
 
@@ -111,7 +116,7 @@ class Population(NamedTuple):
     ) -> PopulationState:
         """Ancestors of all, and even weights in the groups that are resampled."""
         slots, threshold = self.slots(keys.shape[0]), self.resampling.threshold
-        if self.particles == 1:
+        if self.apart:
             return state._replace(ancestors=slots)
         go = jnp.broadcast_to(jnp.asarray(due), state.ess.shape)
         if threshold is not None:
@@ -136,4 +141,4 @@ class Population(NamedTuple):
             rows = jax.vmap(lambda rows, at: rows[at])(rows, ancestors)
             return rows.reshape(leaf.shape)
 
-        return tree if count == 1 else jax.tree.map(taken, tree)
+        return tree if self.apart else jax.tree.map(taken, tree)

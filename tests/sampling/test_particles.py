@@ -32,6 +32,7 @@ from jaxlib_guidance.sampling import (
 )
 from jaxlib_guidance.sampling._population import Population
 from jaxlib_guidance.testing import exact_denoiser, plane_mixture
+from jaxlib_guidance.types import Denoiser
 
 PROCESS = VPCosine()
 NET = exact_denoiser(plane_mixture(), PROCESS)
@@ -188,6 +189,30 @@ def test_svdd_goes_on_from_one_candidate():
         reward(out.x[:, 0], None).mean()
         > reward(draw(KEYS, STEER).x[:, 0], None).mean()
     )
+
+
+def test_what_is_known_to_do_nothing_costs_nothing():
+    """A weight of 0 asks for no branch, and a threshold of 0 draws no ancestors."""
+    rows = []
+
+    def apply(x, t, cond, **options):
+        rows.append(x.shape[0])
+        return NET.apply(x, t, cond, **options)
+
+    def primitives(potential):
+        made = jax.make_jaxpr(
+            lambda: sample_particles(
+                *(KEYS, Denoiser(apply, process=PROCESS), ddpm(), GRID, (2,), LABELS),
+                potential=potential,
+                particles=4,
+            )
+        )()
+        return str(made)
+
+    primitives(cfg_corrector(0.0, jnp.int32(-1)))
+    assert rows == [32]
+    assert "cumsum" in primitives(STEER)
+    assert "cumsum" not in primitives(best_of_n(reward))
 
 
 def test_one_program_serves_all_scales():
