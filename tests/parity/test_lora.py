@@ -6,6 +6,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from safetensors.numpy import save_file
 
@@ -16,7 +17,8 @@ SCALE = 0.7
 
 
 @pytest.mark.parametrize(
-    "name", ["peft", pytest.param("kohya", marks=pytest.mark.slow), "xl"]
+    "name",
+    ["peft", *(pytest.param(n, marks=pytest.mark.slow) for n in ("kohya", "xl"))],
 )
 def test_networks_with_a_file_are_those_of_diffusers(golden, name):
     files, want = golden("lora")
@@ -98,3 +100,79 @@ def test_a_part_that_is_changed_must_be_loaded(golden):
     lora = [published.read_lora(golden("lora").folder / "peft.safetensors")]
     with pytest.raises(ValueError, match="changes the part 'text_encoder', which is"):
         published.load_published(golden("sd15").folder, parts=["unet"], lora=lora)
+
+
+@pytest.fixture(scope="module")
+def trained(golden, tmp_path_factory):
+    """A change of rank 4 after 20 steps: losses, its file, and what it gives."""
+    model, params = published.load_published(golden("sd15").folder, parts=["unet"])
+    frozen, key = params["unet"], jax.random.key(1)
+    targets = ("to_q", "to_v", "conv1")
+    factors = published.init_lora(key, frozen, targets=targets)
+    x = jax.random.normal(key, (4, 6, 8, 4))
+    noise = jax.random.normal(jax.random.key(2), x.shape)
+    t = jnp.array([100.0, 300.0, 500.0, 900.0])
+    cond = {"text": jax.random.normal(key, (4, 5, 24))}
+
+    @jax.jit
+    def loss(factors, frozen):
+        merged = published.merge_lora(frozen, factors, alpha=8.0)
+        value, _ = model.unet.apply({"params": merged}, x, t, cond)
+        return jnp.mean((value - noise) ** 2), value
+
+    optimiser = optax.adam(3e-3)
+    state, losses = optimiser.init(factors), []
+    gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    for _ in range(20):
+        (now, _), grad = gradient(factors, frozen)
+        with jax.numpy_dtype_promotion("standard"):
+            change, state = optimiser.update(grad, state)
+        factors = optax.apply_updates(factors, change)
+        losses.append(float(now))
+    path = tmp_path_factory.mktemp("lora") / "trained.safetensors"
+    published.write_lora(path, frozen, factors, alpha=8.0)
+    return losses, path, loss(factors, frozen)[1], (x, t, cond)
+
+
+@pytest.mark.slow
+def test_a_trained_change_lowers_its_loss_and_is_read_back(golden, trained):
+    losses, path, want, (x, t, cond) = trained
+    assert losses[-1] < 0.8 * losses[0]
+    lora = [published.read_lora(path)]
+    folder = golden("sd15").folder
+    model, params = published.load_published(folder, parts=["unet"], lora=lora)
+    got, _ = model.unet.apply({"params": params["unet"]}, x, t, cond)
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_diffusers_reads_a_trained_change(golden, trained):
+    """Needs the references, which the parity extra brings."""
+    torch, diffusers = map(pytest.importorskip, ("torch", "diffusers"))
+    _, path, want, (x, t, cond) = trained
+    folder = golden("sd15").folder
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder)
+    pipe.load_lora_weights(path.parent, weight_name=path.name)
+    given = np.moveaxis(np.asarray(x), -1, 1), np.asarray(t), np.asarray(cond["text"])
+    with torch.no_grad():
+        got = pipe.unet(*map(torch.tensor, given)).sample
+    np.testing.assert_allclose(np.moveaxis(got.numpy(), 1, -1), want, atol=1e-4)
+
+
+def test_changes_of_other_layers_are_refused(tmp_path):
+    params = {"mid_block": {"to_q": {"kernel": jnp.ones((3, 5))}}}
+    factors = published.init_lora(jax.random.key(0), params)
+    assert list(factors) == ["mid_block.to_q"]
+    same = published.merge_lora(params, factors)
+    np.testing.assert_array_equal(same["mid_block"]["to_q"]["kernel"], 1)
+    with pytest.raises(ValueError, match="select no layer"):
+        published.init_lora(jax.random.key(0), params, targets=["ff"])
+    with pytest.raises(ValueError, match="rank is 0"):
+        published.init_lora(jax.random.key(0), params, rank=0)
+    other = {"up": factors["mid_block.to_q"]}
+    with pytest.raises(ValueError, match="factors change .'up'., no layers"):
+        published.merge_lora(params, other)
+    with pytest.raises(ValueError, match="factors change .'up'., no layers"):
+        published.write_lora(tmp_path / "a.safetensors", params, other)
+    with pytest.raises(ValueError, match="path is .*a.bin' and part 'unet'"):
+        published.write_lora(tmp_path / "a.bin", params, factors)

@@ -48,7 +48,9 @@ def network_inputs(want):
     return jnp.asarray(want["unet_x"]), jnp.asarray(want["unet_t"]), cond
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", ["sd15", pytest.param("sd2", marks=pytest.mark.slow), "sdxl"]
+)
 def test_network_maps_and_features_at_an_odd_size(loaded, name):
     model, params, want = loaded(name)
     taps = [key.split(" ")[1] for key in want if key.startswith(("map ", "feature "))]
@@ -81,7 +83,9 @@ def test_tokens_are_equal(loaded, name):
         assert not different.size, [texts[n] for n in different[:5]]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", ["sdxl", *(pytest.param(n, marks=pytest.mark.slow) for n in NAMES[:2])]
+)
 def test_prompts_and_pictures(loaded, name):
     model, params, want = loaded(name)
     texts = ["A photo of a  cat!", ""]

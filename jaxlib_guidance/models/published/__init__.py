@@ -34,6 +34,11 @@ from jaxlib_guidance.models.published._folder import (
 )
 from jaxlib_guidance.models.published._load import load_published
 from jaxlib_guidance.models.published._lora import LoRA, read_lora
+from jaxlib_guidance.models.published._lora_train import (
+    init_lora,
+    merge_lora,
+    write_lora,
+)
 from jaxlib_guidance.models.published._pixart import PixArt, load_pixart
 from jaxlib_guidance.models.published._scheduler import Scheduler, read_scheduler
 from jaxlib_guidance.models.published._sd3 import SD3, load_sd3
@@ -111,6 +116,9 @@ __all__ = [
     # Low-rank changes
     "LoRA",
     "read_lora",
+    "init_lora",
+    "merge_lora",
+    "write_lora",
     # Schedulers
     "Scheduler",
     "read_scheduler",
