@@ -1,4 +1,4 @@
-r"""Pictures of texts from a published model: Stable Diffusion 1.x, 2.x or XL.
+r"""Pictures of texts from a published model: Stable Diffusion, Flux or PixArt.
 
     python sample/text_to_image.py --model FOLDER --prompt "a cat" --guide cfg=6.5
     python sample/text_to_image.py --model FOLDER --prompt "a cat" --size 512 \
@@ -34,8 +34,10 @@ from tqdm import tqdm
 import jaxlib_guidance as jg
 from jaxlib_guidance.data import save_grid
 from jaxlib_guidance.models import (
+    FluxModel,
     LoRA,
     StableDiffusion,
+    TextTransformer,
     latent_mask,
     load_published,
     load_stable_diffusion,
@@ -102,7 +104,9 @@ class Prompted:
     shape: tuple[int, ...]
 
 
-def solver_of(config: Config, model: StableDiffusion) -> tuple[jg.Sampler, Any]:
+def solver_of(
+    config: Config, model: StableDiffusion | TextTransformer, size: tuple[int, int]
+) -> tuple[jg.Sampler, Any]:
     """The solver, and the times as diffusers' scheduler of its family takes them.
 
     Raises:
@@ -114,7 +118,10 @@ def solver_of(config: Config, model: StableDiffusion) -> tuple[jg.Sampler, Any]:
         raise ValueError(f"sampler {name!r}; expected one of {known}")
     family = next(family for family, names in FAMILIES.items() if name in names)
     try:
-        return recipe.SOLVERS[name](**options), model.grid(config.steps, family)
+        solver = recipe.SOLVERS[name](**options)
+        if isinstance(model, FluxModel):
+            return solver, model.grid(config.steps, size=size)
+        return solver, model.grid(config.steps, family)
     except TypeError as error:
         raise ValueError(f"sampler {config.sampler!r}: {error}") from error
 
@@ -193,12 +200,12 @@ def draw(config: Config) -> np.ndarray:
         lora=[lora_of(text) for text in config.lora],
         **single,
     )
-    if not isinstance(model, StableDiffusion):
-        raise ValueError(f"{config.model} is no Stable Diffusion; see docs/models.md")
+    if not isinstance(model, StableDiffusion | TextTransformer):
+        raise ValueError(f"{config.model} takes no texts; see docs/models.md")
     size = tuple(config.size) * (3 - len(config.size)) if config.size else model.size
     size = size[0], size[1]
     shape = model.latent(*size)
-    sampler, grid = solver_of(config, model)
+    sampler, grid = solver_of(config, model, size)
     texts = [text for text in config.prompt for _ in range(config.columns)]
     root = jax.random.key(config.seed)
     # Texts are few: encoded one by one, once for all.
@@ -222,8 +229,9 @@ def draw(config: Config) -> np.ndarray:
             alpha = model.process.alpha(grid[0])
             sigma = model.process.sigma(grid[0])
             x = alpha * z + sigma * jg.rng.normal(keys, shape)
-            if hole is not None and model.repaints:
-                cond = model.masked(params, cond, images, hole)
+            trained = isinstance(model, StableDiffusion) and model.repaints
+            if hole is not None and trained:
+                cond = model.masked(params, cond, images, hole)  # pyrefly: ignore
                 null = {**null, "image": cond["image"]}
             elif hole is not None:
                 known = latent_mask(hole < 0.5, shape[:2])[..., None]

@@ -64,6 +64,9 @@ def _sd3(folder, sides, **options):
 
     out, probs = _with_map(lambda: model(x, text, pooled, torch.tensor(t)).sample)
     found = {"t": t, "value": out.numpy().transpose(0, 2, 3, 1), "map": probs}
+    with torch.no_grad():
+        out = model(x, text, pooled, torch.tensor(t), skip_layers=[0]).sample
+    found["skipped"] = out.numpy().transpose(0, 2, 3, 1)
     if not options.get("dual_attention_layers") and not options.get("qk_norm"):
         # The processor perturbs the second half of its batch.
         model.transformer_blocks[0].attn.processor = PAGJointAttnProcessor2_0()

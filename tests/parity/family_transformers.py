@@ -1,4 +1,4 @@
-"""Five steps of DiT, SD3 and Flux from end to end, by diffusers' pipelines."""
+"""Five steps of DiT, SD3, Flux and PixArt from end to end, by diffusers' pipelines."""
 
 import json
 
@@ -8,9 +8,12 @@ from diffusers import (
     DDIMScheduler,
     DiTPipeline,
     DiTTransformer2DModel,
+    DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    PixArtAlphaPipeline,
+    PixArtTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3PAGPipeline,
     StableDiffusion3Pipeline,
@@ -196,4 +199,51 @@ def _flux(folder):
     return found | {"sigmas": pipe.scheduler.sigmas.numpy()}
 
 
-CASES = {"dit_pipeline": _dit, "sd3_pipeline": _sd3, "flux_pipeline": _flux}
+def _pixart(folder):
+    net = PixArtTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        num_layers=2,
+        cross_attention_dim=16,
+        sample_size=8,
+        caption_channels=20,
+    )
+    scheduler = DPMSolverMultistepScheduler(algorithm_type="dpmsolver++")
+    parts = {"tokenizer": None, "text_encoder": None}
+    PixArtAlphaPipeline(
+        vae=autoencoder(), transformer=net, scheduler=scheduler, **parts
+    ).save_pretrained(folder)
+    randomise(folder)
+    pipe = PixArtAlphaPipeline.from_pretrained(folder, **parts)
+    kept, rng = _seen(pipe), np.random.default_rng(5)
+    eps = _noise(1, HEIGHT // 2, WIDTH // 2, 4)
+    texts = rng.standard_normal((2, 1, 5, 20)).astype(np.float32)
+    masks = np.array([[[1, 1, 1, 1, 0]], [[1, 0, 0, 0, 0]]], bool)
+    cond, null = (
+        {"embeds": torch.tensor(text), "attention_mask": torch.tensor(mask).float()}
+        for text, mask in zip(texts, masks, strict=True)
+    )
+    images = pipe(
+        prompt=None,
+        negative_prompt=None,
+        **{f"prompt_{name}": a for name, a in cond.items()},
+        **{f"negative_prompt_{name}": a for name, a in null.items()},
+        height=HEIGHT,
+        width=WIDTH,
+        num_inference_steps=STEPS,
+        guidance_scale=4.5,
+        latents=torch.tensor(np.moveaxis(eps, -1, 1)),
+        use_resolution_binning=False,
+        output_type="np",
+    ).images
+    z = kept["z"] * pipe.vae.config.scaling_factor
+    found = {"eps": eps, "text": texts[0], "null_text": texts[1], "z": z}
+    return found | {"mask": masks[0], "null_mask": masks[1], "images": images}
+
+
+CASES = {
+    "dit_pipeline": _dit,
+    "sd3_pipeline": _sd3,
+    "flux_pipeline": _flux,
+    "pixart_pipeline": _pixart,
+}

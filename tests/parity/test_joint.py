@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxlib_guidance.attention import identity
+from jaxlib_guidance.attention import combine, identity, match_sites, skip
 from jaxlib_guidance.models import published
 
 LOADERS = {
@@ -32,18 +32,24 @@ def test_values_maps_and_perturbations_are_those_of_diffusers(loaded):
     site = "block0/joint"
 
     @jax.jit
-    def run(params, gate):
-        x, t, edit = jnp.asarray(want["x"]), jnp.asarray(want["t"]), identity(gate)
+    def run(params, alone, left_out):
+        x, t = jnp.asarray(want["x"]), jnp.asarray(want["t"])
+        edit = combine(identity(alone), skip(left_out))
+        control = dict.fromkeys(match_sites("block0", module.sites), edit)
         return module.apply(
-            {"params": params}, x, t, cond, control={site: edit}, capture=(site,)
+            {"params": params}, x, t, cond, control=control, capture=(site,)
         )
 
-    value, maps = run(params, 0.0)
+    value, maps = run(params, 0.0, 0.0)
     np.testing.assert_allclose(value, want["value"], atol=1e-5)
     np.testing.assert_allclose(maps[site], want["map"], atol=1e-6)
     if "perturbed" in want:
-        found, _ = run(params, 1.0)
+        found, _ = run(params, 1.0, 0.0)
         np.testing.assert_allclose(found, want["perturbed"], atol=1e-5)
+        assert np.abs(found - value).max() > 0.1
+    if "skipped" in want:
+        found, _ = run(params, 0.0, 1.0)
+        np.testing.assert_allclose(found, want["skipped"], atol=1e-5)
         assert np.abs(found - value).max() > 0.1
 
 

@@ -35,6 +35,19 @@ def test_a_row_of_pictures_guided_and_written(golden, tmp_path):
 
 
 @pytest.mark.slow
+def test_other_families_are_drawn_by_the_same_command(golden):
+    folder = golden("sd3_pipeline").folder
+    more = {"sampler": "euler", "guide": ("cfg=4", "pag=2@block0")}
+    assert recipe.draw(recipe.Config(folder, **QUICK | more)).shape == (1, 16, 24, 3)
+
+
+def test_a_model_without_texts_is_told(golden):
+    folder = golden("dit_pipeline").folder
+    with pytest.raises(ValueError, match="takes no texts"):
+        recipe.draw(recipe.Config(folder, **QUICK))
+
+
+@pytest.mark.slow
 def test_where_the_mask_is_black_the_picture_stays(golden, tmp_path):
     rng = np.random.default_rng(0)
     photo, mask = tmp_path / "photo.png", tmp_path / "mask.png"

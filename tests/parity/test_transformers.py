@@ -1,4 +1,4 @@
-"""Five steps of DiT, SD3 and Flux from their folders, as diffusers' pipelines take."""
+"""DiT, SD3, Flux and PixArt draw from folders what diffusers' pipelines draw."""
 
 import dataclasses
 
@@ -125,8 +125,42 @@ def test_flux_draws_what_diffusers_draws(golden):
     model, params = published.load_published(folder)
     cond = {name: jnp.asarray(want[name]) for name in ("text", "pooled")}
     cond["guidance"] = jnp.array([3.5])
-    grid = model.grid(5, height=16, width=24)
+    grid = model.grid(5, size=(16, 24))
     np.testing.assert_allclose(grid, want["sigmas"], atol=1e-6)
     z, images = draw(model, params, jg.euler(), grid, want["eps"], cond, None)
     close(z, want["z"])
     np.testing.assert_allclose(images, want["images"], atol=2e-5)
+
+
+def test_pixart_draws_what_diffusers_draws(golden):
+    folder, want = golden("pixart_pipeline")
+    model, params = published.load_published(folder)
+    cond, null = (
+        {
+            "text": jnp.asarray(want[f"{k}text"]),
+            "text_mask": jnp.asarray(want[f"{k}mask"]),
+        }
+        for k in ("", "null_")
+    )
+    start = jg.dpmpp_2m(), model.grid(5), want["eps"]
+    z, images = draw(model, params, *start, cond, jg.cfg(3.5, null))
+    close(z, want["z"])
+    np.testing.assert_allclose(images, want["images"], atol=2e-5)
+
+
+def test_pixart_hides_padding_and_tells_sizes(golden):
+    model, params = published.load_published(golden("pixart_pipeline").folder)
+    long = golden("t5_gated")
+    module, own = published.load_t5(published.open_part(long.folder))
+    network = model.network.clone(use_additional_conditions=True)
+    encoders = {"text_encoder": module}
+    model = dataclasses.replace(model, text_encoders=encoders, transformer=network)
+    tokens = jnp.where(long.arrays["mask"], long.arrays["tokens"], 0)
+    run = jax.jit(lambda own: model.condition(own, {"text_encoder": tokens}, (32, 64)))
+    cond = run({**params, "text_encoder": own})
+    np.testing.assert_array_equal(cond["text_mask"], long.arrays["mask"])
+    np.testing.assert_allclose(
+        cond["text"][0, ::15], long.arrays["masked"][0], atol=1e-5
+    )
+    np.testing.assert_array_equal(cond["resolution"], [[32, 64]] * 2)
+    np.testing.assert_array_equal(cond["aspect_ratio"], [[0.5]] * 2)

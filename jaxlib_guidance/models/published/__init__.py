@@ -1,6 +1,7 @@
 """Published image models, from the folders in which they are published."""
 
-from jaxlib_guidance.models.published._adm import ADM, adm_preset, load_adm
+from jaxlib_guidance.models.published._adm import ADM
+from jaxlib_guidance.models.published._adm_load import adm_preset, load_adm
 from jaxlib_guidance.models.published._autoencoder import (
     AutoencoderKLDecoder,
     AutoencoderKLEncoder,
@@ -51,6 +52,11 @@ from jaxlib_guidance.models.published._stable_diffusion_load import (
     load_stable_diffusion,
 )
 from jaxlib_guidance.models.published._t5 import T5Encoder, load_t5
+from jaxlib_guidance.models.published._t5_tokens import (
+    Normaliser,
+    T5Tokenizer,
+    load_t5_tokenizer,
+)
 from jaxlib_guidance.models.published._tensors import (
     count_parameters,
     fill,
@@ -60,9 +66,13 @@ from jaxlib_guidance.models.published._tensors import (
 )
 from jaxlib_guidance.models.published._text_transformer import (
     FluxModel,
+    PixArtModel,
     StableDiffusion3,
     TextTransformer,
+)
+from jaxlib_guidance.models.published._text_transformer_load import (
     load_flux_model,
+    load_pixart_model,
     load_stable_diffusion_3,
 )
 from jaxlib_guidance.models.published._unet import UNet2DCondition
@@ -81,11 +91,13 @@ __all__ = [
     "ControlNet",
     "load_controlnet",
     "with_controlnet",
-    # Stable Diffusion 3 and Flux, with their networks of joint attention
+    # Stable Diffusion 3, Flux and PixArt, with their networks
     "StableDiffusion3",
     "load_stable_diffusion_3",
     "FluxModel",
     "load_flux_model",
+    "PixArtModel",
+    "load_pixart_model",
     "TextTransformer",
     "SD3",
     "load_sd3",
@@ -113,6 +125,9 @@ __all__ = [
     "load_t5",
     "CLIPTokenizer",
     "load_clip_tokenizer",
+    "T5Tokenizer",
+    "load_t5_tokenizer",
+    "Normaliser",
     # Low-rank changes
     "LoRA",
     "read_lora",

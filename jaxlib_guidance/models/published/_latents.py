@@ -84,9 +84,10 @@ class LatentTransformer:
         return self.scheduler.grid(n, solver)
 
     @property
-    def size(self) -> int:
-        """Side of the pictures of the training, in pixels."""
-        return self.network.sample_size * present(self.decoder, "vae").factor
+    def size(self) -> tuple[int, int]:
+        """Height and width of the pictures of the training, in pixels."""
+        side = self.network.sample_size * present(self.decoder, "vae").factor
+        return side, side
 
     def latent(
         self, height: int | None = None, width: int | None = None
@@ -104,7 +105,7 @@ class LatentTransformer:
           ValueError: A size that autoencoder and patches do not divide.
         """
         decoder = present(self.decoder, "vae")
-        default = height or self.size
+        default = height or self.size[0]
         sides, step = (default, width or default), 2 * decoder.factor
         if any(side < 1 or side % step for side in sides):
             raise ValueError(

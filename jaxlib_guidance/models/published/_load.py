@@ -18,9 +18,11 @@ from jaxlib_guidance.models.published._stable_diffusion_load import (
 )
 from jaxlib_guidance.models.published._tensors import Place
 from jaxlib_guidance.models.published._text_transformer import (
-    FluxModel,
-    StableDiffusion3,
+    TextTransformer,
+)
+from jaxlib_guidance.models.published._text_transformer_load import (
     load_flux_model,
+    load_pixart_model,
     load_stable_diffusion_3,
 )
 from jaxlib_guidance.types import PyTree
@@ -30,11 +32,12 @@ LOADERS: Mapping[str, Callable[..., Any]] = {
     "UNet2DConditionModel": load_stable_diffusion,
     "SD3Transformer2DModel": load_stable_diffusion_3,
     "FluxTransformer2DModel": load_flux_model,
+    "PixArtTransformer2DModel": load_pixart_model,
     # As diffusers' first release of DiT had it, and as it does now.
     "Transformer2DModel": load_class_transformer,
     "DiTTransformer2DModel": load_class_transformer,
 }
-Model = StableDiffusion | StableDiffusion3 | FluxModel | ClassTransformer
+Model = StableDiffusion | TextTransformer | ClassTransformer
 
 
 def load_published(

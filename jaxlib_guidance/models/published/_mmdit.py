@@ -1,5 +1,6 @@
 """What SD3 and Flux share: blocks in which image and text attend jointly."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -186,7 +187,7 @@ class JointBlock(nn.Module):
             )
             out, _, probs = layer(
                 modulate(normed, shift, scale).astype(self.dtype),
-                edit=edits.get("attn"),
+                edit=_within_layer(edits.get("attn"), joint),
                 grid=grid,
                 capture=wanted["attn"],
             )
@@ -206,6 +207,14 @@ class JointBlock(nn.Module):
         h = modulate(plain(x), shift, scale).astype(self.dtype)
         h = FeedForward(4 * x.shape[-1], dtype=self.dtype, name=name)(h)
         return gate[:, None] * h.astype(jnp.float32)
+
+
+def _within_layer(edit, joint):
+    """The edit of a second attention, without what the first says of the layer."""
+    if edit is None or joint is None:
+        return edit
+    said = {f: None for f in ("skip", "shuffle") if getattr(joint, f) is not None}
+    return dataclasses.replace(edit, **said)
 
 
 class TimeText(nn.Module):

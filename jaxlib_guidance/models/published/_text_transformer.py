@@ -1,51 +1,45 @@
-"""Stable Diffusion 3 and Flux as one object each: prompts, denoiser, pictures."""
+"""SD3, Flux and PixArt as one object each: prompts, denoiser, pictures."""
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 
 from jaxlib_guidance.diffusion import shift_grid, uniform_grid
-from jaxlib_guidance.models.published._clip_text import CLIPText, load_clip_text
-from jaxlib_guidance.models.published._clip_tokens import load_clip_tokenizer
-from jaxlib_guidance.models.published._flux import load_flux
-from jaxlib_guidance.models.published._folder import open_part
 from jaxlib_guidance.models.published._latents import (
     LatentTransformer,
-    load_latent_parts,
     own_params,
-    wanted_parts,
 )
-from jaxlib_guidance.models.published._sd3 import load_sd3
-from jaxlib_guidance.models.published._t5 import T5Encoder, load_t5
-from jaxlib_guidance.models.published._tensors import Place
 from jaxlib_guidance.types import Array, PyTree
 
 # What makes rows of token numbers from texts.
 Tokenizer = Callable[[Sequence[str]], Any]
-# Rows of states that stand for a T5 that was not loaded.
-NO_T5 = 256
+# Tokens of T5's texts in diffusers' pipelines, by the network's class.
+LENGTHS = {"SD3": 256, "Flux": 512, "PixArt": 120}
 
 
 @dataclasses.dataclass(frozen=True)
 class TextTransformer(LatentTransformer):
-    """What SD3 and Flux share: text encoders, and conditions of texts.
+    """What SD3, Flux and PixArt share: text encoders, and conditions of texts.
 
     Attributes:
       text_encoders: Encoders by part: "text_encoder", ...; CLIP's, and T5's last.
-      tokenizers: Tokenizers of as many parts; one may be given in place of a missing
-        one, such as T5's, as a function of texts: ``dataclasses.replace(model,
-        tokenizers={**model.tokenizers, "text_encoder_2": mine})``.
+      tokenizers: Tokenizers of these parts. Old folders of T5 have none that is read
+        here, ``tokenizer.json``; a function of texts may take its place, by
+        ``dataclasses.replace(model, tokenizers={..., "text_encoder_2": mine})``.
     """
 
     text_encoders: dict[str, Any] = dataclasses.field(default_factory=dict)
     tokenizers: dict[str, Tokenizer] = dataclasses.field(
         default_factory=dict, repr=False
     )
+
+    @property
+    def zeros(self) -> bool:
+        """Whether no negative prompt means zeros: here it is the empty text."""
+        return False
 
     def tokens(self, texts: Sequence[str]) -> dict[str, Array]:
         """Token numbers of texts for each text encoder, by part.
@@ -57,8 +51,7 @@ class TextTransformer(LatentTransformer):
           int32 ``[B, T]`` by part.
 
         Raises:
-          ValueError: A text encoder without a tokenizer, as T5's, which is not read
-            here.
+          ValueError: A text encoder without a tokenizer, or none at all.
         """
         lacks = [name for name in self.text_encoders if name not in self.tokenizers]
         if lacks or not self.text_encoders:
@@ -76,6 +69,7 @@ class TextTransformer(LatentTransformer):
         params: PyTree,
         texts: Sequence[str],
         negative: str | Sequence[str] | None = None,
+        size: tuple[int, int] | None = None,
     ) -> tuple[dict[str, Array], dict[str, Array]]:
         """Conditions of texts and of what to move away from.
 
@@ -83,6 +77,8 @@ class TextTransformer(LatentTransformer):
           params: Parameters by part.
           texts: A text for each picture.
           negative: A negative text for all or one for each; None is the empty text.
+          size: Height and width of the pictures in pixels, which PixArt of 1024 pixels
+            is told; None is that of the training.
 
         Returns:
           ``(cond, null)`` for `sample` and `cfg`.
@@ -91,29 +87,37 @@ class TextTransformer(LatentTransformer):
           ValueError: Another number of negatives than of texts; a text encoder without
             a tokenizer.
         """
-        cond = self.condition(params, self.tokens(texts))
+        cond = self.condition(params, self.tokens(texts), size)
         one = negative is None or isinstance(negative, str)
         away = [negative or ""] if one else list(negative or ())
         if len(away) not in (1, len(texts)):
             raise ValueError(
                 f"negative has {len(away)} texts; expected one or {len(texts)}"
             )
-        null = self.condition(params, self.tokens(away))
+        null = self.condition(params, self.tokens(away), size)
         return cond, {k: jnp.broadcast_to(null[k], a.shape) for k, a in cond.items()}
 
-    def condition(self, params: PyTree, tokens: dict[str, Array]) -> dict[str, Array]:
+    def condition(
+        self,
+        params: PyTree,
+        tokens: dict[str, Array],
+        size: tuple[int, int] | None = None,
+    ) -> dict[str, Array]:
         """The condition of token numbers; jit it for many texts.
 
         Args:
           params: Parameters by part.
           tokens: Token numbers by part, from `tokens`.
+          size: Height and width of the pictures in pixels; see `prompts`.
         """
         raise NotImplementedError
 
-    def encoded(self, params: PyTree, name: str, tokens: dict[str, Array]) -> Any:
+    def encoded(
+        self, params: PyTree, name: str, tokens: dict[str, Array], *options: Any
+    ) -> Any:
         """What a text encoder says of its token numbers."""
         apply: Any = self.text_encoders[name].apply
-        return apply({"params": own_params(params, name)}, tokens[name])
+        return apply({"params": own_params(params, name)}, tokens[name], *options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,12 +132,18 @@ class StableDiffusion3(TextTransformer):
         """The timestep, from 0 to 1000."""
         return 1000.0 * t
 
-    def condition(self, params: PyTree, tokens: dict[str, Array]) -> dict[str, Array]:
+    def condition(
+        self,
+        params: PyTree,
+        tokens: dict[str, Array],
+        size: tuple[int, int] | None = None,
+    ) -> dict[str, Array]:
         """The condition of token numbers; jit it for many texts.
 
         Args:
           params: Parameters by part.
           tokens: Token numbers by part, from `tokens`.
+          size: Height and width of the pictures in pixels; see `prompts`.
 
         Returns:
           "text", the states of both CLIPs side by side, padded with zeros, and then
@@ -149,7 +159,7 @@ class StableDiffusion3(TextTransformer):
         if "text_encoder_3" in self.text_encoders:
             long = self.encoded(params, "text_encoder_3", tokens).astype(text.dtype)
         else:
-            long = jnp.zeros((len(text), NO_T5, width), text.dtype)
+            long = jnp.zeros((len(text), LENGTHS["SD3"], width), text.dtype)
         return {
             "text": jnp.concatenate([text, long], 1),
             "pooled": jnp.concatenate([each.pooled for each in both], -1),
@@ -172,26 +182,23 @@ class FluxModel(TextTransformer):
         return t
 
     @property
-    def size(self) -> int:
-        """Side of the pictures, 1024 pixels; the folder does not say."""
-        return 1024
+    def size(self) -> tuple[int, int]:
+        """Height and width of the pictures, 1024 pixels; the folder does not say."""
+        return 1024, 1024
 
     def grid(
         self,
         n: int,
         solver: str | None = None,
-        *,
-        height: int | None = None,
-        width: int | None = None,
+        size: tuple[int, int] | None = None,
     ) -> Array:
         """The times of ``n`` steps as diffusers takes them.
 
         Args:
           n: Number of steps.
           solver: None: a flow has one rule.
-          height: Height of the pictures in pixels, by which dev shifts its times; None
-            is 1024.
-          width: Their width; None is the height.
+          size: Height and width of the pictures in pixels, by which dev shifts its
+            times; None is 1024.
 
         Returns:
           Float32 ``[n + 1]``.
@@ -199,7 +206,7 @@ class FluxModel(TextTransformer):
         config, grid = self.scheduler.config, uniform_grid(self.process, n)
         if not config.get("use_dynamic_shifting"):
             return shift_grid(grid, float(config.get("shift", 1.0)))
-        h, w, _ = self.latent(height, width)
+        h, w, _ = self.latent(*(size or self.size))
         low, high = (config.get(f"{end}_image_seq_len") for end in ("base", "max"))
         low, high = low or 256, high or 4096
         first = float(config.get("base_shift", 0.5))
@@ -207,12 +214,18 @@ class FluxModel(TextTransformer):
         slope = (last - first) / (high - low)
         return shift_grid(grid, math.exp(first + slope * (h * w / 4 - low)))
 
-    def condition(self, params: PyTree, tokens: dict[str, Array]) -> dict[str, Array]:
+    def condition(
+        self,
+        params: PyTree,
+        tokens: dict[str, Array],
+        size: tuple[int, int] | None = None,
+    ) -> dict[str, Array]:
         """The condition of token numbers; jit it for many texts.
 
         Args:
           params: Parameters by part.
           tokens: Token numbers by part, from `tokens`.
+          size: Height and width of the pictures in pixels; see `prompts`.
 
         Returns:
           "text", T5's states; "pooled", CLIP's vector; and "guidance" where the network
@@ -226,87 +239,33 @@ class FluxModel(TextTransformer):
         return cond
 
 
-def load_stable_diffusion_3(
-    folder: str | os.PathLike,
-    *,
-    dtype: Any = jnp.float32,
-    sharding: Place = None,
-    parts: Sequence[str] | None = None,
-    variant: str | None = None,
-) -> tuple[StableDiffusion3, dict[str, PyTree]]:
-    """Stable Diffusion 3 or 3.5 from its folder; see `load_published`.
+@dataclasses.dataclass(frozen=True)
+class PixArtModel(TextTransformer):
+    """A published PixArt-alpha; see `LatentTransformer`."""
 
-    Args:
-      folder: Published folder.
-      dtype: Type of the parameters and of the computation.
-      sharding: Where the parameters go; see `fill`.
-      parts: Parts to load, of "transformer", "vae", "text_encoder", "text_encoder_2",
-        "text_encoder_3"; None loads all that there are.
-      variant: Variant of the files, such as "fp16".
+    def condition(
+        self,
+        params: PyTree,
+        tokens: dict[str, Array],
+        size: tuple[int, int] | None = None,
+    ) -> dict[str, Array]:
+        """The condition of token numbers; jit it for many texts.
 
-    Returns:
-      ``(model, parameters by part)``.
+        Args:
+          params: Parameters by part.
+          tokens: Token numbers by part, from `tokens`.
+          size: Height and width of the pictures in pixels; see `prompts`.
 
-    Raises:
-      FileNotFoundError: A part, a tokenizer or a scheduler that is not there.
-      CorruptFileError: Files that are damaged or do not fit each other.
-      ValueError: A configuration that is not computed here, or unknown parts.
-    """
-    encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
-    found, params = _load(folder, load_sd3, encoders, dtype, sharding, parts, variant)
-    return StableDiffusion3(**found), params
-
-
-def load_flux_model(
-    folder: str | os.PathLike,
-    *,
-    dtype: Any = jnp.float32,
-    sharding: Place = None,
-    parts: Sequence[str] | None = None,
-    variant: str | None = None,
-) -> tuple[FluxModel, dict[str, PyTree]]:
-    """Flux from its folder; see `load_published`.
-
-    Args:
-      folder: Published folder.
-      dtype: Type of the parameters and of the computation.
-      sharding: Where the parameters go; see `fill`.
-      parts: Parts to load, of "transformer", "vae", "text_encoder", "text_encoder_2";
-        None loads all that there are.
-      variant: Variant of the files, such as "fp16".
-
-    Returns:
-      ``(model, parameters by part)``.
-
-    Raises:
-      FileNotFoundError: A part, a tokenizer or a scheduler that is not there.
-      CorruptFileError: Files that are damaged or do not fit each other.
-      ValueError: A configuration that is not computed here, or unknown parts.
-    """
-    encoders = ("text_encoder", "text_encoder_2")
-    found, params = _load(folder, load_flux, encoders, dtype, sharding, parts, variant)
-    return FluxModel(**found), params
-
-
-def _load(folder, network, encoders, dtype, sharding, parts, variant):
-    folder = Path(folder).expanduser()
-    wanted = wanted_parts(folder, ("transformer", "vae", *encoders), parts)
-    where = {"dtype": dtype, "sharding": sharding}
-    found, params = load_latent_parts(folder, wanted, variant, where)
-    found["transformer"] = None
-    if "transformer" in wanted:
-        part = open_part(folder / "transformer", variant=variant)
-        found["transformer"], params["transformer"] = network(part, **where)
-    modules: dict[str, CLIPText | T5Encoder] = {}
-    tokenizers: dict[str, Tokenizer] = {}
-    for name in encoders:
-        if name not in wanted:
-            continue
-        part = open_part(folder / name, variant=variant)
-        if part.config.get("model_type") == "t5":
-            modules[name], params[name] = load_t5(part, **where)
-            continue
-        modules[name], params[name] = load_clip_text(part, **where)
-        path = folder / name.replace("text_encoder", "tokenizer")
-        tokenizers[name] = load_clip_tokenizer(path)
-    return found | {"text_encoders": modules, "tokenizers": tokenizers}, params
+        Returns:
+          "text", T5's states; "text_mask", False on padding; and for networks of 1024
+          pixels "resolution" and "aspect_ratio".
+        """
+        mask = tokens["text_encoder"] != 0
+        text = self.encoded(params, "text_encoder", tokens, mask)
+        cond = {"text": text, "text_mask": mask}
+        if self.network.sized:
+            height, width = size or self.size
+            sides = jnp.asarray([height, width], jnp.float32)
+            cond["resolution"] = jnp.broadcast_to(sides, (len(text), 2))
+            cond["aspect_ratio"] = jnp.full((len(text), 1), height / width)
+        return cond
