@@ -61,7 +61,8 @@ class Config:
     guide: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A guidance term, NAME=WEIGHT[@WHERE][,KEY=VALUE...]; give it repeatedly."""
     sampler: str = "dpmpp_2m"
-    """Solver of sample/images.py with its options, such as ddim,eta=1."""
+    """Solver of sample/images.py with its options, such as ddim,eta=1, on the times of
+    diffusers' scheduler; or recommended, on its own."""
     steps: int = 30
     size: tuple[int, ...] = ()
     """Pixels: one number, or height and width; that of the training by default."""
@@ -113,8 +114,11 @@ def solver_of(
       ValueError: A solver or options that do not exist.
     """
     name, options = recipe.options_of(config.sampler)
+    if name == "recommended":
+        own = recipe.Config(sampler=config.sampler, steps=config.steps)
+        return recipe.solver_of(own, model)
     if name not in recipe.SOLVERS:
-        known = ", ".join(recipe.SOLVERS)
+        known = ", ".join((*recipe.SOLVERS, "recommended"))
         raise ValueError(f"sampler {name!r}; expected one of {known}")
     family = next(family for family, names in FAMILIES.items() if name in names)
     try:

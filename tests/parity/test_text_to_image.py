@@ -71,6 +71,7 @@ def test_where_the_mask_is_black_the_picture_stays(golden, tmp_path):
         ({"mask": Path("m.png")}, "mask has no effect without init"),
         ({"strength": 0.0}, "strength is 0.0; expected above 0"),
         ({"sampler": "best"}, "sampler 'best'; expected one of ddim"),
+        ({"sampler": "recommended,scale=0"}, "scale is 0; expected a finite number"),
         ({"guide": ("cfg",)}, "expected NAME=WEIGHT"),
         ({"guide": ("pag=2@down1/0/0/attn",)}, "matches nothing; there are: down0/0"),
         ({"model": Path("nowhere")}, "there is no such folder"),
