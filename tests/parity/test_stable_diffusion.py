@@ -11,6 +11,7 @@ import pytest
 
 import jaxlib_guidance as jg
 from jaxlib_guidance.models import published
+from jaxlib_guidance.training import batch_sharding, data_mesh, replicated
 
 NAMES = ("sd15", "sd2", "sdxl")
 SOLVERS = {
@@ -49,7 +50,7 @@ def network_inputs(want):
 
 
 @pytest.mark.parametrize(
-    "name", ["sd15", pytest.param("sd2", marks=pytest.mark.slow), "sdxl"]
+    "name", [*(pytest.param(n, marks=pytest.mark.slow) for n in NAMES[:2]), "sdxl"]
 )
 def test_network_maps_and_features_at_an_odd_size(loaded, name):
     model, params, want = loaded(name)
@@ -84,7 +85,7 @@ def test_tokens_are_equal(loaded, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["sdxl", *(pytest.param(n, marks=pytest.mark.slow) for n in NAMES[:2])]
+    "name", [pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
 )
 def test_prompts_and_pictures(loaded, name):
     model, params, want = loaded(name)
@@ -100,6 +101,24 @@ def test_prompts_and_pictures(loaded, name):
         assert not zeros["text"].any()
         assert not zeros["pooled"].any()
         assert zeros["time_ids"].tolist() == cond["time_ids"].tolist()
+
+
+def test_no_negative_is_zeros_where_the_training_had_them(loaded):
+    model, params, want = loaded("sdxl")
+    texts = ["A photo of a  cat!", ""]
+
+    @jax.jit
+    def run(params, tokens):
+        cond = model.condition(params, tokens)
+        return cond, model.empty(cond)
+
+    cond, null = run(params, model.tokens(texts))
+    close(cond["text"], want["text"], 1e-5)
+    close(cond["pooled"], want["pooled"], 1e-5)
+    assert model.zeros
+    assert not null["text"].any()
+    assert not null["pooled"].any()
+    np.testing.assert_array_equal(null["time_ids"], cond["time_ids"])
 
 
 def test_the_autoencoder(loaded):
@@ -144,9 +163,12 @@ def test_five_steps_from_prompt_to_picture(loaded, name, run):
         index = model.process.index(grid[:-1])
         close(index, want[f"timesteps {run}"].astype(np.float32), 1e-3)
     eps = jnp.asarray(want["eps"])
-    negative = None if name == "sdxl" else "ugly"
     size = (16, 24)
-    cond, null = model.prompts(params, ["A photo of a  cat!"], negative, size)
+    encode = jax.jit(lambda params, tokens: model.condition(params, tokens, size))
+    cond = encode(params, model.tokens(["A photo of a  cat!"]))
+    null = encode(params, model.tokens(["ugly"]))
+    if name == "sdxl":
+        null = model.empty(cond)
     # diffusers' Euler has states that are not scaled to the process's.
     x = eps * want[f"sigma {run}"]
     if family == "euler":
@@ -176,6 +198,7 @@ def test_five_steps_from_prompt_to_picture(loaded, name, run):
         close(model.decode(params, z), want["images"], 2e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_within_three_percent(golden, loaded):
     want = loaded("sd15")[2]
     half, halved = published.load_published(
@@ -297,3 +320,25 @@ def test_schedulers_that_are_not_known_are_told():
     np.testing.assert_allclose(scheduler.grid(5)[-2:], [0.0089286, 0], atol=1e-6)
     with pytest.raises(ValueError, match="solver is 'best'; expected one of"):
         published.read_scheduler(base).grid(5, "best")
+
+
+@pytest.mark.slow
+def test_a_batch_on_eight_devices_is_sampled_without_collectives(loaded):
+    model, params, want = loaded("sd15")
+    mesh = data_mesh()
+    params = jax.device_put(params["unet"], replicated(mesh))
+    cond = {"text": jnp.ones((8, 5, 24))}
+    rows = jnp.asarray(want["unet_x"][:1].repeat(8, 0)), cond
+    x, cond = jax.device_put(rows, batch_sharding(mesh))
+    keys = jax.device_put(jg.sample_keys(jax.random.key(0), 8), batch_sharding(mesh))
+    grid = model.grid(2, "ddim")
+
+    @jax.jit
+    def draw(params, keys, x, cond):
+        guidance = jg.chain(jg.cfg(4.0, {"text": 0.0}), jg.pag(2.0, "mid"))
+        denoiser = model.denoiser({"unet": params})
+        return jg.sample(keys, denoiser, jg.ddim(), grid, x, cond, guidance=guidance)
+
+    text = draw.lower(params, keys, x, cond).compile().as_text()
+    names = "all-reduce", "all-gather", "all-to-all", "collective-permute"
+    assert not [name for name in names if name in text]
