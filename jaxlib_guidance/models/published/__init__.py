@@ -7,6 +7,11 @@ from jaxlib_guidance.models.published._autoencoder import (
     AutoencoderKLEncoder,
     load_autoencoder,
 )
+from jaxlib_guidance.models.published._autoencoder_tiny import (
+    AutoencoderTinyDecoder,
+    AutoencoderTinyEncoder,
+    load_autoencoder_tiny,
+)
 from jaxlib_guidance.models.published._class_transformer import (
     ClassTransformer,
     load_class_transformer,
@@ -117,6 +122,9 @@ __all__ = [
     "AutoencoderKLEncoder",
     "AutoencoderKLDecoder",
     "load_autoencoder",
+    "AutoencoderTinyEncoder",
+    "AutoencoderTinyDecoder",
+    "load_autoencoder_tiny",
     # Text encoders and their tokens
     "TextStates",
     "CLIPText",
