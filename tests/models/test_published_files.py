@@ -1,12 +1,17 @@
 """Folders, tensors and configurations as published: what is read, what is refused."""
 
+import contextlib
 import json
+import tempfile
+from pathlib import Path
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import save_file
 
@@ -137,6 +142,13 @@ def test_configurations_are_taken_whole_or_refused_by_key():
         configured(Net, config | {"act_fn": "gelu"}, neutral, "c")
     with pytest.raises(ValueError, match=r"'new_key' is 3, .* expected None or False"):
         configured(Net, config | {"new_key": 3}, neutral, "c")
+    for change, told in (
+        ({"width": "8"}, r"c: 'width' is '8'; expected <class 'int'>"),
+        ({"width": True}, "'width' is True"),
+        ({"sizes": 3}, "'sizes' is 3; expected"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            configured(Net, config | change, neutral, "c")
     assert for_each(8, 2, "heads") == (8, 8)
     with pytest.raises(ValueError, match=r"heads is \(1, 2, 3\); expected one"):
         for_each((1, 2, 3), 2, "heads")
@@ -252,3 +264,67 @@ def test_the_index_names_parts_and_its_absence_is_told(tmp_path):
         published.read_index(tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no such folder"):
         published.read_index(tmp_path / "absent")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 10**7) | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+KEYS = st.sampled_from(
+    ["model", "vocab", "merges", "type", "pad_token", "content", "model_max_length"]
+)
+FILE = st.dictionaries(KEYS, JSON, max_size=4).map(json.dumps) | JSON.map(json.dumps)
+FILES = {
+    "vocab.json": FILE,
+    "merges.txt": st.text(max_size=20),
+    "tokenizer.json": FILE,
+    "tokenizer_config.json": FILE,
+    "special_tokens_map.json": FILE,
+    "model_index.json": FILE,
+    "config.json": FILE,
+    "diffusion_pytorch_model.safetensors.index.json": FILE,
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.fixed_dictionaries({}, optional=FILES), st.binary(max_size=4))
+def test_files_of_anything_give_a_tokenizer_or_an_error_that_names_them(files, tail):
+    """JSON of any form, cut bytes: never an error of another kind."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in files.items():
+            (Path(folder) / name).write_bytes(text.encode() + tail)
+        for read in (
+            published.load_clip_tokenizer,
+            published.read_index,
+            published.open_part,
+        ):
+            with contextlib.suppress(FileNotFoundError, CorruptFileError):
+                read(folder)
+
+
+SHAPE = st.lists(st.integers(0, 2), min_size=2, max_size=4) | st.lists(
+    st.integers(0, 3), max_size=5
+)
+ENDS = (".lora_A.weight", ".lora_B.weight", ".alpha")
+CHANGES = st.fixed_dictionaries(
+    {f"unet.a{end}": SHAPE for end in ENDS[:2]},
+    optional={f"unet.a{ENDS[2]}": SHAPE, "lora_te_b.dora_scale": SHAPE, "x": SHAPE},
+)
+ABOUT = st.dictionaries(
+    st.sampled_from(["unet.alpha_pattern", "unet.lora_alpha"]), JSON
+).map(json.dumps)
+
+
+@settings(max_examples=100, deadline=None)
+@given(CHANGES, ABOUT | FILE)
+def test_any_tensors_are_changes_or_an_error_that_names_the_file(shapes, about):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.safetensors"
+        held = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+        save_file(held, path, metadata={"lora_adapter_metadata": about})
+        with contextlib.suppress(CorruptFileError):
+            published.read_lora(path)

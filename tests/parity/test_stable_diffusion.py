@@ -154,14 +154,21 @@ RUNS = [
 ]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_grids_are_the_timesteps_of_the_schedulers(loaded, name):
+    model, _, want = loaded(name)
+    for key in want:
+        if key.startswith("timesteps "):
+            family = key.split(" ")[1].split("_")[0]
+            index = model.process.index(model.grid(5, family)[:-1])
+            np.testing.assert_allclose(index, want[key], atol=1e-3)
+
+
 @pytest.mark.parametrize(("name", "run"), RUNS)
 def test_five_steps_from_prompt_to_picture(loaded, name, run):
     model, params, want = loaded(name)
     family = run.split("_")[0]
     grid = model.grid(5, family)
-    if run in ("ddim_cfg", "ddim_pag"):
-        index = model.process.index(grid[:-1])
-        close(index, want[f"timesteps {run}"].astype(np.float32), 1e-3)
     eps = jnp.asarray(want["eps"])
     size = (16, 24)
     encode = jax.jit(lambda params, tokens: model.condition(params, tokens, size))

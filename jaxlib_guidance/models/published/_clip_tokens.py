@@ -163,6 +163,17 @@ def load_clip_tokenizer(folder: str | os.PathLike) -> CLIPTokenizer:
       CorruptFileError: Files that are damaged or do not fit each other.
     """
     folder = Path(folder).expanduser()
+    try:
+        return CLIPTokenizer(*_read(folder), *_options(folder))
+    except CorruptFileError:
+        raise
+    # JSON of another writer can be anything.
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CorruptFileError(f"{folder}: {error!s:.200}") from error
+
+
+def _read(folder):
+    """Vocabulary and ranks."""
     if (folder / "vocab.json").is_file():
         vocabulary: Any = read_json(folder / "vocab.json")
         path = folder / "merges.txt"
@@ -181,14 +192,9 @@ def load_clip_tokenizer(folder: str | os.PathLike) -> CLIPTokenizer:
         raise FileNotFoundError(
             f"{folder} has no tokenizer: neither vocab.json nor tokenizer.json"
         )
-    try:
-        pairs = [tuple(m.split() if isinstance(m, str) else m) for m in merges]
-        ranks = {(left, right): rank for rank, (left, right) in enumerate(pairs)}
-        numbers = {str(token): int(i) for token, i in vocabulary.items()}
-        length, pad = _options(folder)
-        return CLIPTokenizer(numbers, ranks, length, pad)
-    except (TypeError, ValueError, AttributeError) as error:
-        raise CorruptFileError(f"{folder}: {error!s:.200}") from error
+    pairs = [tuple(m.split() if isinstance(m, str) else m) for m in merges]
+    ranks = {(left, right): rank for rank, (left, right) in enumerate(pairs)}
+    return {str(token): int(i) for token, i in vocabulary.items()}, ranks
 
 
 def _options(folder):

@@ -6,6 +6,8 @@ have its neutral value, since one that is silently ignored is a wrong picture.
 """
 
 import dataclasses
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -42,12 +44,16 @@ def configured(
     """
     fields = {field.name for field in dataclasses.fields(kind)}
     fields -= {"parent", "name", *own}
-    found = {}
+    hints, found = typing.get_type_hints(kind), {}
     for key, value in config.items():
         if key.startswith("_"):
             continue
         if key in fields:
             found[key] = _fixed(value)
+            if not _is_of(found[key], hints[key]):
+                raise ValueError(
+                    f"{where}: {key!r} is {value!r:.80}; expected {hints[key]}"
+                )
             continue
         allowed = neutral.get(key, (None, False))
         if allowed is ANY:
@@ -60,6 +66,23 @@ def configured(
                 f"compute; expected {known}"
             )
     return kind(**found, **own)
+
+
+def _is_of(value, hint):
+    """Whether a value of JSON is of the type that an attribute has."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(_is_of(value, each) for each in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        if not isinstance(value, tuple):
+            return False
+        first, *rest = typing.get_args(hint)
+        same = rest in ([], [...]) or len(rest) + 1 == len(value)
+        return same and all(_is_of(each, first) for each in value)
+    if isinstance(value, bool) and hint in (int, float):
+        return False
+    if hint is float:
+        return isinstance(value, int | float)
+    return isinstance(value, hint) if isinstance(hint, type) else True
 
 
 def _fixed(value):

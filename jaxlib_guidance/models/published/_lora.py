@@ -169,17 +169,15 @@ def read_lora(path: str | os.PathLike, scale: float = 1.0) -> LoRA:
         if lacks:
             raise CorruptFileError(f"{path}: {module!r} lacks its {sorted(lacks)[0]}")
         down, up = layer["down"], layer["up"]
-        if down.ndim < 2 or up.ndim < 2 or up.shape[1] != down.shape[0]:
+        if min(down.ndim, up.ndim) < 2 or not up.shape[1] == down.shape[0] > 0:
             raise CorruptFileError(
                 f"{path}: {module!r} has matrices {up.shape} and {down.shape}"
             )
         rank = down.shape[0]
-        if "alpha" in layer:
-            alpha = float(np.asarray(layer["alpha"], np.float32).reshape(()))
-        else:
-            pattern = about.get(f"{part}.alpha_pattern") or {}
-            named = pattern.get(module, about.get(f"{part}.lora_alpha", rank))
-            alpha = float(named)
+        try:
+            alpha = _alpha(layer.get("alpha"), about, part, module, rank)
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise CorruptFileError(f"{path}: alpha of {module!r}: {error}") from error
         layers.setdefault(part, {})[module] = (down, up, alpha / rank)
     return LoRA(path, layers, scale)
 
@@ -189,6 +187,13 @@ def _about(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
         return dict(json.loads(metadata.get(ABOUT, "{}")))
     except (TypeError, ValueError) as error:
         raise CorruptFileError(f"{path}: its {ABOUT!r} is no JSON object") from error
+
+
+def _alpha(own, about, part, module, rank):
+    if own is not None:
+        return float(np.asarray(own, np.float32).reshape(()))
+    pattern = about.get(f"{part}.alpha_pattern") or {}
+    return float(pattern.get(module, about.get(f"{part}.lora_alpha", rank)))
 
 
 def _module(name):
