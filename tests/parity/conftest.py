@@ -52,6 +52,22 @@ def golden(tmp_path_factory):
     return get
 
 
+@pytest.fixture(scope="session")
+def torch_state(write_torch):
+    """``torch_state(path, tensors)`` writes float32 tensors as torch.save does."""
+    write, tensor = write_torch
+
+    def save(path, tensors):
+        tree, storages = {}, {}
+        for i, (name, a) in enumerate(tensors.items()):
+            strides = tuple(s // a.itemsize for s in a.strides)
+            tree[name] = tensor("Float", str(i), a.size, 0, a.shape, strides)
+            storages[str(i)] = a.tobytes()
+        write(path, tree, storages)
+
+    return save
+
+
 def check_network(module, params, x, t, cond, place, *, unfelt=()):
     """The laws of a network with sites; ``place`` is where `pag` and `seg` work.
 

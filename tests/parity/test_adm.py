@@ -26,23 +26,12 @@ FLAGS = {
 ENDS = ("middle_block.1/attn", "output_blocks.1.1/attn")
 
 
-def torch_state(path, tensors, write_torch):
-    """A file of the tensors as torch.save writes a state."""
-    write, tensor = write_torch
-    tree, storages = {}, {}
-    for i, (name, a) in enumerate(tensors.items()):
-        strides = tuple(s // a.itemsize for s in a.strides)
-        tree[name] = tensor("Float", str(i), a.size, 0, a.shape, strides)
-        storages[str(i)] = a.tobytes()
-    write(path, tree, storages)
-
-
 @pytest.fixture(scope="module")
-def loaded(golden, tmp_path_factory, write_torch):
+def loaded(golden, tmp_path_factory, torch_state):
     def get(name):
         folder, want = golden(name)
         path = tmp_path_factory.mktemp(name) / "model.pt"
-        torch_state(path, load_file(folder / "model.safetensors"), write_torch)
+        torch_state(path, load_file(folder / "model.safetensors"))
         module, params = published.load_adm(path, published.ADM(**FLAGS[name]))
         return module, params, want, want["labels"] if module.num_classes else None
 
@@ -110,7 +99,7 @@ def test_sites_have_the_names_that_pag_uses():
     assert {*inputs, "middle_block.1/attn", "output_blocks.3.1/attn"} <= {*sites}
 
 
-def test_what_does_not_fit_is_refused(loaded, golden, tmp_path, write_torch):
+def test_what_does_not_fit_is_refused(loaded, golden, tmp_path, torch_state):
     module, params, want, cond = loaded("adm_film")
     x, t = jnp.asarray(want["x"]), jnp.asarray(want["t"])
     for given, told in (
@@ -124,6 +113,6 @@ def test_what_does_not_fit_is_refused(loaded, golden, tmp_path, write_torch):
         published.load_adm("model.pt", "cifar")
     tensors = load_file(golden("adm_film").folder / "model.safetensors")
     del tensors["out.0.bias"]
-    torch_state(tmp_path / "x.pt", tensors | {"more": np.zeros(2, "f4")}, write_torch)
+    torch_state(tmp_path / "x.pt", tensors | {"more": np.zeros(2, "f4")})
     with pytest.raises(CorruptFileError, match=r"missing \(out.0.bias\) and .*\(more"):
         published.load_adm(tmp_path / "x.pt", module)

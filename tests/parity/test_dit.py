@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
+from jaxlib_guidance.files import CorruptFileError
 from jaxlib_guidance.models import published
 
 
@@ -53,6 +55,30 @@ def test_as_trained_differs_by_frequencies_and_eps_alone(part, loaded):
     own = {f.name: getattr(module, f.name) for f in dataclasses.fields(module)}
     assert (own["freq_shift"], own["norm_eps"]) == (0, 1e-6)
     assert module.clone(freq_shift=1.0, norm_eps=1e-5) == loaded[0]
+
+
+def test_the_authors_file_gives_what_their_code_gives(golden, tmp_path, torch_state):
+    folder, want = golden("dit_authors")
+    tensors = load_file(folder / "model.safetensors")
+    path = tmp_path / "DiT.pt"
+    torch_state(path, tensors)
+    module, params = published.load_dit_authors(path, heads=3)
+    full = module.clone(variance=True)
+    run = jax.jit(lambda x: full.apply({"params": params}, x, *given)[0])
+    given = want["t"].astype(np.float32), want["labels"]
+    value = run(jnp.asarray(want["x"]))
+    np.testing.assert_allclose(value, want["value"], atol=1e-5)
+    assert (module.classes, module.sample_size, module.patch_size) == (10, 8, 2)
+    with pytest.raises(ValueError, match="heads is 5, which does not divide"):
+        published.load_dit_authors(path, heads=5)
+    tensors["blocks.1.mlp.fc3.bias"] = tensors.pop("blocks.1.mlp.fc2.bias")
+    torch_state(path, tensors)
+    told = "missing .*blocks.1.ff.net.2.bias.* not used .*blocks.1.mlp.fc3.bias"
+    with pytest.raises(CorruptFileError, match=told):
+        published.load_dit_authors(path, heads=3)
+    torch_state(path, {"pos_embed": tensors["pos_embed"]})
+    with pytest.raises(CorruptFileError, match="DiT.pt is no DiT of its authors"):
+        published.load_dit_authors(path)
 
 
 def test_no_label_is_the_null_class_and_others_are_refused(loaded):

@@ -30,6 +30,7 @@ from jaxlib_guidance.models.published._controlnet import (
     load_controlnet,
     with_controlnet,
 )
+from jaxlib_guidance.models.published._dit_authors import load_dit_authors
 from jaxlib_guidance.models.published._dit_xl import DiTXL, load_dit_xl
 from jaxlib_guidance.models.published._flux import Flux, load_flux
 from jaxlib_guidance.models.published._folder import (
@@ -115,6 +116,7 @@ __all__ = [
     "load_class_transformer",
     "DiTXL",
     "load_dit_xl",
+    "load_dit_authors",
     "ADM",
     "adm_preset",
     "load_adm",
