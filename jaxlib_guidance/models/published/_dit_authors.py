@@ -2,13 +2,15 @@
 
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance.files import CorruptFileError, load_torch
-from jaxlib_guidance.models.published._dit_xl import DiTXL, filled_dit_xl
+from jaxlib_guidance.models.published._dit_xl import DiTXL, load_dit_xl
+from jaxlib_guidance.models.published._folder import Part
 from jaxlib_guidance.models.published._tensors import Place
 from jaxlib_guidance.types import PyTree
 
@@ -69,20 +71,18 @@ def load_dit_authors(
     if width % heads:
         raise ValueError(f"heads is {heads}, which does not divide the width {width}")
     depth = len({name.split(".")[1] for name in tensors if name.startswith("blocks.")})
-    module = DiTXL(
-        num_attention_heads=heads,
-        attention_head_dim=width // heads,
-        in_channels=channels,
-        out_channels=out // patch**2,
-        num_layers=depth,
-        sample_size=round(places**0.5) * patch,
-        patch_size=patch,
-        num_embeds_ada_norm=classes,
-        norm_eps=1e-6,
-        dtype=dtype,
-    )
+    config = {
+        "num_attention_heads": heads,
+        "attention_head_dim": width // heads,
+        "in_channels": channels,
+        "out_channels": out // patch**2,
+        "num_layers": depth,
+        "sample_size": round(places**0.5) * patch,
+        "patch_size": patch,
+        "num_embeds_ada_norm": classes,
+    }
     named = dict(item for each in tensors.items() for item in _renamed(*each, depth))
-    return module, filled_dit_xl(module, named, sharding, str(path))
+    return load_dit_xl(Part(Path(path), config, named), dtype=dtype, sharding=sharding)
 
 
 def _renamed(name: str, tensor: np.ndarray, depth: int):

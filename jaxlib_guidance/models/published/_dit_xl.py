@@ -6,7 +6,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxlib_guidance.attention import (
     capture_at,
@@ -263,15 +262,11 @@ def load_dit_xl(
     module = configured(DiTXL, part.config, NEUTRAL, where, freq_shift=1.0, dtype=dtype)
     if as_trained:
         module = module.clone(freq_shift=0.0, norm_eps=1e-6)
-    return module, filled_dit_xl(module, part.tensors, sharding, str(part.path))
-
-
-def filled_dit_xl(
-    module: DiTXL, tensors: Mapping[str, np.ndarray], sharding: Place, where: str
-) -> PyTree:
-    """The parameters of a network, in its type, from tensors with its names."""
     side = module.patch_size
     x = jax.ShapeDtypeStruct((1, side, side, module.in_channels), jnp.float32)
     t = jax.ShapeDtypeStruct((1,), jnp.float32)
     shapes = parameter_shapes(module.init, x, t)
-    return fill(shapes, tensors, dtype=module.dtype, sharding=sharding, where=where)
+    params = fill(
+        shapes, part.tensors, dtype=dtype, sharding=sharding, where=str(part.path)
+    )
+    return module, params
