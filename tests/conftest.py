@@ -14,6 +14,8 @@ import json
 import os
 import shutil
 import struct
+import subprocess
+import sys
 import tempfile
 import zipfile
 from collections import Counter
@@ -190,3 +192,31 @@ def write_safetensors():
 @pytest.fixture(scope="session")
 def write_gguf():
     return gguf_bytes
+
+
+@pytest.fixture(scope="module")
+def interpreter(request):
+    """Another interpreter, in the checkout: ``(code, name, fork) -> (passed, output)``.
+
+    A module's ``PRELOADED`` names what is imported in it before any code is run.
+    """
+    script = Path(__file__).with_name("_interpreter.py")
+    server = subprocess.Popen(
+        (sys.executable, script, *getattr(request.module, "PRELOADED", ())),
+        cwd=script.parents[1],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def run(code, name="<test>", fork=False):
+        server.stdin.write(json.dumps([code, name, fork]) + "\n")
+        server.stdin.flush()
+        line = server.stdout.readline()
+        assert line, f"the interpreter of {name} ended"
+        return json.loads(line)
+
+    with server:
+        yield run
+        server.stdin.close()

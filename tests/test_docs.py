@@ -1,10 +1,7 @@
-"""Pages hold: every block of Python on them runs, in a process of its own."""
+"""Pages hold: every block of Python on them runs, outside of pytest's process."""
 
 import inspect
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -44,24 +41,11 @@ WITH_CODE = [name for name in NAMES if blocks((ROOT / name).read_text()).strip()
 
 
 @pytest.mark.parametrize("page", WITH_CODE)
-def test_code_of_a_page_runs(page):
+def test_code_of_a_page_runs(page, interpreter):
     """In order and in one namespace, as someone would who reads it from the top."""
     code = blocks((ROOT / page).read_text())
-    out = subprocess.run(
-        (
-            sys.executable,
-            "-c",
-            f"exec(compile({code!r}, {page!r}, 'exec'))\n{CLAIMS.get(page, '')}",
-        ),
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
-    assert out.returncode == 0, out.stdout
+    passed, printed = interpreter(f"{code}\n{CLAIMS.get(page, '')}", page)
+    assert passed, printed
 
 
 def test_pages_with_code_are_found():
