@@ -52,7 +52,7 @@ def tiny(recipe, **changes):
 def setting(recipe):
     lm, _, task = recipe.load(tiny(recipe))
     key = jax.random.key(0)
-    params = lm.init(key, task.prompts[:1], task.prompt_mask[:1])["params"]
+    params = jax.jit(lm.init)(key, task.prompts[:1], task.prompt_mask[:1])["params"]
     return lm, task, params
 
 
@@ -129,6 +129,7 @@ def test_a_round_follows_what_was_right(recipe, setting, method, stage):
     assert 0 < report[f"right{len(rows)}"] < 1
     moved = jax.tree.map(lambda p, g: p - 0.05 * g, params, gradient)
 
+    @jax.jit
     def gain(row):
         after = jnp.sum(recipe.score_groups(lm, moved, row), axis=-1)
         return after - jnp.sum(row["old"], axis=-1)
@@ -139,8 +140,8 @@ def test_a_round_follows_what_was_right(recipe, setting, method, stage):
     assert better > jnp.mean(change[mixed & (right == 0)])
     if method == "score" and stage == 1:
         # The first stage pays for the second attempt alone, and holds the first.
-        first = jax.grad(
-            lambda logp: finalize(made.loss([logp, rows[1]["old"]], rows))[0]
+        first = jax.jit(
+            jax.grad(lambda logp: finalize(made.loss([logp, rows[1]["old"]], rows))[0])
         )(rows[0]["ref"])
         np.testing.assert_allclose(first, 0, atol=1e-6)
 
@@ -208,10 +209,14 @@ def test_a_method_is_the_mean_of_its_answers_losses(name, kl):
     """Loss and gradient of whole algorithms are those of their parts by hand."""
     method = methods.make_method(name, 0.2, kl)
     rows, logp = attempts(method.turns)
-    got = jax.value_and_grad(lambda x: finalize(method.loss(x, rows))[0])(logp)
-    want = jax.value_and_grad(lambda x: jnp.mean(one_by_one(name, x, rows, 0.2, kl)))(
-        logp
-    )
+
+    @jax.jit
+    def both(logp, rows):
+        given = lambda x: finalize(method.loss(x, rows))[0]  # noqa: E731
+        by_hand = lambda x: jnp.mean(one_by_one(name, x, rows, 0.2, kl))  # noqa: E731
+        return jax.value_and_grad(given)(logp), jax.value_and_grad(by_hand)(logp)
+
+    got, want = both(logp, rows)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), got, want)
     assert abs(float(want[0])) > 1e-4
 
