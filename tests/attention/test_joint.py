@@ -36,7 +36,7 @@ def test_identity_hides_other_tokens_of_the_image_from_each(image, masked):
     assert none is None
 
 
-@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("image", IMAGES[2:])
 def test_gates_are_of_each_sample_and_zero_is_off(image):
     plain, whole = run(image, None)[0], run(image, identity())[0]
     mixed = run(image, identity(jnp.array([0.0, 0.25])))[0]
@@ -46,7 +46,7 @@ def test_gates_are_of_each_sample_and_zero_is_off(image):
     np.testing.assert_allclose(off, plain, atol=1e-6)
 
 
-@pytest.mark.parametrize("image", IMAGES)
+@pytest.mark.parametrize("image", IMAGES[2:])
 def test_blur_and_shift_move_the_image_alone(image):
     tokens = Q[:, image]
     means = Q.at[:, image].set(jnp.mean(tokens, 1, keepdims=True))

@@ -38,7 +38,9 @@ def loaded(golden, tmp_path_factory, torch_state):
     return get
 
 
-@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize(
+    "name", ["adm_film", pytest.param("adm_plain", marks=pytest.mark.slow)]
+)
 def test_values_and_maps_are_those_of_the_authors(loaded, name):
     module, params, want, cond = loaded(name)
     full = module.clone(variance=True)
@@ -52,6 +54,7 @@ def test_values_and_maps_are_those_of_the_authors(loaded, name):
     np.testing.assert_allclose(maps[ENDS[1]], want["last"], atol=2e-6)
 
 
+@pytest.mark.slow
 def test_sites_and_taps_obey_the_laws(loaded, laws):
     module, params, want, cond = loaded("adm_film")
     # The norm of the head has groups of one channel.
@@ -60,6 +63,7 @@ def test_sites_and_taps_obey_the_laws(loaded, laws):
     laws(module, params, *inputs, "middle_block*", unfelt=last)
 
 
+@pytest.mark.slow
 def test_half_precision_is_near(loaded, half):
     module, params, want, cond = loaded("adm_film")
     module = module.clone(dtype=jnp.bfloat16)
@@ -77,13 +81,8 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "64x64_diffusion",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in list(COUNTS)[1:]),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COUNTS)
 def test_presets_have_the_published_size(name):
     module = published.adm_preset(name)
     x, t = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32), jnp.zeros(1)

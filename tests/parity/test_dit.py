@@ -42,6 +42,7 @@ def test_sites_and_taps_obey_the_laws(loaded, laws):
     laws(module, params, want["wide.x"], want["t"], want["labels"], "block1")
 
 
+@pytest.mark.slow
 def test_half_precision_is_near(part, loaded, half):
     own = {"dtype": jnp.bfloat16, "as_trained": False}
     module, params = published.load_dit_xl(part, **own)
@@ -88,7 +89,8 @@ def test_no_label_is_the_null_class_and_others_are_refused(loaded):
     def value(cond):
         return module.apply({"params": params}, x, t, cond)[0]
 
-    np.testing.assert_array_equal(value(None), value(jnp.full(3, 10)))
+    run = jax.jit(value)
+    np.testing.assert_allclose(run(None), run(jnp.full(3, 10)), atol=1e-6)
     for cond, told in (
         (jnp.array([0, 11, 0]), r"labels 0 to 11; expected 0 to 10"),
         (jnp.zeros(3), r"float32\(3,\)"),
@@ -96,7 +98,7 @@ def test_no_label_is_the_null_class_and_others_are_refused(loaded):
     ):
         with pytest.raises(ValueError, match=told):
             value(cond)
-    unknown = np.isnan(jax.jit(value)(jnp.array([0, -1, 3]))).all((1, 2, 3))
+    unknown = np.isnan(run(jnp.array([0, -1, 3]))).all((1, 2, 3))
     np.testing.assert_array_equal(unknown, [False, True, False])
 
 

@@ -18,7 +18,15 @@ LOADERS = {
 }
 
 
-@pytest.fixture(scope="module", params=LOADERS)
+# The networks with more parts; those with fewer are slow tests.
+FULL = ("sd35", "flux_guided")
+NAMES = [
+    name if name in FULL else pytest.param(name, marks=pytest.mark.slow)
+    for name in LOADERS
+]
+
+
+@pytest.fixture(scope="module", params=["sd3", *NAMES[1:]])
 def loaded(request, golden):
     folder, want = golden(request.param)
     module, params = LOADERS[request.param](published.open_part(folder))
@@ -53,6 +61,7 @@ def test_values_maps_and_perturbations_are_those_of_diffusers(loaded):
         assert np.abs(found - value).max() > 0.1
 
 
+@pytest.mark.parametrize("loaded", NAMES, indirect=True)
 def test_sites_and_taps_obey_the_laws(loaded, laws):
     module, params, want, cond = loaded
     laws(module, params, want["x"], want["t"], cond, "block0")
@@ -101,7 +110,8 @@ def test_what_is_not_computed_is_refused_by_key(golden, name, key, value):
         LOADERS[name](part)
 
 
-@pytest.mark.parametrize("name", ["sd35", "flux_guided"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FULL)
 def test_half_precision_is_near(golden, half, name):
     folder, want = golden(name)
     module, params = LOADERS[name](published.open_part(folder), dtype=jnp.bfloat16)

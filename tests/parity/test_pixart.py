@@ -23,7 +23,9 @@ def loaded(golden):
     return get
 
 
-@pytest.mark.parametrize("name", ["pixart", "pixart_sized"])
+@pytest.mark.parametrize(
+    "name", ["pixart_sized", pytest.param("pixart", marks=pytest.mark.slow)]
+)
 def test_values_and_maps_are_those_of_diffusers(loaded, name):
     module, params, want, cond = loaded(name)
     full, site = module.clone(variance=True), "block0/attn"
@@ -40,6 +42,7 @@ def test_sites_and_taps_obey_the_laws(loaded, laws):
     laws(module, params, want["x"], want["t"], cond, "block1")
 
 
+@pytest.mark.slow
 def test_half_precision_is_near(loaded, half):
     module, params, want, cond = loaded("pixart_sized")
     module = module.clone(dtype=jnp.bfloat16)

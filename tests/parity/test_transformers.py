@@ -31,6 +31,7 @@ def close(z, want):
     np.testing.assert_allclose(z, want, atol=1e-5 * np.abs(want).max())
 
 
+@pytest.mark.slow
 def test_dit_draws_what_diffusers_draws(golden):
     folder, want = golden("dit_pipeline")
     model, params = published.load_class_transformer(folder, as_trained=False)
@@ -132,6 +133,7 @@ def test_flux_draws_what_diffusers_draws(golden):
     np.testing.assert_allclose(images, want["images"], atol=2e-5)
 
 
+@pytest.mark.slow
 def test_pixart_draws_what_diffusers_draws(golden):
     folder, want = golden("pixart_pipeline")
     model, params = published.load_published(folder)
