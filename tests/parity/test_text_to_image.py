@@ -62,6 +62,26 @@ def test_where_the_mask_is_black_the_picture_stays(golden, tmp_path):
     np.testing.assert_allclose(drawn, model.decode(params, z), atol=1e-4)
 
 
+@pytest.mark.slow
+def test_a_network_of_nine_channels_is_given_mask_and_picture(golden, tmp_path):
+    rng = np.random.default_rng(0)
+    mask = np.zeros((16, 24), np.uint8)
+    mask[4:12, 6:18] = 255
+    drawn = []
+    for i in range(2):
+        pixels = rng.integers(0, 256, (16, 24, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    for i, hole in ((0, mask), (0, 255 - mask), (1, mask)):
+        Image.fromarray(hole).save(tmp_path / "mask.png")
+        paths = {"init": tmp_path / f"{i}.png", "mask": tmp_path / "mask.png"}
+        more = {"strength": 1.0, "guide": ("cfg=2",)}
+        folder = golden("inpaint").folder
+        drawn.append(recipe.draw(recipe.Config(folder, **QUICK, **paths, **more)))
+    assert all(np.isfinite(a).all() for a in drawn)
+    assert np.abs(drawn[0] - drawn[1]).max() > 1e-2
+    assert np.abs(drawn[0] - drawn[2]).max() > 1e-2
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
