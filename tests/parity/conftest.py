@@ -19,7 +19,7 @@ from jaxlib_guidance.attention import (
     match_sites,
 )
 from jaxlib_guidance.diffusion import VPCosine, parametrize
-from jaxlib_guidance.guidance import chain, guided, pag, seg
+from jaxlib_guidance.guidance import chain, guided, nag, pag, redirect, seg
 from jaxlib_guidance.models import from_linen
 from jaxlib_guidance.types import Context
 
@@ -73,7 +73,8 @@ def check_network(module, params, x, t, cond, place, *, unfelt=()):
 
     No control and an empty one are the same program; every tap is captured; every site
     and every feature takes an edit, which the value feels; guidance is by the edits
-    that it names. ``unfelt`` are features whose next norm removes what is added.
+    that it names, and also by `redirect` and `nag`. ``unfelt`` are features whose next
+    norm removes what is added.
     """
     x, t = jnp.asarray(x), jnp.asarray(t)
 
@@ -95,6 +96,20 @@ def check_network(module, params, x, t, cond, place, *, unfelt=()):
     def same(a, times):
         """The first sample as many times, so that each may have its own gates."""
         return jax.tree.map(lambda a: jnp.repeat(jnp.asarray(a)[:1], times, 0), a)
+
+    def guide(params, *terms):
+        """The guided x0 of the first sample."""
+        term = guided(
+            parametrize(from_linen(module, params), process, "eps"), chain(*terms)
+        )
+        one, time = same(x, 1), jnp.full(1, 0.4)
+        levels = (f(time)[:, None, None, None] for f in (process.alpha, process.sigma))
+        keys = rng.sample_keys(jax.random.key(0), 1)
+        context = Context(
+            *(one, time, *levels, same(cond, 1), keys, process),
+            *(jnp.int32(0), 1, time, 0 * time),
+        )
+        return term(context, term.init(one))[0]
 
     @jax.jit
     def run(params):
@@ -119,16 +134,9 @@ def check_network(module, params, x, t, cond, place, *, unfelt=()):
             denoiser(same(x, 3), time, same(cond, 3), control=here).x0, 3
         )
         want = base + 2.0 * (base - alone) + 0.5 * (base - blurred)
-        term = guided(denoiser, chain(pag(2.0, place), seg(0.5, place, 0.7)))
-        one, time = same(x, 1), time[:1]
-        levels = (f(time)[:, None, None, None] for f in (process.alpha, process.sigma))
-        keys = rng.sample_keys(jax.random.key(0), 1)
-        context = Context(
-            *(one, time, *levels, same(cond, 1), keys, process),
-            *(jnp.int32(0), 1, time, 0 * time),
-        )
         moved = jnp.stack([alone - base, blurred - base])
-        return each, moved, term(context, term.init(one))[0], want
+        terms = pag(2.0, place), seg(0.5, place, 0.7)
+        return each, moved, guide(params, *terms), want
 
     each, moved, found, want = run(params)
     changed = np.abs(each[:-1] - each[-1]).max((1, 2, 3))
@@ -136,6 +144,11 @@ def check_network(module, params, x, t, cond, place, *, unfelt=()):
     assert {*felt, *unfelt} == {*places}, felt
     assert (np.abs(moved).max((1, 2, 3, 4)) > 1e-5).all()
     np.testing.assert_allclose(found, want, atol=1e-4, rtol=1e-4)
+    (site, *_) = match_sites(place, module.sites)
+    terms = [redirect(1.0, site, jnp.arange(maps[site].shape[-1]) % 2)]
+    if any(site.endswith("/cross") for site in module.sites):
+        terms.append(nag(2.0, same(cond, 1)))
+    assert jax.eval_shape(guide, params, *terms).shape == (1, *x.shape[1:])
 
 
 def check_half(module, params, inputs, want):

@@ -9,6 +9,7 @@ import pytest
 
 import jaxlib_guidance as jg
 from jaxlib_guidance.models import published
+from jaxlib_guidance.training import batch_sharding, data_mesh, replicated
 
 
 def draw(model, params, solver, grid, eps, cond, guidance):
@@ -93,6 +94,27 @@ def test_sd3_draws_what_diffusers_draws(sd3, run):
     close(z, want[f"z {run}"])
     if run == "pag":
         np.testing.assert_allclose(images, want["images"], atol=2e-5)
+
+
+@pytest.mark.slow
+def test_a_batch_on_eight_devices_is_sampled_without_collectives(sd3):
+    model, params, _, (cond, null) = sd3
+    mesh = data_mesh()
+    params = jax.device_put({"transformer": params["transformer"]}, replicated(mesh))
+    rows = jax.tree.map(lambda a: a.repeat(8, 0), cond)
+    keys = jg.sample_keys(jax.random.key(0), 8)
+    rows, keys = jax.device_put((rows, keys), batch_sharding(mesh))
+
+    @jax.jit
+    def draw(params, keys, cond):
+        guidance = jg.chain(jg.cfg(4.0, null), jg.pag(2.0, "block0"))
+        start = jg.euler(), model.grid(2), (8, 12, 4)
+        denoiser = model.denoiser(params)
+        return jg.sample(keys, denoiser, *start, cond, guidance=guidance)
+
+    text = draw.lower(params, keys, rows).compile().as_text()
+    names = "all-reduce", "all-gather", "all-to-all", "collective-permute"
+    assert not [name for name in names if name in text]
 
 
 def test_flux_reads_t5_by_token_numbers(golden):
