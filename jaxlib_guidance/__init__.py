@@ -83,6 +83,9 @@ if TYPE_CHECKING:
         data as data,
     )
     from jaxlib_guidance import (
+        editing as editing,
+    )
+    from jaxlib_guidance import (
         files as files,
     )
     from jaxlib_guidance import (
@@ -185,6 +188,7 @@ _ROOMS = (
     "attention",
     "data",
     "diffusion",
+    "editing",
     "files",
     "finetuning",
     "guidance",

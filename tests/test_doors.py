@@ -266,6 +266,8 @@ def test_files_are_read_in_one_sitting():
         f"{path.relative_to(ROOT)}: {lines}"
         for top in ("jaxlib_guidance", "train", "sample")
         for path in (ROOT / top).rglob("*.py")
+        # A door is a list of names, as long as its room has names.
+        if path.name != "__init__.py"
         if (lines := len(path.read_text().splitlines())) > 350
     ]
     assert not long

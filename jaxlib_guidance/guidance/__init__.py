@@ -109,6 +109,7 @@ from jaxlib_guidance.guidance._ramp import (
     ramp,
     triangle_ramp,
 )
+from jaxlib_guidance.guidance._reference import ReferenceEnergy, reference_energy
 from jaxlib_guidance.guidance._registry import (
     FAMILIES,
     SPACES,
@@ -298,6 +299,9 @@ __all__ = [
     "Energy",
     "step_size",
     "energy",
+    # Energies of a reference's attention and features
+    "ReferenceEnergy",
+    "reference_energy",
     # Energies of what was observed
     "Observed",
     "ObservationEnergy",
