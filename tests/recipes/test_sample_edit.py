@@ -1,0 +1,49 @@
+"""sample/edit.py: what it writes, pictures of one's own, and mistakes."""
+
+import dataclasses
+import importlib.util
+import pathlib
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+PATH = pathlib.Path(__file__).parents[2] / "sample" / "edit.py"
+SPEC = importlib.util.spec_from_file_location("sample_edit", PATH)
+recipe = importlib.util.module_from_spec(SPEC)
+sys.modules["sample_edit"] = recipe
+SPEC.loader.exec_module(recipe)
+
+
+def config(tmp_path, **options):
+    given = {"steps": 2, "target": ("blue heart", "dog"), "out": tmp_path / "e.png"}
+    return recipe.Config(**{"source": "red heart"} | given | options)
+
+
+def test_a_picture_of_ones_own_is_changed(tmp_path, capsys):
+    """A transparent picture of another size: white where it is transparent."""
+    Image.new("RGBA", (50, 40), (255, 0, 0, 0)).save(tmp_path / "own.png")
+    given = config(tmp_path, picture=tmp_path / "own.png", scale=1)
+    picture, edited = recipe.edit(given)
+    np.testing.assert_array_equal(picture, np.ones((32, 32, 3)))
+    assert edited.shape == (2, 32, 32, 3)
+    assert np.isfinite(edited).all()
+    assert np.abs(edited[0] - edited[1]).max() > 1e-3
+    again, _ = recipe.edit(dataclasses.replace(given, picture=None, method="sdedit"))
+    assert again.min() < 0
+
+
+def test_mistakes_are_named(tmp_path):
+    def refused(match, **options):
+        with pytest.raises(ValueError, match=match):
+            recipe.edit(config(tmp_path, **options))
+
+    refused("no emoji has the caption 'a heart'", source="a heart")
+    refused("'digits' take no text", weights="digits")
+    refused("steps is 0", steps=0)
+    refused("'zebrafish' is not in the vocabulary", target=("zebrafish",))
+    (tmp_path / "no.png").write_text("no")
+    refused("is no picture", picture=tmp_path / "no.png")
+    refused("is no picture", picture=tmp_path / "missing.png")
+    refused("strength is 2", method="sdedit", strength=2.0)
