@@ -90,8 +90,7 @@ class Network(Protocol):
     """A raw network: ``(x, c_noise, cond, *, control, capture) -> (value, maps)``.
 
     ``sites`` names the attention sites that accept an edit, ``taps`` all arrays that
-    can be captured (attention maps and features). ``features``, which a network need
-    not have, names those that accept an edit of features.
+    can be captured; ``features``, where there is one, the features that accept an edit.
     """
 
     sites: tuple[str, ...]
@@ -119,8 +118,7 @@ class Denoiser:
       apply: ``(x, t, cond, *, control, capture) -> Denoised``.
       sites: Names of the attention sites that accept an edit.
       taps: Names of the arrays that can be captured.
-      process: The noise process of ``x``; None where each call of a sampler or loss
-        gives it.
+      process: Noise process of ``x``; None where a sampler or loss is to be given it.
       classes: Number of classes that labels name, or None for a network whose
         conditions are not checked. Label ``classes`` means no class.
       reduces: Whether ``capture`` may map taps to functions that the network applies.
