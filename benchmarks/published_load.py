@@ -109,7 +109,9 @@ class Peak:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tiny", action="store_true", help="toy size")
-    tiny = parser.parse_args().tiny
+    parser.add_argument("--load-only", action="store_true", help="without the step")
+    given = parser.parse_args()
+    tiny = given.tiny
     jax.config.update("jax_num_cpu_devices", DEVICES)
     mesh = data_mesh()
 
@@ -122,24 +124,26 @@ def main():
         folder, began = Path(scratch), time.perf_counter()
         count = write(folder, TINY if tiny else FULL)
         print(f"{count:,} parameters written in {time.perf_counter() - began:.1f} s")
-        before, began = anonymous(), time.perf_counter()
+        before, began, worked = anonymous(), time.perf_counter(), time.process_time()
         with Peak() as peak:
             module, params = load_unet(
                 open_part(folder), dtype=jnp.bfloat16, sharding=place
             )
             jax.block_until_ready(params)
-        took = time.perf_counter() - began
+        took, worked = time.perf_counter() - began, time.process_time() - worked
         held = sum(
             shard.data.nbytes
             for leaf in jax.tree.leaves(params)
             for shard in leaf.addressable_shards
         )
         print(
-            f"loaded in {took:.1f} s: devices hold {held / 1e9:.2f} GB, anonymous "
+            f"loaded in {took:.1f} s, {worked:.1f} s of CPU: devices hold "
+            f"{held / 1e9:.2f} GB, anonymous "
             f"memory {before / 1e9:.2f} GB before, {peak.value / 1e9:.2f} GB at its "
             f"peak, so {(peak.value - before - held) / 1e9:+.2f} GB besides"
         )
-        step_with_guidance(module, params)
+        if not given.load_only:
+            step_with_guidance(module, params)
 
 
 def step_with_guidance(module, params):

@@ -383,3 +383,27 @@ def test_terms_of_attention_and_features_work_on_it(loaded):
         assert np.isfinite(on[name]).all(), name
         assert np.abs(on[name] - off[name]).max() > 1e-3, name
         np.testing.assert_allclose(off[name], off["slg"], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_full_sizes_have_the_known_numbers_of_parameters():
+    """Of diffusers' models of these configurations: 859,520,964 and 2,567,463,684."""
+    xl = {
+        "block_out_channels": (320, 640, 1280),
+        "down_block_types": ("DownBlock2D", *("CrossAttnDownBlock2D",) * 2),
+        "up_block_types": (*("CrossAttnUpBlock2D",) * 2, "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2, 10),
+        "attention_head_dim": (5, 10, 20),
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    }
+    for width, options, count, sites in (
+        (768, {}, 859_520_964, 16),
+        (2048, xl, 2_567_463_684, 70),
+    ):
+        net = published.UNet2DCondition(cross_attention_dim=width, **options)
+        arguments = published.example_arguments(net)
+        shapes = published.parameter_shapes(net.init, *arguments)
+        assert published.count_parameters(shapes) == count
+        assert len([site for site in net.sites if site.endswith("/attn")]) == sites
