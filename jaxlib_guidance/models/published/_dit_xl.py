@@ -231,6 +231,7 @@ NEUTRAL = {
     **dict.fromkeys(("attention_bias",), True),
     **dict.fromkeys(("upcast_attention",), (True, False)),
     "norm_type": "ada_norm_zero",
+    "attention_type": "default",
 }
 
 

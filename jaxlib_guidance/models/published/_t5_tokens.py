@@ -73,8 +73,16 @@ class Normaliser:
             at ^= _offset(unit)
             if unit >> 8 & 1 and at < len(units):
                 start = int(units[at]) & 0x7FFFFFFF
-                return self.texts[start : self.texts.index(0, start)].decode()
+                return self._text(start)
         return None
+
+    def _text(self, start):
+        try:
+            return self.texts[start : self.texts.index(0, start)].decode()
+        except ValueError as error:
+            raise CorruptFileError(
+                f"the tokenizer's table of characters is damaged ({error})"
+            ) from error
 
 
 def _offset(unit):
@@ -112,7 +120,8 @@ class T5Tokenizer:
       length: Number of tokens of a text, end and padding included.
 
     Raises:
-      ValueError: A vocabulary without the tokens of end and padding.
+      ValueError: A vocabulary without pieces or without the tokens of end and padding,
+        or a length below 2.
     """
 
     pieces: Mapping[str, tuple[int, float]] = dataclasses.field(repr=False)
@@ -122,6 +131,10 @@ class T5Tokenizer:
     length: int = 512
 
     def __post_init__(self):
+        if not self.pieces or "" in self.pieces or "" in self.special:
+            raise ValueError("no pieces, or an empty one")
+        if self.length < 2:
+            raise ValueError(f"length is {self.length}; expected at least 2")
         for token in ("</s>", "<pad>"):
             if token not in self.special:
                 raise ValueError(f"the vocabulary has no token {token!r}")
