@@ -52,8 +52,13 @@ def require_positive(value: Any, name: str) -> None:
       name: Name of the argument in the error.
 
     Raises:
+      TypeError: No number.
       ValueError: A known number that is not above 0, or not finite.
     """
     known = concrete(value)
-    if known is not None and not ((known > 0) & (known < np.inf)).all():
+    if known is None:
+        return
+    if not jnp.issubdtype(known.dtype, jnp.number):
+        raise TypeError(f"{name} is {value!r}; expected a number above 0")
+    if not ((known > 0) & (known < np.inf)).all():
         raise ValueError(f"{name} is {value}; expected a finite number above 0")

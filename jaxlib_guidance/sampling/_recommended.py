@@ -52,7 +52,7 @@ def recommended(
       ``(sampler, grid)``.
 
     Raises:
-      TypeError: ``process`` is not a noise process.
+      TypeError: ``process`` is not a noise process, or ``scale`` no number.
       ValueError: ``n`` below 1, ``scale`` not above 0, or times out of order.
 
     Example:
