@@ -2,6 +2,7 @@
 
     python benchmarks/published_load.py            # 860 million parameters.
     python benchmarks/published_load.py --tiny     # The same at toy size.
+    python benchmarks/published_load.py --devices 1   # Whole, on one device.
 
 Writes the network's folder with random float16 weights to a temporary disk, loads it in
 bfloat16 with the last axis of each large kernel split over eight virtual CPU devices,
@@ -110,13 +111,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tiny", action="store_true", help="toy size")
     parser.add_argument("--load-only", action="store_true", help="without the step")
+    parser.add_argument("--devices", type=int, default=DEVICES, help="virtual ones")
     given = parser.parse_args()
     tiny = given.tiny
-    jax.config.update("jax_num_cpu_devices", DEVICES)
+    jax.config.update("jax_num_cpu_devices", given.devices)
     mesh = data_mesh()
 
     def place(name, shape):
-        split = len(shape) > 1 and shape[-1] % DEVICES == 0
+        split = len(shape) > 1 and shape[-1] % given.devices == 0
         axes = [*(None for _ in shape[1:]), "data"] if split else []
         return NamedSharding(mesh, PartitionSpec(*axes))
 
