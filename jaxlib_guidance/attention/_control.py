@@ -10,7 +10,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxlib_guidance.attention._features import FeatureEdit, fold_features
+from jaxlib_guidance.attention._features import FeatureEdit
+from jaxlib_guidance.attention._fold_features import fold_features
 from jaxlib_guidance.attention._gates import stack_gates
 from jaxlib_guidance.types import Array, Captures, pytree_dataclass, static
 
@@ -90,15 +91,6 @@ class Edit:
     negative_mix: Array | float | None = None
     skip: Array | float | None = None
     shuffle: Array | float | None = None
-
-
-def require_edit(edit: Edit) -> None:
-    """Raises where an attention site is given an edit of features."""
-    if not isinstance(edit, Edit):
-        raise TypeError(
-            f"an attention site was given {type(edit).__name__}; expected attention."
-            "Edit: edits of features are for places such as 'mid'"
-        )
 
 
 def match(patterns: Iterable[str], names: Sequence[str], what: str) -> tuple[str, ...]:

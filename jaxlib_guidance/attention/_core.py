@@ -16,12 +16,12 @@ from jaxlib_guidance.attention._control import (
     PIXELS,
     Edit,
     captured,
-    require_edit,
 )
 from jaxlib_guidance.attention._entmax import entmax15
 from jaxlib_guidance.attention._gates import by_branch, mix, take
 from jaxlib_guidance.attention._joint import joint_map, see_text, within
 from jaxlib_guidance.attention._negative import FLIP, RULES
+from jaxlib_guidance.attention._require import require_edit
 from jaxlib_guidance.reduce import divide
 from jaxlib_guidance.types import Array, expand
 

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.attention._control import LAYER, Edit, require_edit
+from jaxlib_guidance.attention._control import LAYER, Edit
 from jaxlib_guidance.attention._gates import gate_of
+from jaxlib_guidance.attention._require import require_edit
 from jaxlib_guidance.types import Array, concrete, expand
 
 
