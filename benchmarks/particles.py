@@ -94,14 +94,14 @@ def product(config: Config) -> str:
     pair = gaussian_mixture([0.5, 0.5], [[0.0], [1.0]], [[[1.0]], [[0.25]]])
     process, null, batch = jg.VE(), jnp.int32(0), 16
     rows: list[list[Any]] = [["exact product", "–", 8 / 7, "–", 1 / 7, "–", "–"]]
-    for name, variance, weighed in (
+    for name, kind, weighed in (
         ("CFG, reverse SDE", "small", False),
         ("Feynman-Kac", "small", True),
         ('Feynman-Kac, `ddpm("middle")`', "middle", True),
     ):
-        for steps in (50, 100, 200, 400):
+        for steps in (100, 200, 400):
             grid = np.asarray(jg.karras_grid(process, steps))
-            solver = jg.ddpm(variance)
+            solver = jg.ddpm(kind)
 
             @jax.jit
             def run(keys, grid=grid, solver=solver, weighed=weighed):
@@ -327,7 +327,7 @@ class Digits:
                 return jg.sample(*start, *end, guidance=guidance)[0]
             asked = weights, wide
             match method:
-                case "best of 8":
+                case "best of all":
                     potential = best_of_n(self.reward, asked)
                 case "SVDD":
                     potential = svdd(self.reward, strength, asked)
@@ -337,7 +337,7 @@ class Digits:
             out = sample_particles(
                 *(*start, *end), potential=potential, particles=p, guidance=guidance
             )
-            best = method == "best of 8"
+            best = method == "best of all"
             return best_particle(out) if best else draw_particle(keys, out)
 
         return run
@@ -352,7 +352,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "none": (0.0,),
     "gradient": (2.0, 4.0, 8.0, 16.0),
     "gradient, 160 steps": (2.0, 4.0, 8.0, 16.0),
-    "best of 8": (0.0,),
+    "best of all": (0.0,),
     "SVDD": (0.03, 0.1, 0.3, 1.0),
     "steering diff": (1.0, 3.0, 10.0, 30.0),
     "steering max": (1.0, 3.0, 10.0, 30.0),

@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance.guidance import Measurement
 from jaxlib_guidance.sampling._sampler import Sampler
-from jaxlib_guidance.types import Array, Context, PyTree, at_least_float32, concrete
+from jaxlib_guidance.types import Array, Context, PyTree, concrete
 
 
 def is_zero(a: Any) -> bool:
@@ -73,7 +74,7 @@ def row_values(
       ValueError: Another shape.
     """
     args = (x, ctx) if params is None else (params, x, ctx)
-    value = at_least_float32(function(*args))
+    value = jnp.asarray(function(*args), jnp.float32)
     if value.shape != x.shape[:1]:
         raise ValueError(
             f"a potential's function returned shape {value.shape}; expected one number "

@@ -94,13 +94,14 @@ class _Product:
         c, u = evals.x0[BASE], evals.x0[self.worse]
         (to_c, std), (to_u, _) = kernel(c), kernel(u)
         gap = divide(to_c - to_u, jnp.broadcast_to(expand(std, to_c), to_c.shape))
-        half = jnp.sum(gap**2, axis=sample_axes(gap)) / 2
+        half = (jnp.sum(gap**2, axis=sample_axes(gap)) / 2).astype(jnp.float32)
         weight = jnp.asarray(self.weight, half.dtype)
         if weight.ndim:
             raise ValueError(
                 f"cfg_corrector's weight has shape {weight.shape}; expected a scalar"
             )
-        return delta + weight * (c - u), weight * (1 + weight) * half
+        move = weight.astype(delta.dtype) * (c - u)
+        return delta + move, weight * (1 + weight) * half
 
 
 def _require_reverse_sde(sampler: Sampler, process: Process, grid: Any) -> None:

@@ -54,8 +54,8 @@ class Twisted:
 
     def init(self, x: Array) -> PyTree:
         """The value before, and the step's distribution with and without guidance."""
-        none = jnp.zeros(x.shape[:1], jnp.float32)
-        return _Twist(none, Transition(x, none), Transition(x, none))
+        point = Transition(x, jnp.zeros(x.shape[:1], x.dtype))
+        return _Twist(jnp.zeros(x.shape[:1], jnp.float32), point, point)
 
     def term(self) -> Any:
         """The guidance."""
@@ -73,7 +73,7 @@ class Twisted:
 
 
 def _filled(transition, x):
-    std = jnp.broadcast_to(jnp.asarray(transition.std, jnp.float32), x.shape[:1])
+    std = jnp.broadcast_to(jnp.asarray(transition.std, x.dtype), x.shape[:1])
     return Transition(transition.mean, std)
 
 
@@ -86,7 +86,8 @@ def _log_ratio(p: Transition, q: Transition, x: Array) -> Array:
     s_p, s_q = (jnp.where(some, each.std, 1) for each in (p, q))
     a, b = (x - q.mean) / expand(s_q, x), (x - p.mean) / expand(s_p, x)
     each = (a - b) * (a + b) / 2 + expand(jnp.log(s_q / s_p), x)
-    return jnp.where(some, jnp.sum(each, axis=sample_axes(x)), 0)
+    total = jnp.sum(each, axis=sample_axes(x)).astype(jnp.float32)
+    return jnp.where(some, total, 0)
 
 
 @pytree_dataclass
@@ -102,8 +103,8 @@ class _Towards:
         return {BASE: Branch(ctx.cond, grad=True)} if graded else {}
 
     def init(self, x: Array) -> PyTree:
-        none = jnp.zeros(x.shape[:1], jnp.float32)
-        return none, Transition(x, none)
+        point = Transition(x, jnp.zeros(x.shape[:1], x.dtype))
+        return jnp.zeros(x.shape[:1], jnp.float32), point
 
     def energy(self, evals: Evals, ctx: Context) -> Array:
         return -self._value(evals, ctx)
@@ -118,7 +119,8 @@ class _Towards:
         kernel = step_kernel(ctx, "twisted", stochastic=True)
         target = _filled(kernel(evals.x0[BASE] + delta), ctx.x)
         move = step_size(self.through, ctx) * evals.grad
-        move = per_sample(self.scale, delta, "twisted's scale") * move
+        scale = per_sample(self.scale, delta, "twisted's scale")
+        move = scale.astype(delta.dtype) * move
         # A step without noise has no density to weigh a move by: it is not guided.
         move = jnp.where(expand(target.std > 0, delta), move, 0)
         return delta - move, (self._value(evals, ctx), target)

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.diffusion import VPCosine, logsnr_grid
+from jaxlib_guidance.diffusion import VPCosine, logsnr_grid, parametrize
 from jaxlib_guidance.guidance import cfg
 from jaxlib_guidance.sampling import (
     Resampling,
@@ -213,6 +213,30 @@ def test_what_is_known_to_do_nothing_costs_nothing():
     assert rows == [32]
     assert "cumsum" in primitives(STEER)
     assert "cumsum" not in primitives(best_of_n(reward))
+
+
+@pytest.fixture
+def wide():
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.mark.parametrize(
+    "potential", [STEER, cfg_corrector(1.0, jnp.int32(-1)), twisted(reward)]
+)
+def test_states_in_double_precision_stay_so(wide, potential):
+    x = jnp.zeros((8, 4, 2), jnp.float64)
+    net = parametrize(lambda x, t, cond: 0.5 * x, PROCESS)
+    shapes = jax.eval_shape(
+        lambda: sample_particles(
+            *(KEYS, net, ddpm(), np.float64(GRID), x, LABELS),
+            potential=potential,
+            particles=4,
+        )
+    )
+    assert shapes.x.dtype == jnp.float64
+    assert shapes.log_weights.dtype == shapes.log_z.dtype == jnp.float32
 
 
 def test_one_program_serves_all_scales():
