@@ -140,7 +140,7 @@ def test_particles_are_of_the_product():
 
 @pytest.mark.slow
 def test_particles_are_of_the_product_within_a_hundredth():
-    got, error = product_estimate(1024, 1024, 50, batch=64)
+    got, error = product_estimate(1408, 1024, 64, batch=64)
     assert (error < 0.01 / 3 * np.array([MEAN, VARIANCE])).all()
     np.testing.assert_allclose(got, [MEAN, VARIANCE], rtol=0.01)
 
