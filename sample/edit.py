@@ -68,7 +68,7 @@ def picture_of(config: Config, model: DiffusionModel) -> np.ndarray:
     """
     height, width, channels = model.shape
     if config.picture is not None:
-        return read_picture(config.picture, (height, width), channels)
+        return 2 * read_picture(config.picture, (height, width), channels) - 1
     for split in ("train", "test"):
         emoji = load_emoji(split)
         if config.source in emoji.captions:

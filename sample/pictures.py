@@ -6,7 +6,7 @@ import numpy as np
 
 
 def read_picture(path: Path, size: tuple[int, int], channels: int) -> np.ndarray:
-    """A picture ``[H, W, channels]`` in [-1, 1], scaled to the size and cropped.
+    """A picture ``[H, W, channels]`` in [0, 1], scaled to the size and cropped.
 
     What is transparent becomes white.
 
@@ -24,8 +24,8 @@ def read_picture(path: Path, size: tuple[int, int], channels: int) -> np.ndarray
         with Image.open(path) as image:
             image = ImageOps.exif_transpose(image).convert("RGBA")
     except OSError as error:
-        raise ValueError(f"{str(path)!r} is no picture ({error})") from error
+        raise ValueError(f"{path} is no picture ({error})") from error
     white = Image.new("RGBA", image.size, "white")
     image = Image.alpha_composite(white, image).convert("RGB" if channels == 3 else "L")
     image = ImageOps.fit(image, size[::-1])
-    return np.asarray(image, np.float32).reshape(*size, channels) / 127.5 - 1
+    return np.asarray(image, np.float32).reshape(*size, channels) / 255

@@ -29,6 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from outputs import require_writable
+from pictures import read_picture
 from tqdm import tqdm
 
 import jaxlib_guidance as jg
@@ -130,24 +131,6 @@ def solver_of(
         raise ValueError(f"sampler {config.sampler!r}: {error}") from error
 
 
-def picture_of(path: Path, size: tuple[int, int], channels: int) -> np.ndarray:
-    """A picture ``[H, W, channels]`` in [0, 1], scaled to the size and cropped.
-
-    Raises:
-      ValueError: No picture.
-    """
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            kind = "RGB" if channels == 3 else "L"
-            image = ImageOps.exif_transpose(image).convert(kind)
-            image = ImageOps.fit(image, size[::-1])
-    except OSError as error:
-        raise ValueError(f"{path} is no picture ({error})") from error
-    return np.asarray(image, np.float32).reshape(*size, channels) / 255
-
-
 def lora_of(text: str) -> LoRA:
     """A LoRA file and its scale, ``FILE@0.8``; 1 without one.
 
@@ -218,10 +201,10 @@ def draw(config: Config) -> np.ndarray:
     if config.init is not None:
         kept = max(1, int(config.steps * config.strength))
         grid = grid[len(grid) - 1 - kept :]
-        start = picture_of(config.init, size, 3)
+        start = read_picture(config.init, size, 3)
     hole = None
     if config.mask is not None:
-        hole = jnp.asarray(picture_of(config.mask, size, 1)[..., 0])
+        hole = jnp.asarray(read_picture(config.mask, size, 1)[..., 0])
 
     @jax.jit
     def run(params, ids, cond, null):

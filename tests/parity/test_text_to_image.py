@@ -12,13 +12,15 @@ from PIL import Image
 from jaxlib_guidance.models import load_published
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "sample"))
+# Before train, whose images.py is another.
+sys.path.insert(0, str(ROOT / "sample"))
 SPEC = importlib.util.spec_from_file_location(
     "text_to_image", ROOT / "sample/text_to_image.py"
 )
 recipe = importlib.util.module_from_spec(SPEC)
 sys.modules["text_to_image"] = recipe
 SPEC.loader.exec_module(recipe)
+sys.path.remove(str(ROOT / "sample"))
 
 QUICK = {"prompt": ("a cat",), "steps": 3, "size": (16, 24), "dtype": "float32"}
 
@@ -57,7 +59,7 @@ def test_where_the_mask_is_black_the_picture_stays(golden, tmp_path):
     config = recipe.Config(folder, init=photo, mask=mask, **QUICK)
     drawn = recipe.draw(config)
     model, params = load_published(folder, parts=["unet", "vae"])
-    source = recipe.picture_of(photo, (16, 24), 3)
+    source = recipe.read_picture(photo, (16, 24), 3)
     z = model.encode(params, jnp.asarray(source)[None])
     np.testing.assert_allclose(drawn, model.decode(params, z), atol=1e-4)
 
