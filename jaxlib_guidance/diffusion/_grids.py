@@ -5,13 +5,18 @@ ready for `sample`. Spacing decides more than order does: `flow_grid` is best wi
 `adams`, even log-SNR with solvers that integrate in it; docs/samplers.md has figures.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance.diffusion._ranges import (
+    alike,
+    between,
     finish,
     from_logsnr,
+    level,
     logsnr_ends,
     require_steps,
     require_untraced,
@@ -25,22 +30,23 @@ from jaxlib_guidance.types import Array, Process, concrete
 GROWTH = 1.25
 
 
-def _ramp(start: Array, last: Array, n: int) -> Array:
+def _ramp(start: Any, last: Any, n: int) -> Any:
     """``n`` values from ``start`` to ``last``, in even steps until they have to grow,
     by `GROWTH` each, to the one that follows them, from ``last`` to 0.
     """
+    xp, start, last = alike(start, last)
     if n == 1:
         return start[None]
     length = start - last
-    back = np.arange(1, n, dtype=np.float32)  # number of the step, from the end
+    back = xp.arange(1.0, n)  # number of the step, from the end
     # Growing steps may take 4/5 of the length, so those to a high floor grow faster.
-    grown = last * jnp.maximum(GROWTH, 1 + last / (0.8 * length)) ** -back
+    grown = last * xp.maximum(GROWTH, 1 + last / (0.8 * length)) ** -back
     # The even step h for which max(h, grown) sums to the length.
-    total = jnp.append(0 * last, jnp.cumsum(grown)[:-1])
-    even = jnp.min((length - total) / (n - back))
-    steps = jnp.maximum(even, grown)
-    ramp = jnp.append(last, last + jnp.cumsum(steps))[::-1]
-    return ramp.at[0].set(start)
+    total = xp.append(0 * last, xp.cumsum(grown)[:-1])
+    even = xp.min((length - total) / (n - back))
+    steps = xp.maximum(even, grown)
+    ramp = xp.append(last, last + xp.cumsum(steps))[::-1]
+    return xp.append(start, ramp[1:])
 
 
 def uniform_grid(
@@ -73,10 +79,9 @@ def uniform_grid(
     require_steps(n, 1 if t_min is None else 2)
     start = 0.0 if t_min is None else t_min
     low, high = time_range(process, start, t_max, above_zero=t_min is not None)
-    with jax.ensure_compile_time_eval():
-        if t_min is None:
-            return jnp.linspace(high, 0.0, n + 1, dtype=jnp.float32)
-        return finish(jnp.linspace(high, low, n, dtype=jnp.float32), True)
+    if t_min is None:
+        return finish(np.linspace(high, 0.0, n + 1), False)
+    return finish(np.linspace(high, low, n), True)
 
 
 def flow_grid(
@@ -129,19 +134,20 @@ def flow_grid(
     if not 1 <= rho < np.inf:
         raise ValueError(f"rho is {rho}; expected a finite number, at least 1")
     low, high = time_range(process, t_min, t_max)
+    alpha, sigma = (level(f, [high, low]) for f in (process.alpha, process.sigma))
+    xp, alpha, sigma, shift = alike(alpha, sigma, shift)
+    u = sigma / (shift * alpha + sigma)
+    if rho == 1:
+        ramp = _ramp(u[0], xp.maximum(u[0] / n, u[1]), n)
+    else:
+        v = u ** (1 / float(rho))
+        ramp = xp.linspace(v[0], xp.maximum(v[0] / n, v[1]), n) ** float(rho)
+    # The first of them may be pure noise, of infinite ratio: it is known, `high`.
+    ratio = shift * ramp[1:] / (1 - ramp[1:])
+    times = level(process.t_of_logsnr, -2 * xp.log(ratio))
+    xp, times, floor = alike(times, low)
     with jax.ensure_compile_time_eval():
-        ends = jnp.array([high, low], jnp.float32)
-        alpha, sigma = process.alpha(ends), process.sigma(ends)
-        u = sigma / (shift * alpha + sigma)
-        if rho == 1:
-            ramp = _ramp(u[0], jnp.maximum(u[0] / n, u[1]), n)
-        else:
-            v = u ** (1 / rho)
-            ramp = jnp.linspace(v[0], jnp.maximum(v[0] / n, v[1]), n) ** rho
-        # The first of them may be pure noise, of infinite ratio: it is known, `high`.
-        ratio = shift * ramp[1:] / (1 - ramp[1:])
-        times = process.t_of_logsnr(-2 * jnp.log(ratio))
-        return jnp.concatenate([ends[:1], jnp.maximum(times, low), 0 * ends[:1]])
+        return jnp.asarray(between(high, xp.maximum(times, floor), 0), jnp.float32)
 
 
 def logsnr_grid(
@@ -186,11 +192,10 @@ def logsnr_grid(
     require_steps(n, 2 if final_zero else 1)
     require_positive(rho, "rho")
     low, high = time_range(process, t_min, t_max, above_zero=True)
-    with jax.ensure_compile_time_eval():
-        ends = logsnr_ends(process, high, low)
-        ramp = jnp.linspace(1.0, 0.0, n if final_zero else n + 1, dtype=jnp.float32)
-        levels = ends[1] + ramp**rho * (ends[0] - ends[1])
-        return from_logsnr(process, levels, high, low, final_zero)
+    ramp = np.linspace(1.0, 0.0, n if final_zero else n + 1)
+    _, ends, ramp, rho = alike(logsnr_ends(process, high, low), ramp, rho)
+    levels = ends[1] + ramp**rho * (ends[0] - ends[1])
+    return from_logsnr(process, levels, high, low, final_zero)
 
 
 def karras_grid(
@@ -231,13 +236,12 @@ def karras_grid(
     require_steps(n, 2 if final_zero else 1)
     require_positive(rho, "rho")
     low, high = time_range(process, t_min, t_max, above_zero=True)
-    with jax.ensure_compile_time_eval():
-        # In log space, because sigma / alpha reaches 1e4 on a cosine schedule.
-        ends = -logsnr_ends(process, high, low) / (2 * rho)
-        first, last = jnp.exp(ends[0]), jnp.exp(ends[1])
-        ramp = jnp.linspace(0.0, 1.0, n if final_zero else n + 1, dtype=jnp.float32)
-        levels = -2 * rho * jnp.log(first + ramp * (last - first))
-        return from_logsnr(process, levels, high, low, final_zero)
+    # In log space, because sigma / alpha reaches 1e4 on a cosine schedule.
+    ramp = np.linspace(0.0, 1.0, n if final_zero else n + 1)
+    xp, ends, ramp, rho = alike(logsnr_ends(process, high, low), ramp, rho)
+    first, last = xp.exp(-ends / (2 * rho))
+    levels = -2 * rho * xp.log(first + ramp * (last - first))
+    return from_logsnr(process, levels, high, low, final_zero)
 
 
 def shift_grid(grid: Array, shift: float) -> Array:

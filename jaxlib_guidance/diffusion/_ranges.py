@@ -1,8 +1,10 @@
 """What time grids have in common: their ends, and the checks of their arguments."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -10,16 +12,38 @@ from jaxlib_guidance.diffusion._process import logsnr
 from jaxlib_guidance.types import Array, Process, concrete, require_process
 
 
-def finish(times: Array, final_zero: bool) -> Array:
+def level(function: Callable[[Array], Array], of: Any) -> Any:
+    """A function of a process, such as its ``alpha``; in float64 where it is known.
+
+    What a grid computes with known numbers numpy does: one operation of jax after the
+    other would be compiled for each length of a grid, thirty in all.
+    """
+    with jax.ensure_compile_time_eval():
+        out = function(jnp.asarray(of, jnp.float32))
+    known = concrete(out)
+    return out if known is None else known.astype(np.float64)
+
+
+def alike(*values: Any) -> tuple[Any, ...]:
+    """`numpy` and values in float64; where one is not known `jax.numpy`, in float32."""
+    if any(concrete(value) is None for value in values):
+        return jnp, *(jnp.asarray(value, jnp.float32) for value in values)
+    return np, *(np.asarray(value, np.float64) for value in values)
+
+
+def finish(times: Any, final_zero: bool) -> Array:
     """The grid with 0 behind it, or as it is; raises where known times repeat."""
-    known = concrete(times)
-    if known is not None and not (np.diff(known) < 0).all():
-        raise ValueError(
-            f"n is too large: float32 does not tell all of {len(known)} times from "
-            f"{known[0]:g} to {known[-1]:g} apart; expected fewer steps, or a spacing "
-            "less dense at its ends"
-        )
-    return jnp.append(times, 0.0) if final_zero else times
+    with jax.ensure_compile_time_eval():
+        if concrete(times) is None:
+            return jnp.append(times, 0.0) if final_zero else times
+        known = np.asarray(times, np.float32)
+        if not (np.diff(known) < 0).all():
+            raise ValueError(
+                f"n is too large: float32 does not tell all of {len(known)} times from "
+                f"{known[0]:g} to {known[-1]:g} apart; expected fewer steps, or a "
+                "spacing less dense at its ends"
+            )
+        return jnp.asarray(np.append(known, np.float32(0)) if final_zero else known)
 
 
 def require_steps(n: int, smallest: int = 1) -> None:
@@ -56,17 +80,24 @@ def time_range(
     return low, high
 
 
-def logsnr_ends(process: Process, high: float, low: float) -> Array:
+def logsnr_ends(process: Process, high: float, low: float) -> Any:
     """Log-SNR at both times ``[2]``, bounded so that a grid can be spaced in it."""
     # Where alpha(t_max) is 0 the log-SNR is infinite: space the grid as if it were at
     # sigma / alpha = 1000; the first time stays t_max itself.
-    ends = logsnr(process, jnp.array([high, low], jnp.float32))
-    return jnp.clip(ends, -2 * math.log(1e3), 2 * math.log(1e5))
+    ends = level(lambda t: logsnr(process, t), [high, low])
+    xp, ends = alike(ends)
+    return xp.clip(ends, -2 * math.log(1e3), 2 * math.log(1e5))
 
 
 def from_logsnr(
-    process: Process, levels: Array, high: float, low: float, final_zero: bool
+    process: Process, levels: Any, high: float, low: float, final_zero: bool
 ) -> Array:
     """The grid of these log-SNR, whose ends are the known times ``high, low``."""
-    times = process.t_of_logsnr(levels)
-    return finish(times.at[0].set(high).at[-1].set(low), final_zero)
+    inner = level(process.t_of_logsnr, levels)[1:-1]
+    return finish(between(high, inner, low), final_zero)
+
+
+def between(high: float, inner: Any, low: float) -> Any:
+    """Times with the known ones ``high`` before and ``low`` behind them."""
+    xp, first, inner, last = alike([high], inner, [low])
+    return xp.concatenate([first, inner, last])

@@ -2,13 +2,14 @@
 
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance.diffusion._ranges import (
+    alike,
+    between,
     finish,
     from_logsnr,
+    level,
     logsnr_ends,
     require_steps,
     require_untraced,
@@ -59,14 +60,12 @@ def kl_optimal_grid(
     require_steps(n, 2 if final_zero else 1)
     require_positive(scale, "scale")
     low, high = time_range(process, t_min, t_max, above_zero=True)
-    with jax.ensure_compile_time_eval():
-        ends = jnp.array([high, low], jnp.float32)
-        ends = jnp.arctan2(process.sigma(ends), scale * process.alpha(ends))
-        count = n if final_zero else n + 1
-        inner = jnp.linspace(ends[0], ends[1], count, dtype=jnp.float32)[1:-1]
-        times = process.t_of_logsnr(-2 * jnp.log(scale * jnp.tan(inner)))
-        known = jnp.array([high, low], jnp.float32)
-        return finish(jnp.concatenate([known[:1], times, known[1:]]), final_zero)
+    alpha, sigma = (level(f, [high, low]) for f in (process.alpha, process.sigma))
+    xp, alpha, sigma, scale = alike(alpha, sigma, scale)
+    first, last = xp.arctan2(sigma, scale * alpha)
+    inner = xp.linspace(first, last, n if final_zero else n + 1)[1:-1]
+    times = level(process.t_of_logsnr, -2 * xp.log(scale * xp.tan(inner)))
+    return finish(between(high, times, low), final_zero)
 
 
 def beta_grid(
@@ -115,13 +114,13 @@ def beta_grid(
         require_positive(value, name)
     low, high = time_range(process, t_min, t_max, above_zero=space == "sigma")
     count = n if space == "time" else n - 1
-    share = betaincinv(alpha, beta, 1 - np.arange(n) / count).astype(np.float32)
-    with jax.ensure_compile_time_eval():
-        if space == "time":
-            return finish(low + jnp.asarray(share) * (high - low), True)
-        first, last = jnp.exp(-0.5 * logsnr_ends(process, high, low))
-        ratio = last + share * (first - last)
-        return from_logsnr(process, -2 * jnp.log(ratio), high, low, True)
+    share = betaincinv(alpha, beta, 1 - np.arange(n) / count)
+    if space == "time":
+        return finish(low + share * (high - low), True)
+    xp, ends, share = alike(logsnr_ends(process, high, low), share)
+    first, last = xp.exp(-0.5 * ends)
+    ratio = last + share * (first - last)
+    return from_logsnr(process, -2 * xp.log(ratio), high, low, True)
 
 
 def linear_quadratic_grid(
@@ -156,12 +155,12 @@ def linear_quadratic_grid(
     require_steps(n)
     _, high = time_range(process, 0.0, t_max)
     share = _linear_quadratic(n, threshold, linear_steps)
-    with jax.ensure_compile_time_eval():
-        start = jnp.array([high], jnp.float32)
-        alpha, sigma = process.alpha(start), process.sigma(start)
-        u = sigma / (alpha + sigma) * share[1:-1].astype(np.float32)
-        inner = process.t_of_logsnr(-2 * jnp.log(u / (1 - u)))
-        return finish(jnp.concatenate([start, inner]), True)
+    alpha, sigma = (level(f, [high]) for f in (process.alpha, process.sigma))
+    xp, alpha, sigma, share = alike(alpha, sigma, share)
+    u = sigma / (alpha + sigma) * share[1:-1]
+    inner = level(process.t_of_logsnr, -2 * xp.log(u / (1 - u)))
+    xp, first, inner = alike([high], inner)
+    return finish(xp.concatenate([first, inner]), True)
 
 
 def _linear_quadratic(n, threshold, linear_steps):
