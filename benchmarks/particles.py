@@ -11,8 +11,8 @@ digits     a digit of a given class from the model without labels, by a classifi
            the reward; judged by another one, by which nothing is steered. Every
            method's strength is the best of four, drawn with another seed: by accuracy
            and, within .01 of the best, by the least Frechet distance to training
-           digits. Methods with particles and gradient guidance at 160 steps evaluate
-           the network as often.
+           digits. Methods with particles and gradient guidance with "more steps"
+           evaluate the network as often.
 """
 
 import dataclasses
@@ -310,10 +310,10 @@ class Digits:
     def _run(self, method: str, count: int) -> Callable[..., Any]:
         config, blank = self.config, jnp.full(count, self.model.classes)
         p, gradient = config.particles, method.startswith("gradient")
-        steps = config.steps * (p if method == "gradient, 160 steps" else 1)
+        steps = config.steps * (p if method == "gradient, more steps" else 1)
 
         def run(params, weights, keys, labels, strength):
-            single = method in ("none", "gradient", "gradient, 160 steps")
+            single = method in ("none", "gradient", "gradient, more steps")
             wide = labels if single else jg.sampling.per_particle(labels, p)
             strong, scale = strength if method == "gradient + add" else (strength,) * 2
             guidance = (
@@ -351,7 +351,7 @@ RUNS: dict[tuple[str, int], Callable[..., Any]] = {}
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "none": (0.0,),
     "gradient": (2.0, 4.0, 8.0, 16.0),
-    "gradient, 160 steps": (2.0, 4.0, 8.0, 16.0),
+    "gradient, more steps": (2.0, 4.0, 8.0, 16.0),
     "best of all": (0.0,),
     "SVDD": (0.03, 0.1, 0.3, 1.0),
     "steering diff": (1.0, 3.0, 10.0, 30.0),
@@ -380,9 +380,9 @@ def digits(config: Config) -> str:
             bench.score(bench.draw(method, chosen, s, config.count), bench.test)
             for s in range(config.seeds)
         ]
-        many = method not in ("none", "gradient", "gradient, 160 steps")
+        many = method not in ("none", "gradient", "gradient, more steps")
         evaluations = config.steps * (
-            config.particles if many or "160" in method else 1
+            config.particles if many or "more" in method else 1
         )
         told = "–" if len(settings) == 1 else str(chosen)
         row: list[Any] = [method, told, evaluations]
