@@ -19,7 +19,7 @@ from jaxlib_guidance.models.published._tensors import Place
 from jaxlib_guidance.types import Array, PyTree
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ClassTransformer(LatentTransformer):
     """A published class-conditional network of latents, such as DiT-XL/2.
 
@@ -103,5 +103,7 @@ def load_class_transformer(
         )
     names = read_json(folder / "model_index.json").get("id2label") or {}
     order = sorted(names, key=int)
-    model = ClassTransformer(module, names=tuple(names[i] for i in order), **found)
+    model = ClassTransformer(
+        transformer=module, names=tuple(names[i] for i in order), **found
+    )
     return model, params

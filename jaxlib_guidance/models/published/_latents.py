@@ -22,23 +22,32 @@ from jaxlib_guidance.models.published._scheduler import Scheduler, read_schedule
 from jaxlib_guidance.types import Array, Denoiser, PyTree
 
 
-@dataclasses.dataclass(frozen=True)
-class LatentTransformer:
-    """A published network of latents, whose parameters are apart, a tree for each part.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LatentModel:
+    """What published models of latents have in common: times, and an autoencoder.
 
-    Parts that were not loaded are None, and what needs them raises.
+    Parameters are apart, a tree for each part. Parts that were not loaded are None, and
+    what needs them raises.
 
     Attributes:
-      transformer: The network, with its sites and taps.
       scheduler: Noise process, parametrisation and steps.
       encoder: Pictures to latents.
       decoder: Latents to pictures.
     """
 
-    transformer: nn.Module | None
     scheduler: Scheduler
     encoder: AutoencoderKLEncoder | None = None
     decoder: AutoencoderKLDecoder | None = None
+
+    @property
+    def network(self) -> Any:
+        """The network, which must have been loaded."""
+        raise NotImplementedError
+
+    @property
+    def patch(self) -> int:
+        """Number of latents along a side of a patch."""
+        return 1
 
     @property
     def process(self) -> Process:
@@ -46,29 +55,12 @@ class LatentTransformer:
         return self.scheduler.process
 
     @property
-    def network(self) -> Any:
-        """The network, which must have been loaded."""
-        return present(self.transformer, "transformer")
-
-    def c_noise(self, t: Array) -> Array:
-        """What the network receives as the noise level at time ``t``."""
-        process = self.process
-        return process.index(t) if isinstance(process, VPDiscrete) else t
-
-    def denoiser(self, params: PyTree) -> Denoiser:
-        """The denoiser of latents; call it inside the function that is jitted.
-
-        Args:
-          params: Parameters by part.
-
-        Returns:
-          A denoiser of states ``[B, h, w, C]``.
-        """
-        network = from_linen(self.network, own_params(params, "transformer"))
-        scheduler = self.scheduler
-        return parametrize(
-            network, scheduler.process, scheduler.predicts, c_noise=self.c_noise
-        )
+    def size(self) -> tuple[int, int]:
+        """Height and width of the pictures of the training, in pixels."""
+        side = self.network.sample_size or 64
+        height, width = side if isinstance(side, tuple) else (side, side)
+        factor = present(self.decoder, "vae").factor
+        return height * factor, width * factor
 
     def grid(self, n: int, solver: str | None = None) -> Array:
         """The times of ``n`` steps as diffusers takes them; see `Scheduler.grid`.
@@ -82,12 +74,6 @@ class LatentTransformer:
           Float32 ``[n + 1]``.
         """
         return self.scheduler.grid(n, solver)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the pictures of the training, in pixels."""
-        side = self.network.sample_size * present(self.decoder, "vae").factor
-        return side, side
 
     def latent(
         self, height: int | None = None, width: int | None = None
@@ -106,7 +92,7 @@ class LatentTransformer:
         """
         decoder = present(self.decoder, "vae")
         default = height or self.size[0]
-        sides, step = (default, width or default), 2 * decoder.factor
+        sides, step = (default, width or default), self.patch * decoder.factor
         if any(side < 1 or side % step for side in sides):
             raise ValueError(
                 f"height and width are {sides}; expected multiples of {step}"
@@ -146,6 +132,47 @@ class LatentTransformer:
         apply: Any = present(self.encoder, "vae").apply
         mean, std = apply({"params": own_params(params, "vae")}, 2 * images - 1)
         return mean if keys is None else mean + std * rng.normal(keys, mean.shape[1:])
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LatentTransformer(LatentModel):
+    """A published transformer of latents.
+
+    Attributes:
+      transformer: The network, with its sites and taps.
+    """
+
+    transformer: nn.Module | None
+
+    @property
+    def network(self) -> Any:
+        """The network, which must have been loaded."""
+        return present(self.transformer, "transformer")
+
+    @property
+    def patch(self) -> int:
+        """Number of latents along a side of a patch."""
+        return 2
+
+    def c_noise(self, t: Array) -> Array:
+        """What the network receives as the noise level at time ``t``."""
+        process = self.process
+        return process.index(t) if isinstance(process, VPDiscrete) else t
+
+    def denoiser(self, params: PyTree) -> Denoiser:
+        """The denoiser of latents; call it inside the function that is jitted.
+
+        Args:
+          params: Parameters by part.
+
+        Returns:
+          A denoiser of states ``[B, h, w, C]``.
+        """
+        network = from_linen(self.network, own_params(params, "transformer"))
+        scheduler = self.scheduler
+        return parametrize(
+            network, scheduler.process, scheduler.predicts, c_noise=self.c_noise
+        )
 
 
 def wanted_parts(

@@ -5,68 +5,60 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance import rng
-from jaxlib_guidance.diffusion import Process, parametrize
+from jaxlib_guidance.diffusion import parametrize
 from jaxlib_guidance.models._adapters import from_linen
-from jaxlib_guidance.models.published._autoencoder import (
-    AutoencoderKLDecoder,
-    AutoencoderKLEncoder,
-)
 from jaxlib_guidance.models.published._clip_text import CLIPText
 from jaxlib_guidance.models.published._clip_tokens import (
     CLIPTokenizer,
 )
 from jaxlib_guidance.models.published._controlnet import ControlNet, with_controlnet
-from jaxlib_guidance.models.published._scheduler import Scheduler
+from jaxlib_guidance.models.published._latents import (
+    LatentModel,
+    own_params,
+    present,
+)
 from jaxlib_guidance.models.published._unet import UNet2DCondition
 from jaxlib_guidance.types import Array, Denoiser, PyTree
 
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 
-@dataclasses.dataclass(frozen=True)
-class StableDiffusion:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StableDiffusion(LatentModel):
     """A published Stable Diffusion; its parameters are apart, a tree for each part.
 
     Parts that were not loaded are None, and what needs them raises.
 
     Attributes:
       unet: The network, whose sites and taps have the published indices.
-      scheduler: Noise process, parametrisation and steps.
       text_encoders: One text encoder, or the two of SDXL.
       tokenizers: As many tokenizers.
-      encoder: Pictures to latents.
-      decoder: Latents to pictures.
       zeros: Whether no negative prompt means states of zeros, as in SDXL, and not those
         of the empty text.
     """
 
     unet: UNet2DCondition | None
-    scheduler: Scheduler
     text_encoders: tuple[CLIPText, ...] = ()
     tokenizers: tuple[CLIPTokenizer, ...] = dataclasses.field(default=(), repr=False)
-    encoder: AutoencoderKLEncoder | None = None
-    decoder: AutoencoderKLDecoder | None = None
     zeros: bool = False
 
     @property
-    def process(self) -> Process:
-        """The noise process that the network was trained on."""
-        return self.scheduler.process
+    def network(self) -> Any:
+        """The network, which must have been loaded."""
+        return present(self.unet, "unet")
 
     @property
     def pooled(self) -> bool:
         """Whether the condition has a pooled text and sizes, as SDXL's."""
-        unet = _present(self.unet, "unet")
+        unet = self.network
         return unet.addition_embed_type is not None
 
     @property
     def repaints(self) -> bool:
         """Whether the network was trained to fill in a mask: it takes nine channels."""
-        return _present(self.unet, "unet").in_channels == 9
+        return self.network.in_channels == 9
 
     def denoiser(
         self,
@@ -87,58 +79,12 @@ class StableDiffusion:
         Returns:
           A denoiser of states ``[B, h, w, 4]`` with the condition that `prompts` makes.
         """
-        network = from_linen(_present(self.unet, "unet"), _of(params, "unet"))
+        network = from_linen(self.network, own_params(params, "unet"))
         if controlnet is not None:
-            own = {"params": _of(params, "controlnet")}
+            own = {"params": own_params(params, "controlnet")}
             apply: Any = controlnet.apply
             network = with_controlnet(network, partial(apply, own), scale)
         return parametrize(network, self.process, self.scheduler.predicts)
-
-    def grid(self, n: int, solver: str | None = None) -> Array:
-        """The times of ``n`` steps as diffusers takes them; see `Scheduler.grid`.
-
-        Args:
-          n: Number of steps.
-          solver: "ddim", "euler" or "dpm", the family of the solver; None is that of
-            the published file.
-
-        Returns:
-          Float32 ``[n + 1]``.
-        """
-        return self.scheduler.grid(n, solver)
-
-    def latent(
-        self, height: int | None = None, width: int | None = None
-    ) -> tuple[int, int, int]:
-        """The shape of the latent of a picture.
-
-        Args:
-          height: Height of the picture in pixels; None is that of the training.
-          width: Its width; None is the height.
-
-        Returns:
-          ``(h, w, channels)``, for `sample`.
-
-        Raises:
-          ValueError: A size that the autoencoder does not divide.
-        """
-        decoder = _present(self.decoder, "vae")
-        default = self.size[0]
-        sides = height or default, width or height or default
-        if any(side < 1 or side % decoder.factor for side in sides):
-            raise ValueError(
-                f"height and width are {sides}; expected multiples of {decoder.factor}"
-            )
-        h, w = (side // decoder.factor for side in sides)
-        return h, w, decoder.latent_channels
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the pictures of the training."""
-        side = _present(self.unet, "unet").sample_size or 64
-        sides = side if isinstance(side, tuple) else (side, side)
-        factor = _present(self.decoder, "vae").factor
-        return sides[0] * factor, sides[1] * factor
 
     def tokens(self, texts: Sequence[str]) -> tuple[Array, ...]:
         """Token numbers of texts, for each text encoder.
@@ -176,7 +122,7 @@ class StableDiffusion:
         """
         states = []
         for i, (module, ids) in enumerate(zip(self.text_encoders, tokens, strict=True)):
-            own = _of(params, _encoder_name(i))
+            own = own_params(params, _encoder_name(i))
             apply: Any = module.apply
             states.append(apply({"params": own}, ids))
         if not self.pooled:
@@ -237,39 +183,6 @@ class StableDiffusion:
         """
         return {k: a if k == "time_ids" else jnp.zeros_like(a) for k, a in cond.items()}
 
-    def decode(self, params: PyTree, z: Array) -> Array:
-        """Pictures of latents, one after another, which needs the least memory.
-
-        Args:
-          params: Parameters by part.
-          z: Latents ``[B, h, w, 4]``.
-
-        Returns:
-          Pictures ``[B, H, W, 3]`` in [0, 1].
-        """
-        apply: Any = _present(self.decoder, "vae").apply
-        own = {"params": _of(params, "vae")}
-        images = jax.lax.map(lambda one: apply(own, one[None])[0], z)
-        return jnp.clip(0.5 * images + 0.5, 0, 1)
-
-    def encode(self, params: PyTree, images: Array, keys: Array | None = None) -> Array:
-        """Latents of pictures.
-
-        Args:
-          params: Parameters by part.
-          images: Pictures ``[B, H, W, 3]`` in [0, 1].
-          keys: Typed keys ``[B]`` to draw the latents with; None takes their mean.
-
-        Returns:
-          Latents ``[B, h, w, 4]``, float32.
-
-        Raises:
-          ValueError: Sides that the autoencoder does not divide.
-        """
-        apply: Any = _present(self.encoder, "vae").apply
-        mean, std = apply({"params": _of(params, "vae")}, 2 * images - 1)
-        return mean if keys is None else mean + std * rng.normal(keys, mean.shape[1:])
-
     def masked(
         self, params: PyTree, cond: PyTree, images: Array, mask: Array
     ) -> dict[str, Array]:
@@ -289,7 +202,7 @@ class StableDiffusion:
         """
         if not self.repaints:
             raise ValueError(
-                f"the network takes {_present(self.unet, 'unet').in_channels} "
+                f"the network takes {self.network.in_channels} "
                 "channels; one that fills in takes 9"
             )
         hole = jnp.broadcast_to(mask, images.shape[:3])[..., None] > 0.5
@@ -312,18 +225,6 @@ def latent_mask(mask: Array, size: tuple[int, int]) -> Array:
     for axis, new in zip((-2, -1), size, strict=True):
         mask = jnp.take(mask, jnp.arange(new) * mask.shape[axis] // new, axis)
     return mask
-
-
-def _present(part, name):
-    if part is None:
-        raise ValueError(f"the part {name!r} was not loaded; add it to parts")
-    return part
-
-
-def _of(params, name):
-    if name not in params:
-        raise ValueError(f"params has {sorted(params)}; expected also {name!r}")
-    return params[name]
 
 
 def _encoder_name(i):

@@ -103,7 +103,7 @@ def load_stable_diffusion(
         tokenizers.append(load_clip_tokenizer(folder / tokenizer))
     zeros = read_json(folder / "model_index.json").get("force_zeros_for_empty_prompt")
     model = StableDiffusion(
-        found.pop("unet", None),
+        unet=found.pop("unet", None),
         text_encoders=tuple(texts),
         tokenizers=tuple(tokenizers),
         zeros=bool(zeros),

@@ -20,7 +20,7 @@ Tokenizer = Callable[[Sequence[str]], Any]
 LENGTHS = {"SD3": 256, "Flux": 512, "PixArt": 120}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TextTransformer(LatentTransformer):
     """What SD3, Flux and PixArt share: text encoders, and conditions of texts.
 
@@ -120,7 +120,7 @@ class TextTransformer(LatentTransformer):
         return apply({"params": own_params(params, name)}, tokens[name], *options)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class StableDiffusion3(TextTransformer):
     """A published Stable Diffusion 3 or 3.5; see `LatentTransformer`.
 
@@ -166,7 +166,7 @@ class StableDiffusion3(TextTransformer):
         }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class FluxModel(TextTransformer):
     """A published Flux; see `LatentTransformer`.
 
@@ -239,7 +239,7 @@ class FluxModel(TextTransformer):
         return cond
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PixArtModel(TextTransformer):
     """A published PixArt-alpha; see `LatentTransformer`."""
 
