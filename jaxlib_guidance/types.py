@@ -90,7 +90,7 @@ class Network(Protocol):
     """A raw network: ``(x, c_noise, cond, *, control, capture) -> (value, maps)``.
 
     ``sites`` names the attention sites that accept an edit, ``taps`` all arrays that
-    can be captured; ``features``, where there is one, the features that accept an edit.
+    can be captured; ``feature_sites``, if any, the features that accept an edit.
     """
 
     sites: tuple[str, ...]
@@ -122,7 +122,7 @@ class Denoiser:
       classes: Number of classes that labels name, or None for a network whose
         conditions are not checked. Label ``classes`` means no class.
       reduces: Whether ``capture`` may map taps to functions that the network applies.
-      features: Names of the features that accept an edit.
+      feature_sites: Names of the features that accept an edit.
 
     Example:
       >>> import jax.numpy as jnp
@@ -138,7 +138,7 @@ class Denoiser:
     process: Process | None = None
     classes: int | None = None
     reduces: bool = False
-    features: tuple[str, ...] = ()
+    feature_sites: tuple[str, ...] = ()
 
     def __call__(
         self,
@@ -152,7 +152,7 @@ class Denoiser:
         """Evaluates; ``control`` and ``capture`` must name existing sites and taps."""
         control = control or {}
         require_labels(cond, self.classes)
-        require_known("control", control, self.sites + self.features, "sites")
+        require_known("control", control, self.sites + self.feature_sites, "sites")
         require_known("capture", capture, self.taps, "taps")
         taps = capture if isinstance(capture, Mapping) else tuple(capture)
         return self.apply(x, t, cond, control=control, capture=taps)

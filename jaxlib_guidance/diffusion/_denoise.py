@@ -140,7 +140,7 @@ def parametrize(
     classes = getattr(net, "classes", None)
     reduces = getattr(net, "reduces", False)
     names = tuple(net.sites), tuple(net.taps)
-    features = tuple(getattr(net, "features", ()))
+    features = tuple(getattr(net, "feature_sites", ()))
     return Denoiser(apply, *names, process, classes, reduces, features)
 
 

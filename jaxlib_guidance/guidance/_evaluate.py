@@ -153,7 +153,7 @@ def _require_rows(found, rows):
 def _by_name(control, denoiser):
     edits = {}
     for pattern, edit in control.items():
-        for site in match_edit(pattern, edit, denoiser.sites, denoiser.features):
+        for site in match_edit(pattern, edit, denoiser.sites, denoiser.feature_sites):
             if site in edits:
                 raise ValueError(
                     f"a branch's control edits {site!r} twice: {list(control)}"

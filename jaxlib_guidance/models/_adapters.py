@@ -25,7 +25,7 @@ class Adapted:
       foreign: Whether the module knows nothing of sites and taps.
       classes: Number of classes that labels are checked against, or None.
       reduces: Whether ``capture`` may map taps to functions that the module applies.
-      features: Names of the features that accept an edit.
+      feature_sites: Names of the features that accept an edit.
     """
 
     call: Callable[..., Any]
@@ -34,7 +34,7 @@ class Adapted:
     foreign: bool = False
     classes: int | None = None
     reduces: bool = False
-    features: tuple[str, ...] = ()
+    feature_sites: tuple[str, ...] = ()
 
     def __call__(
         self,
@@ -46,7 +46,9 @@ class Adapted:
         capture: Captures = (),
     ) -> tuple[Array, Mapping[str, Array]]:
         """Evaluates; raises for sites and taps that the module does not have."""
-        require_known("control", control or {}, self.sites + self.features, "sites")
+        require_known(
+            "control", control or {}, self.sites + self.feature_sites, "sites"
+        )
         require_known("capture", capture, self.taps, "taps")
         if self.foreign:
             return self.call(x, c_noise, cond), {}
@@ -67,7 +69,7 @@ def _adapted(module: Any, call: Callable[..., Any]) -> Adapted:
         tuple(module.taps),
         classes=classes,
         reduces=reduces,
-        features=tuple(getattr(module, "features", ())),
+        feature_sites=tuple(getattr(module, "feature_sites", ())),
     )
 
 

@@ -78,10 +78,10 @@ class DiT(nn.Module):
     @property
     def taps(self) -> tuple[str, ...]:
         """What can be captured: maps ``[B, H, Q, M]`` and outputs ``[B, T, width]``."""
-        return self.sites + self.features
+        return self.sites + self.feature_sites
 
     @property
-    def features(self) -> tuple[str, ...]:
+    def feature_sites(self) -> tuple[str, ...]:
         """What accepts an edit of features: the blocks' outputs."""
         return tuple(f"block{i}" for i in range(self.depth))
 
@@ -113,7 +113,7 @@ class DiT(nn.Module):
             unknown option.
         """
         control = dict(control or {})
-        require_known("control", control, self.sites + self.features, "sites")
+        require_known("control", control, self.sites + self.feature_sites, "sites")
         require_known("capture", capture, self.taps, "taps")
         tokens, grid = patchify(x, self.patch)
         h = nn.Dense(self.width, dtype=self.dtype, name="patch_in")(

@@ -164,7 +164,7 @@ class UNet(nn.Module):
         return (*self.sites, *self._places(range(len(self.multipliers))))
 
     @property
-    def features(self) -> tuple[str, ...]:
+    def feature_sites(self) -> tuple[str, ...]:
         """What accepts an edit of features: ends of levels, joins with skips."""
         levels = range(len(self.multipliers))
         joins = (f"up{level}/join" for level in reversed(levels))
@@ -203,7 +203,7 @@ class UNet(nn.Module):
             or levels.
         """
         control = dict(control or {})
-        require_known("control", control, self.sites + self.features, "sites")
+        require_known("control", control, self.sites + self.feature_sites, "sites")
         require_known("capture", capture, self.taps, "taps")
         self._require(x)
         c, context, mask = ConditionEmbed(

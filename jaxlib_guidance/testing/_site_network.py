@@ -100,7 +100,7 @@ def _network(shape, seed) -> Adapted:
         (*SITES, *blocks),
         classes=LABELS,
         reduces=True,
-        features=(*blocks, "join"),
+        feature_sites=(*blocks, "join"),
     )
 
 

@@ -86,7 +86,7 @@ def x0(kind):
 def test_every_feature_can_be_steered(kind):
     """What is captured at the place has moved by the direction, and by nothing else."""
     denoiser, run = x0(kind)
-    places = [name for name in denoiser.features if name in denoiser.taps]
+    places = [name for name in denoiser.feature_sites if name in denoiser.taps]
     before, maps = run({}, tuple(places))
     for place in places:
         direction = jnp.linspace(-1, 1, maps[place].shape[-1])
@@ -105,7 +105,7 @@ def test_every_feature_can_be_steered(kind):
 def test_every_join_can_be_edited():
     denoiser, run = x0("unet")
     before, _ = run({})
-    joins = [name for name in denoiser.features if name.endswith("/join")]
+    joins = [name for name in denoiser.feature_sites if name.endswith("/join")]
     assert joins == ["up1/join", "up0/join"]
     for join in joins:
         for edit in (FeatureEdit(backbone=2.0), FeatureEdit(skip=0.0)):

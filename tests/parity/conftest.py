@@ -90,7 +90,7 @@ def check_network(module, params, x, t, cond, place, *, unfelt=()):
     assert (value.dtype, value.shape) == (jnp.float32, x.shape)
     assert set(maps) == set(module.taps)
     assert all(a.shape[0] == x.shape[0] for a in maps.values())
-    process, places = VPCosine(), (*module.sites, *module.features)
+    process, places = VPCosine(), (*module.sites, *module.feature_sites)
     count = len(places)
 
     def same(a, times):

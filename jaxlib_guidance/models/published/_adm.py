@@ -173,7 +173,7 @@ class ADM(nn.Module):
         )
 
     @property
-    def features(self) -> tuple[str, ...]:
+    def feature_sites(self) -> tuple[str, ...]:
         """What accepts an edit of features: the blocks' outputs, joins with skips."""
         blocks = [block for block, _ in self._plan()]
         joins = (f"{block}/join" for block in blocks if block.startswith("output"))
@@ -241,7 +241,7 @@ class ADM(nn.Module):
             or have no use, or unknown sites or taps.
         """
         control = dict(control or {})
-        require_known("control", control, self.sites + self.features, "sites")
+        require_known("control", control, self.sites + self.feature_sites, "sites")
         require_known("capture", capture, self.taps, "taps")
         self._require(x, cond)
         time = jnp.broadcast_to(c_noise, x.shape[:1])

@@ -140,14 +140,14 @@ class DiTXL(nn.Module):
         return tuple(f"block{i}/attn" for i in range(self.num_layers))
 
     @property
-    def features(self) -> tuple[str, ...]:
+    def feature_sites(self) -> tuple[str, ...]:
         """What accepts an edit of features: the blocks' outputs."""
         return tuple(f"block{i}" for i in range(self.num_layers))
 
     @property
     def taps(self) -> tuple[str, ...]:
         """What can be captured: maps ``[B, H, T, T]`` and outputs ``[B, T, W]``."""
-        return self.sites + self.features
+        return self.sites + self.feature_sites
 
     @nn.compact
     def __call__(
@@ -176,7 +176,7 @@ class DiTXL(nn.Module):
             sites or taps.
         """
         control = dict(control or {})
-        require_known("control", control, self.sites + self.features, "sites")
+        require_known("control", control, self.sites + self.feature_sites, "sites")
         require_known("capture", capture, self.taps, "taps")
         label = labels_of(cond, self.classes, x.shape[0])
         width = self.num_attention_heads * self.attention_head_dim

@@ -161,10 +161,10 @@ class Flux(nn.Module):
     @property
     def sites(self) -> tuple[str, ...]:
         """The attention sites, in the order of the computation."""
-        return tuple(f"{place}/joint" for place in self.features)
+        return tuple(f"{place}/joint" for place in self.feature_sites)
 
     @property
-    def features(self) -> tuple[str, ...]:
+    def feature_sites(self) -> tuple[str, ...]:
         """What accepts an edit of features: the image's tokens after each block."""
         joint = [f"block{i}" for i in range(self.num_layers)]
         return (*joint, *(f"single{i}" for i in range(self.num_single_layers)))
@@ -172,7 +172,7 @@ class Flux(nn.Module):
     @property
     def taps(self) -> tuple[str, ...]:
         """What can be captured: maps ``[B, H, T, T]`` and tokens ``[B, N, W]``."""
-        return self.sites + self.features
+        return self.sites + self.feature_sites
 
     @nn.compact
     def __call__(
@@ -201,7 +201,7 @@ class Flux(nn.Module):
           ValueError: Odd sides, another condition, or unknown sites or taps.
         """
         control = dict(control or {})
-        require_known("control", control, self.sites + self.features, "sites")
+        require_known("control", control, self.sites + self.feature_sites, "sites")
         require_known("capture", capture, self.taps, "taps")
         guided = ("guidance",) if self.guidance_embeds else ()
         given = read_prompt(
@@ -228,7 +228,7 @@ class Flux(nn.Module):
         )
         rotate = _rotation(text.shape[1], grid, self.axes_dims_rope)
         maps = {}
-        for i, place in enumerate(self.features):
+        for i, place in enumerate(self.feature_sites):
             site, single_from = f"{place}/joint", self.num_layers
             edit, wanted = control.get(site), capture_at(site, capture)
             if i < single_from:

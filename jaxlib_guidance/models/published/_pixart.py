@@ -171,17 +171,19 @@ class PixArt(nn.Module):
     @property
     def sites(self) -> tuple[str, ...]:
         """The attention sites, in the order of the computation."""
-        return tuple(f"{b}/{kind}" for b in self.features for kind in ("attn", "cross"))
+        return tuple(
+            f"{b}/{kind}" for b in self.feature_sites for kind in ("attn", "cross")
+        )
 
     @property
-    def features(self) -> tuple[str, ...]:
+    def feature_sites(self) -> tuple[str, ...]:
         """What accepts an edit of features: the blocks' outputs."""
         return tuple(f"block{i}" for i in range(self.num_layers))
 
     @property
     def taps(self) -> tuple[str, ...]:
         """What can be captured: maps ``[B, H, T, M]`` and outputs ``[B, T, W]``."""
-        return self.sites + self.features
+        return self.sites + self.feature_sites
 
     @nn.compact
     def __call__(
@@ -212,7 +214,7 @@ class PixArt(nn.Module):
             sites or taps.
         """
         control = dict(control or {})
-        require_known("control", control, self.sites + self.features, "sites")
+        require_known("control", control, self.sites + self.feature_sites, "sites")
         require_known("capture", capture, self.taps, "taps")
         rest = dict(cond) if isinstance(cond, Mapping) else {}
         mask = rest.pop("text_mask", None)
@@ -240,7 +242,7 @@ class PixArt(nn.Module):
             layer = nn.Dense(width, dtype=self.dtype, name=f"caption_projection.{name}")
             text = layer(text if name == "linear_1" else jax.nn.gelu(text))
         maps = {}
-        for i, place in enumerate(self.features):
+        for i, place in enumerate(self.feature_sites):
             kinds = ("attn", "cross")
             block = _Block(
                 *(self.num_attention_heads, self.activation_fn, self.norm_eps),

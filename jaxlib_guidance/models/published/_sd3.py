@@ -85,14 +85,14 @@ class SD3(nn.Module):
         )
 
     @property
-    def features(self) -> tuple[str, ...]:
+    def feature_sites(self) -> tuple[str, ...]:
         """What accepts an edit of features: the image's tokens after each block."""
         return tuple(f"block{i}" for i in range(self.num_layers))
 
     @property
     def taps(self) -> tuple[str, ...]:
         """What can be captured: maps ``[B, H, T, T]`` and tokens ``[B, N, W]``."""
-        return self.sites + self.features
+        return self.sites + self.feature_sites
 
     @nn.compact
     def __call__(
@@ -121,7 +121,7 @@ class SD3(nn.Module):
             positions, another condition, or unknown sites or taps.
         """
         control = dict(control or {})
-        require_known("control", control, self.sites + self.features, "sites")
+        require_known("control", control, self.sites + self.feature_sites, "sites")
         require_known("capture", capture, self.taps, "taps")
         widths = {
             "text": self.joint_attention_dim,

@@ -133,7 +133,7 @@ class UNet2DCondition(nn.Module):
         return (*self.sites, *self._places())
 
     @property
-    def features(self) -> tuple[str, ...]:
+    def feature_sites(self) -> tuple[str, ...]:
         """What accepts an edit of features: these, and the joins with skips."""
         stages = range(len(self.block_out_channels))
         return (*self._places(), *(f"up{i}/join" for i in stages))
@@ -202,7 +202,7 @@ class UNet2DCondition(nn.Module):
             configuration's, or unknown sites or taps.
         """
         control = dict(control or {})
-        require_known("control", control, self.sites + self.features, "sites")
+        require_known("control", control, self.sites + self.feature_sites, "sites")
         require_known("capture", capture, self.taps, "taps")
         x = self._input(x, cond)
         run = self._begin(x, c_noise, cond, control, capture)
