@@ -86,14 +86,20 @@ def x0(kind):
 def test_every_feature_can_be_steered(kind):
     """What is captured at the place has moved by the direction, and by nothing else."""
     denoiser, run = x0(kind)
-    places = [name for name in denoiser.feature_sites if name in denoiser.taps]
-    before, maps = run({}, tuple(places))
+    places = tuple(name for name in denoiser.feature_sites if name in denoiser.taps)
+    before, maps = run({}, places)
+    strength = jnp.asarray([0.0, 1.0, -2.0])
+
+    def steered(place):
+        return {
+            each: steer(jnp.linspace(-1, 1, maps[each].shape[-1]), on * strength)
+            for each, on in ((each, float(each == place)) for each in places)
+        }
+
     for place in places:
+        after, moved = run(steered(place), places)
+        by = strength.reshape(-1, *(1,) * (maps[place].ndim - 1))
         direction = jnp.linspace(-1, 1, maps[place].shape[-1])
-        after, moved = run(
-            {place: steer(direction, jnp.asarray([0.0, 1.0, -2.0]))}, (place,)
-        )
-        by = jnp.asarray([0.0, 1.0, -2.0]).reshape(-1, *(1,) * (maps[place].ndim - 1))
         np.testing.assert_allclose(
             moved[place], maps[place] + by * direction, atol=2e-5
         )
@@ -104,12 +110,23 @@ def test_every_feature_can_be_steered(kind):
 
 def test_every_join_can_be_edited():
     denoiser, run = x0("unet")
-    before, _ = run({})
     joins = [name for name in denoiser.feature_sites if name.endswith("/join")]
     assert joins == ["up1/join", "up0/join"]
+
+    def edited(join=None, **gains):
+        none = {"backbone": 1.0, "skip": 1.0}
+        return run(
+            {
+                each: FeatureEdit(**none | (gains if each == join else {}))
+                for each in joins
+            }
+        )[0]
+
+    before = edited()
+    np.testing.assert_allclose(before, run({})[0], atol=1e-6)
     for join in joins:
-        for edit in (FeatureEdit(backbone=2.0), FeatureEdit(skip=0.0)):
-            assert np.abs(run({join: edit})[0] - before).max() > 1e-4, join
+        for gains in ({"backbone": 2.0}, {"skip": 0.0}):
+            assert np.abs(edited(join, **gains) - before).max() > 1e-4, join
 
 
 def term(control, other):

@@ -78,7 +78,7 @@ def evidence(kind, size):
 
 @pytest.mark.exact("Samples of mixtures have the posterior's mean and variance")
 @pytest.mark.parametrize("kind", ["label", "observation"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [2, pytest.param(16, marks=pytest.mark.slow)])
 def test_exact_evidence_draws_from_the_tilted_posterior(size, kind):
     """The bound that the exact weight meets is broken by a scale 10 % off."""
     prior, count = problem(size)[0], SIZES[size]
