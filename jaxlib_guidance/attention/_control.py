@@ -127,9 +127,9 @@ def match(patterns: Iterable[str], names: Sequence[str], what: str) -> tuple[str
 def match_sites(pattern: str, sites: Sequence[str]) -> tuple[str, ...]:
     """The attention sites to edit that a pattern selects, in the network's order.
 
-    A pattern without a slash names places: "mid", "block2" or "block*" select the
-    self-attention there, whatever it attends to besides. A pattern with a slash names
-    sites: ``block2/cross``, ``*/cross``.
+    A place, "mid", "block*" or "up1/0", selects the self-attention there, whatever it
+    attends to besides. What ends as the sites do names sites: ``block2/cross``,
+    ``*/cross``, ``up1/*``.
 
     Args:
       pattern: A site, a place or a shell pattern.
@@ -142,7 +142,9 @@ def match_sites(pattern: str, sites: Sequence[str]) -> tuple[str, ...]:
       ValueError: The pattern selects nothing; the message lists what there is.
     """
     chosen = match([pattern], sites, "attention site")
-    if "/" in pattern or chosen == (pattern,):
+    place, _, kind = pattern.rpartition("/")
+    ends = [site.rpartition("/")[2] for site in chosen]
+    if chosen == (pattern,) or (place and fnmatch.filter(ends, kind) == ends):
         return chosen
     own = tuple(site for site in chosen if not site.endswith("/cross"))
     if not own:

@@ -85,13 +85,16 @@ def test_gates_are_data_and_sources_are_structure():
         ("block*", ("block1/attn", "block10/attn")),
         ("block1/cross", ("block1/cross",)),
         ("block1/*", ("block1/attn", "block1/cross")),
-        ("*/cross", ("block1/cross", "mid/cross")),
+        ("*/cross", ("block1/cross", "mid/cross", "up1/0/1/cross")),
         ("attn3", ("attn3",)),
+        ("up1/0", ("up1/0/1/attn",)),
+        ("up1/0/*/cross", ("up1/0/1/cross",)),
     ],
 )
 def test_a_place_means_its_self_attention(pattern, chosen):
     sites = (
-        "block1/attn", "block1/cross", "block10/attn", "mid/attn", "mid/cross", "attn3"
+        "block1/attn", "block1/cross", "block10/attn", "mid/attn", "mid/cross", "attn3",
+        "up1/0/1/attn", "up1/0/1/cross",
     )  # fmt: skip
     assert match_sites(pattern, sites) == chosen
 
