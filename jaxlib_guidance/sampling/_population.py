@@ -72,8 +72,10 @@ class Population(NamedTuple):
             noted = out.guidance_state[-1] if self.notes else None
             seen = Proposal(x, out.x0, ctx, out.transition, noted, due)
             factor, own = self.potential.weigh(seen, state.potential)
-            # Row 0 of a group has the sample's own key.
-            keys = rng.fold(interval.keys[:: self.particles], rng.PARTICLE)
+            # Row 0 of a group has the sample's own key. jax 0.7.2 would gather a
+            # stride of keys from all devices.
+            keys = interval.keys.reshape(-1, self.particles)[:, 0]
+            keys = rng.fold(keys, rng.PARTICLE)
             state = self.resampled(self.weighed(state, factor), due, keys)
             out, own = self.moved((out, own), state.ancestors)
             return out._replace(state=state._replace(solver=out.state, potential=own))
