@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance import rng
+from jaxlib_guidance.diffusion import perturb
 from jaxlib_guidance.sampling import Sampler, ddim, sample
 from jaxlib_guidance.types import (
     Array,
@@ -67,7 +68,7 @@ def sdedit(
         return picture
     t = jnp.asarray(grid[steps - taken], jnp.float32)
     noise = rng.normal(rng.fold(keys, rng.NOISING), picture.shape[1:])
-    x = process.alpha(t) * picture + process.sigma(t) * noise
+    x = perturb(process, picture, noise, t)
     sampler = ddim() if sampler is None else sampler
     x, _ = sample(keys, denoiser, sampler, grid[steps - taken :], x, cond, **options)
     return x

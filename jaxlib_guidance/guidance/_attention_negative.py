@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.attention import Edit, move_away, sparse
 from jaxlib_guidance.guidance._base import BASE, Evals, fix
-from jaxlib_guidance.guidance._checks import known_false, require_numbers
+from jaxlib_guidance.guidance._checks import known_false, require_numbers, site_patterns
 from jaxlib_guidance.guidance._contrast import Contrast, like_cond
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.types import (
@@ -62,7 +62,7 @@ class AttentionNegative:
 
 def _negative(rule, weight, null, sites, name, negative, **numbers):
     require_numbers(rule, weight=weight, **numbers)
-    sites = (sites,) if isinstance(sites, str) else tuple(sites)
+    sites = site_patterns(sites)
     edit = move_away(negative, rule, **numbers)
     return AttentionNegative(
         weight, jax.tree.map(fix, null), dict.fromkeys(sites, edit), name, negative
@@ -243,7 +243,7 @@ def pladis(
     Reference: Kim and Sim, arXiv 2503.07677.
     """
     require_numbers("pladis", weight=weight, scale=scale)
-    sites = (sites,) if isinstance(sites, str) else tuple(sites)
+    sites = site_patterns(sites)
     return Contrast(
         -jnp.asarray(weight, jnp.float32),
         control=dict.fromkeys(sites, sparse(scale)),

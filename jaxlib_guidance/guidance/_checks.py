@@ -1,6 +1,6 @@
 """What a term's numbers must be, checked where the term is built."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,3 +28,8 @@ def known_false(holds: Callable[..., Any], *values: Any) -> bool:
     """Whether the values are known and what they should fulfil does not hold."""
     known = [concrete(value) for value in values]
     return all(k is not None for k in known) and not np.all(holds(*known))
+
+
+def site_patterns(sites: str | Sequence[str]) -> tuple[str, ...]:
+    """Patterns of sites, of one or of several."""
+    return (sites,) if isinstance(sites, str) else tuple(sites)

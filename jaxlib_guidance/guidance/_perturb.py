@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxlib_guidance.attention import blur, identity, suppress
-from jaxlib_guidance.guidance._checks import require_numbers
+from jaxlib_guidance.guidance._checks import require_numbers, site_patterns
 from jaxlib_guidance.guidance._contrast import Contrast
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.types import Array
@@ -54,7 +54,7 @@ def pag(weight: Any, sites: str | Sequence[str], name: str | None = None) -> Con
     require_numbers("pag", weight=weight)
     return Contrast(
         weight,
-        control=dict.fromkeys(_patterns(sites), identity()),
+        control=dict.fromkeys(site_patterns(sites), identity()),
         worse=name or _named("pag", sites),
     )
 
@@ -104,7 +104,7 @@ def seg(
     require_numbers("seg", weight=weight, sigma=sigma)
     return Contrast(
         weight,
-        control=dict.fromkeys(_patterns(sites), blur(sigma)),
+        control=dict.fromkeys(site_patterns(sites), blur(sigma)),
         worse=name or _named("seg", sites),
     )
 
@@ -158,15 +158,11 @@ def redirect(
     require_numbers("redirect", weight=weight)
     return Contrast(
         -jnp.asarray(weight, jnp.float32),
-        control=dict.fromkeys(_patterns(sites), suppress(mask, scale)),
+        control=dict.fromkeys(site_patterns(sites), suppress(mask, scale)),
         worse=name or _named("redirect", sites),
     )
 
 
-def _patterns(sites):
-    return (sites,) if isinstance(sites, str) else tuple(sites)
-
-
 def _named(kind, sites):
     """Terms at the same sites share a branch; the name says which."""
-    return f"{kind}:{'+'.join(_patterns(sites))}"
+    return f"{kind}:{'+'.join(site_patterns(sites))}"

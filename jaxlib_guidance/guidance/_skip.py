@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxlib_guidance import rng
 from jaxlib_guidance.attention import identity, shuffle, skip
 from jaxlib_guidance.guidance._base import BASE, Evals
-from jaxlib_guidance.guidance._checks import require_numbers
+from jaxlib_guidance.guidance._checks import require_numbers, site_patterns
 from jaxlib_guidance.guidance._contrast import Contrast
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.types import (
@@ -61,7 +61,7 @@ def slg(weight: Any, sites: str | Sequence[str], name: str | None = None) -> Con
     Reference: Stability AI's reference code of Stable Diffusion 3.5.
     """
     require_numbers("slg", weight=weight)
-    chosen = _patterns(sites)
+    chosen = site_patterns(sites)
     return Contrast(
         weight,
         control=dict.fromkeys(chosen, skip()),
@@ -108,7 +108,7 @@ def stg(
     require_numbers("stg", weight=weight)
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; expected one of {tuple(MODES)}")
-    chosen = _patterns(sites)
+    chosen = site_patterns(sites)
     return Contrast(
         weight,
         control=dict.fromkeys(chosen, MODES[mode]()),
@@ -178,9 +178,5 @@ def tpg(
     Reference: Rajabi et al., arXiv 2506.10036.
     """
     require_numbers("tpg", weight=weight)
-    chosen = _patterns(sites)
+    chosen = site_patterns(sites)
     return TokenPerturbation(weight, chosen, name or f"tpg:{'+'.join(chosen)}")
-
-
-def _patterns(sites):
-    return (sites,) if isinstance(sites, str) else tuple(sites)

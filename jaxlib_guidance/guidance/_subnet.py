@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxlib_guidance import rng
 from jaxlib_guidance.attention import Edit, identity, skip
 from jaxlib_guidance.guidance._base import BASE, Evals
-from jaxlib_guidance.guidance._checks import known_false, require_numbers
+from jaxlib_guidance.guidance._checks import known_false, require_numbers, site_patterns
 from jaxlib_guidance.guidance._contrast import Contrast
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.types import (
@@ -59,7 +59,7 @@ def soft_pag(
     Reference: Ahn et al., arXiv 2506.10978, without its selection of heads.
     """
     require_numbers("soft_pag", weight=weight, gate=gate)
-    chosen = _patterns(sites)
+    chosen = site_patterns(sites)
     control = dict.fromkeys(chosen, identity(gate))
     return Contrast(
         weight, control=control, worse=name or f"soft_pag:{'+'.join(chosen)}"
@@ -107,7 +107,7 @@ def erg(
     require_numbers("erg", weight=weight, temperature=temperature)
     if jnp.ndim(temperature) or known_false(lambda a: a > 0, temperature):
         raise ValueError(f"erg's temperature is {temperature}; expected one above 0")
-    chosen = _patterns(sites)
+    chosen = site_patterns(sites)
     edit = Edit(logit_scale=1 / jnp.asarray(temperature, jnp.float32))
     return Contrast(
         weight,
@@ -182,9 +182,5 @@ def s2_guidance(
     Reference: Chen et al., arXiv 2508.12880, equation 4.
     """
     require_numbers("s2_guidance", weight=weight)
-    chosen = _patterns(sites)
+    chosen = site_patterns(sites)
     return DroppedBlock(weight, chosen, name or f"s2:{'+'.join(chosen)}")
-
-
-def _patterns(sites):
-    return (sites,) if isinstance(sites, str) else tuple(sites)
