@@ -28,6 +28,8 @@ from typing import Any
 import tyro
 from PIL import Image
 
+from jaxlib_guidance.training import Log
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -96,7 +98,7 @@ def main(config: Config) -> None:
             rounds=config.rounds,
             count=config.count,
             seed=config.seed,
-            log=recipe.Log(every=5, save_every=10, eval_every=5),
+            log=Log(every=5, save_every=10, eval_every=5),
             **ROWS[name],
         )
         results = recipe.train(run)

@@ -3,6 +3,7 @@
     python train/ddpo.py                                  # bundled digits, minutes
     python train/ddpo.py --method nft --targets 3 8
     python train/ddpo.py --method flow_grpo --reward compressibility --kl 0.05
+    python train/ddpo.py --weights runs/cats/ema.safetensors --reward score.py:red
     python train/ddpo.py --help
 
 Reward "class" is a classifier's log-probability that an unlabelled sample is one of the
@@ -10,22 +11,23 @@ target digits. "compressibility" is the length of the image as a JPEG block code
 which has no gradient. Neither is what one wants, so each comes with a reward that is
 held out: a judge that was trained apart says whether the digit is still the one that
 was asked for. How far the samples are from data and the sampler from the base model is
-measured as well; docs/finetuning.md shows what the three say of each other.
+measured as well; docs/finetuning.md shows what the three say of each other. A reward of
+your own is a function in a file (see rewards.py), of images of any model that
+train/images.py made; --held_out is another one, which is measured and not climbed.
 
 A run lives in one folder and goes on where it was stopped; see train/images.py.
 """
 
-import dataclasses
 from functools import partial
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 import tyro
-from ddpo_task import Task, classes, load_base, make_evaluation, make_task
-from tyro.conf import OmitArgPrefixes
+from ddpo_options import Config, require_use
+from ddpo_task import Task, classes, load_base, make_evaluation, make_task, network
+from rewards import identity, is_own
 
 import jaxlib_guidance as jg
 from jaxlib_guidance import rng
@@ -46,56 +48,18 @@ from jaxlib_guidance.policy import group_normalize
 from jaxlib_guidance.reduce import masked_mean
 from jaxlib_guidance.sampling import flow_sde
 from jaxlib_guidance.training import (
-    Hosts,
-    Log,
-    Scale,
     TrainState,
     ema_update,
     fit,
     init_state,
     open_run,
     replicate,
-    require_effect,
+    settings_of,
     start,
     usage_errors,
 )
 
 Array = jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """A run of fine-tuning."""
-
-    directory: Path = Path("runs/ddpo")
-    method: Literal["ddpo", "flow_grpo", "nft"] = "ddpo"
-    reward: Literal["class", "compressibility"] = "class"
-    targets: tuple[int, ...] = (3, 8)
-    """Digits that reward "class" wants."""
-    weights: str = "digits"
-    """The base model: a name or a file, as `load_pretrained` takes it."""
-    rounds: int = 60
-    """Each draws samples, scores them and learns from them."""
-    batch: int = 64
-    """Samples of a round."""
-    solver_steps: int = 10
-    updates: int = 1
-    """Gradient steps on a round's samples."""
-    guidance: float = 0.0
-    """Classifier-free guidance weight of the policy, for rewards with labels."""
-    kl: float = 0.0
-    """Pull to the base model: of each step's divergence, or of NFT's velocities."""
-    clip: float = 0.2
-    """Clip of the ratio of a step's density; the field's 1e-4 is of its D-th root."""
-    learning_rate: float = 3e-4
-    ema: float = 0.9
-    """Decay of the average that is evaluated and kept."""
-    count: int = 250
-    """Samples of an evaluation."""
-    seed: int = 0
-    log: Log = Log(every=5, save_every=20, eval_every=10)
-    scale: OmitArgPrefixes[Scale] = Scale()
-    hosts: OmitArgPrefixes[Hosts] = Hosts()
 
 
 class State(NamedTuple):
@@ -104,21 +68,6 @@ class State(NamedTuple):
     step: Array
     train: TrainState
     old: Any
-
-
-def require_use(config: Config) -> None:
-    """Raises for options that would change nothing, and for digits that are none."""
-    labelled, steps = config.reward != "class", config.method != "nft"
-    options = {
-        "guidance": (labelled, "reward 'class', whose samples have no label"),
-        "targets": (not labelled, "reward 'compressibility', which wants all digits"),
-        "clip": (steps, "method 'nft', which has no ratios"),
-    }
-    require_effect(config, options)
-    if not config.targets or not set(config.targets) <= set(range(10)):
-        raise ValueError(f"targets is {config.targets}; expected digits from 0 to 9")
-    if config.updates < 1:
-        raise ValueError(f"updates is {config.updates}; expected at least 1")
 
 
 class Method(NamedTuple):
@@ -143,6 +92,8 @@ def guided(config: Config, model: DiffusionModel) -> Any:
     """The policy's guidance, for roll-outs and re-scoring alike."""
     if not config.guidance:
         return None
+    if not classes(model):
+        raise ValueError("guidance has no effect on a model without labels")
     return jg.chain(jg.cfg(config.guidance, null=classes(model)))
 
 
@@ -155,7 +106,7 @@ def by_steps(config: Config, model: DiffusionModel) -> Method:
     }[config.method]
     policy = (sampler, grid)
     same: Any = {"guidance": guided(config, model), "reduce": "sum"}
-    steps, net = n * (2 if config.guidance else 1), model.denoiser
+    steps, net = n * (2 if config.guidance else 1), network(model)
 
     def draw(params, ids, prompts):
         keys = jg.sample_keys(root, ids)
@@ -188,7 +139,7 @@ def by_steps(config: Config, model: DiffusionModel) -> Method:
 def by_contrast(config: Config, model: DiffusionModel) -> Method:
     """DiffusionNFT: samples of any solver, then regressions on their noised copies."""
     n, root = config.solver_steps, jax.random.key(config.seed + 1)
-    process, net = model.process, model.denoiser
+    process, net = model.process, network(model)
 
     def draw(params, ids, prompts):
         return {
@@ -271,9 +222,12 @@ def train(config: Config) -> dict[str, dict[str, float]]:
       The figures of the base model and of the tuned one; empty if it was stopped.
     """
     require_use(config)
-    run = open_run(config)
     model, start_at, about = load_base(config.weights, config.scale)
-    task = make_task(config.reward, config.targets, model)
+    task = make_task(config.reward, config.targets, model, config.held_out)
+    settings = settings_of(config)
+    if is_own(config.reward):
+        settings["reward_file"] = identity(config.reward)
+    run = open_run(config, settings)
     tx = optax.adam(config.learning_rate, b2=0.99)
     train_key = jax.random.key(config.seed)
     slow = config.method == "nft"
@@ -320,7 +274,7 @@ def train(config: Config) -> dict[str, dict[str, float]]:
         folder=run.folder,
         log=config.log,
         eval_fn=eval_fn,
-        best_metric="held_out",
+        best_metric="held_out" if "held_out" in before else "reward",
         mode="max",
     )
     if not finished:

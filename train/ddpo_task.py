@@ -1,5 +1,6 @@
 """What train/ddpo.py wants of samples, how it judges them, and what it starts from."""
 
+import dataclasses
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from rewards import is_own, load_reward
 
 import jaxlib_guidance as jg
 from jaxlib_guidance.data import load_digits
@@ -33,14 +35,17 @@ class Task(NamedTuple):
       reward: ``(images, prompts) -> [B]``, higher is better.
       prompt: ``ids [B] -> [B]``: the label that the network is given, or the null one.
       wanted: ``(the judge's logits, prompts) -> [B]``, 1 where the held-out judge sees
-        what was asked for.
-      digits: Labels of the data that samples should be like.
+        what was asked for; None for a reward of one's own, of which it knows nothing.
+      digits: Labels of the data that samples should be like; empty for a model of other
+        images than the bundled digits, which the judge does not know.
+      held_out: Another reward, which is not climbed; None without one.
     """
 
     reward: Any
     prompt: Any
     wanted: Any
     digits: tuple[int, ...]
+    held_out: Any = None
 
 
 # Luminance table of the JPEG standard (ITU-T T.81, annex K.1).
@@ -69,20 +74,61 @@ def code_length(images: Array) -> Array:
 
 
 def classes(model: DiffusionModel) -> int:
-    """Number of labels, and the null label."""
-    assert model.classes is not None
-    return model.classes
+    """Number of labels, and the null label; 0 for a model without labels."""
+    return model.classes or 0
 
 
-def make_task(reward: str, targets: tuple[int, ...], model: DiffusionModel) -> Task:
+def network(model: DiffusionModel) -> Any:
+    """``params -> denoiser``, which takes labels even where the network has none."""
+
+    def bound(params):
+        made = model.denoiser(params)
+        if model.classes:
+            return made
+        unlabelled = lambda x, t, cond, **edits: made.apply(x, t, None, **edits)  # noqa: E731
+        return dataclasses.replace(made, apply=unlabelled)
+
+    return bound
+
+
+def of_digits(model: DiffusionModel) -> bool:
+    """Whether the rewards and the judge that are bundled know a model's samples."""
+    return (model.shape, model.classes) == ((8, 8, 1), 10)
+
+
+def make_task(
+    reward: str,
+    targets: tuple[int, ...],
+    model: DiffusionModel,
+    held_out: str | None = None,
+) -> Task:
     """The rewards, the one to climb and the one that is held out.
 
     Args:
-      reward: Name of the reward, "class" or "compressibility".
+      reward: Name of the reward, "class" or "compressibility", or one of a file.
       targets: Digits that reward "class" wants.
       model: The model to tune.
+      held_out: A reward of a file that is measured and not climbed, or None.
+
+    Raises:
+      ValueError: A bundled reward for a model of other images; a file's that
+        `load_reward` refuses.
     """
     null = classes(model)
+    if is_own(reward):
+        other = None if held_out is None else load_reward(held_out, model.shape)
+        return Task(
+            reward=load_reward(reward, model.shape),
+            prompt=lambda ids: jnp.asarray(ids % max(null, 1), jnp.int32),
+            wanted=None,
+            digits=tuple(range(null)) if of_digits(model) else (),
+            held_out=other,
+        )
+    if not of_digits(model):
+        raise ValueError(
+            f"reward is {reward!r}, of the 8x8 digits, and weights are of images "
+            f"{model.shape}; expected --reward file.py:function"
+        )
     if reward == "compressibility":
         return Task(
             reward=lambda images, prompts: -code_length(images),
@@ -120,6 +166,8 @@ def make_evaluation(
 ) -> Any:
     """``params -> (figures, images)``: the same noise each time, an ODE, the judge.
 
+    Of images that the judge does not know there are the rewards and the divergence.
+
     "divergence" is that of the paths of ancestral sampling from those of the base
     model, in nats a sample, whatever the policy was in training; of 64 samples.
 
@@ -133,16 +181,11 @@ def make_evaluation(
       seed: Seed of the run.
       mesh: Devices to draw on.
     """
-    judge, judge_params = load_pretrained("digits_judge")
-    assert isinstance(judge, ClassifierModel)
-    splits = [load_digits(split) for split in ("train", "test")]
-    images, labels = (np.concatenate(each) for each in zip(*splits, strict=True))
-    look = jax.jit(partial(judge, judge_params))
-    data = look(images[np.isin(labels, task.digits)])
+    judged = make_judge(task) if task.digits else None
     ids = np.arange(count)
     keys = jg.sample_keys(jax.random.key(seed + 2), count)
     prompts = task.prompt(jnp.asarray(ids))
-    net, grid = model.denoiser, model.grid(solver_steps)
+    net, grid = network(model), model.grid(solver_steps)
     recommended = jg.recommended(model.process, solver_steps)
     options: Any = {"guidance": guidance}
 
@@ -155,7 +198,8 @@ def make_evaluation(
             prompts,
             **options,
         )
-        return x, task.reward(x, prompts)
+        held = task.reward if task.held_out is None else task.held_out
+        return x, task.reward(x, prompts), held(x, prompts)
 
     def stray(params, base, keys, prompts):
         policy = (jg.ddim(1.0), grid)
@@ -169,20 +213,35 @@ def make_evaluation(
 
     def evaluate(params):
         ours, rows = replicate(mesh, (params, (keys, prompts)))
-        x, reward = map(np.asarray, replicate(mesh, draws(ours, *rows)))
+        x, reward, held = map(np.asarray, replicate(mesh, draws(ours, *rows)))
         few = jax.tree.map(lambda leaf: leaf[:64], rows)
         away = np.asarray(replicate(mesh, strays(ours, base, *few)))
-        judged = look(x)
-        scores = judge_samples(judged, data)
-        figures = {
-            "reward": float(reward.mean()),
-            "held_out": float(np.mean(task.wanted(judged.logits, prompts))),
-            "divergence": float(away.mean()),
-            **{name: scores[name] for name in ("coverage", "frechet", "kernel")},
-        }
-        return figures, x
+        figures = {"reward": float(reward.mean()), "divergence": float(away.mean())}
+        if task.held_out is not None:
+            figures["held_out"] = float(held.mean())
+        return figures | (judged(x, prompts) if judged else {}), x
 
     return evaluate
+
+
+def make_judge(task: Task) -> Any:
+    """``(images, prompts) -> figures`` of digits, by a classifier trained apart."""
+    judge, params = load_pretrained("digits_judge")
+    assert isinstance(judge, ClassifierModel)
+    splits = [load_digits(split) for split in ("train", "test")]
+    images, labels = (np.concatenate(each) for each in zip(*splits, strict=True))
+    look = jax.jit(partial(judge, params))
+    data = look(images[np.isin(labels, task.digits)])
+
+    def judged(x, prompts):
+        seen = look(x)
+        scores = judge_samples(seen, data)
+        figures = {name: scores[name] for name in ("coverage", "frechet", "kernel")}
+        if task.wanted is not None:
+            figures["held_out"] = float(np.mean(task.wanted(seen.logits, prompts)))
+        return figures
+
+    return judged
 
 
 def load_base(weights: str, scale: Scale) -> tuple[DiffusionModel, Any, dict[str, Any]]:
@@ -203,10 +262,13 @@ def load_base(weights: str, scale: Scale) -> tuple[DiffusionModel, Any, dict[str
     network = {**about["network"], "dtype": scale.precision}
     network["remat"] = scale.remat
     model = from_config({**about, "network": network})
-    expected = (8, 8, 1), 10
-    if (model.shape, model.classes) != expected or isinstance(model, ClassifierModel):
+    if not isinstance(model, DiffusionModel) or len(model.shape) != 3:
         raise ValueError(
-            f"weights is {weights!r}; expected a diffusion model of the 8x8 "
-            "digits with labels, which the rewards and the judge know"
+            f"weights is {weights!r}; expected a diffusion model of images"
+        )
+    if getattr(model.module, "text", None) is not None:
+        raise ValueError(
+            f"weights is {weights!r}, a model of texts; expected one of labels, or of "
+            "none"
         )
     return model, jax.tree.map(jnp.asarray, params), about

@@ -17,7 +17,7 @@ from scipy.fft import dctn
 from jaxlib_guidance.data import load_digits
 from jaxlib_guidance.files import export_weights, load_weights
 from jaxlib_guidance.models import from_config, load_pretrained
-from jaxlib_guidance.training import Log, data_mesh
+from jaxlib_guidance.training import Log, Scale, data_mesh
 
 RECIPE = Path(__file__).parents[2] / "train" / "ddpo.py"
 parts = importlib.import_module("ddpo_task")
@@ -55,7 +55,7 @@ def on_devices(recipe, monkeypatch, count):
     """Runs of the recipe take this many devices."""
     right = recipe.open_run
     few = data_mesh(jax.devices()[:count])
-    monkeypatch.setattr(recipe, "open_run", lambda c: replace(right(c), mesh=few))
+    monkeypatch.setattr(recipe, "open_run", lambda *c: replace(right(*c), mesh=few))
 
 
 def tiny(recipe, directory, weights, **changes):
@@ -151,7 +151,7 @@ def test_code_length_is_that_of_the_quantised_cosines(recipe):
 
 
 def test_class_reward_knows_digits(recipe):
-    model, _, _ = recipe.load_base("digits", recipe.Scale())
+    model, _, _ = recipe.load_base("digits", Scale())
     task = recipe.make_task("class", (3, 8), model)
     images, labels = (each[:100] for each in load_digits("test"))
     prompts = task.prompt(jnp.arange(len(labels)))
@@ -166,7 +166,9 @@ def test_class_reward_knows_digits(recipe):
     [
         ({"guidance": 1.0}, "guidance is 1.0, which has no effect on reward 'class'"),
         ({"method": "nft", "clip": 0.1}, "clip is 0.1, which has no effect"),
-        ({"reward": "compressibility", "targets": (1,)}, "which wants all digits"),
+        ({"reward": "compressibility", "targets": (1,)}, "which has no effect"),
+        ({"held_out": "x.py:f"}, "held_out is x.py:f, which has no effect on a bund"),
+        ({"reward": "clas"}, "reward is 'clas'; expected 'class', 'compress"),
         ({"targets": (3, 11)}, "expected digits from 0 to 9"),
         ({"updates": 0}, "expected at least 1"),
     ],
@@ -179,9 +181,49 @@ def test_what_has_no_effect_or_meaning_is_refused(recipe, tmp_path, changes, mes
 
 def test_other_models_are_refused(recipe):
     with pytest.raises(FileNotFoundError, match="neither a file nor one of"):
-        recipe.load_base("mnist", recipe.Scale())
-    with pytest.raises(ValueError, match="expected a diffusion model of the 8x8"):
-        recipe.load_base("digits_judge", recipe.Scale())
+        recipe.load_base("mnist", Scale())
+    with pytest.raises(ValueError, match="expected a diffusion model of images"):
+        recipe.load_base("digits_judge", Scale())
+    with pytest.raises(ValueError, match="expected one of labels, or of none"):
+        recipe.load_base("emoji", Scale())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["ddpo", "nft"])
+def test_a_reward_of_ones_own_on_a_model_without_labels(
+    recipe, tmp_path, monkeypatch, method
+):
+    """On the host, of other images than digits, with another reward held out."""
+    network = {"kind": "dit", "width": 16, "depth": 1, "heads": 2, "patch": 4}
+    about = {
+        "network": network,
+        "process": {"kind": "cosine"},
+        "parametrize": {"predicts": "x0", "precondition": True, "sigma_data": 0.5},
+        "shape": [12, 12, 3],
+    }
+    params = from_config(about).init(jax.random.key(0))
+    export_weights(tmp_path / "base.safetensors", params, about)
+    (tmp_path / "score.py").write_text(
+        "import numpy as np\n"
+        "def red(images): return np.asarray(images)[..., 0].mean((1, 2))\n"
+        "def blue(images): return -images[..., 2].mean((1, 2))\n"
+    )
+    on_devices(recipe, monkeypatch, 2)
+    config = tiny(
+        recipe,
+        tmp_path / "run",
+        str(tmp_path / "base.safetensors"),
+        method=method,
+        rounds=15,
+        learning_rate=3e-3,
+        reward=f"{tmp_path}/score.py:red",
+        held_out=f"{tmp_path}/score.py:blue",
+    )
+    rows = recipe.train(config)
+    assert set(rows["base"]) == {"reward", "held_out", "divergence"}
+    assert rows[method]["reward"] > rows["base"]["reward"] + 0.01
+    with pytest.raises(ValueError, match="reward is 'class', of the 8x8 digits"):
+        recipe.make_task("class", (3,), recipe.load_base(config.weights, Scale())[0])
 
 
 @pytest.mark.slow
