@@ -130,7 +130,7 @@ def test_imports_are_declared():
         "jaxlib_guidance": everywhere,
         "train": everywhere,
         "sample": everywhere,
-        "tests": everywhere + extras["test"] + extras["parity"],
+        "tests": everywhere + extras["test"] + extras["parity"] + extras["release"],
     }
     # Read from its repository: it is on no registry.
     cloned = {"guided_diffusion"}
@@ -177,6 +177,9 @@ def test_wheel_holds_the_package_only(tmp_path):
         if path.is_relative_to(ROOT / "jaxlib_guidance")
     }
     assert inside <= set(names)
+    # The recipes are there as files to run or copy, and are no modules.
+    assert "jaxlib_guidance/_recipes/train/images.py" in names
+    assert not [n for n in names if "_recipes" in n and n.endswith("__init__.py")]
 
 
 def test_no_machine_paths_nor_large_files():
