@@ -1,11 +1,11 @@
 """Attention as a function whose edits are data."""
 
 from jaxlib_guidance.attention._activations import add_steering, steering_direction
+from jaxlib_guidance.attention._before import Before
 from jaxlib_guidance.attention._control import (
     Edit,
     capture_at,
     captured,
-    fold_controls,
     match,
     match_edit,
     match_sites,
@@ -31,12 +31,15 @@ from jaxlib_guidance.attention._features import (
     join_features,
     steer,
 )
+from jaxlib_guidance.attention._fold import fold_controls
 from jaxlib_guidance.attention._layer import enter_layer, leave_layer, shuffle, skip
 from jaxlib_guidance.attention._negative import move_away
+from jaxlib_guidance.attention._words import align_words
 
 __all__ = [
     # Edits as data, and the sites that they name
     "Edit",
+    "Before",
     "match",
     "match_sites",
     "match_edit",
@@ -57,6 +60,7 @@ __all__ = [
     "emphasise",
     "attenuate",
     "borrow",
+    "align_words",
     "shift",
     "sparse",
     "move_away",

@@ -18,7 +18,7 @@ from jaxlib_guidance.attention._control import (
     captured,
 )
 from jaxlib_guidance.attention._entmax import entmax15
-from jaxlib_guidance.attention._gates import by_branch, mix, take
+from jaxlib_guidance.attention._gates import by_branch, mix, move_words, take
 from jaxlib_guidance.attention._joint import joint_map, see_text, within
 from jaxlib_guidance.attention._negative import FLIP, RULES
 from jaxlib_guidance.attention._require import require_edit
@@ -214,6 +214,8 @@ def _require_meaning(edit, q, k):
         raise ValueError(
             "edit.borrow_columns has no effect unless 'probs' are borrowed"
         )
+    if "probs" not in dict(edit.borrow) and edit.borrow_words is not None:
+        raise ValueError("edit.borrow_words has no effect unless 'probs' are borrowed")
 
 
 def self_only(edit: Edit) -> tuple[tuple[str, bool], ...]:
@@ -311,6 +313,8 @@ def _edit_probs(probs, edit):
     borrowed = dict(edit.borrow)
     if "probs" in borrowed:
         taken = take(probs, borrowed["probs"], "probs")
+        if edit.borrow_words is not None:
+            taken = move_words(taken, edit.borrow_words)
         if edit.borrow_columns is not None:
             columns = jnp.asarray(edit.borrow_columns, jnp.float32)
             size, width = probs.shape[0], probs.shape[-1]

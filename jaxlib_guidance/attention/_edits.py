@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlib_guidance.attention._before import Before
 from jaxlib_guidance.attention._control import BORROWABLE, PIXELS, Edit
 from jaxlib_guidance.types import Array, concrete
 
@@ -171,40 +172,48 @@ def attenuate(
 
 def borrow(
     what: str | tuple[str, ...],
-    branch: str,
+    branch: str | Before,
     *,
     gate: Array | float | None = None,
     columns: Array | None = None,
+    words: Array | None = None,
 ) -> Edit:
     """Takes queries, keys, values or probabilities from another branch of the call.
 
     Args:
       what: Quantities to take, one or several of "q", "k", "v", "probs".
-      branch: Name of the branch to take them from, such as "cond".
+      branch: Name of the branch to take them from, such as "cond"; or `Before`, in a
+        batch of pairs.
       gate: Share that is taken, scalar or ``[B]``: 1 takes, 0 keeps the branch's own;
         None is 1.
       columns: Columns of the probabilities that are taken, ``[M]`` or ``[B, M]``, 1 on
         them and 0 elsewhere; None means all. Only with "probs".
+      words: Where the borrowed columns go, ``[M, M]`` or ``[B, M, M]``, as from
+        `align_words`; None leaves each at its place. Only with "probs".
 
     Returns:
       An edit, for the control of a branch.
 
     Raises:
-      ValueError: Something else to borrow, ``columns`` without "probs" or with numbers
-        outside [0, 1].
+      ValueError: Something else to borrow; ``columns`` or ``words`` without "probs", or
+        ``columns`` with numbers outside [0, 1].
 
-    Reference: MotionCLR, arXiv 2410.18977, section 4 (replacement, style transfer).
+    Reference: MotionCLR, arXiv 2410.18977, section 4 (replacement, style transfer);
+      Prompt-to-Prompt, arXiv 2208.01626, section 3 (words).
     """
     names = (what,) if isinstance(what, str) else tuple(what)
     for name in names:
         if name not in BORROWABLE:
             raise ValueError(f"borrow of {name!r}; expected one of {BORROWABLE}")
-    if columns is not None and "probs" not in names:
-        raise ValueError(f"columns has no effect on {names}; it selects 'probs'")
+    for name, value in (("columns", columns), ("words", words)):
+        if value is not None and "probs" not in names:
+            raise ValueError(f"{name} has no effect on {names}; it is of 'probs'")
     if columns is not None:
         _require_share(columns, "columns")
     pairs = tuple((name, branch) for name in names)
-    return Edit(borrow=pairs, borrow_gate=gate, borrow_columns=columns)
+    return Edit(
+        borrow=pairs, borrow_gate=gate, borrow_columns=columns, borrow_words=words
+    )
 
 
 def shift(tokens: int) -> Edit:

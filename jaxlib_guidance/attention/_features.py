@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlib_guidance.attention._before import Before
 from jaxlib_guidance.attention._gates import gate_of, mix, take
 from jaxlib_guidance.reduce import divide, require_shape
 from jaxlib_guidance.types import (
@@ -26,7 +27,8 @@ class FeatureEdit:
     Fields apply in the order below.
 
     Attributes:
-      borrow: Branch of the same call whose features are taken, or None (static).
+      borrow: Branch of the same call whose features are taken, or `Before`, or None
+        (static).
       borrow_gate: 1 takes them, 0 keeps the branch's own; scalar or ``[B]``.
       add: Direction ``[C]`` or ``[B, C]`` that is added at each place.
       backbone: At a join: gain ``b`` of the first half of the backbone's channels,
@@ -41,11 +43,11 @@ class FeatureEdit:
     skip: Array | float | None = None
 
 
-def inject(branch: str, gate: Array | float = 1.0) -> FeatureEdit:
+def inject(branch: str | Before, gate: Array | float = 1.0) -> FeatureEdit:
     """Takes the features of another branch of the same call.
 
     Args:
-      branch: Name of the branch.
+      branch: Name of the branch; or `Before`, in a batch of pairs.
       gate: 1 takes them, 0 keeps the branch's own; scalar or ``[B]``.
 
     Returns:

@@ -1,12 +1,14 @@
 """Edits of features of several branches as one."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.attention._before import Before
 from jaxlib_guidance.attention._features import GATES, FeatureEdit
-from jaxlib_guidance.attention._gates import stack_gates
+from jaxlib_guidance.attention._gates import paired_gate, source_rows, stack_gates
 from jaxlib_guidance.types import at_least_float32
 
 
@@ -35,6 +37,7 @@ def fold_features(
     whole = [FeatureEdit() if edit is None else edit for edit in edits]
     if len(whole) == 1 and whole[0].borrow is None:
         return whole[0]
+    whole = [_gated(edit, batch, place) for edit in whole]
     fields: dict[str, Any] = {}
     for name, neutral in GATES.items():
         values = [getattr(edit, name) for edit in whole]
@@ -44,18 +47,17 @@ def fold_features(
     if any(add is not None for add in added):
         fields["add"] = _stack_directions(added, batch, place)
     sources = [edit.borrow for edit in whole]
-    unknown = {source for source in sources if source is not None} - set(branches)
-    if unknown:
-        raise ValueError(
-            f"{place}: borrow from branch {min(unknown)!r}, which is not among the "
-            f"branches of this call: {list(branches)}"
-        )
     if any(source is not None for source in sources):
-        fields["borrow"] = tuple(
-            own if source is None else list(branches).index(source)
-            for own, source in enumerate(sources)
-        )
+        fields["borrow"] = source_rows(sources, branches, batch, place)
     return FeatureEdit(**fields)
+
+
+def _gated(edit, batch, place):
+    """The edit with a gate that spares the first of each pair."""
+    if not isinstance(edit.borrow, Before):
+        return edit
+    gate = paired_gate(edit.borrow_gate, batch, f"{place}: borrow_gate")
+    return dataclasses.replace(edit, borrow_gate=gate)
 
 
 def _stack_directions(added, batch, place):

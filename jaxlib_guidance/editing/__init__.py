@@ -1,5 +1,7 @@
 """Changes of real pictures by inversion, a chain of guidance terms, and `sample`."""
 
+from jaxlib_guidance.editing._edit_friendly import edit_friendly
+from jaxlib_guidance.editing._flow_edit import flow_edit
 from jaxlib_guidance.editing._guide_and_rescale import Edited, guide_and_rescale
 from jaxlib_guidance.editing._sdedit import sdedit
 
@@ -9,4 +11,7 @@ __all__ = [
     # By the picture's own attention and features
     "Edited",
     "guide_and_rescale",
+    # Beside the picture's own states
+    "flow_edit",
+    "edit_friendly",
 ]

@@ -4,17 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from jaxlib_guidance import rng
 from jaxlib_guidance.diffusion import perturb
+from jaxlib_guidance.editing._pairs import steps_taken
 from jaxlib_guidance.sampling import Sampler, ddim, sample
 from jaxlib_guidance.types import (
     Array,
     Denoiser,
     PyTree,
     at_least_float32,
-    concrete,
     process_of,
 )
 
@@ -55,20 +54,13 @@ def sdedit(
     Reference: Meng et al., arXiv 2108.01073.
     """
     picture = at_least_float32(picture)
-    known = concrete(strength)
-    if known is None or known.ndim or not 0 <= known <= 1:
-        raise ValueError(f"strength is {strength}; expected a number in [0, 1]")
     process = process_of(denoiser, options.get("process"))
-    grid = (
-        jnp.asarray(grid, jnp.float32) if concrete(grid) is None else np.asarray(grid)
-    )
-    steps = len(grid) - 1
-    taken = int(known * steps)
-    if not taken:
+    grid, first = steps_taken(strength, grid)
+    if first == len(grid) - 1:
         return picture
-    t = jnp.asarray(grid[steps - taken], jnp.float32)
+    t = jnp.asarray(grid[first], jnp.float32)
     noise = rng.normal(rng.fold(keys, rng.NOISING), picture.shape[1:])
     x = perturb(process, picture, noise, t)
     sampler = ddim() if sampler is None else sampler
-    x, _ = sample(keys, denoiser, sampler, grid[steps - taken :], x, cond, **options)
+    x, _ = sample(keys, denoiser, sampler, grid[first:], x, cond, **options)
     return x

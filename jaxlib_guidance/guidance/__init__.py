@@ -52,6 +52,7 @@ from jaxlib_guidance.guidance._correct import (
     rectified_cfg_pp,
 )
 from jaxlib_guidance.guidance._dynamic_negative import DynamicNegative, dynamic_negative
+from jaxlib_guidance.guidance._edit_branches import EditedBranches, edit_branches
 from jaxlib_guidance.guidance._elucd import MovedState, elucd, elucd_edm, softplus
 from jaxlib_guidance.guidance._energy import Energy, energy, step_size
 from jaxlib_guidance.guidance._features import freeu
@@ -94,6 +95,7 @@ from jaxlib_guidance.guidance._negative import (
 )
 from jaxlib_guidance.guidance._noisier import Noisier, RandomLabel, icg, self_guidance
 from jaxlib_guidance.guidance._norm import cfg_norm, cfg_renorm, energy_preserving, pmc
+from jaxlib_guidance.guidance._pairs import join_pairs, split_pairs
 from jaxlib_guidance.guidance._perturb import pag, redirect, seg
 from jaxlib_guidance.guidance._plan import GuidedDenoiser, guided
 from jaxlib_guidance.guidance._post import (
@@ -283,6 +285,11 @@ __all__ = [
     "orthogonal_negative",
     "vsf",
     "pladis",
+    # Edits of branches that are evaluated anyway, and pairs to edit in
+    "EditedBranches",
+    "edit_branches",
+    "join_pairs",
+    "split_pairs",
     # Self-attention guidance
     "SelfAttentionGuidance",
     "sag",

@@ -110,6 +110,8 @@ class Term(Protocol):
         nothing else, so that neighbours can share one backward pass.
       condition: ``(ctx) -> cond``, for a term that changes the condition with which all
         branches are evaluated, the base and other terms' included.
+      rewrite: ``(branches, ctx) -> branches``, for a term that changes evaluations that
+        other terms ask for, the base's included, as `edit_branches` does.
       jacobian: "transpose" or "both" for a term that wants ``evals.jacobian``, with
         ``J^T v`` alone or with ``J v`` too, which networks whose kernels know no
         forward derivative do not have.

@@ -22,7 +22,12 @@ from jaxlib_guidance.guidance._branches import merge_branches
 from jaxlib_guidance.guidance._chain import Chain, chain
 from jaxlib_guidance.guidance._evaluate import evaluate
 from jaxlib_guidance.guidance._schedule import During
-from jaxlib_guidance.guidance._tree import children, conditioned, walk
+from jaxlib_guidance.guidance._tree import (
+    children,
+    conditioned,
+    rewritten,
+    walk,
+)
 from jaxlib_guidance.types import (
     Array,
     Branch,
@@ -109,6 +114,7 @@ class GuidedDenoiser:
         ctx = ctx._replace(cond=conditioned(self.guidance, ctx))
         base = Branch(ctx.cond, grad=bool(_jacobians(self.guidance)))
         branches = merge_branches({BASE: base}, self.guidance.branches(ctx))
+        branches = rewritten(self.guidance, branches, ctx)
         evals = self._evaluate(branches, ctx)._replace(
             evaluate=lambda more: evaluate(self.denoisers, more, ctx, ctx.x)
         )

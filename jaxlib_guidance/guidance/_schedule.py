@@ -12,7 +12,11 @@ from jaxlib_guidance.guidance._base import fix, fixed, init_term
 from jaxlib_guidance.guidance._chain import Chain, chain
 from jaxlib_guidance.guidance._checks import known_false, require_numbers
 from jaxlib_guidance.guidance._registry import method
-from jaxlib_guidance.guidance._tree import changes_condition, conditioned
+from jaxlib_guidance.guidance._tree import (
+    changes_condition,
+    conditioned,
+    rewrites,
+)
 from jaxlib_guidance.types import (
     Array,
     Branch,
@@ -52,6 +56,16 @@ class During:
     def init(self, x: Array) -> PyTree:
         """The state of the inner term."""
         return init_term(self.inner, x)
+
+    def rewrite(self, branches: dict[str, Branch], ctx: Context) -> dict[str, Branch]:
+        """Nothing of its own: a window that is not known yet cannot edit attention."""
+        if rewrites(self.inner):
+            raise ValueError(
+                "during limits a term that edits other terms' branches to a window "
+                "that is only known at run time; expected bounds that are numbers, and "
+                "a grid or a step that is not traced"
+            )
+        return branches
 
     def inside(self, process: Process, t: Any, index: Any, steps: int | None) -> Any:
         """Whether steps are inside the window.

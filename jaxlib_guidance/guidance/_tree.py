@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxlib_guidance.types import Context, PyTree, concrete
+from jaxlib_guidance.types import Branch, Context, PyTree, concrete
 
 
 def is_off(term: Any) -> bool:
@@ -29,6 +29,22 @@ def conditioned(term: Any, ctx: Context) -> PyTree:
             ctx = ctx._replace(cond=conditioned(each, ctx))
         return ctx.cond
     return term.condition(ctx) if hasattr(term, "condition") else ctx.cond
+
+
+def rewritten(
+    term: Any, branches: dict[str, Branch], ctx: Context
+) -> dict[str, Branch]:
+    """The branches once a term and those below it have changed them, in their order."""
+    if hasattr(term, "rewrite"):
+        branches = term.rewrite(branches, ctx)
+    for each in children(term):
+        branches = rewritten(each, branches, ctx)
+    return branches
+
+
+def rewrites(term: Any) -> bool:
+    """Whether the term or one below it changes other terms' branches."""
+    return any(hasattr(each, "rewrite") for each in walk(term))
 
 
 def changes_condition(term: Any) -> bool:

@@ -10,6 +10,7 @@ from jaxlib_guidance.sampling._calibrated import (
 from jaxlib_guidance.sampling._consistency import consistency
 from jaxlib_guidance.sampling._corrector import CfgCorrector, cfg_corrector
 from jaxlib_guidance.sampling._ddim import ddim, ddpm, posterior
+from jaxlib_guidance.sampling._difference import difference, noised_states
 from jaxlib_guidance.sampling._dpm import (
     dpm_2,
     dpmpp_2m,
@@ -31,6 +32,7 @@ from jaxlib_guidance.sampling._multistep import (
     pndm,
     unipc,
 )
+from jaxlib_guidance.sampling._noise_maps import NoiseMaps, noise_maps, replay
 from jaxlib_guidance.sampling._particles import (
     Particles,
     best_particle,
@@ -124,6 +126,13 @@ __all__ = [
     "Inversion",
     "ddim_inversion",
     "invert",
+    # Edits beside the source's own states
+    "noised_states",
+    "difference",
+    # DDPM's noise that gives the data itself
+    "NoiseMaps",
+    "noise_maps",
+    "replay",
     # Steps of adaptive size
     "AdaptiveReport",
     "sample_adaptive",
