@@ -15,9 +15,10 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
+from jaxlib_guidance.training._progress import Progress
 from jaxlib_guidance.training._run import MetricLog, StopSignal
+from jaxlib_guidance.training._writers import Service
 from jaxlib_guidance.training.saving._checkpoint import Checkpoints
 from jaxlib_guidance.training.saving._savable import require_savable
 from jaxlib_guidance.types import Array, PyTree
@@ -36,8 +37,9 @@ class Log:
     keep: int = 2
     """How many of the newest checkpoints to keep; the best comes besides, where the
     recipe ranks them."""
-    tensorboard: bool = False
-    """Whether metrics are also written for TensorBoard, which needs tensorboardX."""
+    to: tuple[Service, ...] = ()
+    """Services that get the metrics besides: "tensorboard" (in the run's folder, needs
+    tensorboardX), "wandb" (Weights & Biases)."""
 
     def __post_init__(self):
         lowest = {"every": 1, "save_every": 1, "eval_every": 0, "keep": 1}
@@ -69,7 +71,8 @@ def fit(
 ) -> Fitted:
     """Takes a state to ``steps``, from the last good checkpoint in ``folder`` if any.
 
-    Every process of a run calls it; the first one writes logs. SIGTERM or Ctrl-C, on
+    Every process of a run calls it; the first one writes logs, and shows a bar on a
+    terminal or a line for each of them in a file. SIGTERM or Ctrl-C, on
     whichever process, saves and returns, on all of them after the same step; if that
     is the last one, the next call returns after a step.
 
@@ -129,14 +132,11 @@ def fit(
                 + (f"resumed after step {done}" if done else f"new run in {folder}"),
                 flush=True,
             )
-        events = folder / "events" if log.tensorboard else None
         with (
-            MetricLog(folder / "metrics.jsonl", done, events)
+            MetricLog(folder / "metrics.jsonl", done, log.to)
             if chief
             else nullcontext() as lines,
-            tqdm(
-                total=steps, initial=done, dynamic_ncols=True, disable=not chief
-            ) as bar,
+            Progress(steps, done, chief) as progress,
         ):
             mark, since, leave = time.perf_counter(), done, False
             while done < steps and not leave:
@@ -146,7 +146,7 @@ def fit(
                 jax.block_until_ready(recent[-1:])
                 recent.append(metrics)
                 done += 1
-                bar.update()
+                progress.update()
                 saved.check()
                 save, line = _due(done, steps, log.save_every), {}
                 evaluate = _due(done, steps, log.eval_every) or (best_metric and save)
@@ -164,7 +164,7 @@ def fit(
                 if line and lines is not None:
                     lines.write(done, line)
                     shown = {k: line[k] for k in ("loss", best_metric) if k in line}
-                    bar.set_postfix({k: f"{v:.4g}" for k, v in shown.items()})
+                    progress.line(line, shown)
                 leave = stop.reached()
                 if save or leave:
                     recent = _settle(recent, done, saved)

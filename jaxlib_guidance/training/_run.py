@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from operator import attrgetter
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from jaxlib_guidance.training._writers import open_writer
 from jaxlib_guidance.training.saving._lock import FolderInUseError, Lock, make_folder
 from jaxlib_guidance.training.saving._restore import agree
 
@@ -122,31 +124,29 @@ def require_effect(config: Any, options: dict[str, tuple[bool, str]]) -> None:
 
 
 class MetricLog:
-    """Metrics as JSON lines, and for TensorBoard if it is wanted.
+    """Metrics as JSON lines, and for the services that are wanted.
 
     Lines of steps that a resumed run is about to repeat are dropped first.
 
     Args:
-      path: File of JSON lines; if it is there, lines are added.
+      path: File of JSON lines, in the folder of the run; if it is there, lines are
+        added.
       step: Number of steps already taken; lines of later steps are dropped.
-      tensorboard: Folder for event files, which needs tensorboardX; None writes none.
+      to: Services that get them as well: "tensorboard" (files beside ``path``, in
+        "events"), which needs tensorboardX, and "wandb", Weights & Biases.
+
+    Raises:
+      ValueError: Another service.
+      ModuleNotFoundError: The package of a service is not installed.
     """
 
-    def __init__(self, path: Path, step: int = 0, tensorboard: Path | None = None):
-        self._writer = None
-        if tensorboard is not None:
-            try:
-                from tensorboardX import SummaryWriter
-            except ImportError as error:
-                raise ModuleNotFoundError(
-                    "tensorboard needs tensorboardX: pip install tensorboardX"
-                ) from error
-            events = str(tensorboard.expanduser())
-            self._writer = SummaryWriter(events, purge_step=step + 1)
+    def __init__(self, path: Path, step: int = 0, to: Sequence[str] = ()):
         path = path.expanduser()
         if path.exists():
             kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
             write_text(path, "".join(f"{line}\n" for line in kept))
+        # First: what is not installed must not leave a file open.
+        self._writers = [open_writer(name, path.parent, step) for name in to]
         self._path, self._file = path, path.open("a")
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
@@ -171,9 +171,8 @@ class MetricLog:
                 "checkpoint",
                 str(self._path),
             ) from None
-        if self._writer is not None:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
+        for writer in self._writers:
+            writer.write(step, values)
 
     def __enter__(self) -> "MetricLog":
         return self
@@ -185,8 +184,8 @@ class MetricLog:
         # What could not be written has been raised by `write`.
         with suppress(OSError):
             self._file.close()
-        if self._writer is not None:
-            self._writer.close()
+        for writer in self._writers:
+            writer.close()
 
 
 def _lines(path):

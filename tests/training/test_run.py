@@ -8,6 +8,7 @@ import signal
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import numpy as np
@@ -150,10 +151,58 @@ def test_a_full_disk_says_what_to_do(tmp_path):
     assert steps(tmp_path / "metrics.jsonl") == [1]
 
 
-def test_tensorboard_is_asked_for_by_name(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    with pytest.raises(ModuleNotFoundError, match="pip install tensorboardX"):
-        MetricLog(tmp_path / "m.jsonl", tensorboard=tmp_path)
+@pytest.mark.parametrize("to", ["tensorboard", "wandb"])
+def test_a_service_that_is_not_installed_is_named(tmp_path, monkeypatch, to):
+    package = {"tensorboard": "tensorboardX"}.get(to, to)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ModuleNotFoundError, match=f"pip install {package}"):
+        MetricLog(tmp_path / "m.jsonl", to=(to,))
+    with pytest.raises(ValueError, match=r"log.to is 'mlflow'; expected one of"):
+        MetricLog(tmp_path / "m.jsonl", to=("mlflow",))
+
+
+def test_tensorboard_gets_the_metrics(tmp_path):
+    pytest.importorskip("tensorboardX")
+    with MetricLog(tmp_path / "m.jsonl", to=("tensorboard",)) as log:
+        log.write(1, {"loss": 1.0})
+    (events,) = (tmp_path / "events").iterdir()
+    assert b"loss" in events.read_bytes()
+
+
+def test_wandb_goes_on_with_the_run(tmp_path, monkeypatch):
+    """By a stand-in, which says what it was given."""
+    got = []
+
+    class Run:
+        def log(self, values, step):
+            got.append((step, values))
+
+        def finish(self):
+            got.append("end")
+
+    module = ModuleType("wandb")
+    module.init = lambda **options: got.append(options) or Run()
+    monkeypatch.setitem(sys.modules, "wandb", module)
+    (tmp_path / "config.json").write_text('{"seed": 3}')
+    for step in (1, 2):
+        with MetricLog(tmp_path / "m.jsonl", step - 1, to=("wandb",)) as log:
+            log.write(step, {"loss": 0.5})
+    first, *_, second = (each for each in got if "id" in each)
+    assert first["id"] == second["id"]
+    assert first["config"] == {"seed": 3}
+    assert [each for each in got if isinstance(each, tuple)] == [
+        (1, {"loss": 0.5}),
+        (2, {"loss": 0.5}),
+    ]
+
+
+@pytest.mark.slow
+def test_wandb_itself(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with MetricLog(tmp_path / "m.jsonl", to=("wandb",)) as log:
+        log.write(1, {"loss": 1.0})
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
 
 
 @pytest.fixture
