@@ -3,6 +3,9 @@
 from jaxlib_guidance.editing._edit_friendly import edit_friendly
 from jaxlib_guidance.editing._flow_edit import flow_edit
 from jaxlib_guidance.editing._guide_and_rescale import Edited, guide_and_rescale
+from jaxlib_guidance.editing._masactrl import masactrl
+from jaxlib_guidance.editing._plug_and_play import plug_and_play
+from jaxlib_guidance.editing._prompt_to_prompt import prompt_to_prompt
 from jaxlib_guidance.editing._sdedit import sdedit
 
 __all__ = [
@@ -14,4 +17,8 @@ __all__ = [
     # Beside the picture's own states
     "flow_edit",
     "edit_friendly",
+    # By attention and features of the picture beside it
+    "prompt_to_prompt",
+    "masactrl",
+    "plug_and_play",
 ]

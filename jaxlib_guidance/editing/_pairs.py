@@ -7,8 +7,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.guidance import cfg, chain, join_pairs, like_cond, split_pairs
-from jaxlib_guidance.sampling import Inversion, difference, noised_states, sample
+from jaxlib_guidance.editing._guide_and_rescale import Edited
+from jaxlib_guidance.guidance import (
+    cfg,
+    chain,
+    during,
+    join_pairs,
+    like_cond,
+    split_pairs,
+)
+from jaxlib_guidance.sampling import (
+    Inversion,
+    difference,
+    invert,
+    noised_states,
+    sample,
+)
 from jaxlib_guidance.types import Array, Denoiser, PyTree, concrete, process_of
 
 
@@ -34,6 +48,43 @@ def independent(
     process = process_of(denoiser, options.get("process"))
     states = noised_states(keys, process, grid, picture)
     return Inversion(states[0], states)
+
+
+def by_maps(
+    keys: Array,
+    denoiser: Denoiser | Sequence[Denoiser],
+    grid: Any,
+    picture: Array,
+    conds: tuple[PyTree, PyTree, PyTree],
+    weights: tuple[Any, Any],
+    *,
+    strength: float,
+    terms: Sequence[Any],
+    inversion: Inversion | None,
+    options: dict[str, Any],
+) -> Edited:
+    """An edit beside DDIM's inversion of the picture under the source's condition."""
+    if inversion is None:
+        inversion = invert(keys, denoiser, grid, picture, conds[0], **options)
+    x = edit_beside(
+        *(keys, denoiser, grid, inversion.trajectory, conds, weights),
+        strength=strength,
+        terms=terms,
+        options=options,
+    )
+    return Edited(x, inversion)
+
+
+def until(term: Any, share: float, start: float = 0.0) -> tuple[Any, ...]:
+    """The term in a share of the steps, or no term where that is none.
+
+    Raises:
+      ValueError: A share outside [0, 1].
+    """
+    for each in (start, share):
+        if not 0 <= each <= 1:
+            raise ValueError(f"a share of the steps is {each}; expected 0 to 1")
+    return (during(term, start, share),) if share > start else ()
 
 
 def edit_beside(

@@ -79,6 +79,7 @@ from jaxlib_guidance.guidance._inverse import (
     square_energy,
 )
 from jaxlib_guidance.guidance._jacobian import conjugate_gradient
+from jaxlib_guidance.guidance._local_blend import LocalBlend, local_blend
 from jaxlib_guidance.guidance._magnitude import beta_cfg, mambo_g, power_law
 from jaxlib_guidance.guidance._memory import (
     SlidingMode,
@@ -288,6 +289,8 @@ __all__ = [
     # Edits of branches that are evaluated anyway, and pairs to edit in
     "EditedBranches",
     "edit_branches",
+    "LocalBlend",
+    "local_blend",
     "join_pairs",
     "split_pairs",
     # Self-attention guidance

@@ -1,6 +1,5 @@
 """Self-attention guidance: away from the estimate blurred where attention looks."""
 
-import math
 from typing import Any
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.guidance._base import BASE, Evals
 from jaxlib_guidance.guidance._checks import known_false, require_numbers
+from jaxlib_guidance.guidance._pixels import to_pixels
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.reduce import divide
 from jaxlib_guidance.types import (
@@ -54,7 +54,7 @@ class SelfAttentionGuidance:
                 f"{sorted(maps)}"
             )
         threshold = per_sample(self.threshold, maps[self.site], "sag's threshold")
-        where = _pixels(maps[self.site] > threshold, x0.shape[1:])
+        where = to_pixels(maps[self.site] > threshold, x0.shape[1:], "sag's site")
         blurred = jnp.where(where, _blur(x0, self.sigma), x0)
         # The same noise again.
         x = ctx.x + ctx.alpha * (blurred - x0)
@@ -73,23 +73,6 @@ def _received(probs):
             "[B, H, M, M]"
         )
     return jnp.sum(jnp.mean(probs, axis=1), axis=1)
-
-
-def _pixels(tokens, shape):
-    """Mask of tokens ``[B, M]`` as one of samples ``[B, *shape[:-1], 1]``."""
-    space = shape[:-1]
-    each = (math.prod(space) / tokens.shape[1]) ** (1 / max(len(space), 1))
-    each = round(each)
-    grid = tuple(n // each for n in space) if each else ()
-    if tuple(n * each for n in grid) != space or math.prod(grid) != tokens.shape[1]:
-        raise ValueError(
-            f"sag's site has {tokens.shape[1]} tokens; expected patches of one size "
-            f"that cover samples of shape {shape}"
-        )
-    mask = tokens.reshape(-1, *grid, 1)
-    for axis in range(len(space)):
-        mask = jnp.repeat(mask, each, axis=1 + axis)
-    return mask
 
 
 def _blur(x, sigma):

@@ -9,7 +9,7 @@ import pytest
 
 import jaxlib_guidance as jg
 from jaxlib_guidance.editing import edit_friendly, flow_edit
-from jaxlib_guidance.sampling import noise_maps, replay
+from jaxlib_guidance.sampling import difference, noise_maps, replay
 from jaxlib_guidance.testing import tiny_dit
 
 PROCESS = jg.VPCosine()
@@ -174,5 +174,8 @@ def test_wrong_arguments_are_told():
     states = jg.invert(KEYS, DENOISER, GRID[1:], PICTURE, SOURCE)
     with pytest.raises(ValueError, match="4 states; expected one for each of the 5"):
         edit_friendly(*given, SOURCE, TARGET, 10, inversion=states)
+    solver = difference(states.trajectory)
+    with pytest.raises(ValueError, match="difference has states of shape"):
+        jg.sample(KEYS, DENOISER, solver, GRID[1:], PICTURE, SOURCE)
     with pytest.raises(ValueError, match="batch of 3; expected pairs"):
         jg.guidance.split_pairs(jnp.ones(3))
