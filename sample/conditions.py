@@ -5,13 +5,48 @@ from typing import Any
 
 import numpy as np
 
-from jaxlib_guidance.data import embed_words
-from jaxlib_guidance.models import DiffusionModel
+from jaxlib_guidance.data import EMOJI_CATEGORIES, embed_words
+from jaxlib_guidance.models import DiffusionModel, read_pretrained
 
 
 def takes_text(model: DiffusionModel) -> bool:
     """Whether the condition of a model has a text."""
     return getattr(model.module, "text", None) is not None
+
+
+def names_of(weights: str) -> tuple[str, ...]:
+    """Names of the classes that a model was trained on; empty if it does not say.
+
+    Args:
+      weights: Name or file, as `load_pretrained` takes it.
+    """
+    _, about = read_pretrained(weights)
+    if "class_names" in about:
+        return tuple(about["class_names"])
+    bundled = {"emoji": EMOJI_CATEGORIES, "digits": tuple("0123456789")}
+    return bundled.get(weights.partition("_")[0], ())
+
+
+def label_numbers(labels: Sequence[str | int], names: Sequence[str]) -> list[int]:
+    """Labels by their names or numbers, as numbers.
+
+    Args:
+      labels: Names or numbers; -1 is no class.
+      names: Names of the classes, in which "3" is number 3 if no class is called so.
+
+    Raises:
+      ValueError: A name that no class has.
+    """
+    found = []
+    for label in map(str, labels):
+        if label in names:
+            found.append(list(names).index(label))
+        elif label.lstrip("-").isdigit():
+            found.append(int(label))
+        else:
+            known = f"a number or one of {', '.join(names)}" if names else "a number"
+            raise ValueError(f"labels has {label!r}; expected {known}")
+    return found
 
 
 def rows_of(

@@ -41,6 +41,7 @@ class Config:
     weights: Annotated[str, tyro.conf.arg(aliases=["--model"])] = "emoji"
     """A name of `load_pretrained`, or a file that train/emoji.py wrote."""
     method: Literal["guide-and-rescale", "inversion", "sdedit"] = "guide-and-rescale"
+    """How the picture is kept while its words change; see docs/editing.md."""
     weight: float = 6.5
     """Factor of classifier-free guidance."""
     maps: float = 3e5
@@ -54,7 +55,9 @@ class Config:
     strength: float = 0.7
     """Share of the steps that sdedit takes."""
     steps: int = 50
+    """Steps of the solver, there and back."""
     seed: int = 0
+    """Of the noise that all samples start from."""
     scale: int = 6
     """Pixels of the result for each pixel of the model."""
     out: Path = Path("out/edit.png")

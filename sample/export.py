@@ -41,6 +41,7 @@ class Config:
         "cuda",
         "tpu",
     )
+    """Where the file is to run."""
     out: Path = Path("out/sampler.safetensors")
 
 

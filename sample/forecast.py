@@ -66,6 +66,7 @@ class Config:
     weights: str = "pedestrians"
     """A file of train/timeseries.py, or the name of a model in the package."""
     task: Literal["forecast", "impute", "refine", "synthesize"] = "forecast"
+    """What to make of the series."""
     source: str | None = None
     """Series, as train/timeseries.py takes them; None is what it was trained on."""
     freq: str | None = None
@@ -81,7 +82,9 @@ class Config:
     ahead: bool = False
     """Forecast what comes after the last value, in place of the last values."""
     samples: int = 50
+    """Paths of each window, or synthetic windows."""
     energy: Literal["quantile", "square"] = "quantile"
+    """Distance of an estimate to what was observed, which guides."""
     scale: float | None = None
     """Guidance scale; None is the best on validation windows."""
     hide: Literal["none", "random", "begin", "end"] = "none"
@@ -91,7 +94,9 @@ class Config:
     noise: float = 0.1
     """Of refinement's moves; 0 is maximum likelihood."""
     step_size: float = 0.1
+    """Of refinement's moves."""
     seed: int = 0
+    """Of the noise that all samples start from."""
     out: Path = Path("out/forecast.png")
 
 

@@ -5,6 +5,8 @@
     python sample/images.py --guide auto=1@digits_weak --guide classifier=2 --labels 3 8
     python sample/images.py --weights runs/digits/ema.safetensors --images 17 4
     python sample/images.py --model emoji --prompt "a red apple" --guide cfg=2
+    python sample/images.py --weights runs/cats/ema.safetensors --labels tabby
+    python sample/images.py --out digits.npz             # or a folder, for single files
 
 A guide is NAME=WEIGHT, then optionally @WHERE and ,KEY=VALUE pairs; guides apply in the
 order given. WHERE is a term's attention sites (joined by +), network or classifier.
@@ -22,54 +24,21 @@ import dataclasses
 import inspect
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from conditions import condition_of, rows_of
-from outputs import require_writable
+from conditions import condition_of, label_numbers, names_of, rows_of
+from images_setup import Config
+from outputs import require_writable, write_images
 from tqdm import tqdm
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.data import save_grid
 from jaxlib_guidance.guidance import METHODS, Method
 from jaxlib_guidance.models import ClassifierModel, DiffusionModel, load_pretrained
 from jaxlib_guidance.sampling import load_calibrated
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """What to draw."""
-
-    weights: Annotated[str, tyro.conf.arg(aliases=["--model"])] = "digits"
-    """A name of `load_pretrained`, or a file that a recipe of train/ wrote."""
-    prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """A text for one row, for a model of texts; give it repeatedly."""
-    guide: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """A guidance term, NAME=WEIGHT[@WHERE][,KEY=VALUE...]; give it repeatedly."""
-    sampler: str = "recommended"
-    """Solver with its options, such as ddim,eta=1 or unipc,order=3."""
-    steps: int = 20
-    grid: Literal["recommended", "karras", "logsnr", "flow"] = "recommended"
-    """Spacing of the steps."""
-    calibrated: Path | None = None
-    """A file of Calibrated.save, in place of sampler, steps and grid."""
-    labels: tuple[int, ...] = ()
-    """Classes, one for each row; -1 is no class. All by default, none with prompts."""
-    columns: int = 10
-    """Images of each class."""
-    images: tuple[int, ...] = ()
-    """Numbers of single images to draw instead of the whole grid."""
-    batch: int = 100
-    """Images drawn at once."""
-    seed: int = 0
-    out: Path = Path("out/images.png")
-    scale: int = 0
-    """Pixels for each pixel; 0 chooses."""
-
 
 SOLVERS: dict[str, Callable[..., jg.Sampler]] = {
     name: getattr(jg.sampling, name)
@@ -296,7 +265,8 @@ def draw(config: Config) -> tuple[np.ndarray, np.ndarray]:
     sampler, grid = solver_of(config, model)
     nets = Nets(model, [params])
     guidance = jg.chain(*(term_of(text, nets) for text in config.guide))
-    labels, texts = rows_of(model, config.labels, config.prompt, config.columns)
+    numbers = label_numbers(config.labels, names_of(config.weights))
+    labels, texts = rows_of(model, numbers, config.prompt, config.columns)
     ids = np.asarray(config.images or range(len(labels)))
     if ids.min() < 0 or ids.max() >= len(labels):
         raise ValueError(f"images {ids.tolist()}; expected 0, ..., {len(labels) - 1}")
@@ -336,13 +306,20 @@ def main(config: Config) -> None:
     try:
         # Drawing may take minutes.
         require_writable(config.out)
-        images, _ = draw(config)
-        scale = config.scale or max(1, 32 // images.shape[1])
-        columns = min(config.columns, len(images))
-        save_grid(config.out, images, columns, scale, note=made)
+        images, labels = draw(config)
+        written = write_images(
+            config.out,
+            images,
+            labels,
+            names_of(config.weights),
+            numbers=config.images or range(len(images)),
+            columns=config.columns,
+            scale=config.scale,
+            note=made,
+        )
     except (ValueError, OSError) as error:
         sys.exit(f"sample/images.py: {error}")
-    print(f"{len(images)} images in {config.out}")
+    print(written)
 
 
 if __name__ == "__main__":

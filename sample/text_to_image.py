@@ -65,6 +65,7 @@ class Config:
     """Solver of sample/images.py with its options, such as ddim,eta=1, on the times of
     diffusers' scheduler; or recommended, on its own."""
     steps: int = 30
+    """Steps of the solver."""
     size: tuple[int, ...] = ()
     """Pixels: one number, or height and width; that of the training by default."""
     columns: int = 1
@@ -84,6 +85,7 @@ class Config:
     variant: str | None = None
     """Variant of the files, such as fp16."""
     seed: int = 0
+    """Of the noise that all samples start from."""
     out: Path = Path("out/text_to_image.png")
 
 

@@ -40,9 +40,13 @@ from jaxlib_guidance.training import (
 class Config:
     """A training run."""
 
-    directory: Path = Path("runs/judge")
+    directory: Path | None = None
+    """Folder of the run; None is runs/judge, of other sources runs/NAME_judge."""
     source: str = "digits"
+    """"digits", "emoji", a folder with a sub-folder for each class, or a name of TFDS;
+    split in "train" and "test"."""
     size: int | None = None
+    """Side to crop and resize to; None keeps the images' own."""
     noise: Literal["cosine", "linear", "edm", "flow"] | None = None
     """Noise process whose states to classify; None classifies clean images."""
     level_mean: float = -0.6
@@ -50,6 +54,7 @@ class Config:
     level_std: float = 1.4
     """Standard deviation of the logarithm of the noise level."""
     widths: tuple[int, ...] = (32, 64, 128)
+    """Channels of the levels."""
     activation: Literal["silu", "relu"] = "silu"
     """Activation of the layers; a "relu" can be softened after training."""
     shift: int = 1
@@ -57,10 +62,15 @@ class Config:
     smoothing: float = 0.05
     """Share of the label that is spread over all classes."""
     steps: int = 600
+    """Steps of training; a finished run given more goes on with them."""
     batch: int = 128
+    """Images of a step."""
     learning_rate: float = 2e-3
+    """Largest rate."""
     weight_decay: float = 1e-2
+    """AdamW's decay."""
     seed: int = 0
+    """Of the weights, the order of images and the noise."""
     store: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type in which ema.safetensors stores weights."""
     log: Log = Log()
@@ -76,12 +86,16 @@ def train(config: Config) -> float | None:
     """
     noisy = config.noise is not None, "clean images"
     require_effect(config, {"level_mean": noisy, "level_std": noisy})
+    if config.directory is None:
+        name = Path(config.source).expanduser().absolute().name
+        place = "judge" if config.source == "digits" else f"{name}_judge"
+        config = dataclasses.replace(config, directory=Path("runs") / place)
     settings = settings_of(config)
     data = load_images(config.source, "train", config.size)
     test = load_images(config.source, "test", config.size)
     # Files that come or go make other batches, and so another run.
     settings["identity"] = data.identity
-    run = open_run(config, settings, free=("directory", "log", "store"))
+    run = open_run(config, settings, free=("directory", "log", "store", "steps"))
     classes, shape = len(data.classes), data.images.shape[1:]
     scale = round(float(np.std(data.images)), 3)
     about: dict[str, Any] = {

@@ -227,7 +227,7 @@ def train(config: Config) -> dict[str, dict[str, float]]:
     settings = settings_of(config)
     if is_own(config.reward):
         settings["reward_file"] = identity(config.reward)
-    run = open_run(config, settings)
+    run = open_run(config, settings, free=("directory", "log", "rounds"))
     tx = optax.adam(config.learning_rate, b2=0.99)
     train_key = jax.random.key(config.seed)
     slow = config.method == "nft"

@@ -2,10 +2,10 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from rewards import is_own
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, arg
 
 from jaxlib_guidance.training import Hosts, Log, Scale, require_effect
 
@@ -15,7 +15,9 @@ class Config:
     """A run of fine-tuning."""
 
     directory: Path = Path("runs/ddpo")
+    """Folder of the run."""
     method: Literal["ddpo", "flow_grpo", "nft"] = "ddpo"
+    """How a round learns from its samples; see docs/finetuning.md."""
     reward: str = "class"
     """"class", "compressibility", or a function of your own as file.py:function."""
     held_out: str | None = None
@@ -24,11 +26,12 @@ class Config:
     """Digits that reward "class" wants."""
     weights: str = "digits"
     """The base model: a name or a file, as `load_pretrained` takes it."""
-    rounds: int = 60
+    rounds: Annotated[int, arg(aliases=["--steps"])] = 60
     """Each draws samples, scores them and learns from them."""
     batch: int = 64
     """Samples of a round."""
     solver_steps: int = 10
+    """Steps of the sampler."""
     updates: int = 1
     """Gradient steps on a round's samples."""
     guidance: float = 0.0
@@ -38,11 +41,13 @@ class Config:
     clip: float = 0.2
     """Clip of the ratio of a step's density; the field's 1e-4 is of its D-th root."""
     learning_rate: float = 3e-4
+    """Adam's rate."""
     ema: float = 0.9
     """Decay of the average that is evaluated and kept."""
     count: int = 250
     """Samples of an evaluation."""
     seed: int = 0
+    """Of the samples."""
     log: Log = Log(every=5, save_every=20, eval_every=10)
     scale: OmitArgPrefixes[Scale] = Scale()
     hosts: OmitArgPrefixes[Hosts] = Hosts()

@@ -187,7 +187,15 @@ def train(config: Config) -> bool:
             "model.multipliers": (not dit, "a DiT"),
         },
     )
-    free = ("directory", "log", "weight", "solver_steps", "weak", "store")
+    free = (
+        "directory",
+        "log",
+        "weight",
+        "solver_steps",
+        "weak",
+        "store",
+        "optimiser.steps",
+    )
     run = open_run(config, settings_of(config), free=free)
     data = load_emoji("train")
     scale = round(float(np.std(data.images)), 3)

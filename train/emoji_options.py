@@ -2,9 +2,9 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, arg
 
 from jaxlib_guidance.training import Hosts, Log, Scale
 
@@ -14,10 +14,13 @@ class Model:
     """The network."""
 
     kind: Literal["dit", "unet"] = "dit"
+    """A transformer or a U-Net."""
     width: int = 128
+    """Features of a token, or channels of a U-Net's first level."""
     depth: int = 6
     """Blocks of a DiT; blocks of each level of a U-Net."""
     heads: int = 4
+    """Attention heads."""
     patch: int = 4
     """Side of a DiT's patches."""
     multipliers: tuple[int, ...] = (1, 2, 3)
@@ -44,14 +47,20 @@ class Objective:
 class Optimiser:
     """Adam: warm-up, a constant rate, and a linear decay to 0."""
 
-    steps: int = 12_000
-    batch: int = 32
-    learning_rate: float = 1.5e-3
+    steps: Annotated[int, arg(aliases=["--steps"])] = 12_000
+    """Steps of training."""
+    batch: Annotated[int, arg(aliases=["--batch"])] = 32
+    """Images of a step."""
+    learning_rate: Annotated[float, arg(aliases=["--learning-rate"])] = 1.5e-3
+    """Largest rate."""
     warmup: int = 100
+    """Steps over which the rate rises."""
     decay: float = 0.25
     """Share of the steps over which the rate falls to 0."""
     clip: float = 1.0
+    """Largest global norm of a gradient."""
     ema: float = 0.998
+    """Decay of the average of parameters that is evaluated and kept."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +68,16 @@ class Config:
     """A training run."""
 
     directory: Path = Path("runs/emoji")
+    """Folder of the run."""
     seed: int = 0
+    """Of the weights, the order of images and the noise."""
     model: Model = Model()
     objective: Objective = Objective()
     optimiser: Optimiser = Optimiser()
     weight: float = 2.0
     """Classifier-free guidance weight of the pictures of samples; 0 is none."""
     solver_steps: int = 18
+    """Steps of the sampler."""
     weak: int = 0
     """Step after which weak.safetensors is written, for autoguidance; 0 writes none."""
     log: Log = Log(eval_every=1000)

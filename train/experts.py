@@ -45,18 +45,27 @@ class Config:
     model: str = "digits"
     """Diffusion model whose samples the students learn on."""
     out: Path = Path("runs/experts.safetensors")
+    """File of the experts."""
     experts: int = 5
+    """Number of noise ranges, each with its expert."""
     rank: int = 16
+    """Rank of an expert's change of the classifier."""
     steps: int = 2000
     """Updates of all experts together."""
     batch: int = 64
+    """Samples of a step."""
     samples: int = 1024
+    """Samples of the model to learn from."""
     solver_steps: int = 12
+    """Steps of the sampler."""
     learning_rate: float = 1e-3
+    """Largest rate."""
     weight_decay: float = 0.05
+    """AdamW's decay."""
     temperature: float = 0.25
     """Temperature of the teacher."""
     seed: int = 0
+    """Of the weights and the samples."""
 
 
 def nothing_told(model: Any, count: int) -> Any:

@@ -1,16 +1,21 @@
-"""Trains a class-conditional diffusion model of images, and shows what it learned.
+"""Trains a diffusion model of images, of classes or of none, and shows what it learned.
 
     python train/images.py                      # bundled digits, minutes on a CPU
     python train/images.py --data.source cifar10 --model.kind unet --model.width 128
+    python train/images.py --source my_pictures          # any sizes, classes or none
+    python train/images.py --source my_pictures --init runs/others/ema.safetensors
     python train/images.py --help
 
 A run lives in one folder: config.json, metrics.jsonl, checkpoints/, samples/*.png and
 at the end ema.safetensors, which `load_pretrained` and sample/images.py read. Stop it
 as you like (Ctrl-C, SIGTERM, kill -9) and start it again with the same arguments, on
-the same devices or others: it goes on with the same next batch. docs/launch.md says how
+the same devices or others: it goes on with the same next batch. With more --steps a
+finished run goes on to these, as if its rate had been meant to fall later. Files that
+are no images are left out and listed in left_out.txt. docs/launch.md says how
 to start it on a TPU pod, on several GPUs and on several hosts.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,17 +24,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from images_options import Config, Data, require_use
+from images_data import carried_over, find, settled, some, started
+from images_options import Config, completed, folder_of, patch_of, require_use
 
 import jaxlib_guidance as jg
 from jaxlib_guidance import diffusion, rng
 from jaxlib_guidance.data import (
     Images,
-    ImageSource,
     Loader,
-    Split,
-    load_images,
-    open_images,
     save_grid,
 )
 from jaxlib_guidance.models import (
@@ -53,30 +55,39 @@ from jaxlib_guidance.training import (
 )
 
 
-def find(data: Data, split: Split) -> Images | ImageSource:
-    """A split, in memory or where it is."""
-    read = open_images if data.stream else load_images
-    return read(data.source, split, data.size, data.channels)
+def describe(
+    config: Config, shape: tuple[int, ...], classes: int, scale: float, init: Any = None
+) -> Any:
+    """The model's configuration, as it is stored with the weights.
 
-
-def some(found: Images | ImageSource) -> Images:
-    """What statistics and the evaluation see of a split."""
-    return found if isinstance(found, Images) else found.take(4096)
-
-
-def describe(config: Config, shape: tuple[int, ...], classes: int, scale: float) -> Any:
-    """The model's configuration, as it is stored with the weights."""
-    model, objective = config.model, config.objective
+    Args:
+      config: Options of the run.
+      shape: Shape of an image.
+      classes: Number of classes; 0 makes a model without a condition.
+      scale: Standard deviation of the pixels.
+      init: Configuration of the weights to start from, if any.
+    """
+    model, objective, scaling = config.model, config.objective, config.scale
+    ours = {"shape": list(shape), "classes": classes or None}
+    if init is not None:
+        computed = {"dtype": scaling.precision, "remat": scaling.remat}
+        network = {**init["network"], "classes": classes or None, **computed}
+        kept = {k: init[k] for k in ("process", "parametrize")}
+        return {"network": network, **kept, **ours}
     network: dict[str, Any] = {
         "kind": model.kind,
         "width": model.width,
         "heads": model.heads,
-        "classes": classes,
-        "dtype": config.scale.precision,
-        "remat": config.scale.remat,
+        "classes": classes or None,
+        "dtype": scaling.precision,
+        "remat": scaling.remat,
     }
     if model.kind == "dit":
-        network |= {"depth": model.depth, "patch": model.patch, "scan": model.scan}
+        network |= {
+            "depth": model.depth,
+            "patch": model.patch or patch_of(shape),
+            "scan": model.scan,
+        }
     else:
         network |= {"blocks": model.depth}
     options: dict[str, Any] = {"predicts": objective.predicts}
@@ -86,8 +97,7 @@ def describe(config: Config, shape: tuple[int, ...], classes: int, scale: float)
         "network": network,
         "process": {"kind": objective.process},
         "parametrize": options,
-        "shape": list(shape),
-        "classes": classes,
+        **ours,
     }
 
 
@@ -115,9 +125,11 @@ def make_loss(model: DiffusionModel, config: Config, scale: float) -> Any:
                 mirrored[:, None, None, None], images[:, :, ::-1], images
             )
         eps = rng.normal(rng.fold(keys, 0), images.shape[1:])
-        label = drop_condition(
-            rng.fold(keys, 1), batch["label"], model.classes, objective.label_dropout
-        )
+        label = None
+        if model.classes:
+            rate = objective.label_dropout
+            given = batch["label"]
+            label = drop_condition(rng.fold(keys, 1), given, model.classes, rate)
         each = diffusion.denoising_loss(
             model.denoiser(params),
             images,
@@ -132,19 +144,18 @@ def make_loss(model: DiffusionModel, config: Config, scale: float) -> Any:
 
 
 def make_sampler(model: DiffusionModel, steps: int, mesh: jax.sharding.Mesh) -> Any:
-    """``(params, key, labels, weight) -> images``: guided samples, on all devices."""
+    """``(params, key, labels, weight) -> images``: guided samples, on all devices.
+
+    A model without classes has neither labels nor guidance.
+    """
     solver, grid = jg.recommended(model.process, steps)
 
     def run(params, keys, labels, weight):
-        return jg.sample(
-            keys,
-            model.denoiser(params),
-            solver,
-            grid,
-            model.shape,
-            labels,
-            guidance=jg.chain(jg.cfg(weight, null=model.classes)),
-        )[0]
+        net, how = model.denoiser(params), (solver, grid, model.shape)
+        if not model.classes:
+            return jg.sample(keys, net, *how)[0]
+        guidance = jg.chain(jg.cfg(weight, null=model.classes))
+        return jg.sample(keys, net, *how, labels, guidance=guidance)[0]
 
     mapped = pmapped(run, mesh, (None, 0, 0, None), pad=True)
 
@@ -173,7 +184,7 @@ def evaluate(
     assert isinstance(classify, ClassifierModel)
     score = jax.jit(partial(classify, judge_params))
     held_out = score(test.images)
-    labels = np.arange(wanted.count) % len(test.classes)
+    labels = np.arange(wanted.count) % max(1, len(test.classes))
     sampler = make_sampler(model, wanted.solver_steps, data_mesh())
     real = (score(data.images[: wanted.count]), data.labels[: wanted.count])
     rows: dict[str, Any] = {"training data": real}
@@ -181,7 +192,7 @@ def evaluate(
         images = sampler(params, jax.random.key(config.seed + 1), labels, weight)
         rows[f"samples, cfg {weight:g}"] = score(images), labels
     return {
-        name: judge_samples(judged, held_out, truth)
+        name: judge_samples(judged, held_out, truth if test.classes else None)
         for name, (judged, truth) in rows.items()
     }
 
@@ -193,26 +204,34 @@ def train(config: Config) -> dict[str, Any]:
       The results of the evaluation, by row; empty if it was stopped before the end.
     """
     require_use(config)
+    bad: list[str] = []
+    config = replace(config, data=settled(config.data), directory=folder_of(config))
+    found = find(config.data, "train", bad)
+    data = some(found)
+    shape = data.images.shape[1:]
+    config = completed(config, shape)
     settings = settings_of(config)
-    found = find(config.data, "train")
     # Files that come or go make other batches, and so another run.
     settings["data"]["identity"] = found.identity
     judge = config.evaluation.judge
     # Now: what is not there at the end would be missed too late.
-    test = None if judge is None else some(find(config.data, "test"))
-    free = ("directory", "log", "evaluation", "store")
-    run = open_run(config, settings, free=free)
-    data = some(found)
-    classes, shape = len(data.classes), data.images.shape[1:]
-    scale = round(float(np.std(data.images)), 3)
-    about = describe(config, shape, classes, scale)
-    model = from_config(about)
-    assert isinstance(model, DiffusionModel)
+    test = None if judge is None else some(find(config.data, "test", bad))
     if judge is not None and load_pretrained(judge)[0].shape != shape:
         raise ValueError(
             f"evaluation.judge is {judge!r}, of other images than {shape}; expected a "
             "classifier of these (see train/classifier.py) or None"
         )
+    scale = round(float(np.std(data.images)), 3)
+    before = None if config.init is None else started(config.init, shape[-1])
+    about = describe(config, shape, len(data.classes), scale, before and before[1])
+    model, about["class_names"] = from_config(about), list(data.classes)
+    assert isinstance(model, DiffusionModel)
+    free = ("directory", "log", "evaluation", "store", "optimiser.steps")
+    run = open_run(config, settings, free=free)
+    if bad and run.chief:
+        listed = run.folder / "left_out.txt"
+        listed.write_text("\n".join(sorted(bad)) + "\n")
+        print(f"{len(bad)} files left out, such as: {min(bad)}. All are in {listed}")
 
     optim = config.optimiser
     rate = optax.join_schedules(
@@ -228,7 +247,9 @@ def train(config: Config) -> dict[str, Any]:
     init_key, train_key, level_key = jax.random.split(jax.random.key(config.seed), 3)
 
     def make_state():
-        return init_state(model.init(init_key), tx, train_key)
+        params = model.init(init_key)
+        params = params if before is None else carried_over(params, before[0])
+        return init_state(params, tx, train_key)
 
     state, sharding = run.place(make_state)
     loss = make_loss(model, config, scale)
@@ -248,7 +269,7 @@ def train(config: Config) -> dict[str, Any]:
     sampler = make_sampler(model, config.evaluation.solver_steps, run.mesh)
 
     def eval_fn(done, state):
-        labels = np.repeat(np.arange(min(classes, 10)), 10)
+        labels = np.repeat(np.arange(min(model.classes or 10, 10)), 10)
         key = jax.random.key(config.seed + 2)
         images = sampler(state.ema, key, labels, config.evaluation.weight)
         name = "final" if done == optim.steps else f"{done:07d}"

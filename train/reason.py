@@ -18,7 +18,6 @@ A run lives in one folder and goes on where it was stopped; see train/images.py.
 
 import dataclasses
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import jax
@@ -27,18 +26,15 @@ import numpy as np
 import optax
 import tyro
 from reason_methods import CLIPPED, Method, Name, make_loss, make_method
+from reason_options import Config
 from reason_task import Task, attempt_twice, make_examples, make_task, score
-from tyro.conf import OmitArgPrefixes
 
 from jaxlib_guidance import rng
 from jaxlib_guidance.models import LM, chat, load_smollm2
 from jaxlib_guidance.reduce import masked_mean
 from jaxlib_guidance.training import (
     FREE,
-    Hosts,
-    Log,
     Run,
-    Scale,
     TrainState,
     claim,
     fit,
@@ -53,56 +49,6 @@ from jaxlib_guidance.training import (
 )
 
 Array = jax.Array
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """The network, where it is not SmolLM2."""
-
-    width: int = 64
-    depth: int = 3
-    heads: int = 4
-    hidden: int = 192
-
-
-@dataclasses.dataclass(frozen=True)
-class Start:
-    """Learning from examples."""
-
-    steps: int = 350
-    batch: int = 128
-    learning_rate: float = 3e-3
-    directory: Path | None = None
-    """Folder of this part, which runs can share; None is "start" in the run's own."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Config:
-    """A run: examples, then reward."""
-
-    directory: Path = Path("runs/reason")
-    method: Name = "grpo"
-    sums: int = 100
-    """Numbers below this are added; a tenth of all sums is held out."""
-    updates: int = 150
-    prompts: int = 32
-    """Sums of an update, a multiple of the devices times --accumulate."""
-    group: int = 8
-    """Answers to each."""
-    learning_rate: float = 5e-4
-    clip: float = 0.2
-    kl: float = 0.0
-    """Weight of k3 to the model after its examples; SCoRe has its own."""
-    seed: int = 0
-    smollm2: Path | None = None
-    """A GGUF file of SmolLM2, which then starts without examples."""
-    compare: int = 0
-    """If not 0, runs each method with this many seeds and prints a table."""
-    model: Model = Model()
-    start: Start = Start()
-    log: Log = Log(every=10, save_every=100, eval_every=50)
-    scale: OmitArgPrefixes[Scale] = Scale()
-    hosts: OmitArgPrefixes[Hosts] = Hosts()
 
 
 class State(NamedTuple):

@@ -13,7 +13,7 @@ the eyes of the classifier of noisy digits; the judge that measures them takes n
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -33,14 +33,18 @@ class Config:
 
     start: float = 1.0
     """Weight in every step at first."""
-    updates: int = 40
+    updates: Annotated[int, tyro.conf.arg(aliases=["--steps"])] = 40
+    """Gradient steps."""
     batch: int = 128
-    steps: int = 8
+    """Samples of one."""
+    solver_steps: int = 8
     """Steps of the sampler."""
     learning_rate: float = 0.1
+    """Adam's rate."""
     count: int = 360
     """Samples that the judge sees."""
     seeds: tuple[int, ...] = (0, 1, 2)
+    """One search for each."""
 
 
 def learn(
@@ -95,13 +99,13 @@ def main(config: Config) -> dict[str, list[dict[str, float]]]:
     judge, judge_params = loaded("digits_judge")
     score = jax.jit(partial(judge, judge_params))
     (real, real_labels), (kept, _) = load_digits("train"), load_digits("test")
-    grid = model.grid(config.steps)
+    grid = model.grid(config.solver_steps)
     rows = np.argsort(np.asarray(real_labels), kind="stable")
     places = [rows[np.asarray(real_labels)[rows] == c][:120] for c in range(10)]
     table = jnp.asarray(np.stack(places))  # [class, 120]
 
     def draw(weights, keys, labels, params):
-        weights = jnp.broadcast_to(weights, (config.steps,))
+        weights = jnp.broadcast_to(weights, (config.solver_steps,))
         guidance = jg.scheduled(jg.cfg(1.0, model.null), weights)
         network = model.denoiser(params)
         return jg.sample(
@@ -131,7 +135,7 @@ def main(config: Config) -> dict[str, list[dict[str, float]]]:
         keys = jax.random.split(jax.random.key(seed), config.updates)
         start = {
             "constant": jnp.float32(config.start),
-            "schedule": jnp.full(config.steps, config.start),
+            "schedule": jnp.full(config.solver_steps, config.start),
         }
         found = {"start": start["constant"]}
         for name, weights in start.items():

@@ -16,7 +16,7 @@ A run lives in one folder and goes on where it was stopped; see train/images.py.
 import dataclasses
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import flax.linen as nn
 import jax
@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import OmitArgPrefixes, arg
 
 from jaxlib_guidance import rng
 from jaxlib_guidance.policy import entropy, init_role_ema, reinforce, role_ema
@@ -52,21 +52,25 @@ class Config:
     """A run of self-play."""
 
     directory: Path = Path("runs/selfplay")
+    """Folder of the run."""
     baseline: Baseline = "role"
     """Mean winnings of each seat, of both together, or 0, taken off the payoffs."""
     decay: float = 0.95
     """Decay of the baseline's running mean."""
-    updates: int = 2000
-    games: int = 256
+    updates: Annotated[int, arg(aliases=["--steps"])] = 2000
+    """Each plays games and learns from them."""
+    games: Annotated[int, arg(aliases=["--batch"])] = 256
     """Games of an update."""
     entropy: float = 0.1
     """Weight of the bonus, in antes a nat. Without it play runs in circles."""
     learning_rate: float = 3e-3
     """At the start; it goes linearly to 0, or play would not settle."""
     width: int = 64
+    """Features of the network's layers."""
     ema: float = 0.99
     """Decay of the average policy network, which is the one that is judged."""
     seed: int = 0
+    """Of the weights and the games."""
     compare: int = 0
     """If not 0, runs each baseline with this many seeds and prints a table."""
     log: Log = Log(every=50, save_every=500, eval_every=250)

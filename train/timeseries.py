@@ -3,7 +3,7 @@
     python train/timeseries.py                   # pedestrian counts, minutes on a CPU
     python train/timeseries.py --model.conditional --directory runs/conditional
     python train/timeseries.py --data.source folder/of/json --model.preset paper
-    python train/timeseries.py --data.source counts.csv --directory runs/counts
+    python train/timeseries.py --source counts.csv          # into runs/counts
     python train/timeseries.py --help
 
 The default source needs ``pip install 'jaxlib-guidance[timeseries]'``. A run lives in
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from timeseries_options import Config, Data, complete, read_series
+from timeseries_options import Config, Data, complete, folder_of, read_series
 
 import jaxlib_guidance as jg
 from jaxlib_guidance import diffusion, rng
@@ -212,9 +212,12 @@ def train(config: Config) -> dict[str, Any]:
     """
     series = read_series(config.data)
     config = complete(config, series.freq)
+    config = dataclasses.replace(config, directory=folder_of(config))
     settings = settings_of(config)
     settings["data"]["identity"] = series.identity
-    run = open_run(config, settings, free=("directory", "log", "search"))
+    run = open_run(
+        config, settings, free=("directory", "log", "search", "optimiser.steps")
+    )
     data, optim = config.data, config.optimiser
     positions = training_positions(
         series.values,

@@ -51,7 +51,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 class Data:
     """What to learn, and what to hold out."""
 
-    source: str = "pedestrians"
+    source: Annotated[str, tyro.conf.arg(aliases=["--source"])] = "pedestrians"
     """A name or a folder of `load_series`; or a file: .npy, an array [series, time];
     .csv or .parquet, with stamps in the first column and a series in each other."""
     freq: str | None = None
@@ -93,7 +93,9 @@ class Model:
     """Whether the network's output is added to its input, as published for traffic,
     exchange rates and air quality."""
     width: int | None = None
+    """Features of a step."""
     blocks: int | None = None
+    """Residual blocks."""
     state: int | None = None
     """Conjugate pairs of a state space."""
 
@@ -102,10 +104,13 @@ class Model:
 class Optimiser:
     """Adam: "cpu" warms up and decays to 0 linearly, "paper" keeps its rate."""
 
-    steps: int | None = None
+    steps: Annotated[int | None, tyro.conf.arg(aliases=["--steps"])] = None
     """3,000; "paper" 128,000, or 12,800 of a conditional network."""
-    batch: int = 64
-    learning_rate: float | None = None
+    batch: Annotated[int, tyro.conf.arg(aliases=["--batch"])] = 64
+    """Windows of a step."""
+    learning_rate: Annotated[
+        float | None, tyro.conf.arg(aliases=["--learning-rate"])
+    ] = None
     """2e-3; "paper" 1e-3."""
     warmup: int | None = None
     """100; "paper" 0."""
@@ -127,6 +132,7 @@ class Search:
     form: Literal["posterior", "estimate", "after"] | None = None
     """"posterior"; "paper" "after"."""
     sampler: Literal["ddpm", "ddim"] = "ddpm"
+    """Solver that the scale belongs to."""
     steps: int | None = None
     """20; "paper" 100."""
     samples: int | None = None
@@ -139,8 +145,10 @@ class Search:
 class Config:
     """A training run."""
 
-    directory: Path = Path("runs/pedestrians")
+    directory: Path | None = None
+    """Folder of the run; None is runs/ and the name of the source."""
     seed: int = 0
+    """Of the weights, the order of windows and the noise."""
     data: Data = Data()
     model: Model = Model()
     optimiser: Optimiser = Optimiser()
@@ -148,6 +156,13 @@ class Config:
     log: Log = Log(every=50, save_every=500)
     scale: Annotated[Scale, tyro.conf.arg(name="")] = Scale()
     hosts: Annotated[Hosts, tyro.conf.arg(name="")] = Hosts()
+
+
+def folder_of(config: Config) -> Path:
+    """The folder of the run, named after its source if none was given."""
+    if config.directory is not None:
+        return config.directory
+    return Path("runs") / Path(config.data.source).expanduser().absolute().stem
 
 
 def read_series(data: Data) -> Series:

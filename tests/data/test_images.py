@@ -295,3 +295,55 @@ def test_a_batch_larger_than_the_data():
     assert (np.bincount(rows) >= 2).all()
     with pytest.raises(ValueError, match="batch 0"):
         batch_indices(0, 0, 0, 10)
+
+
+@pytest.fixture
+def found(tmp_path):
+    """A folder as people have them: no classes, odd sizes and modes, bad files."""
+    rng = np.random.default_rng(0)
+    for i, mode in enumerate(("RGB", "RGBA", "P", "L", "LA", "CMYK", "1", "I;16")):
+        bytes_ = rng.integers(0, 256, (5 + i, 9 - i, 3)).astype(np.uint8)
+        image = Image.fromarray(bytes_)
+        image = image.convert("I" if mode == "I;16" else mode)
+        image.save(tmp_path / f"{i}.{'tif' if mode in ('CMYK', 'I;16') else 'png'}")
+    whole = (tmp_path / "0.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / ".DS_Store").write_bytes(b"x")
+    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "empty_folder").mkdir()
+    return tmp_path
+
+
+def test_a_folder_of_pictures_alone_has_no_classes(found):
+    with pytest.raises(ValueError, match=r"cut.png cannot be read as an image"):
+        load_images(found, size=4)
+    bad = []
+    whole = load_images(found, size=4, on_bad=bad.append)
+    assert whole.images.shape == (8, 4, 4, 3)
+    assert whole.classes == ()
+    assert not whole.labels.any()
+    assert len(bad) == 2
+    for name, told in zip(("cut.png", "empty.jpg"), sorted(bad), strict=True):
+        assert f"{found / name} cannot be read" in told
+    again = []
+    source = open_images(found, size=4, channels=3, on_bad=again.append)
+    assert sorted(again) == sorted(bad)
+    np.testing.assert_array_equal(source.take(99).images, whole.images)
+    assert source.classes == ()
+
+
+def test_bad_files_among_classes_are_left_out(folder):
+    (folder / "train" / "red" / "1.png").write_text("no picture")
+    (folder / "train" / "red" / "drawing.psd2").write_text("no picture")
+    bad = []
+    data = load_images(folder, size=4, on_bad=bad.append)
+    np.testing.assert_array_equal(data.labels, [0, 0, 0, 1, 1])
+    assert len(bad) == 2
+    assert len(set(bad)) == 2
+    for path in (folder / "train").rglob("*.png"):
+        path.write_text("no picture")
+    with pytest.raises(ValueError, match="has 6 files and no image"):
+        load_images(folder, size=4, on_bad=bad.append)
+    with pytest.raises(ValueError, match="has 6 files and no image"):
+        open_images(folder, size=4, on_bad=bad.append)

@@ -223,7 +223,7 @@ def test_an_unwritable_place_is_told_before_drawing(tmp_path, monkeypatch):
 
     monkeypatch.setattr(recipe, "draw", never)
     (tmp_path / "file").write_text("")
-    for out in (tmp_path / "file" / "grid.png", tmp_path):
+    for out in (tmp_path / "file" / "grid.png", tmp_path / "file"):
         with pytest.raises(SystemExit, match=r"images\.py: out is .*no file can be"):
             recipe.main(config(out=out))
     # What a mistake leaves behind is no file.
@@ -234,7 +234,41 @@ def test_an_unwritable_place_is_told_before_drawing(tmp_path, monkeypatch):
 
 def test_images_that_are_not_finite_are_an_error(tmp_path, monkeypatch):
     images = np.full((3, 8, 8, 1), np.nan, np.float32)
-    monkeypatch.setattr(recipe, "draw", lambda _: (images, None))
+    labels = np.arange(3)
+    monkeypatch.setattr(recipe, "draw", lambda _: (images, labels))
     with pytest.raises(SystemExit, match="3 of 3 images are not finite"):
         recipe.main(config(out=tmp_path / "grid.png"))
     assert not (tmp_path / "grid.png").exists()
+    with pytest.raises(SystemExit, match="some images are not finite"):
+        recipe.main(config(out=tmp_path / "grid.npy"))
+
+
+def test_single_pictures_and_arrays(tmp_path, monkeypatch, capsys):
+    images = np.linspace(-1, 1, 3 * 64, dtype=np.float32).reshape(3, 8, 8, 1)
+    monkeypatch.setattr(recipe, "draw", lambda _: (images, np.array([3, 7, 10])))
+    recipe.main(config(out=tmp_path / "singles", images=(5, 6, 12)))
+    assert "3 pictures in" in capsys.readouterr().out
+    names = sorted(path.name for path in (tmp_path / "singles").iterdir())
+    assert names == ["0005_3.png", "0006_7.png", "0012.png"]
+    with Image.open(tmp_path / "singles" / names[0]) as picture:
+        assert picture.size == (8, 8)
+        assert picture.text["steps"] == "4"
+    recipe.main(config(out=tmp_path / "a.npy"))
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), images)
+    recipe.main(config(out=tmp_path / "a.npz"))
+    with np.load(tmp_path / "a.npz") as held:
+        np.testing.assert_array_equal(held["images"], images)
+        assert held["labels"].tolist() == [3, 7, 10]
+        assert held["classes"].tolist() == list("0123456789")
+
+
+def test_labels_have_names():
+    names = conditions.names_of("emoji")
+    assert names == conditions.EMOJI_CATEGORIES
+    assert conditions.names_of("digits_weak") == tuple("0123456789")
+    found = conditions.label_numbers((names[2], "0", "-1", 4), names)
+    assert found == [2, 0, -1, 4]
+    # A class that is called by a number is meant by it.
+    assert conditions.label_numbers(("10",), ("10", "9")) == [0]
+    with pytest.raises(ValueError, match="'cat'; expected a number or one of red, b"):
+        conditions.label_numbers(("cat",), ("red", "blue"))

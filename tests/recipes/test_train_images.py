@@ -13,16 +13,19 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
+from jaxlib_guidance.data import load_images
 from jaxlib_guidance.files import load_weights
 from jaxlib_guidance.models import load_pretrained
 from jaxlib_guidance.training import MetricLog, OtherRunError
 
 RECIPE = Path(__file__).parents[2] / "train" / "images.py"
 options = importlib.import_module("images_options")
+parts = importlib.import_module("images_data")
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +171,7 @@ def test_options_without_effect_are_refused(recipe, tmp_path, part, changes, mes
 def test_the_judge_tells_the_bundled_model_from_noise(recipe):
     model, params = load_pretrained("digits")
     config = recipe.Config(evaluation=options.Evaluation(count=100, solver_steps=8))
-    data, test = (recipe.load_images("digits", split) for split in ("train", "test"))
+    data, test = (load_images("digits", split) for split in ("train", "test"))
     rows = recipe.evaluate(model, params, config, data, test, "digits_judge")
     assert rows["training data"]["accuracy"] > 0.98
     assert rows["samples, cfg 0"]["accuracy"] > 0.85
@@ -242,3 +245,117 @@ def test_kill_9_and_restart(recipe, tmp_path):
     got, want = losses(tmp_path / "run"), losses(tmp_path / "whole")
     assert sorted(got) == list(range(1, 61))
     np.testing.assert_allclose(list(got.values()), list(want.values()), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "patch"),
+    [((8, 8, 1), 2), ((32, 32, 3), 2), ((44, 36, 3), 4), ((256, 256, 3), 16)],
+)
+def test_patches_are_few_enough_whatever_the_size(shape, patch):
+    assert options.patch_of(shape) == patch
+
+
+def test_sizes_that_no_patch_divides_are_told():
+    assert options.patch_of((13, 11, 3)) == 1
+    with pytest.raises(ValueError, match=r"images are 97x89, .*expected --data.size"):
+        options.patch_of((97, 89, 3))
+
+
+def test_folder_and_judge_are_the_source_s():
+    config = options.Config(data=options.Data("some/where/cats/"))
+    assert options.folder_of(config) == Path("runs/cats")
+    assert options.folder_of(options.Config()) == Path("runs/digits")
+    assert options.completed(config, (8, 8, 1)).evaluation.judge is None
+    digits = options.Config()
+    assert options.completed(digits, (8, 8, 1)).evaluation.judge == "digits_judge"
+    assert options.completed(digits, (16, 16, 1)).evaluation.judge is None
+
+
+def pictures(folder, count):
+    """Pictures as people have them, of two classes; some are cut off or grey."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        place = folder / ("red", "blue")[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        bytes_ = rng.integers(0, 90, (9 + i % 7, 16 - i % 5, 3)).astype(np.uint8)
+        bytes_[..., 2 * (i % 2)] += 160
+        mode = ("RGB", "RGBA", "P", "L")[i % 4 if i < 40 else 0]
+        Image.fromarray(bytes_).convert(mode).save(place / f"{i}.png")
+        if i % 30 == 0:
+            data = (place / f"{i}.png").read_bytes()
+            (place / f"{i}.png").write_bytes(data[: len(data) // 2])
+    (folder / "red" / ".DS_Store").write_bytes(b"x")
+    (folder / "notes.txt").write_text("x")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_pictures_of_several_sizes_get_one(tmp_path, stream, capsys):
+    pictures(tmp_path, 32)
+    data = parts.settled(options.Data(str(tmp_path), stream=stream))
+    assert data.size == 32
+    assert "sizes: 32x32 of each (--data.size)" in capsys.readouterr().out
+    bad = []
+    found = parts.some(parts.find(data, "train", bad))
+    assert found.images.shape == (30, 32, 32, 3)
+    assert len(bad) == 2
+    without = dataclasses.replace(data, classes=False)
+    found = parts.some(parts.find(without, "train", bad))
+    assert found.classes == ()
+    strict = dataclasses.replace(data, bad="stop")
+    with pytest.raises(ValueError, match="cannot be read as an image"):
+        parts.some(parts.find(strict, "train", bad))
+    assert parts.settled(options.Data(size=7)).size == 7
+
+
+def test_weights_of_other_classes_start_all_but_the_labels():
+    old = {"a": jnp.ones((2, 3)), "label": {"embedding": jnp.ones((11, 3))}}
+    new = {"a": jnp.zeros((2, 3)), "label": {"embedding": jnp.zeros((4, 3))}}
+    got = parts.carried_over(new, old)
+    np.testing.assert_array_equal(got["a"], 1)
+    np.testing.assert_array_equal(got["label"]["embedding"], 0)
+    with pytest.raises(ValueError, match=r"init has no parameter \['b'\] of shape"):
+        parts.carried_over({**new, "b": jnp.zeros(2)}, old)
+    with pytest.raises(ValueError, match="init is 'emoji'; expected weights of"):
+        parts.started("emoji", 3)
+    with pytest.raises(ValueError, match="of images with 1 channels, and the"):
+        parts.started("digits", 3)
+
+
+@pytest.mark.slow
+def test_own_pictures_without_options_then_longer_then_from_their_weights(
+    recipe, tmp_path, monkeypatch, capsys
+):
+    """Sizes, modes and bad files as they come; a longer run; a start from weights."""
+    pictures(tmp_path / "mine", 300)
+    monkeypatch.chdir(tmp_path)
+
+    def run(steps, **changes):
+        return options.Config(
+            data=options.Data("mine", size=8),
+            optimiser=options.Optimiser(steps=steps, batch=16, warmup=2),
+            evaluation=options.Evaluation(solver_steps=3),
+            log=options.Log(every=10),
+            **changes,
+        )
+
+    small = options.Model(width=16, depth=1, heads=2)
+    assert recipe.train(run(60, model=small)) == {}
+    out = capsys.readouterr().out
+    assert "10 files left out, such as: mine/" in out
+    assert len(Path("runs/mine/left_out.txt").read_text().splitlines()) == 10
+    recipe.train(run(90, model=small))
+    assert "resumed after step 60" in capsys.readouterr().out
+    assert len(losses(Path("runs/mine"))) == 9
+    weights = "runs/mine/ema.safetensors"
+    _, about = load_weights(weights)
+    assert about["class_names"] == ["blue", "red"]
+    # Without classes, from those weights: it begins where they ended.
+    with pytest.raises(ValueError, match="model.width is 16, which has no effect on"):
+        recipe.train(run(30, init=weights, model=small))
+    unlabelled = run(30, init=weights, directory=Path("runs/other"))
+    data = dataclasses.replace(unlabelled.data, classes=False)
+    recipe.train(dataclasses.replace(unlabelled, data=data))
+    model, _ = load_pretrained("runs/other/ema.safetensors")
+    assert model.classes is None
+    started, fresh = losses(Path("runs/other"))[10], losses(Path("runs/mine"))[10]
+    assert started < 0.7 * fresh

@@ -17,10 +17,11 @@ import pytest
 from jaxlib_guidance import policy, rng
 from jaxlib_guidance.files import load_weights
 from jaxlib_guidance.reduce import finalize, masked_mean
-from jaxlib_guidance.training import OtherRunError
+from jaxlib_guidance.training import Log, OtherRunError
 
 RECIPE = Path(__file__).parents[2] / "train" / "reason.py"
 methods = importlib.import_module("reason_methods")
+options = importlib.import_module("reason_options")
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +41,9 @@ def tiny(recipe, **changes):
             "updates": 4,
             "prompts": 8,
             "group": 4,
-            "model": recipe.Model(width=16, depth=1, heads=2, hidden=16),
-            "start": recipe.Start(steps=6, batch=16),
-            "log": recipe.Log(every=1, save_every=2, eval_every=2),
+            "model": options.Model(width=16, depth=1, heads=2, hidden=16),
+            "start": options.Start(steps=6, batch=16),
+            "log": Log(every=1, save_every=2, eval_every=2),
             **changes,
         }
     )
@@ -264,7 +265,7 @@ def test_a_start_is_shared_by_runs_that_learn_the_same_there(recipe, tmp_path):
         run = recipe.open_run(config)
         return recipe.learn_examples(config, lm, task, run, lambda _: {})
 
-    begin = recipe.Start(steps=2, batch=8, directory=tmp_path / "start")
+    begin = options.Start(steps=2, batch=8, directory=tmp_path / "start")
     want = learn(start=begin)
     shared = learn(start=begin, method="nft", learning_rate=0.1)
     jax.tree.map(np.testing.assert_array_equal, shared, want)

@@ -16,6 +16,10 @@ NOTES = (
 SPLITS = ("train", "test", "val", "valid", "validation")
 
 
+# Told of each file that is left out; None raises instead.
+OnBad = Callable[[str], object] | None
+
+
 class Stored(NamedTuple):
     """A set as it is stored: ``read(i)`` gives bytes ``[H, W]`` or ``[H, W, C]``."""
 
@@ -26,8 +30,10 @@ class Stored(NamedTuple):
     classes: tuple[str, ...]
 
 
-def find_folder(root: Path, split: str) -> Stored:
+def find_folder(root: Path, split: str, on_bad: OnBad = None) -> Stored:
     """The images of a split of a folder, see `load_images`.
+
+    A folder that has images and no sub-folders with images has no classes.
 
     Raises:
       ValueError: No images; no such split; classes that training does not have; files
@@ -35,11 +41,11 @@ def find_folder(root: Path, split: str) -> Stored:
     """
     train = root / "train" if _has_splits(root) else root
     # Numbers of classes are those of training, whatever a test has images of.
-    classes = tuple(_classes(train))
+    classes = tuple(_classes(train, on_bad if split == "train" else _silent))
     if split != "train" and not (root / split).is_dir():
         raise ValueError(f"{root} has no folder {split!r}")
     place = train if split == "train" else root / split
-    found = _classes(place)
+    found = _classes(place, on_bad if split != "train" else _silent)
     strange = sorted(found.keys() - set(classes))
     if strange:
         raise ValueError(
@@ -51,9 +57,12 @@ def find_folder(root: Path, split: str) -> Stored:
         for name, inside in found.items()
         for file in inside
     ]
+    if not classes:
+        files = [(path.name, 0) for path in _files(place) if _is_image(path)]
     if not files:
         raise ValueError(
-            f"{place} has no images; expected a sub-folder of images for each class"
+            f"{place} has no images; expected images, or a sub-folder of images for "
+            "each class"
         )
 
     def read(i):
@@ -81,17 +90,21 @@ def _has_splits(root):
     return True
 
 
-def _classes(root):
+def _silent(told):
+    """For what has been told once already."""
+
+
+def _classes(root, on_bad=None):
     """``{sub-folder: its images}``, both sorted by name as text."""
     loose = [path.name for path in _files(root) if _is_image(path)]
-    folders = _folders(root)
-    if loose and folders:
+    found = {folder.name: _images_of(folder, on_bad) for folder in _folders(root)}
+    found = {name: files for name, files in found.items() if files}
+    if loose and found:
         raise ValueError(
             f"{root} has images beside its classes, such as {loose[:3]}; expected a "
-            "sub-folder for each class"
+            "sub-folder for each class, or none at all"
         )
-    found = {folder.name: _images_of(folder) for folder in folders}
-    return {name: files for name, files in found.items() if files}
+    return found
 
 
 def _folders(root):
@@ -104,7 +117,7 @@ def _files(root):
     return [path for path in each if not path.name.startswith(".")]
 
 
-def _images_of(folder):
+def _images_of(folder, on_bad=_silent):
     """The images of a folder and those below it, as sorted relative names."""
     names, unread = [], []
     for place, below, files in os.walk(folder, followlinks=True):
@@ -121,7 +134,10 @@ def _images_of(folder):
                 "license",
             ):
                 unread.append(path.relative_to(folder).as_posix())
-    if unread:
+    if unread and on_bad is not None:
+        for name in sorted(unread):
+            on_bad(f"{folder / name} is no image that Pillow reads")
+    elif unread:
         raise ValueError(
             f"{folder} has {len(unread)} files that are not read, such as "
             f"{sorted(unread)[:3]}; convert them to an image format that Pillow reads, "

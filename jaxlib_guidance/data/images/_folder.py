@@ -9,7 +9,7 @@ import dataclasses
 import os
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from jaxlib_guidance.data.images._digits import Split, load_digits
 from jaxlib_guidance.data.images._emoji import EMOJI_CATEGORIES, load_emoji
-from jaxlib_guidance.data.images._files import Stored, find_folder
+from jaxlib_guidance.data.images._files import OnBad, Stored, find_folder
 
 
 class Images(NamedTuple):
@@ -26,7 +26,8 @@ class Images(NamedTuple):
     Attributes:
       images: Images ``[N, H, W, C]`` float32 in [-1, 1].
       labels: Numbers of the classes ``[N]`` int32.
-      classes: Names of the classes, by number.
+      classes: Names of the classes, by number; empty for a set without classes, whose
+        labels are 0.
     """
 
     images: np.ndarray
@@ -117,19 +118,24 @@ def load_images(
     split: Split = "train",
     size: int | None = None,
     channels: int | None = None,
+    *,
+    on_bad: OnBad = None,
 ) -> Images:
     """Loads a whole set of labelled images.
 
     Args:
       source: "digits" or "emoji", bundled; a folder with one sub-folder for each class,
         with its images and any folders of more, split in "train" and "test" one level
-        above if these exist; or else the name of a set of `tensorflow_datasets`, such
-        as "mnist" or "cifar10", which must have been prepared or can be downloaded.
+        above if these exist; a folder of images alone, which are of no class; or else
+        the name of a set of `tensorflow_datasets`, such as "mnist" or "cifar10", which
+        must have been prepared or can be downloaded.
       split: "train" or "test".
       size: Side to which images are cropped about their centre and resized. None keeps
         them, and they must then agree.
       channels: 1 or 3 to convert to grey or colour; None keeps them, and one colour
         image makes the set a coloured one.
+      on_bad: Function that is told of each file of a folder that cannot be read as an
+        image, which is then left out; None raises.
 
     Returns:
       `Images`. Classes of a folder are those of "train", sorted as text: "10" comes
@@ -142,10 +148,12 @@ def load_images(
         read.
       ModuleNotFoundError: `tensorflow_datasets` is needed and not installed.
     """
-    stored = _find(source, split, size, channels)
+    stored = _find(source, split, size, channels, on_bad)
     if source == "digits" and size is None and channels in (None, 1):
         return Images(*load_digits(split), stored.classes)
-    rows = _in_threads(stored.read, range(stored.count))
+    read = stored.read if on_bad is None else partial(_read_or_tell, stored, on_bad)
+    rows = [row for row in _in_threads(read, range(stored.count)) if row is not None]
+    _require_some(rows, stored)
     if channels is None:
         channels = max(_channels(image) for image, _ in rows)
     each = [_shaped(image, size, channels) for image, _ in rows]
@@ -164,6 +172,8 @@ def open_images(
     split: Split = "train",
     size: int | None = None,
     channels: int | None = None,
+    *,
+    on_bad: OnBad = None,
 ) -> ImageSource:
     """Finds a set of labelled images and leaves them where they are.
 
@@ -178,6 +188,9 @@ def open_images(
         the first image's, and the others must agree when they are read.
       channels: 1 or 3 to convert to grey or colour; None is the first image's, and
         others may be grey.
+      on_bad: Function that is told of each file of a folder that cannot be read as an
+        image, which is then left out, and for which all are read once; None raises when
+        it is read.
 
     Returns:
       `ImageSource`, for `Loader`.
@@ -187,10 +200,15 @@ def open_images(
         folder; a first file that is no image, or files that are not read.
       ModuleNotFoundError: `tensorflow_datasets` is needed and not installed.
     """
-    stored = _find(source, split, size, channels)
+    stored = _find(source, split, size, channels, on_bad)
+    if on_bad is not None:
+        look = partial(_read_or_tell, stored, on_bad, keep=False)
+        seen = _in_threads(look, range(stored.count))
+        stored = _rows_of(stored, [i for i, row in enumerate(seen) if row is not None])
     first, _ = stored.read(0)
     depth = channels or _channels(first)
-    shape = (*first.shape[:2], depth) if size is None else (size, size, depth)
+    height, width = first.shape[:2] if size is None else (size, size)
+    shape = (height, width, depth)
     return ImageSource(stored, shape, size, channels)
 
 
@@ -199,7 +217,32 @@ def _in_threads(read, rows):
         return list(pool.map(read, rows))
 
 
-def _find(source, split, size, channels):
+def _read_or_tell(stored, on_bad, i, keep=True):
+    """A row; None, and a word to ``on_bad``, for a file that is no image."""
+    try:
+        row = stored.read(i)
+    except ValueError as error:
+        on_bad(str(error))
+        return None
+    return row if keep else ()
+
+
+def _require_some(rows, stored):
+    if not rows:
+        raise ValueError(f"{stored.title} has {stored.count} files and no image")
+
+
+def _rows_of(stored, kept):
+    """Some rows of a set."""
+    _require_some(kept, stored)
+    return stored._replace(
+        count=len(kept),
+        read=lambda i: stored.read(kept[i]),
+        named=lambda i: stored.named(kept[i]),
+    )
+
+
+def _find(source, split, size, channels, on_bad=None):
     source = os.fspath(source)
     whole = isinstance(size, (int, np.integer)) and not isinstance(size, bool)
     if size is not None and not (whole and size >= 1):
@@ -216,7 +259,7 @@ def _find(source, split, size, channels):
         return _bundled("emoji", "emoji", found.images, found.labels, EMOJI_CATEGORIES)
     folder = Path(source).expanduser()
     if folder.is_dir():
-        return find_folder(folder, split)
+        return find_folder(folder, split, on_bad)
     if "/" in source or "\\" in source:
         raise ValueError(f"source {source!r} is not a folder")
     return _tfds(source, split)
