@@ -15,7 +15,6 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 
 from jaxlib_guidance.policy import token_logp
 
@@ -115,4 +114,6 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
+    import tyro  # Not on every machine that benchmarks/accelerator.py runs on.
+
     main(tyro.cli(Config, description=__doc__))

@@ -31,7 +31,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tyro
 from flax.traverse_util import flatten_dict
 
 from jaxlib_guidance import rng
@@ -54,9 +53,10 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 try:
     import torch
 except ImportError:
-    sys.exit("PyTorch is what this compares with: pip install torch")
+    torch = None  # Our side can be measured alone, by benchmarks/accelerator.py.
+else:
+    F = torch.nn.functional
 
-F = torch.nn.functional
 RATE, DECAY, CLIP, EMA = 1e-3, 0.01, 1.0, 0.999
 
 
@@ -224,9 +224,9 @@ def training(case: Case, config: Config):
         return float(metrics["loss"])
 
     losses = [ours() for _ in noise]
-    level, x0, cond = case.level(t), *case.send((inputs.x, inputs.cond))
 
     def theirs(forward):
+        level, x0, cond = case.level(t), *case.send((inputs.x, inputs.cond))
         named, average = case.weights(), list(case.weights().values())
         weights = [weight.requires_grad_() for weight in named.values()]
         options = {"betas": (0.9, 0.99), "weight_decay": DECAY, "fused": True}
@@ -276,11 +276,11 @@ def sampling(case: Case, config: Config, form: str):
     def ours():
         return np.asarray(draw(case.params, keys, inputs))
 
-    weights, levels = case.weights(), [case.level(t[None]) for t in grid]
-    observed, cond = case.send(paths_of(inputs, config.samples))
-    known, k = observed.mask > 0, observed.level[:, None, None]
-
     def theirs(forward):
+        weights, levels = case.weights(), [case.level(t[None]) for t in grid]
+        observed, cond = case.send(paths_of(inputs, config.samples))
+        known, k = observed.mask > 0, observed.level[:, None, None]
+
         def guided(x, level, held):
             with torch.enable_grad():
                 x = x.requires_grad_()
@@ -289,7 +289,7 @@ def sampling(case: Case, config: Config, form: str):
                 energy = torch.maximum(k * e, (k - 1) * e).sum()
                 return x0.detach(), torch.autograd.grad(energy, x)[0]
 
-        @torch.no_grad
+        @torch.no_grad()
         def run(noise=None):
             def normal(i):
                 return torch.randn_like(observed.y) if noise is None else noise[i]
@@ -332,6 +332,8 @@ def least_seconds(runs, repeats):
 
 
 def main(config: Config) -> None:
+    if torch is None:
+        sys.exit("PyTorch is what this compares with: pip install torch")
     if config.device == "cpu":
         jax.config.update("jax_platforms", "cpu")
     device = {"cpu": "cpu", "gpu": "cuda"}.get(jax.default_backend())
@@ -367,4 +369,6 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
+    import tyro  # Not on every machine that benchmarks/accelerator.py runs on.
+
     main(tyro.cli(Config, description=__doc__))
