@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlib_guidance.guidance import (
     BASE,
@@ -41,6 +42,8 @@ class Twisted:
     Attributes:
       scale: Factor of the proposal's gradient, scalar; 0 does not guide.
       params: First argument of ``function`` when not None: leaves of the tree.
+      tempering: Growth of the likelihood's exponent in a step, scalar; None has it
+        whole from the first step.
       function: ``([params,] x, ctx) -> [R]``, the logarithm of the likelihood (static).
       through: What is differentiated: "network", "noisy" or "denoised" (static).
       resampling: When and how particles are resampled (static).
@@ -48,6 +51,7 @@ class Twisted:
 
     scale: Array | float
     params: PyTree = None
+    tempering: Array | float | None = None
     function: Callable[..., Array] = static(default=None)
     through: str = static(default="network")
     resampling: Resampling = static(default=Resampling())
@@ -59,7 +63,8 @@ class Twisted:
 
     def term(self) -> Any:
         """The guidance."""
-        return _Towards(self.scale, self.params, self.function, self.through)
+        parts = self.scale, self.params, self.tempering, self.function, self.through
+        return _Towards(*parts)
 
     def weigh(self, proposal: Proposal, state: PyTree) -> tuple[Array, PyTree]:
         """``log psi' - log psi + log p(x' | x) - log q(x' | x)``."""
@@ -68,8 +73,18 @@ class Twisted:
             value = row_values(self.function, self.params, proposal.x0, proposal.ctx)
             return value - state.value + ratio, state
         value, target = proposal.noted
+        value = value * _exponent(self.tempering, proposal.ctx.step)
         proposed = _filled(proposal.transition, proposal.x)
         return value - state.value + ratio, _Twist(value, proposed, target)
+
+
+def _exponent(tempering: Array | float | None, step: Array) -> Array | float:
+    """Exponent of the likelihood at a step, which has grown from 0 at the first."""
+    if tempering is None:
+        return 1.0
+    grown = step.astype(jnp.float32) * jnp.log1p(jnp.asarray(tempering, jnp.float32))
+    # Below 1 before the exponential, which else may overflow.
+    return jnp.expm1(jnp.minimum(grown, np.log(2)))
 
 
 def _filled(transition, x):
@@ -95,6 +110,7 @@ class _Towards:
     # Not "weight": a term of weight 0 is left out, and would note nothing.
     scale: Array | float
     params: PyTree = None
+    tempering: Array | float | None = None
     function: Callable[..., Array] = static(default=None)
     through: str = static(default="network")
 
@@ -119,7 +135,9 @@ class _Towards:
         kernel = step_kernel(ctx, "twisted", stochastic=True)
         target = _filled(kernel(evals.x0[BASE] + delta), ctx.x)
         move = step_size(self.through, ctx) * evals.grad
-        scale = per_sample(self.scale, delta, "twisted's scale")
+        # Towards the likelihood by which the next state will be weighed.
+        scale = self.scale * _exponent(self.tempering, ctx.step + 1)
+        scale = per_sample(scale, delta, "twisted's scale")
         move = scale.astype(delta.dtype) * move
         # A step without noise has no density to weigh a move by: it is not guided.
         move = jnp.where(expand(target.std > 0, delta), move, 0)
@@ -131,6 +149,7 @@ def twisted(
     scale: Any = 1.0,
     params: PyTree = None,
     *,
+    tempering: Any = None,
     through: str = "network",
     resampling: Resampling | None = None,
 ) -> Twisted:
@@ -148,6 +167,11 @@ def twisted(
     ``exp(log_z)`` is an unbiased estimate of ``E psi``. A step without noise, as the
     last often is, is not guided.
 
+    With ``tempering`` ``gamma`` step ``i`` has ``psi^lambda_i`` for ``psi``, with
+    ``lambda_i = min((1 + gamma)^i - 1, 1)``: early estimates, which say little, neither
+    lead nor weigh by much. With a reward over a temperature for ``log psi`` this is
+    DAS. The target is the same.
+
     Args:
       function: ``(x0 [R, *S], ctx) -> [R]``, the logarithm of the likelihood, or
         ``(params, x0, ctx)`` with ``params``; for "noisy" the first array is the state.
@@ -155,6 +179,9 @@ def twisted(
       scale: Factor of the gradient by which particles are guided, a scalar. It changes
         how many particles are needed, and not what they sample.
       params: Pytree that ``function`` receives first; None for a function without one.
+      tempering: Growth ``gamma`` of the likelihood's exponent in a step, a scalar of at
+        least 0: about ``.7 / gamma`` steps pass until it is whole. None has it whole
+        from the first step.
       through: What the gradient goes through, "network", "noisy" or "denoised"; see
         `energy`.
       resampling: When and how particles are resampled; None is systematically, below
@@ -166,10 +193,11 @@ def twisted(
 
     Raises:
       TypeError: A function that cannot be called.
-      ValueError: Unknown ``through``; while sampling, a solver without noise or of
-        several evaluations.
+      ValueError: Unknown ``through``, a ``scale`` or ``tempering`` below 0; while
+        sampling, a solver without noise or of several evaluations.
 
-    Reference: Wu et al., arXiv 2306.17775, algorithm 1.
+    Reference: Wu et al., arXiv 2306.17775, algorithm 1; tempered: Kim et al., DAS,
+    arXiv 2501.05803, with the exponential schedule of its code.
     """
     if not callable(function):
         raise TypeError(f"twisted's function is {function!r}; expected a function")
@@ -178,5 +206,7 @@ def twisted(
             f"through is {through!r}; expected 'network', 'noisy' or 'denoised'"
         )
     require_between(scale, "scale", 0)
+    if tempering is not None:
+        require_between(tempering, "tempering", 0)
     resampling = Resampling() if resampling is None else resampling
-    return Twisted(scale, params, function, through, resampling)
+    return Twisted(scale, params, tempering, function, through, resampling)

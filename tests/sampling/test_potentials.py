@@ -259,8 +259,9 @@ def weighed(keys, mixture, potential, window):
         ),
         (twisted(reward, 0.5), False),
         (twisted(reward, 0.5, through="denoised"), True),
+        (twisted(reward, 0.5, tempering=0.5), False),
     ],
-    ids=["diff", "max", "add", "twisted", "window"],
+    ids=["diff", "max", "add", "twisted", "window", "tempered"],
 )
 def test_evidence_is_unbiased(potential, window):
     """Whether groups are resampled or weights kept, whatever moves the particles."""
@@ -272,6 +273,25 @@ def test_evidence_is_unbiased(potential, window):
         assert abs(z.mean() / want - 1) < 3 * z.std() / want / np.sqrt(z.size), name
         off = z * (mean[i] - center) / want
         assert abs(off.mean()) < 3 * off.std() / np.sqrt(z.size), name
+
+
+def test_tempering_leads_by_the_exponent_that_the_next_state_has():
+    """DAS, arXiv 2501.05803: ``min((1 + gamma)^i - 1, 1)``, 0 at the first state."""
+    keys = rng.sample_keys(jax.random.key(0), 8)
+    net = exact_denoiser(MIXTURES["mixture"], PROCESS)
+
+    @jax.jit
+    @jax.vmap
+    def alone(scale, tempering):
+        potential = twisted(reward, scale, tempering=tempering)
+        run = (keys, net, ddpm(), TIMES[3:], (1,))
+        return sample_particles(*run, potential=potential, particles=1).x
+
+    # Of two steps the first is guided, to a state whose exponent is gamma or 1.
+    x = alone(jnp.full(4, 0.4), jnp.array([0.0, 0.5, 1.0, 7.0]))
+    same = alone(jnp.array([0.0, 0.2, 0.4, 0.4]), jnp.ones(4))
+    np.testing.assert_allclose(x, same, atol=1e-6)
+    assert np.abs(x[1] - x[2]).max() > 1e-3
 
 
 def exact_gaussian_sampler(variance):
