@@ -1,24 +1,30 @@
 """Edits of real pictures whose true result is known: emoji in another colour.
 
     python benchmarks/editing.py                    # the table of docs/editing.md
-    python benchmarks/editing.py --pairs 8 --steps 10
+    python benchmarks/editing.py --minutes 9        # in pieces: it goes on
+    python benchmarks/editing.py --pairs 4 --evaluations 20 --cache /tmp/small
 
 "red circle" is to become "blue circle", and the set has both. Each method turns the
-picture of one caption into the other, guided by the emoji model. Its settings are
-searched on hearts, as many for each method; the setting of the least error is judged on
-circles and squares.
+picture of one caption into the other, guided by the emoji model, with as many
+evaluations of the network. Its settings are searched on hearts, six for each method;
+the setting of the least error is judged on circles and squares. Results are kept in
+``--cache`` method by method, for these sizes.
 
 error     root of the mean squared distance of a pixel to the true picture, in [-1, 1]
 nearer    share of pairs whose result is nearer to the truth than the picture was
-source    the same distance to the picture that was changed
+inside    the error where truth and picture differ
+outside   the distance to the picture that was changed, where truth and picture agree
+accuracy  share of results that the judge, a classifier of emoji that guides nothing,
+          has nearest to the truth among the same thing in all colours, by its features,
+          with the picture outside
 seconds   for one picture, of this machine's processors
 """
 
 import dataclasses
 import itertools
+import json
 import time
-from collections.abc import Callable
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,148 +32,209 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from editing_methods import Method, methods
 
 import jaxlib_guidance as jg
 from jaxlib_guidance.data import embed_words, load_emoji, save_grid
-from jaxlib_guidance.editing import guide_and_rescale, sdedit
 from jaxlib_guidance.models import load_pretrained
 
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "brown")
 TUNED, JUDGED = ("heart",), ("circle", "square")
+COLUMNS = ("error", "nearer", "inside", "outside", "accuracy")
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """How much to measure, and where to draw."""
 
-    pairs: int = 28
+    pairs: int = 14
     """Pairs of pictures that are judged, and at most as many that settings see."""
-    steps: int = 25
+    evaluations: int = 100
+    """Evaluations of the network for a picture, about."""
     seeds: int = 3
+    minutes: float = 60
+    """Time after which no further method begins."""
+    cache: Path = Path("out/editing")
     out: Path = Path("out/editing.png")
+    curve: Path = Path("out/editing_curve.png")
+
+
+@cache
+def known() -> dict[str, np.ndarray]:
+    """Pictures by caption."""
+    sets = map(load_emoji, ("train", "test"))
+    return {c: x for e in sets for c, x in zip(e.captions, e.images, strict=True)}
 
 
 def pairs_of(kinds: tuple[str, ...], count: int) -> list[tuple[str, str]]:
     """Captions of a picture and of what it is to become, spread over all there are."""
-    known = {c for split in ("train", "test") for c in load_emoji(split).captions}
     found = [
         (f"{one} {kind}", f"{other} {kind}")
         for kind in kinds
         for one, other in itertools.permutations(COLOURS, 2)
-        if {f"{one} {kind}", f"{other} {kind}"} <= known
+        if {f"{one} {kind}", f"{other} {kind}"} <= set(known())
     ]
     chosen = np.linspace(0, len(found) - 1, min(count, len(found))).round()
     return [found[int(i)] for i in chosen]
 
 
-def pictures_of(captions: list[str]) -> np.ndarray:
-    """The pictures ``[N, 32, 32, 3]`` of captions."""
-    known = {}
-    for split in ("train", "test"):
-        emoji = load_emoji(split)
-        known.update(zip(emoji.captions, emoji.images, strict=True))
-    return np.stack([known[caption] for caption in captions])
+def rms(a: np.ndarray, where: Any = True) -> np.ndarray:
+    """Root of the mean square of each picture, over the places of a mask."""
+    axes = (1, 2, 3)
+    return np.sqrt(np.mean(a**2, axes, where=np.broadcast_to(where, a.shape)))
 
 
-def methods(model: Any, steps: int) -> dict[str, tuple[Callable, list[tuple]]]:
-    """Functions of numbers by name, with the settings that are searched."""
-    grid = jg.uniform_grid(model.process, steps)
+class Pairs:
+    """Pictures, truths and conditions of some pairs, and how results are judged."""
 
-    def rescaled(features, keys, net, x, source, target, w, low, high):
-        return guide_and_rescale(
-            *(keys, net, grid, x, source, target, model.null),
-            maps={"*/attn": 3e5},
-            features=features,
-            weight=w,
-            low=low,
-            high=high,
-        ).x
+    def __init__(self, model: Any, kinds: tuple[str, ...], count: int):
+        """Reads the pictures."""
+        self.pairs = pairs_of(kinds, count)
+        sides = list(zip(*self.pairs, strict=True))
+        self.before, self.truth = (np.stack([known()[c] for c in s]) for s in sides)
+        self.changed = np.abs(self.truth - self.before).max(-1, keepdims=True) > 0.1
+        self.conds = [self._condition(model, list(side)) for side in sides]
 
-    def inverted(keys, net, x, source, target, w):
-        return guide_and_rescale(
-            *(keys, net, grid, x, source, target, model.null),
-            weight=w,
-            low=0.0,
-            high=0.0,
-        ).x
+    def _condition(self, model, captions):
+        text, mask = embed_words(captions)
+        label = np.full(len(captions), model.classes)
+        return {"label": label, "text": text, "text_mask": mask}
 
-    def noised(strength, keys, net, x, source, target, w):
-        guidance = jg.cfg(w, model.null)
-        return sdedit(
-            *(keys, net, grid, x, target), strength=strength, guidance=guidance
-        )
+    def judged(self, edited: np.ndarray) -> dict[str, float]:
+        """The columns of the table."""
+        error, away = rms(edited - self.truth), rms(self.before - self.truth)
+        whole = np.where(self.changed, edited, self.before)
+        right = [
+            self._found(x, pair) for x, pair in zip(whole, self.pairs, strict=True)
+        ]
+        values = {
+            "error": error,
+            "nearer": error < away,
+            "inside": rms(edited - self.truth, self.changed),
+            "outside": rms(edited - self.before, ~self.changed),
+            "accuracy": right,
+        }
+        return {name: float(np.mean(value)) for name, value in values.items()}
 
-    weights = (3.0, 6.5, 12.0)
-    held = [(w, *r) for w in weights for r in ((0.33, 3.0), (1.5, 1.5))]
-    few = [(w,) for w in (1.5, 3.0, 4.5, 6.5, 9.0, 12.0)]
+    def _found(self, x, pair):
+        kind = pair[1].partition(" ")[2]
+        names = [
+            f"{colour} {kind}" for colour in COLOURS if f"{colour} {kind}" in known()
+        ]
+        judge, params = load_pretrained("emoji_judge")
+        seen = judge(params, np.stack([x, *(known()[name] for name in names)])).features
+        distance = np.square(np.asarray(seen[1:]) - np.asarray(seen[0])).sum(-1)
+        return names[int(np.argmin(distance))] == pair[1]
+
+
+def measured(method: Method, tuned: Pairs, judged: Pairs, seeds: int) -> dict[str, Any]:
+    """What each setting reaches on the one, and the best of them on the other."""
+    model, params = load_pretrained("emoji")
+
+    @cache
+    def compiled(fixed):
+        edit = method.make(*fixed)
+
+        @jax.jit
+        def run(params, key, x, source, target, *numbers):
+            keys = jg.sample_keys(key, len(x))
+            found = edit(keys, model.denoiser(params), x, source, target, *numbers)
+            return jnp.clip(found, -1, 1)
+
+        return run
+
+    def edited(pairs, setting, seed):
+        fixed, numbers = setting
+        given = jax.random.key(seed), pairs.before, *pairs.conds
+        return np.asarray(compiled(fixed)(params, *given, *map(np.float32, numbers)))
+
+    searched = [tuned.judged(edited(tuned, s, 100)) for s in method.settings]
+    best = method.settings[int(np.argmin([row["error"] for row in searched]))]
+    edited(judged, best, 0)  # Compiled, if there are fewer pairs than settings saw.
+    begin = time.monotonic()
+    drawn = [edited(judged, best, s) for s in range(seeds if method.draws else 1)]
+    seconds = (time.monotonic() - begin) / (len(drawn) * len(judged.truth))
     return {
-        "inversion and CFG": (inverted, few),
-        "SDEdit, strength 0.5": (partial(noised, 0.5), few),
-        "SDEdit, strength 0.7": (partial(noised, 0.7), few),
-        "SDEdit, strength 0.9": (partial(noised, 0.9), few),
-        "Guide-and-Rescale, maps": (partial(rescaled, None), held),
-        "Guide-and-Rescale, maps and features": (
-            partial(rescaled, {"block4": 500.0}),
-            held,
-        ),
+        "setting": [*best[0], *best[1]],
+        "searched": searched,
+        "rows": [judged.judged(each) for each in drawn],
+        "seconds": seconds,
+        "drawn": drawn[0].tolist(),
     }
+
+
+def table(kept: dict[str, dict[str, Any]], judged: Pairs) -> None:
+    """Prints the rows, the picture unchanged first."""
+    print("| method | setting | " + " | ".join(COLUMNS) + " | seconds |")
+    print("|---|---|" + "---:|" * (len(COLUMNS) + 1))
+    plain = [f"{judged.judged(judged.before)[name]:.3f}" for name in COLUMNS]
+    print(f"| the picture unchanged | – | {' | '.join(plain)} | – |")
+    for name, row in kept.items():
+        cells = []
+        for column in COLUMNS:
+            values = [each[column] for each in row["rows"]]
+            spread = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):.3f}{spread}")
+        setting = ", ".join(f"{number:g}" for number in row["setting"])
+        print(f"| {name} | {setting} | {' | '.join(cells)} | {row['seconds']:.2f} |")
+
+
+def draw_curve(kept: dict[str, dict[str, Any]], plan: dict[str, Method], out: Path):
+    """What is reached inside and kept outside, along the searched settings."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    for i, (name, row) in enumerate(kept.items()):
+        style = {"color": f"C{i}", "marker": "os^Dv<>pX*"[i % 10], "markersize": 5}
+        for panel, column in zip(panels, ("inside", "accuracy"), strict=True):
+            groups = itertools.groupby(
+                range(6), lambda j, n=name: plan[n].settings[j][0]
+            )
+            for k, (_, group) in enumerate(groups):
+                rows = [row["searched"][j] for j in group]
+                x, y = ([r[c] for r in rows] for c in ("outside", column))
+                panel.plot(x, y, **style, lw=1, label=None if k else name)
+    panels[0].set_ylabel("error inside, to the truth (less is better)")
+    panels[1].set_ylabel("accuracy of the judge (more is better)")
+    for panel in panels:
+        panel.set_xlabel("distance to the picture outside (less is better)")
+        panel.grid(alpha=0.3)
+    panels[0].legend(fontsize=7)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)
 
 
 def main(config: Config) -> None:
     """Searches on hearts, judges on circles and squares, prints and draws."""
-    model, params = load_pretrained("emoji")
-    sets = [pairs_of(kinds, config.pairs) for kinds in (TUNED, JUDGED)]
-    sides = [[list(side) for side in zip(*pairs, strict=True)] for pairs in sets]
-    pictures = [[pictures_of(side) for side in both] for both in sides]
-
-    def conditions(captions):
-        text, mask = embed_words(captions)
-        label = jnp.full(len(captions), model.classes)
-        return {"label": label, "text": text, "text_mask": mask}
-
-    conds = [[conditions(side) for side in both] for both in sides]
-
-    def rms(a, b):
-        return np.sqrt(np.mean((np.asarray(a) - b) ** 2, axis=(1, 2, 3)))
-
-    before, truth = pictures[1]
-    print("| method | setting | error | nearer | source | seconds |")
-    print("|---|---|---:|---:|---:|---:|")
-    away = rms(before, truth)
-    print(f"| the picture unchanged | – | {away.mean():.3f} | – | 0 | – |")
-    drawn = [before, truth]
-    for name, (method, settings) in methods(model, config.steps).items():
-
-        @jax.jit
-        def edit(params, key, x, source, target, *numbers, method=method):
-            keys = jg.sample_keys(key, len(x))
-            edited = method(keys, model.denoiser(params), x, source, target, *numbers)
-            return jnp.clip(edited, -1, 1)
-
-        def error(seed, which, numbers, edit=edit):
-            given = pictures[which][0], *conds[which]
-            return np.asarray(edit(params, jax.random.key(seed), *given, *numbers))
-
-        tuned = [rms(error(100, 0, n), pictures[0][1]).mean() for n in settings]
-        best = settings[int(np.argmin(tuned))]
-        jax.block_until_ready(error(0, 1, best))
-        begin = time.monotonic()
-        results = [error(seed, 1, best) for seed in range(config.seeds)]
-        seconds = (time.monotonic() - begin) / (config.seeds * len(truth))
-        errors = np.stack([rms(each, truth) for each in results])
-        spread = errors.mean(1).std(ddof=1) if config.seeds > 1 else float("nan")
-        source = np.mean([rms(each, before).mean() for each in results])
-        print(
-            f"| {name} | {', '.join(map(str, best))} | {errors.mean():.3f} ± "
-            f"{spread:.3f} | {(errors < away).mean():.2f} | {source:.3f} | "
-            f"{seconds:.2f} |",
-            flush=True,
-        )
-        drawn.append(results[0])
-    shown = slice(0, len(truth), max(1, len(truth) // 8))
+    begin = time.monotonic()
+    model, _ = load_pretrained("emoji")
+    plan = methods(model, config.evaluations)
+    tuned, judged = (Pairs(model, kinds, config.pairs) for kinds in (TUNED, JUDGED))
+    config.cache.mkdir(parents=True, exist_ok=True)
+    kept = {}
+    for name, method in plan.items():
+        path = config.cache / f"{name}.json"
+        if not path.exists():
+            if time.monotonic() - begin > 60 * config.minutes:
+                continue
+            path.write_text(json.dumps(measured(method, tuned, judged, config.seeds)))
+            print(f"{time.monotonic() - begin:4.0f} s  {name}", flush=True)
+        kept[name] = json.loads(path.read_text())
+    table(kept, judged)
+    draw_curve(kept, plan, config.curve)
+    shown = slice(0, len(judged.truth), max(1, len(judged.truth) // 8))
+    drawn = [
+        judged.before,
+        judged.truth,
+        *(np.array(r["drawn"]) for r in kept.values()),
+    ]
     rows = np.concatenate([each[shown] for each in drawn])
-    save_grid(config.out, rows, len(truth[shown]), 3)
+    save_grid(config.out, rows, len(judged.truth[shown]), 3)
     print(f"\n{config.out}: picture, truth, then the methods as above")
+    print(f"{config.curve}: hearts, along the settings")
 
 
 if __name__ == "__main__":

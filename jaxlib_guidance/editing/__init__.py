@@ -6,6 +6,7 @@ from jaxlib_guidance.editing._guide_and_rescale import Edited, guide_and_rescale
 from jaxlib_guidance.editing._masactrl import masactrl
 from jaxlib_guidance.editing._plug_and_play import plug_and_play
 from jaxlib_guidance.editing._prompt_to_prompt import prompt_to_prompt
+from jaxlib_guidance.editing._rf_inversion import rf_inversion
 from jaxlib_guidance.editing._sdedit import sdedit
 
 __all__ = [
@@ -14,6 +15,8 @@ __all__ = [
     # By the picture's own attention and features
     "Edited",
     "guide_and_rescale",
+    # By flows that are led at both ends
+    "rf_inversion",
     # Beside the picture's own states
     "flow_edit",
     "edit_friendly",

@@ -140,6 +140,7 @@ from jaxlib_guidance.guidance._threshold import (
     dynamic_threshold,
 )
 from jaxlib_guidance.guidance._time import PerturbedTime, tsg
+from jaxlib_guidance.guidance._toward import Toward, toward
 from jaxlib_guidance.guidance._tuning import (
     MeasureScale,
     effective_scale,
@@ -312,6 +313,9 @@ __all__ = [
     # Energies of a reference's attention and features
     "ReferenceEnergy",
     "reference_energy",
+    # Towards a known picture
+    "Toward",
+    "toward",
     # Energies of what was observed
     "Observed",
     "ObservationEnergy",

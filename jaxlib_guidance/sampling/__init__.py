@@ -8,6 +8,7 @@ from jaxlib_guidance.sampling._calibrated import (
     tabulate,
 )
 from jaxlib_guidance.sampling._consistency import consistency
+from jaxlib_guidance.sampling._controlled import controlled_inversion
 from jaxlib_guidance.sampling._corrector import CfgCorrector, cfg_corrector
 from jaxlib_guidance.sampling._ddim import ddim, ddpm, posterior
 from jaxlib_guidance.sampling._difference import difference, noised_states
@@ -126,6 +127,7 @@ __all__ = [
     "Inversion",
     "ddim_inversion",
     "invert",
+    "controlled_inversion",
     # Edits beside the source's own states
     "noised_states",
     "difference",

@@ -9,7 +9,7 @@ import pytest
 
 import jaxlib_guidance as jg
 from jaxlib_guidance.editing import edit_friendly, flow_edit
-from jaxlib_guidance.sampling import difference, noise_maps, replay
+from jaxlib_guidance.sampling import difference, noise_maps, noised_states, replay
 from jaxlib_guidance.testing import tiny_dit
 
 PROCESS = jg.VPCosine()
@@ -153,6 +153,15 @@ def test_noise_maps_of_a_known_gaussian_have_unit_noise():
     data = a[1] - (keep + take * gain) * a[0]
     expected = data**2 * 0.49 + s[1] ** 2 + ((keep + take * gain) * s[0]) ** 2
     np.testing.assert_allclose(jnp.var(maps.residuals[0]), expected, rtol=0.08)
+
+
+def test_noised_states_have_independent_noise_and_end_with_the_data():
+    keys, x = jg.sample_keys(jax.random.key(7), 3000), jnp.ones((3000, 1))
+    states = noised_states(keys, PROCESS, GRID, x)
+    np.testing.assert_array_equal(states[-1], x)
+    a, s = PROCESS.alpha(GRID)[:-1], PROCESS.sigma(GRID)[:-1]
+    noise = (states[:-1, :, 0] - a[:, None]) / s[:, None]
+    np.testing.assert_allclose(np.cov(noise), np.eye(4), atol=0.1)
 
 
 @pytest.mark.parametrize("kind", [jnp.bfloat16, jnp.float16])

@@ -47,3 +47,38 @@ def test_mistakes_are_named(tmp_path):
     refused("is no picture", picture=tmp_path / "no.png")
     refused("is no picture", picture=tmp_path / "missing.png")
     refused("strength is 2", method="sdedit", strength=2.0)
+    refused("method is 'p2p'; expected one of guide-and-", method="p2p")
+    refused("masactrl has no option maps, eta", method="masactrl", maps=1.0, eta=1.0)
+    p2p = {"method": "prompt-to-prompt", "target": ("blue heart",)}
+    refused("the word 'dog' is not in a text", **p2p, blend="dog")
+    refused("gain is 'blue'; expected WORD=FACTOR", **p2p, gain="blue")
+    refused("gain is 'blue=x'; expected WORD=FACTOR", **p2p, gain="blue=x")
+
+
+def test_words_become_columns_of_maps(tmp_path):
+    options = {"refine": True, "blend": "red=blue", "gain": "heart=3"}
+    given = config(
+        tmp_path, method="prompt-to-prompt", target=("blue heart",), **options
+    )
+    subject = recipe.subject_of(given)
+    found = recipe.words_of(recipe.options_of(given), subject)
+    assert found["words"].shape == (1, 12, 12)
+    assert found["words"][0, :2, :2].tolist() == [[0, 0], [0, 1]]
+    np.testing.assert_array_equal(found["blend"].words[:, :3], [[1, 0, 0]] * 2)
+    np.testing.assert_array_equal(found["gain"][0, :3], [1, 3, 1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", recipe.METHODS)
+def test_every_method_draws(method, tmp_path):
+    """Two targets, the first of which is what the picture shows."""
+    out = tmp_path / "e.png"
+    given = config(tmp_path, method=method, target=("red heart", "dog"), steps=4)
+    recipe.main(given)
+    picture, edited = recipe.edit(given)
+    assert Image.open(out).size == (3 * 32 * 6, 32 * 6)
+    assert np.isfinite(edited).all()
+    assert np.abs(edited[1] - picture).max() > 1e-2
+    exact = ("prompt-to-prompt", "masactrl", "plug-and-play")
+    if method in exact:
+        np.testing.assert_array_equal(edited[0], picture)
