@@ -1,9 +1,11 @@
 """Changes of real pictures by inversion, a chain of guidance terms, and `sample`."""
 
 from jaxlib_guidance.editing._edit_friendly import edit_friendly
+from jaxlib_guidance.editing._erase import erase
 from jaxlib_guidance.editing._flow_edit import flow_edit
 from jaxlib_guidance.editing._guide_and_rescale import Edited, guide_and_rescale
 from jaxlib_guidance.editing._masactrl import masactrl
+from jaxlib_guidance.editing._masks import prepare_mask, site_masks
 from jaxlib_guidance.editing._plug_and_play import plug_and_play
 from jaxlib_guidance.editing._prompt_to_prompt import prompt_to_prompt
 from jaxlib_guidance.editing._rf_inversion import rf_inversion
@@ -24,4 +26,8 @@ __all__ = [
     "prompt_to_prompt",
     "masactrl",
     "plug_and_play",
+    # Without what a mask covers
+    "erase",
+    "prepare_mask",
+    "site_masks",
 ]

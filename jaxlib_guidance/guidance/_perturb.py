@@ -4,7 +4,7 @@
 only an edit of attention sites of the same network.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -120,7 +120,7 @@ def seg(
 def redirect(
     weight: Any,
     sites: str | Sequence[str],
-    mask: Array,
+    mask: Array | Mapping[str, Array],
     scale: Any = None,
     name: str | None = None,
 ) -> Contrast:
@@ -131,9 +131,10 @@ def redirect(
 
     Args:
       weight: Factor ``w`` of the contrast, scalar or ``[B]``; 0 is off.
-      sites: Self-attention sites, by place, name or pattern, all of one token grid.
+      sites: Self-attention sites, by place, name or pattern.
       mask: Tokens to hide, ``[M]`` or ``[B, M]``, non-zero on them; `token_mask` makes
-        it of a mask of pixels.
+        it of a mask of pixels. One for all sites, or, where their token grids differ, a
+        mapping that has one for each of ``sites``.
       scale: Factor of the similarities at the masked queries, scalar or ``[B]``; 0.3 in
         the paper's first steps, None leaves them.
       name: Name of the branch; None means "redirect:" and the sites.
@@ -143,7 +144,8 @@ def redirect(
 
     Raises:
       TypeError: A weight that is no number.
-      ValueError: A mask that is not ``[M]`` or ``[B, M]``, or holds NaN.
+      ValueError: A mask that is not ``[M]`` or ``[B, M]``, or holds NaN; a mapping
+        that has not all sites, or others.
 
     Example:
       >>> import jax.numpy as jnp
@@ -156,9 +158,15 @@ def redirect(
     Reference: Attentive Eraser, arXiv 2412.12974 (SARG).
     """
     require_numbers("redirect", weight=weight)
+    patterns = site_patterns(sites)
+    masks = mask if isinstance(mask, Mapping) else dict.fromkeys(patterns, mask)
+    if set(masks) != set(patterns):
+        raise ValueError(
+            f"mask has sites {sorted(masks)}; expected sites, {sorted(patterns)}"
+        )
     return Contrast(
         -jnp.asarray(weight, jnp.float32),
-        control=dict.fromkeys(site_patterns(sites), suppress(mask, scale)),
+        control={site: suppress(masks[site], scale) for site in patterns},
         worse=name or _named("redirect", sites),
     )
 
