@@ -7,9 +7,10 @@
     python sample/forecast.py --weights runs/pedestrians/ema.safetensors
 
 Each writes a picture, and the numbers beside it as ``.npz``: paths ``[N, S, L]`` in the
-unit of the series. The guidance is what the search on validation windows found, with
-its sampler; --energy and --scale choose another. Path ``j`` of window ``i`` depends on
---seed, ``i`` and ``j`` alone.
+unit of the series; with stamps also a ``.csv`` by date, in Nixtla's long form. The
+guidance is what the search on validation windows found, with its sampler; --energy and
+--scale choose another. Path ``j`` of window ``i`` depends on --seed, ``i`` and ``j``
+alone.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from bases import BASES, history_steps, same_hour
-from forecast_setup import Setup, set_up
+from forecast_setup import Setup, choose, dated, set_up
 from panels import draw_panels, require_writable
 
 import jaxlib_guidance as jg
@@ -75,8 +76,8 @@ class Config:
     """Stamp of the first column of a source that is an array."""
     long: tuple[str, str, str] | None = None
     """Columns of names, stamps and values of a source in long form."""
-    series: tuple[int, ...] | None = None
-    """Which of them; None is four from all over."""
+    series: tuple[str, ...] | None = None
+    """Which of them, by name or number; None is four from all over."""
     rolls: int = 1
     """Windows of each, at its end."""
     ahead: bool = False
@@ -262,11 +263,7 @@ def run(config: Config) -> dict[str, Any]:
     setup = set_up(config.weights, config.source, **where)
     layout, key = setup.forecaster.layout, jax.random.key(config.seed)
     require_use(config, layout.conditional)
-    total = len(setup.names)
-    chosen = np.arange(0, total, max(1, total // 4))[:4]
-    chosen = chosen if config.series is None else np.asarray(config.series)
-    if not chosen.size or chosen.min() < 0 or chosen.max() >= total:
-        raise ValueError(f"series {chosen.tolist()}; expected 0, ..., {total - 1}")
+    chosen = choose(config.series, setup.names)
     if config.task == "synthesize":
         made = invent(setup, config.samples, key)
         titles = [f"synthetic {i}" for i in range(min(4, len(made)))]
@@ -294,11 +291,8 @@ def run(config: Config) -> dict[str, Any]:
     future = jnp.asarray(truth[:, -layout.horizon :])
     if config.task == "refine":
         base = base_forecast(setup, config.base, rows, starts, config.samples, observed)
-        options = {
-            "t": find_time(setup),
-            "noise": config.noise,
-            "step_size": config.step_size,
-        }
+        moves = {"noise": config.noise, "step_size": config.step_size}
+        options = {"t": find_time(setup), **moves}
         drawn = refine_forecast(
             setup, base, inputs, config.samples, config.energy, **options
         )
@@ -330,7 +324,8 @@ def run(config: Config) -> dict[str, Any]:
     hidden[:, -layout.horizon :] = False
     titles = [setup.names[row] for row in rows]
     draw_panels(config.out, titles, truth, paths, layout.horizon, hidden)
-    return {"paths": paths, "observed": truth, "rows": rows, "starts": starts}
+    found = {"paths": paths, "observed": truth, "rows": rows, "starts": starts}
+    return found | dated(setup, paths, rows, starts)
 
 
 def main(config: Config) -> None:
@@ -341,9 +336,12 @@ def main(config: Config) -> None:
         results = run(config)
     except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
         sys.exit(f"sample/forecast.py: {error}")
-    numbers = config.out.with_suffix(".npz")
+    numbers, table = (config.out.with_suffix(end) for end in (".npz", ".csv"))
+    frame = results.pop("frame", None)
     np.savez_compressed(numbers, **results)
-    print(f"{config.out} and {numbers}")
+    if frame is not None:
+        frame.to_csv(table, index=False)
+    print(config.out, numbers, *([table] if frame is not None else []))
 
 
 if __name__ == "__main__":

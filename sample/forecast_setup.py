@@ -9,9 +9,10 @@ import jax
 import numpy as np
 from bases import fit_ridge
 
-from jaxlib_guidance.data import load_series, parse_freq
+from jaxlib_guidance.data import load_series, parse_freq, stamps
 from jaxlib_guidance.guidance import Observed
 from jaxlib_guidance.timeseries import (
+    Forecast,
     Forecaster,
     RidgeForecaster,
     WindowReader,
@@ -36,6 +37,7 @@ class Setup:
     reader: WindowReader
     names: tuple[str, ...]
     freq: str
+    start: np.ndarray
     batch: int = 19
     """Windows forecast at once."""
 
@@ -94,6 +96,48 @@ class Setup:
         return move
 
 
+def choose(wanted: tuple[str, ...] | None, names: tuple[str, ...]) -> np.ndarray:
+    """Numbers of series that are named or numbered; of None four from all over.
+
+    Raises:
+      ValueError: A series that is not there, or none at all.
+    """
+    total = len(names)
+    if wanted is None:
+        return np.arange(0, total, max(1, total // 4))[:4]
+    numbers = [names.index(each) if each in names else each for each in wanted]
+    try:
+        found = np.array([int(each) for each in numbers], int)
+    except ValueError:
+        raise ValueError(
+            f"series {list(wanted)}; expected numbers, or names such as {names[:3]}"
+        ) from None
+    if not found.size or found.min() < 0 or found.max() >= total:
+        raise ValueError(f"series {found.tolist()}; expected 0, ..., {total - 1}")
+    return found
+
+
+def dated(setup: Setup, paths: Any, rows: Any, starts: Any) -> dict[str, Any]:
+    """The horizons as a table by date, ``{"frame": ...}``; empty without stamps.
+
+    Args:
+      setup: The series and their stamps.
+      paths: Paths ``[N, S, L]``.
+      rows: Series of each window ``[N]``.
+      starts: Columns at which the windows begin ``[N]``.
+    """
+    if not setup.freq or np.isnat(setup.start).any():
+        return {}
+    layout = setup.forecaster.layout
+    first = [
+        stamps(setup.start[row], setup.freq, 1, int(at) + layout.context)[0]
+        for row, at in zip(rows, starts, strict=True)
+    ]
+    names = tuple(setup.names[row] for row in rows)
+    ahead = np.asarray(paths)[..., -layout.horizon :]
+    return {"frame": Forecast(ahead, names, np.array(first), setup.freq).frame()}
+
+
 def set_up(weights: str | Path, source: str | None = None, **given: Any) -> Setup:
     """Reads weights and series; by default those that the model was trained on.
 
@@ -117,4 +161,4 @@ def set_up(weights: str | Path, source: str | None = None, **given: Any) -> Setu
             f"model is of series of {freq!r}; pass --freq if only the source is silent"
         )
     reader = read_windows(series, forecaster.layout)
-    return Setup(forecaster, params, reader, series.names, series.freq)
+    return Setup(forecaster, params, reader, series.names, series.freq, series.start)

@@ -1,13 +1,14 @@
 """Options and presets of train/timeseries.py, and where its series come from."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+from timeseries_windows import steps_of, window_sizes
 
-from jaxlib_guidance.data import Series, load_series, parse_freq
-from jaxlib_guidance.timeseries import DAILY_LAGS, HOURLY_LAGS
+from jaxlib_guidance.data import Series, load_series
 from jaxlib_guidance.training import Hosts, Log, Scale
 
 # What the options that were left out are; "paper" is as published, with the released
@@ -62,16 +63,18 @@ class Data:
     """Columns of names, stamps and values of a .csv or .parquet in long form."""
     shortest: int = 0
     """Leave out series of fewer steps."""
-    context: int | None = None
-    """Steps of which the scale is taken, and that guidance may use: two weeks, of daily
-    series four; "paper" 336 hours or 360 days."""
-    horizon: int | None = None
-    """Steps of forecast: a day, of daily series a week; "paper" 24 hours or 30 days."""
-    lags: tuple[int, ...] | None = None
-    """Steps back of further channels: one to four weeks, "paper" the published ones.
-    Where they are conditions, lags shorter than the view would bring the context that
-    guidance is to bring. What is None is known for steps that divide a day, for "D" and
-    "B" ("paper": "h", "D", "B"); series of other frequencies need all three."""
+    context: int | str | None = None
+    """Steps of which the scale is taken, and that guidance may use, or a time such as
+    4W: two weeks, of daily series four, see timeseries_windows.py; "paper" 336 hours or
+    360 days."""
+    horizon: int | str | None = None
+    """Steps of forecast, or a time such as 7D: a day, of daily series a week, of months
+    and quarters a year; "paper" 24 hours or 30 days."""
+    lags: tuple[int | str, ...] | None = None
+    """Steps back of further channels, or times such as 1W 2W: one to four weeks, one to
+    three years of months, "paper" the published ones. Where they are conditions, lags
+    shorter than the view would bring the context that guidance is to bring. "paper"
+    knows those of "h", "D" and "B" alone."""
     rolls: int = 7
     """Forecasts of each series to test on, at its end; as many before to validate."""
 
@@ -86,7 +89,8 @@ class Model:
     last days of the context, of counts the square roots. What is None below is the
     preset's."""
     view: int | None = None
-    """Steps of the context that "cpu" sees: three days, of daily series a week."""
+    """Steps of the context that "cpu" sees: three days, of daily series a week, of
+    others a horizon or a year."""
     conditional: bool = False
     """Whether observed steps are a condition (TSDiff-Cond), or guide the sampler."""
     init_skip: bool = False
@@ -176,24 +180,13 @@ def read_series(data: Data) -> Series:
     )
 
 
-def window_sizes(preset: str, freq: str) -> dict[str, Any]:
-    """Sizes of windows in steps for series of a frequency; empty if it has none."""
-    number, unit = parse_freq(freq) if freq else (0, "")
-    daily = {(86_400, "seconds"): 7, (1, "weekdays"): 5}.get((number, unit))
-    if preset == "paper":
-        if daily:
-            return {"context": 360, "horizon": 30, "lags": DAILY_LAGS}
-        hourly = {"context": 336, "horizon": 24, "lags": HOURLY_LAGS}
-        return hourly if (number, unit) == (3600, "seconds") else {}
-    if daily:
-        sizes = {"context": 4 * daily, "horizon": daily, "view": daily}
-    elif unit == "seconds" and not 86_400 % number:
-        day = 86_400 // number
-        sizes = {"context": 14 * day, "horizon": day, "view": 3 * day}
-        daily = 7 * day
-    else:
-        return {}
-    return sizes | {"lags": tuple(daily * week for week in (1, 2, 3, 4))}
+def in_steps(data: Data, freq: str) -> Data:
+    """The options with windows in steps where they were given in time."""
+    of = partial(steps_of, freq=freq)
+    sizes = {name: of(name, getattr(data, name)) for name in ("context", "horizon")}
+    if data.lags is not None:
+        sizes["lags"] = tuple(of("lags", lag) for lag in data.lags)
+    return dataclasses.replace(data, **sizes)
 
 
 def complete(config: Config, freq: str) -> Config:
@@ -205,6 +198,7 @@ def complete(config: Config, freq: str) -> Config:
     """
     model, presets = config.model, PRESETS[config.model.preset]
     optim, sizes = dict(presets["optimiser"]), window_sizes(model.preset, freq)
+    config = dataclasses.replace(config, data=in_steps(config.data, freq))
     view = sizes.pop("view", None)
     needed = ("context", "horizon", "lags")
     absent = [n for n in needed if getattr(config.data, n) is None and n not in sizes]

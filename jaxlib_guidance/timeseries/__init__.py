@@ -16,6 +16,7 @@ from jaxlib_guidance.timeseries._baselines import (
     scale_context,
     seasonal_naive,
 )
+from jaxlib_guidance.timeseries._dated import Forecast
 from jaxlib_guidance.timeseries._forecast import forecast, infill, paths_of
 from jaxlib_guidance.timeseries._forecaster import (
     SAMPLERS,
@@ -46,6 +47,7 @@ from jaxlib_guidance.timeseries._positions import (
     training_batch,
     training_positions,
 )
+from jaxlib_guidance.timeseries._predict import predict
 from jaxlib_guidance.timeseries._refine import (
     base_paths,
     completed,
@@ -58,6 +60,7 @@ from jaxlib_guidance.timeseries._scoring import (
     energy_score,
     variogram_score,
 )
+from jaxlib_guidance.timeseries._sktime import sktime_forecaster
 from jaxlib_guidance.timeseries._synthesize import (
     downstream_score,
     linear_predictive_score,
@@ -116,6 +119,10 @@ __all__ = [
     "default_scale",
     "read_windows",
     "in_batches",
+    # Forecasts as others hold them
+    "Forecast",
+    "predict",
+    "sktime_forecaster",
     # Refinement of other forecasts
     "noise_errors",
     "representative_time",

@@ -113,6 +113,10 @@ def test_every_task_writes_a_picture_and_its_numbers(task, weights, tmp_path):
         paths = numbers["paths"]
     assert paths.shape == ((3, 36) if task == "synthesize" else (1, 3, 36))
     assert np.isfinite(paths).all()
+    table = out.with_suffix(".csv")
+    assert table.exists() == (task != "synthesize")
+    if table.exists():
+        assert table.read_text().startswith("unique_id,ds,TSDiff,TSDiff-median,")
 
 
 def test_what_is_refused(weights, conditional, tmp_path):
@@ -121,6 +125,7 @@ def test_what_is_refused(weights, conditional, tmp_path):
             sample.run(sample.Config(weights=str(of), **given))
 
     refused(r"series \[5\]; expected 0, ..., 1", series=(5,))
+    refused(r"series \['x'\]; expected numbers, or names such as", series=("x",))
     none = "has no effect on the "
     refused(f"base is week, which {none}task 'forecast'", base="week")
     refused("noise is 0.0", task="impute", noise=0.0)
@@ -240,6 +245,11 @@ def test_presets_fill_what_is_not_given(tmp_path):
         # Days and weekdays in weeks, and not 168 to 672 of them.
         ("D", 28, 7, 7, (7, 14, 21, 28)),
         ("B", 20, 5, 5, (5, 10, 15, 20)),
+        ("W-SUN", 52, 8, 8, (52,)),
+        ("2D", 183, 30, 30, (183,)),
+        ("MS", 36, 12, 12, (12, 24, 36)),
+        ("QE-DEC", 12, 4, 4, (4, 8, 12)),
+        ("YS", 8, 2, 8, ()),
     ],
 )
 def test_default_windows_are_of_time_and_not_of_steps(
@@ -251,7 +261,20 @@ def test_default_windows_are_of_time_and_not_of_steps(
     assert config.model.view == view
 
 
-@pytest.mark.parametrize("freq", ["", "MS", "W", "7h", "2D"])
+def test_windows_are_given_in_time():
+    data = options.Data(context="4W", horizon="7D", lags=("1W", 14, "3W"))
+    hourly = options.complete(train.Config(data=data), "h").data
+    assert (hourly.context, hourly.horizon, hourly.lags) == (672, 168, (168, 14, 504))
+    weekdays = options.complete(train.Config(data=data), "B").data
+    assert (weekdays.context, weekdays.horizon, weekdays.lags) == (20, 5, (5, 14, 15))
+    years = options.Data(horizon="1YS", lags=("1YS",))
+    assert options.complete(train.Config(data=years), "MS").data.horizon == 12
+    for size, freq in (("1MS", "D"), ("36h", "D"), ("7D", "MS"), ("7D", "")):
+        with pytest.raises(ValueError, match=rf"horizon has '{size}', which is no who"):
+            options.in_steps(options.Data(horizon=size), freq)
+
+
+@pytest.mark.parametrize("freq", ["", "7h", "5MS", "2B"])
 def test_series_of_other_frequencies_need_their_windows(freq):
     with pytest.raises(ValueError, match=r"pass --data.context, --data.horizon, --dat"):
         options.complete(train.Config(), freq)

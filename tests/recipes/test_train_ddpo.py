@@ -55,7 +55,9 @@ def on_devices(recipe, monkeypatch, count):
     """Runs of the recipe take this many devices."""
     right = recipe.open_run
     few = data_mesh(jax.devices()[:count])
-    monkeypatch.setattr(recipe, "open_run", lambda *c: replace(right(*c), mesh=few))
+    monkeypatch.setattr(
+        recipe, "open_run", lambda *c, **k: replace(right(*c, **k), mesh=few)
+    )
 
 
 def tiny(recipe, directory, weights, **changes):
