@@ -123,7 +123,15 @@ def test_imports_are_declared():
     extras = PROJECT["optional-dependencies"]
     everywhere = PROJECT["dependencies"] + [
         line
-        for name in ("data", "timeseries", "tensorboard", "export", "lm", "emoji")
+        for name in (
+            "data",
+            "timeseries",
+            "tensorboard",
+            "export",
+            "lm",
+            "emoji",
+            "hosts",
+        )
         for line in extras[name]
     ]
     allowed = {
@@ -132,8 +140,8 @@ def test_imports_are_declared():
         "sample": everywhere,
         "tests": everywhere + extras["test"] + extras["parity"] + extras["release"],
     }
-    # Read from its repository: it is on no registry.
-    cloned = {"guided_diffusion"}
+    # Read from its repository, for it is on no registry; and tied to other versions.
+    cloned = {"guided_diffusion", "gensbi"}
     distribution = {"PIL": "pillow", "orbax": "orbax-checkpoint", "yaml": "pyyaml"}
     undeclared = set()
     for path in tracked():

@@ -4,6 +4,7 @@ An edit is a pytree, so it is an argument of the compiled function like any othe
 absent field leaves the jaxpr of the site untouched.
 """
 
+import dataclasses
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -77,6 +78,16 @@ class Edit:
     negative_mix: Array | float | None = None
     skip: Array | float | None = None
     shuffle: Array | float | None = None
+
+    def __repr__(self) -> str:
+        """The fields that change something."""
+        values = ((f, getattr(self, f.name)) for f in dataclasses.fields(self))
+        used = [
+            f"{f.name}={value!r}"
+            for f, value in values
+            if not (value is f.default or (f.default in ((), 0) and value == f.default))
+        ]
+        return f"Edit({', '.join(used)})"
 
 
 def match(patterns: Iterable[str], names: Sequence[str], what: str) -> tuple[str, ...]:

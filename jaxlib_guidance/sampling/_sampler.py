@@ -111,6 +111,14 @@ class Sampler(NamedTuple):
         Callable[[Array, PyTree, Interval], Callable[[Array], Transition] | None] | None
     ) = None
 
+    def __repr__(self) -> str:
+        """Which solver, and what the loop asks of it; not where its functions are."""
+        made = getattr(self.step, "__qualname__", type(self.step).__name__)
+        return (
+            f"Sampler({made.partition('.')[0]}, stochastic={self.stochastic}, "
+            f"evaluations={self.evaluations}, reversible={self.reversible})"
+        )
+
 
 class StepInfo(NamedTuple):
     """What a trace function sees of a step.

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from jaxlib_guidance.data import Series, stamps
-from jaxlib_guidance.timeseries._positions import series_ends
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,27 +228,3 @@ def _around(series, name, dates, history):
     begin = int(np.searchsorted(when, dates[0]))
     some = slice(max(0, begin - history), begin + len(dates))
     return when[some], series.values[row, some]
-
-
-def first_stamps(series: Series, ends: np.ndarray | None = None) -> np.ndarray:
-    """Stamps of the columns at which forecasts begin.
-
-    Args:
-      series: Series, from `load_series`.
-      ends: Column of each series, ``[S]``; None is after its last value.
-
-    Returns:
-      datetime64[s] ``[S]``, NaT where the series has no stamps.
-    """
-    ends = series_ends(series.values) if ends is None else ends
-    if not series.freq:
-        return np.full(len(ends), np.datetime64("NaT", "s"))
-    each = zip(series.start, ends, strict=True)
-    return np.array(
-        [
-            np.datetime64("NaT", "s")
-            if np.isnat(start)
-            else stamps(start, series.freq, 1, int(end))[0]
-            for start, end in each
-        ]
-    )

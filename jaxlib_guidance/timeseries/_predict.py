@@ -3,9 +3,9 @@
 import jax
 import numpy as np
 
-from jaxlib_guidance.data import Series
+from jaxlib_guidance.data import Series, stamps
 from jaxlib_guidance.rng import fold, sample_keys
-from jaxlib_guidance.timeseries._dated import Forecast, first_stamps
+from jaxlib_guidance.timeseries._dated import Forecast
 from jaxlib_guidance.timeseries._forecaster import (
     Forecaster,
     GuidanceSettings,
@@ -72,7 +72,7 @@ def predict(
         raise ValueError("the layout has joint series; call Forecaster.paths")
     guidance = _stored(forecaster) if guidance is None else guidance
     ends = series_ends(series.values) if end is None else np.asarray(end)
-    starts = first_stamps(series, ends)
+    starts = _first_stamps(series, ends)
     pieces, current, at = [], series, ends
     while sum(piece.shape[-1] for piece in pieces) < horizon:
         own = _keys(key, len(ends), samples, len(pieces))
@@ -87,6 +87,19 @@ def predict(
         current, at = _extended(current, at, drawn.reshape(-1, drawn.shape[-1]))
     paths = np.concatenate(pieces, -1)[..., :horizon]
     return Forecast(paths, series.names, starts, series.freq)
+
+
+def _first_stamps(series, ends):
+    """Stamps of the columns at which forecasts begin, NaT where there are none."""
+    unknown = np.datetime64("NaT", "s")
+    if not series.freq:
+        return np.full(len(ends), unknown)
+    return np.array(
+        [
+            unknown if np.isnat(at) else stamps(at, series.freq, 1, int(end))[0]
+            for at, end in zip(series.start, ends, strict=True)
+        ]
+    )
 
 
 def _keys(key, count, samples, piece):

@@ -102,3 +102,8 @@ def test_a_place_means_its_self_attention(pattern, chosen):
 def test_a_place_without_self_attention_lists_its_sites():
     with pytest.raises(ValueError, match="no self-attention; name its sites: up/cross"):
         match_sites("up", ("up/cross", "down/attn"))
+
+
+def test_an_edit_says_what_it_changes():
+    assert repr(Edit(identity=1.0, shift=2)) == "Edit(shift=2, identity=1.0)"
+    assert repr(Edit()) == "Edit()"

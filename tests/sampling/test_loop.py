@@ -13,6 +13,7 @@ from jaxlib_guidance.sampling import (
     ddpm,
     sa_solver,
     sample,
+    unipc,
     with_corrector,
     with_recurrence,
 )
@@ -263,3 +264,8 @@ def test_one_gaussian_is_sampled_exactly():
         eps = (np.asarray(x[i]) - alpha[i] * x0) / sigma[i]
         exact = alpha[i + 1] * x0 + sigma[i + 1] * eps
         np.testing.assert_allclose(x_next[i], exact, atol=1e-5)
+
+
+def test_a_solver_says_which_it_is():
+    assert repr(ddim(1.0)).startswith("Sampler(ddim, stochastic=True, evaluations=1")
+    assert "0x" not in repr(unipc())

@@ -1,0 +1,148 @@
+"""Adapters of docs/hosts.md with the real packages, where these are installed."""
+
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxlib_guidance as jg
+from jaxlib_guidance.testing import exact_denoiser, exact_flow, plane_mixture
+
+PAGE = (Path(__file__).parents[1] / "docs/hosts.md").read_text()
+
+
+def blocks(host):
+    """What the page shows of a host, in order."""
+    return re.findall(rf"^```py {host}\n(.*?)^```$", PAGE, re.M | re.S)
+
+
+def shown(host, part=0, **names):
+    """The page's names after a block, which begins with these."""
+    space = {"jax": jax, "jnp": jnp, "jg": jg, "process": jg.VPCosine(), **names}
+    exec(compile(blocks(host)[part], f"docs/hosts.md, {host}", "exec"), space)
+    return space
+
+
+@pytest.mark.parametrize("host", ["equinox", "diffrax", "gensbi", "flowjax", "gymnax"])
+def test_an_adapter_has_at_most_three_lines_of_its_own(host):
+    """Imports, a model to adapt, blank lines and the `def` itself apart."""
+    for block in blocks(host):
+        lines = [line for line in block.splitlines() if line.strip()]
+        own = ("import", "def ", "model = ", "env, ")
+        own = [line for line in lines if not line.startswith(own)]
+        assert 1 <= len(own) <= 3 * block.count("def "), block
+
+
+def test_equinox():
+    pytest.importorskip("equinox")
+    made = shown("equinox")
+    x = jax.random.normal(jax.random.key(1), (3, 2))
+    t, cond = jnp.full(3, 0.4), jnp.arange(3.0)
+    value = jnp.stack(
+        [made["model"](jnp.append(x[i], jnp.array([0.4, i]))) for i in range(3)]
+    )
+    want = jg.convert(made["process"], "v", "x0", value, x, t)
+    np.testing.assert_allclose(made["denoiser"](x, t, cond).x0, want, atol=1e-5)
+
+
+def fields():
+    """The exact velocity of a mixture, from noise at 0 to data at 1."""
+    mixture, process = plane_mixture(), jg.RectifiedFlow()
+    exact = exact_denoiser(mixture, process)
+
+    def velocity(t, x):
+        x0 = exact(x, 1 - t, None).x0
+        return -jg.convert(process, "x0", "velocity", x0, x, 1 - t)
+
+    return mixture, exact, velocity
+
+
+def test_diffrax_there_and_back():
+    diffrax = pytest.importorskip("diffrax")
+    mixture, exact, velocity = fields()
+
+    def field(t, y, args):
+        return velocity(t[None], y[None])[0]
+
+    denoiser = shown("diffrax", field=field)["denoiser"]
+    x, t = jax.random.normal(jax.random.key(0), (5, 2)), jnp.full(5, 0.7)
+    np.testing.assert_allclose(denoiser(x, t, None).x0, exact(x, t, None).x0, atol=1e-5)
+    # Back, through their solver, to where the exact flow arrives.
+    flow = shown("diffrax", 1, denoiser=denoiser)["flow"]
+
+    @jax.jit
+    def solve(x):
+        return diffrax.diffeqsolve(
+            diffrax.ODETerm(flow),
+            diffrax.Tsit5(),
+            t0=1.0,
+            t1=1e-3,
+            dt0=-0.02,
+            y0=x,
+            stepsize_controller=diffrax.PIDController(rtol=1e-5, atol=1e-6),
+        ).ys[-1]
+
+    want = exact_flow(mixture, x, (0.0, 1.0), (1 - 1e-3, 1e-3))
+    np.testing.assert_allclose(solve(x), want, atol=2e-3)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_gensbi():
+    """Its path's velocity of one data point, to which the denoiser must point."""
+    path = pytest.importorskip("gensbi.flow_matching.path")
+    from gensbi.flow_matching.path.scheduler import CondOTScheduler
+
+    data = jnp.tile(jnp.array([1.0, -2.0]), (6, 1))
+    noise = jax.random.normal(jax.random.key(0), (6, 2))
+    s = jnp.linspace(0.1, 0.9, 6)
+    drawn = path.AffineProbPath(CondOTScheduler()).sample(noise, data, s)
+
+    def velocity(t, x):
+        return (data - x) / (1 - t[:, None])
+
+    np.testing.assert_allclose(velocity(s, drawn.x_t), drawn.dx_t, atol=1e-5)
+    denoiser = shown("gensbi", velocity=velocity)["denoiser"]
+    got = denoiser(drawn.x_t, 1 - s, None).x0
+    np.testing.assert_allclose(got, data, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_flowjax():
+    pytest.importorskip("flowjax")
+    from flowjax.distributions import Normal
+
+    density = Normal(jnp.array([3.0, -3.0]), jnp.ones(2))
+    guidance = shown("flowjax", density=density)["guidance"]
+    process = jg.RectifiedFlow()
+    exact = exact_denoiser(plane_mixture(), process)
+    keys = jg.sample_keys(jax.random.key(0), 64)
+
+    @jax.jit
+    def mean(term):
+        how = jg.recommended(process, 12)
+        x, _ = jg.sample(keys, exact, *how, (2,), guidance=term)
+        return x.mean(0)
+
+    pulled = mean(guidance) - mean(jg.energy(lambda x0, ctx: 0 * x0[:, 0], 1.0))
+    assert pulled[0] > 0.3
+    assert pulled[1] < -0.3
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_gymnax():
+    """The page's PPO, with the environment's own reset and step."""
+    gymnax = pytest.importorskip("gymnax")
+    whole = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
+    space = {}
+    code = "\n".join([whole[0], whole[-1].replace("falls = ppo(12)", "falls = [4, 0]")])
+    exec(compile(code, "docs/hosts.md", "exec"), space)
+    theirs = shown("gymnax", gymnax=gymnax)
+    space |= {name: theirs[name] for name in ("reset", "step")}
+    # Their code adds integers to floats.
+    with jax.numpy_dtype_promotion("standard"):
+        falls = space["ppo"](20)
+    assert np.mean(falls[-5:]) < np.mean(falls[:2]) / 3
