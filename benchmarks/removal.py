@@ -1,7 +1,7 @@
 """Objects removed from pictures whose background is known, by the emoji model.
 
-    python benchmarks/removal.py                         # emoji scenes
-    python benchmarks/removal.py --kinds emoji photo     # the table of docs/editing.md
+    python benchmarks/removal.py                         # emoji
+    python benchmarks/removal.py --kinds emoji photo     # the table of docs/erasing.md
 
 A small emoji is pasted on a picture, so that background and mask are known exactly. The
 pictures are held-out emoji, or crops of photographs that scikit-image ships as CC0 or
@@ -53,7 +53,7 @@ class Config:
     """Backgrounds."""
     scenes: int = 32
     """Scenes of each kind that are judged."""
-    tuned: int = 12
+    tuned: int = 10
     """Scenes of each kind that settings see."""
     calls: int = 40
     """Network calls for a sample."""

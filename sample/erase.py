@@ -1,16 +1,16 @@
-"""Takes an object out of a picture: what is around it fills its place.
+r"""Takes an object out of a picture: what is around it fills its place.
 
     python sample/erase.py
     python sample/erase.py --picture photo.png --mask mask.png --dilation 0.5
     python sample/erase.py --model FOLDER --picture photo.png --mask mask.png \
-        --sites mid up0 up1 up2 up3 --dilation 12 --steps 50
+        --dilation 12
 
 Without --picture it takes an emoji of the held-out tenth with another pasted on it, of
 which the truth is known. A mask is white where the object is, of any size. The result
 is a PNG of the picture, the mask as it is used, and the picture without the object.
 
 --model is a name or file of `load_pretrained`, or the folder of a published model of
-texts (docs/models.md), which gets the empty text. docs/editing.md says how well this
+texts (docs/models.md), which gets the empty text. docs/erasing.md says how well this
 works.
 """
 

@@ -56,9 +56,8 @@ def erase(
       mask: What is to go, of any size and kind that `prepare_mask` takes. One of
         nothing gives the picture back, bit for bit.
       cond: Condition, every leaf ``[B, ...]``; the authors give an empty text.
-      sites: Self-attention sites, by place, name or pattern; for Stable Diffusion 2.1
-        the authors take those of the way up but the first two, for XL the middle and
-        the way up.
+      sites: Self-attention sites, by place, name or pattern. The authors take the way
+        up of Stable Diffusion, ``"up*"``, and for XL the middle too.
       weight: Factor ``w`` of the redirection, scalar or ``[B]``; 0 leaves inpainting.
       suppression: Factor of the similarities of masked queries, scalar or ``[B]``; None
         does without.
