@@ -1,5 +1,6 @@
 """Environments with a known truth, each a namespace of pure functions."""
 
+from jaxlib_guidance.worlds import _dynamical_bandit as dynamical_bandit
 from jaxlib_guidance.worlds import _kuhn as kuhn
 
-__all__ = ["kuhn"]
+__all__ = ["dynamical_bandit", "kuhn"]
