@@ -34,6 +34,7 @@ from jaxlib_guidance.attention._features import (
 from jaxlib_guidance.attention._fold import fold_controls
 from jaxlib_guidance.attention._layer import enter_layer, leave_layer, shuffle, skip
 from jaxlib_guidance.attention._negative import move_away
+from jaxlib_guidance.attention._reorder import reorder
 from jaxlib_guidance.attention._words import align_words
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "borrow",
     "align_words",
     "shift",
+    "reorder",
     "sparse",
     "move_away",
     "combine",

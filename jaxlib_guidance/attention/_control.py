@@ -34,6 +34,9 @@ class Edit:
         branch's own columns. None means all.
       borrow_words: ``[M, M]`` or ``[B, M, M]``; row ``m`` says to which columns the
         borrowed column ``m`` goes. None leaves each at its place.
+      query_order: Order in which queries are taken, borrowed ones included, ``[Q]`` or
+        ``[B, Q]``; see `reorder`.
+      key_order: The same of keys and values, ``[M]`` or ``[B, M]``.
       shift: Rolls queries, keys and values, borrowed ones included, by this many
         tokens (static).
       query_blur: Standard deviation, in tokens, of a Gaussian blur of the queries over
@@ -62,6 +65,8 @@ class Edit:
     borrow_gate: Array | float | None = None
     borrow_columns: Array | None = None
     borrow_words: Array | None = None
+    query_order: Array | None = None
+    key_order: Array | None = None
     shift: int | tuple[int, ...] = static(default=0)
     query_blur: Array | float | None = None
     logit_scale: Array | float | None = None

@@ -21,6 +21,7 @@ from jaxlib_guidance.attention._entmax import entmax15
 from jaxlib_guidance.attention._gates import by_branch, mix, move_words, take
 from jaxlib_guidance.attention._joint import joint_map, see_text, within
 from jaxlib_guidance.attention._negative import FLIP, RULES
+from jaxlib_guidance.attention._order import in_order
 from jaxlib_guidance.attention._require import require_edit
 from jaxlib_guidance.reduce import divide
 from jaxlib_guidance.types import Array, expand
@@ -87,6 +88,10 @@ def attend(
             else own
             for what, own in (("q", q), ("k", k), ("v", v))
         )
+        if edit.query_order is not None:
+            q = in_order(q, edit.query_order, "query_order")
+        if edit.key_order is not None:
+            k, v = (in_order(a, edit.key_order, "key_order") for a in (k, v))
         q, k, v = (within(image, lambda a: _roll(a, edit.shift), a) for a in (q, k, v))
         if edit.query_blur is not None:
             sigma = edit.query_blur

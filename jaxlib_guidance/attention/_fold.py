@@ -11,6 +11,7 @@ from jaxlib_guidance.attention._control import BORROWABLE, PIXELS, Edit
 from jaxlib_guidance.attention._features import FeatureEdit
 from jaxlib_guidance.attention._fold_features import fold_features
 from jaxlib_guidance.attention._gates import paired_gate, source_rows, stack_gates
+from jaxlib_guidance.attention._order import stack_orders
 
 # Neutral values, given to the branches of a call that do not use a field others use.
 GATES = {
@@ -93,6 +94,10 @@ def _fold(edits, branches, batch, site):
             for value in words
         ]
         fields["borrow_words"] = jnp.stack(whole, 1).reshape(-1, width, width)
+    for name in ("query_order", "key_order"):
+        orders = [getattr(edit, name) for edit in edits]
+        if any(order is not None for order in orders):
+            fields[name] = stack_orders(orders, batch, f"{site}: {name}")
     shifts: Any = tuple(edit.shift for edit in edits)
     return Edit(
         shift=shifts if any(shifts) else 0,

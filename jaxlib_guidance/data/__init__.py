@@ -1,8 +1,9 @@
 """Data sets behind one interface: bundled, a local folder, or TensorFlow Datasets."""
 
-from jaxlib_guidance.data import images, series
+from jaxlib_guidance.data import images, motions, series
 from jaxlib_guidance.data._order import batch_indices
 from jaxlib_guidance.data.images import *
+from jaxlib_guidance.data.motions import *
 from jaxlib_guidance.data.series import *
 
 __all__ = [
@@ -10,4 +11,5 @@ __all__ = [
     "batch_indices",
 ]
 __all__ += images.__all__
+__all__ += motions.__all__
 __all__ += series.__all__

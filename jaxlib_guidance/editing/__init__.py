@@ -6,6 +6,26 @@ from jaxlib_guidance.editing._flow_edit import flow_edit
 from jaxlib_guidance.editing._guide_and_rescale import Edited, guide_and_rescale
 from jaxlib_guidance.editing._masactrl import masactrl
 from jaxlib_guidance.editing._masks import prepare_mask, site_masks
+from jaxlib_guidance.editing._motion import (
+    MotionDraw,
+    MotionPair,
+    draw_pair,
+    emphasise_word,
+    erase_word,
+    ground_word,
+    replace_word,
+    shift_motion,
+    site_frames,
+    transfer_style,
+    vary_motion,
+)
+from jaxlib_guidance.editing._motion_maps import (
+    MotionMaps,
+    count_actions,
+    count_peaks,
+    find_word,
+    read_maps,
+)
 from jaxlib_guidance.editing._plug_and_play import plug_and_play
 from jaxlib_guidance.editing._prompt_to_prompt import prompt_to_prompt
 from jaxlib_guidance.editing._rf_inversion import rf_inversion
@@ -30,4 +50,23 @@ __all__ = [
     "erase",
     "prepare_mask",
     "site_masks",
+    # Motions, by attention to words
+    "MotionDraw",
+    "MotionPair",
+    "draw_pair",
+    "emphasise_word",
+    "erase_word",
+    "ground_word",
+    "replace_word",
+    # Motions, by attention to frames
+    "site_frames",
+    "shift_motion",
+    "vary_motion",
+    "transfer_style",
+    # What attention says of motions
+    "MotionMaps",
+    "read_maps",
+    "count_peaks",
+    "count_actions",
+    "find_word",
 ]

@@ -11,6 +11,7 @@ from jaxlib_guidance.models._experts import (
     transfer_kl,
 )
 from jaxlib_guidance.models._lora import lora_init, lora_merge
+from jaxlib_guidance.models._motion import MotionCLR
 from jaxlib_guidance.models._patches import patchify, unpatchify
 from jaxlib_guidance.models._pretrained import (
     ClassifierModel,
@@ -51,6 +52,8 @@ __all__ = [
     "unstack_blocks",
     # U-Net
     "UNet",
+    # Motions
+    "MotionCLR",
     # Windows of time series
     "TSDiff",
     "tsdiff_paper",

@@ -32,6 +32,7 @@ from jaxlib_guidance.files import load_weights
 from jaxlib_guidance.models._adapters import from_linen
 from jaxlib_guidance.models._classifier import Classified, Classifier
 from jaxlib_guidance.models._dit import DiT
+from jaxlib_guidance.models._motion import MotionCLR
 from jaxlib_guidance.models._tsdiff import TSDiff
 from jaxlib_guidance.models._unet import UNet
 from jaxlib_guidance.types import Array, Denoiser, PyTree, expand
@@ -52,7 +53,13 @@ PROCESSES = {
 }
 # Names that stored configurations had before.
 RENAMED = {"process": {"first": "beta_start", "last": "beta_end"}}
-NETWORKS = {"dit": DiT, "unet": UNet, "tsdiff": TSDiff, "classifier": Classifier}
+NETWORKS = {
+    "dit": DiT,
+    "unet": UNet,
+    "tsdiff": TSDiff,
+    "motion": MotionCLR,
+    "classifier": Classifier,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -323,7 +330,8 @@ def load_pretrained(
         of clean digits, which no guidance should use: it is there to judge samples by;
         "emoji", a text-conditional transformer of the bundled emoji, see `embed_words`;
         "emoji_weak", an early state of it, for autoguidance; "emoji_judge", of clean
-        emoji's categories, to judge samples by; "pedestrians", of hourly counts, which
+        emoji's categories, to judge samples by; "motion", a text-conditional network of
+        the synthetic motions of `make_motions`; "pedestrians", of hourly counts, which
         `timeseries.load_forecaster` takes with its layout and guidance. Or the path of
         a file.
 

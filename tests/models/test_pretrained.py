@@ -28,6 +28,7 @@ NAMES = (
     "emoji",
     "emoji_judge",
     "emoji_weak",
+    "motion",
     "pedestrians",
 )
 CONFIG = {
