@@ -70,8 +70,19 @@ LONGEST = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """The longest files, then those of most tests, as xdist itself would have them."""
+    """Of the cases of a test marked ``share(n)`` every n-th runs, the others are slow.
+
+    And the longest files first, then those of most tests, as xdist itself would do.
+    """
+    cases = Counter()
+    for item in items:
+        if share := item.get_closest_marker("share"):
+            test = item.nodeid.partition("[")[0]
+            if cases[test] % share.args[0]:
+                item.add_marker(pytest.mark.slow)
+            cases[test] += 1
     here = Path(__file__).parent
     place = {here / name: number for number, name in enumerate(LONGEST)}
     tests = Counter(item.path for item in items)

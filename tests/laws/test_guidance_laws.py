@@ -121,6 +121,7 @@ VARIANTS = (
 )
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variants_obey_the_laws(name):
     jg.testing.check_term(CATALOGUE[name], step=1, steps=STEPS)

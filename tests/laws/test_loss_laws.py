@@ -140,12 +140,14 @@ ALGORITHMS = {
 }
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", TOKENS)
 def test_losses_of_tokens(name):
     loss, options = TOKENS[name]
     check_loss(loss, **options)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", PREFERENCES)
 def test_losses_of_preferences(name):
     loss, options = PREFERENCES[name]

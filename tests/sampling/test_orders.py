@@ -135,6 +135,7 @@ SOLVERS = {
 }
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("name", SOLVERS)
 def test_from_pure_noise_to_data(name):
     """alpha = 0 first, sigma = 0 last: exact, finite, and so are the gradients."""
