@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from bases import BASES, history_steps, same_hour
-from forecast_setup import Setup, choose, dated, set_up
+from forecast_setup import Setup, choose, dated, set_up, window_dates
 from panels import draw_panels, require_writable
 
 import jaxlib_guidance as jg
@@ -268,7 +268,7 @@ def run(config: Config) -> dict[str, Any]:
         made = invent(setup, config.samples, key)
         titles = [f"synthetic {i}" for i in range(min(4, len(made)))]
         shown = made[: len(titles)]
-        draw_panels(config.out, titles, shown, shown[:, None], 0)
+        draw_panels(config.out, titles, None, shown[:, None], 0)
         return {"paths": made}
 
     # Each series at its own end, whatever the others have.
@@ -323,9 +323,10 @@ def run(config: Config) -> dict[str, Any]:
     hidden = ~visible[:, -layout.length :]
     hidden[:, -layout.horizon :] = False
     titles = [setup.names[row] for row in rows]
-    draw_panels(config.out, titles, truth, paths, layout.horizon, hidden)
+    dates = window_dates(setup, rows, starts)
+    draw_panels(config.out, titles, truth, paths, layout.horizon, hidden, dates)
     found = {"paths": paths, "observed": truth, "rows": rows, "starts": starts}
-    return found | dated(setup, paths, rows, starts)
+    return found | dated(setup, paths, rows, dates)
 
 
 def main(config: Config) -> None:

@@ -117,25 +117,41 @@ def choose(wanted: tuple[str, ...] | None, names: tuple[str, ...]) -> np.ndarray
     return found
 
 
-def dated(setup: Setup, paths: Any, rows: Any, starts: Any) -> dict[str, Any]:
+def window_dates(setup: Setup, rows: Any, starts: Any) -> np.ndarray | None:
+    """Stamps ``[N, L]`` of the steps that the network sees; None without a calendar.
+
+    Args:
+      setup: The series and their stamps.
+      rows: Series of each window ``[N]``.
+      starts: Columns at which the windows begin ``[N]``.
+    """
+    if not setup.freq or np.isnat(setup.start).any():
+        return None
+    layout = setup.forecaster.layout
+    first = np.asarray(starts) + layout.context + layout.horizon - layout.length
+    return np.stack(
+        [
+            stamps(setup.start[row], setup.freq, layout.length, int(at))
+            for row, at in zip(rows, first, strict=True)
+        ]
+    )
+
+
+def dated(setup: Setup, paths: Any, rows: Any, dates: Any) -> dict[str, Any]:
     """The horizons as a table by date, ``{"frame": ...}``; empty without stamps.
 
     Args:
       setup: The series and their stamps.
       paths: Paths ``[N, S, L]``.
       rows: Series of each window ``[N]``.
-      starts: Columns at which the windows begin ``[N]``.
+      dates: Stamps of the windows, from `window_dates`.
     """
-    if not setup.freq or np.isnat(setup.start).any():
+    if dates is None:
         return {}
-    layout = setup.forecaster.layout
-    first = [
-        stamps(setup.start[row], setup.freq, 1, int(at) + layout.context)[0]
-        for row, at in zip(rows, starts, strict=True)
-    ]
+    horizon = setup.forecaster.layout.horizon
     names = tuple(setup.names[row] for row in rows)
-    ahead = np.asarray(paths)[..., -layout.horizon :]
-    return {"frame": Forecast(ahead, names, np.array(first), setup.freq).frame()}
+    first, ahead = dates[:, -horizon], np.asarray(paths)[..., -horizon:]
+    return {"frame": Forecast(ahead, names, first, setup.freq).frame()}
 
 
 def set_up(weights: str | Path, source: str | None = None, **given: Any) -> Setup:

@@ -36,21 +36,25 @@ def require_writable(out: Path) -> None:
 def draw_panels(
     out: Path,
     names: list[str],
-    truth: np.ndarray,
+    truth: np.ndarray | None,
     paths: np.ndarray,
     horizon: int,
     hidden: np.ndarray | None = None,
+    dates: np.ndarray | None = None,
 ) -> None:
     """History, median and bands of 50 and 90 %, one panel for each window.
+
+    Windows of which nothing was observed have their paths alone.
 
     Args:
       out: File of the picture.
       names: Titles of the panels ``[N]``.
-      truth: Observed values ``[N, L]``, NaN where unknown.
+      truth: Observed values ``[N, L]``, NaN where unknown; None if nothing was.
       paths: Drawn paths ``[N, S, L]``.
       horizon: Steps of forecast at the end of each window.
       hidden: Steps of the history that the model did not see, bool ``[N, L]``; None
         hides none.
+      dates: Stamps of the steps ``[N, L]``; None counts steps from the forecast on.
     """
     import matplotlib
 
@@ -62,17 +66,22 @@ def draw_panels(
     figure, axes = plt.subplots(
         lines, columns, figsize=(5 * columns, 2.2 * lines), squeeze=False
     )
-    hours = np.arange(truth.shape[1]) - (truth.shape[1] - horizon)
+    length = paths.shape[-1]
+    steps = np.tile(np.arange(length) - (length - horizon), (len(names), 1))
+    steps = steps if dates is None else dates
     for i, axis in enumerate(axes.flat):
         if i >= len(names):
             axis.axis("off")
             continue
+        hours = steps[i]
         low, q1, mid, q3, high = np.quantile(paths[i], (0.05, 0.25, 0.5, 0.75, 0.95), 0)
         axis.fill_between(hours, low, high, color="C0", alpha=0.2, lw=0)
         axis.fill_between(hours, q1, q3, color="C0", alpha=0.35, lw=0)
-        axis.plot(hours, mid, color="C0", lw=1.2, label="median, 50 % and 90 %")
-        axis.plot(hours, truth[i], color="0.15", lw=0.9, label="observed")
-        if hidden is not None and hidden.any():
+        label = "median, 50 % and 90 %" if paths.shape[1] > 1 else "synthetic"
+        axis.plot(hours, mid, color="C0", lw=1.2, label=label)
+        if truth is not None:
+            axis.plot(hours, truth[i], color="0.15", lw=0.9, label="observed")
+        if truth is not None and hidden is not None and hidden.any():
             axis.plot(
                 hours,
                 np.where(hidden[i], truth[i], np.nan),
@@ -82,9 +91,11 @@ def draw_panels(
                 label="hidden",
             )
         if horizon:
-            axis.axvline(-0.5, color="0.6", lw=0.8, ls="--")
+            axis.axvline(hours[-horizon], color="0.6", lw=0.8, ls="--")
         axis.set_title(names[i], fontsize=9)
         axis.tick_params(labelsize=7)
+        if dates is not None:
+            axis.tick_params(axis="x", rotation=20)
         axis.margins(x=0.01)
     axes.flat[0].legend(fontsize=7, frameon=False, loc="upper left")
     figure.tight_layout()
