@@ -21,6 +21,7 @@ napoleon_use_ivar = True  # An attribute is described once, with its class.
 napoleon_custom_sections = [("Optional members", "params_style")]
 autodoc_typehints = "none"
 default_role = "code"  # Docstrings write `name` as markdown does.
+myst_heading_anchors = 3  # Pages link to the headings of others.
 nb_execution_mode = "off"  # The tests execute the notebooks.
 
 

@@ -82,7 +82,7 @@ class DiT(nn.Module):
 
     @property
     def feature_sites(self) -> tuple[str, ...]:
-        """What accepts an edit of features: the blocks' outputs."""
+        """What accepts an edit of features, the blocks' outputs."""
         return tuple(f"block{i}" for i in range(self.depth))
 
     @nn.compact

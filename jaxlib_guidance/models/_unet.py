@@ -165,7 +165,7 @@ class UNet(nn.Module):
 
     @property
     def feature_sites(self) -> tuple[str, ...]:
-        """What accepts an edit of features: ends of levels, joins with skips."""
+        """What accepts an edit of features, ends of levels, joins with skips."""
         levels = range(len(self.multipliers))
         joins = (f"up{level}/join" for level in reversed(levels))
         return (*self._places(levels), *joins)

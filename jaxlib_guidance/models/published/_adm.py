@@ -174,7 +174,7 @@ class ADM(nn.Module):
 
     @property
     def feature_sites(self) -> tuple[str, ...]:
-        """What accepts an edit of features: the blocks' outputs, joins with skips."""
+        """What accepts an edit of features, the blocks' outputs, joins with skips."""
         blocks = [block for block, _ in self._plan()]
         joins = (f"{block}/join" for block in blocks if block.startswith("output"))
         return (*blocks, *joins)

@@ -165,7 +165,7 @@ class Flux(nn.Module):
 
     @property
     def feature_sites(self) -> tuple[str, ...]:
-        """What accepts an edit of features: the image's tokens after each block."""
+        """What accepts an edit of features, the image's tokens after each block."""
         joint = [f"block{i}" for i in range(self.num_layers)]
         return (*joint, *(f"single{i}" for i in range(self.num_single_layers)))
 

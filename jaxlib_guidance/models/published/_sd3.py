@@ -86,7 +86,7 @@ class SD3(nn.Module):
 
     @property
     def feature_sites(self) -> tuple[str, ...]:
-        """What accepts an edit of features: the image's tokens after each block."""
+        """What accepts an edit of features, the image's tokens after each block."""
         return tuple(f"block{i}" for i in range(self.num_layers))
 
     @property

@@ -134,7 +134,7 @@ class UNet2DCondition(nn.Module):
 
     @property
     def feature_sites(self) -> tuple[str, ...]:
-        """What accepts an edit of features: these, and the joins with skips."""
+        """What accepts an edit of features, these, and the joins with skips."""
         stages = range(len(self.block_out_channels))
         return (*self._places(), *(f"up{i}/join" for i in stages))
 
