@@ -62,6 +62,7 @@ class Config:
     strength: float = 0.8
     """Share of the steps that are taken."""
     steps: int = 50
+    """Steps of the solver."""
     solver: Literal["ddim", "ddpm"] = "ddim"
     """Solver; ddpm draws noise at every step."""
     size: tuple[int, int] | None = None
@@ -71,6 +72,7 @@ class Config:
     columns: int = 1
     """Number of results."""
     seed: int = 0
+    """Of the noise that all samples start from."""
     scale: int = 6
     """Pixels of the result for each pixel of the emoji model's."""
     out: Path = Path("out/erase.png")

@@ -64,7 +64,9 @@ class Config:
     weights: str = "motion"
     """A name of `load_pretrained`, or a file that train/motion.py wrote."""
     steps: int = 20
+    """Steps of the solver."""
     seed: int = 0
+    """Of the noise that all samples start from."""
     side: int = 160
     """Pixels of a skeleton's picture."""
     out: Path = Path("out/motion.gif")

@@ -24,6 +24,11 @@ WORDS = {
         "batch": "optimiser.batch",
         "learning-rate": "optimiser.learning_rate",
     },
+    "motion": {
+        "steps": "optimiser.steps",
+        "batch": "optimiser.batch",
+        "learning-rate": "optimiser.learning_rate",
+    },
     "timeseries_options": {
         "source": "data.source",
         "steps": "optimiser.steps",
