@@ -2,6 +2,7 @@
 
 from jaxlib_guidance.training import saving
 from jaxlib_guidance.training._fit import Fitted, Log, fit
+from jaxlib_guidance.training._homeostasis import homeostatic_rate, shifted_rate
 from jaxlib_guidance.training._launch import FREE, Hosts, Scale, start
 from jaxlib_guidance.training._parallel import (
     batch_sharding,
@@ -41,6 +42,9 @@ __all__ = [
     "Loss",
     "Step",
     "make_train_step",
+    # A rate that follows a need
+    "shifted_rate",
+    "homeostatic_rate",
     # Loop
     "Log",
     "Fitted",
