@@ -3,5 +3,6 @@
 from jaxlib_guidance.worlds import _dynamical_bandit as dynamical_bandit
 from jaxlib_guidance.worlds import _kuhn as kuhn
 from jaxlib_guidance.worlds import _linear_game as linear_game
+from jaxlib_guidance.worlds import _social_dilemma as social_dilemma
 
-__all__ = ["dynamical_bandit", "kuhn", "linear_game"]
+__all__ = ["dynamical_bandit", "kuhn", "linear_game", "social_dilemma"]

@@ -142,6 +142,8 @@ T3 = (jnp.ones(3),) * 3 + (jnp.zeros(3),) * 2
         (lambda: policy.outcome_reward(-ADV, ADV), "correct is -1.0"),
         (lambda: policy.step_mask(jnp.array([0, 4]), jnp.ones(2)), "step_ids is 4"),
         (lambda: policy.count_bonus(jnp.array([-1])), "visits is -1"),
+        (lambda: policy.punishment(2 * ADV, ADV), "punish is"),
+        (lambda: policy.reputation_change(-ADV), "defected is -"),
         (lambda: policy.multiplier_step(-1.0, 0.0, rate=0.1), "multiplier is -1.0"),
         (lambda: policy.win_rate(100 * jnp.eye(2)[::-1]), "expected"),
     ],

@@ -26,7 +26,13 @@ from jaxlib_guidance.policy.rewards._shaping import (
     subgoal_bonus,
     verification_reward,
 )
-from jaxlib_guidance.policy.rewards._social import belief_shift, step_game
+from jaxlib_guidance.policy.rewards._social import (
+    Punishment,
+    belief_shift,
+    punishment,
+    reputation_change,
+    step_game,
+)
 from jaxlib_guidance.policy.rewards._transport import (
     Plan,
     discount_schedule,
@@ -84,4 +90,7 @@ __all__ = [
     # Other agents and critics
     "belief_shift",
     "step_game",
+    "Punishment",
+    "punishment",
+    "reputation_change",
 ]

@@ -1,5 +1,7 @@
 """Rewards that other agents or critics give: shifts of belief, games about steps."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 
 from jaxlib_guidance.policy._ranges import require_range
@@ -64,3 +66,86 @@ def step_game(fooled: Array, lowered: Array | None = None) -> Array:
         require_shape("lowered", lowered, jnp.shape(fooled))
         gain = gain * at_least_float32(lowered)
     return jnp.stack([gain, -gain], -1)
+
+
+class Punishment(NamedTuple):
+    """What a punishment pays.
+
+    Attributes:
+      victim: Reward of who was punished or spared, float32.
+      punisher: Reward of who decided, float32.
+    """
+
+    victim: Array
+    punisher: Array
+
+
+def punishment(
+    punish: Array,
+    defected: Array,
+    *,
+    penalty: float | Array = 3.0,
+    just: float | Array = 2.0,
+    unjust: float | Array = -10.0,
+) -> Punishment:
+    """A victim's loss, and a punisher's pay by whether the victim had defected.
+
+    Added to a game's payoffs: it is direct where the punisher is the other player, and
+    third-party where it is someone else. Where nobody punishes all is 0.
+
+    Args:
+      punish: 1 where the punisher punishes, of any shape.
+      defected: 1 where the victim had defected, of the shape of ``punish``.
+      penalty: Loss of who is punished, at least 0.
+      just: Pay of who punishes a defection; a negative one makes punishing costly.
+      unjust: Pay of who punishes a cooperation.
+
+    Returns:
+      Both rewards, of the shape of ``punish``.
+
+    Raises:
+      ValueError: Mismatched shapes.
+
+    Reference: Dasgupta and Musolesi, arXiv 2301.08278; ``Mechanisms/Punishment.py`` of
+    github.com/nayanadasgupta/Understanding_Punishment_In_MAS_With_RL.
+    """
+    require_shape("defected", defected, jnp.shape(punish))
+    require_range("punish", punish, 0, 1)
+    require_range("defected", defected, 0, 1)
+    require_range("penalty", penalty, 0)
+    punish, defected = at_least_float32(punish), at_least_float32(defected)
+    pay = jnp.where(defected > 0, just, unjust)
+    return Punishment(-penalty * punish, pay * punish)
+
+
+def reputation_change(
+    defected: Array,
+    punish: Array | None = None,
+    *,
+    just: float | Array = 2.0,
+    unjust: float | Array = -3.0,
+) -> Array:
+    """``+1`` or ``-1`` for play; ``just`` or ``unjust`` for having punished it.
+
+    Args:
+      defected: 1 where the action was a defection, of any shape.
+      punish: 1 where it was punished, for the change of the *punisher's* reputation, of
+        the shape of ``defected``; None for the change of the player's own.
+      just: Change of who punishes a defection.
+      unjust: Change of who punishes a cooperation.
+
+    Returns:
+      Float32 of the shape of ``defected``.
+
+    Raises:
+      ValueError: Mismatched shapes.
+
+    Reference: arXiv 2301.08278; ``Mechanisms/Reputation.py`` of the authors' code.
+    """
+    require_range("defected", defected, 0, 1)
+    if punish is None:
+        return 1 - 2 * at_least_float32(defected)
+    require_shape("punish", punish, jnp.shape(defected))
+    require_range("punish", punish, 0, 1)
+    change = jnp.where(at_least_float32(defected) > 0, just, unjust)
+    return change * at_least_float32(punish)
