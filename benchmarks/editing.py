@@ -2,7 +2,7 @@
 
     python benchmarks/editing.py                    # the table of docs/editing.md
     python benchmarks/editing.py --minutes 9        # in pieces: it goes on
-    python benchmarks/editing.py --pairs 4 --evaluations 20 --cache /tmp/small
+    python benchmarks/editing.py --pairs 4 --evaluations 20 --cache out/small
 
 "red circle" is to become "blue circle", and the set has both. Each method turns the
 picture of one caption into the other, guided by the emoji model, with as many
@@ -190,11 +190,12 @@ def draw_curve(kept: dict[str, dict[str, Any]], plan: dict[str, Method], out: Pa
     for i, (name, row) in enumerate(kept.items()):
         style = {"color": f"C{i}", "marker": "os^Dv<>pX*"[i % 10], "markersize": 5}
         for panel, column in zip(panels, ("inside", "accuracy"), strict=True):
-            groups = itertools.groupby(
-                range(6), lambda j, n=name: plan[n].settings[j][0]
-            )
-            for k, (_, group) in enumerate(groups):
-                rows = [row["searched"][j] for j in group]
+            # A line for each fixed part and all numbers but the weight of CFG.
+            lines: dict[Any, list[dict[str, float]]] = {}
+            pairs = zip(plan[name].settings, row["searched"], strict=True)
+            for (fixed, numbers), found in pairs:
+                lines.setdefault((fixed, numbers[1:]), []).append(found)
+            for k, rows in enumerate(lines.values()):
                 x, y = ([r[c] for r in rows] for c in ("outside", column))
                 panel.plot(x, y, **style, lw=1, label=None if k else name)
     panels[0].set_ylabel("error inside, to the truth (less is better)")

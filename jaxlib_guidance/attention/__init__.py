@@ -34,6 +34,7 @@ from jaxlib_guidance.attention._features import (
 from jaxlib_guidance.attention._fold import fold_controls
 from jaxlib_guidance.attention._layer import enter_layer, leave_layer, shuffle, skip
 from jaxlib_guidance.attention._negative import move_away
+from jaxlib_guidance.attention._queries import map_distance, queries_and_keys
 from jaxlib_guidance.attention._reorder import reorder
 from jaxlib_guidance.attention._words import align_words
 
@@ -49,6 +50,8 @@ __all__ = [
     # What to capture, and functions of it
     "capture_at",
     "captured",
+    "queries_and_keys",
+    "map_distance",
     # Attention itself
     "attend",
     "self_only",

@@ -22,11 +22,13 @@ from jaxlib_guidance.attention._gates import by_branch, mix, move_words, take
 from jaxlib_guidance.attention._joint import joint_map, see_text, within
 from jaxlib_guidance.attention._negative import FLIP, RULES
 from jaxlib_guidance.attention._order import in_order
-from jaxlib_guidance.attention._require import require_edit
+from jaxlib_guidance.attention._queries import queries_and_keys
+from jaxlib_guidance.attention._require import require_edit, require_shapes
 from jaxlib_guidance.reduce import divide
 from jaxlib_guidance.types import Array, expand
 
 KERNELS = (None, "xla", "cudnn")
+LARGE = 2**20  # Entries of the map of a head.
 
 
 def attend(
@@ -60,7 +62,8 @@ def attend(
         these alone, and ``identity`` lets each of them see itself and the text, and the
         text everything, as PAG does there. None means that there is no text.
       capture: Whether to return the map, or a function of it to return instead: a mean
-        over its heads and queries, say, so that no whole map leaves the network.
+        over its heads and queries, say, so that no whole map leaves the network;
+        `queries_and_keys`, so that none is made.
       kernel: What computes unedited maps: "xla", or "cudnn" for flash attention in half
         precision on NVIDIA devices; None leaves the choice to jax.
 
@@ -73,7 +76,7 @@ def attend(
       ValueError: Shapes that do not fit, or an edit that has no meaning here, such as
         the identity map between unequal numbers of queries and keys.
     """
-    _require_shapes(q, k, v, mask)
+    require_shapes(q, k, v, mask)
     if kernel not in KERNELS:
         raise ValueError(f"kernel is {kernel!r}; expected one of {KERNELS}")
     if edit is None:
@@ -96,8 +99,9 @@ def attend(
         if edit.query_blur is not None:
             sigma = edit.query_blur
             q = within(image, lambda a: _blur(a, sigma, grid or a.shape[1:2]), q)
+    packed = capture is queries_and_keys and _is_softmax(q, k, edit, mask)
     probs = None
-    if capture or _reads_map(edit):
+    if (capture and not packed) or _reads_map(edit):
         logits = _logits(q, k, edit, mask)
         probs = _softmax(logits)
         if edit.sparse is not None:
@@ -110,6 +114,8 @@ def attend(
         out, probs = _identity(out, probs, q, k, v, mask, edit.identity, image)
     for rule, source in edit.negative:
         out = _moved(out, q, k, v, mask, edit, rule, source, kernel)
+    if packed:
+        return out, jnp.stack([q, k], 1)
     if probs is None or not capture:
         return out, None
     return out, captured(probs, capture)
@@ -132,11 +138,18 @@ def _identity(out, probs, q, k, v, mask, gate, image):
 
 def _fused(q, k, v, mask, kernel, bias=None):
     keys = None if mask is None else mask[:, None, None, :]
-    # The kernel's own code mixes bfloat16 and float32, which strict promotion forbids.
-    with jax.numpy_dtype_promotion("standard"):
-        out = jax.nn.dot_product_attention(
-            q, k, v, bias, mask=keys, implementation=kernel
-        )
+
+    def attention(*given):
+        # The kernel's own code mixes bfloat16 and float32, which strict promotion
+        # forbids.
+        with jax.numpy_dtype_promotion("standard"):
+            return jax.nn.dot_product_attention(
+                *given, mask=keys, implementation=kernel
+            )
+
+    # A large map is made again on the way back, and not held for it.
+    large = kernel != "cudnn" and q.shape[1] * k.shape[1] >= LARGE
+    out = (jax.checkpoint(attention) if large else attention)(q, k, v, bias)
     if mask is None:
         return out
     return jnp.where(
@@ -183,20 +196,6 @@ def _flipped(q, keys, values, masks, edit, kernel):
     )
 
 
-def _require_shapes(q, k, v, mask):
-    if q.ndim != 4 or k.shape != v.shape or k.ndim != 4:
-        raise ValueError(
-            f"q {q.shape}, k {k.shape}, v {v.shape}; expected [B, Q, H, D], "
-            "[B, M, H, D] and [B, M, H, D]"
-        )
-    if (q.shape[0], *q.shape[2:]) != (k.shape[0], *k.shape[2:]):
-        raise ValueError(f"q {q.shape} and k {k.shape} differ in batch, heads or width")
-    if mask is not None and (mask.shape != k.shape[:2] or mask.dtype != jnp.bool_):
-        raise ValueError(
-            f"mask is {mask.dtype}{mask.shape}; expected bool{k.shape[:2]}"
-        )
-
-
 def _require_meaning(edit, q, k):
     require_edit(edit)
     for name, used in self_only(edit):
@@ -233,6 +232,12 @@ def self_only(edit: Edit) -> tuple[tuple[str, bool], ...]:
       Pairs of a field's name and whether the edit sets it.
     """
     return ("identity", edit.identity is not None), ("shift", bool(edit.shift))
+
+
+def _is_softmax(q, k, edit, mask):
+    """Whether the map is the softmax of all queries and keys and nothing else."""
+    plain = edit.identity is None and not _reads_map(edit)
+    return plain and mask is None and q.shape == k.shape
 
 
 def _reads_map(edit):

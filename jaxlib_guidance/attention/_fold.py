@@ -78,7 +78,8 @@ def _fold(edits, branches, batch, site):
         width = next(jnp.shape(value)[-1] for value in columns if value is not None)
         whole = [
             jnp.broadcast_to(
-                jnp.ones(()) if value is None else jnp.asarray(value), (batch, width)
+                jnp.ones(()) if value is None else jnp.asarray(value, jnp.float32),
+                (batch, width),
             )
             for value in columns
         ]

@@ -4,6 +4,7 @@ from jaxlib_guidance.editing._edit_friendly import edit_friendly
 from jaxlib_guidance.editing._erase import erase
 from jaxlib_guidance.editing._flow_edit import flow_edit
 from jaxlib_guidance.editing._guide_and_rescale import Edited, guide_and_rescale
+from jaxlib_guidance.editing._ledits import ConceptEdit, ledits
 from jaxlib_guidance.editing._masactrl import masactrl
 from jaxlib_guidance.editing._masks import prepare_mask, site_masks
 from jaxlib_guidance.editing._motion import (
@@ -42,6 +43,8 @@ __all__ = [
     # Beside the picture's own states
     "flow_edit",
     "edit_friendly",
+    "ConceptEdit",
+    "ledits",
     # By attention and features of the picture beside it
     "prompt_to_prompt",
     "masactrl",

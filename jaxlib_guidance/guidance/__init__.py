@@ -55,6 +55,7 @@ from jaxlib_guidance.guidance._dynamic_negative import DynamicNegative, dynamic_
 from jaxlib_guidance.guidance._edit_branches import EditedBranches, edit_branches
 from jaxlib_guidance.guidance._elucd import MovedState, elucd, elucd_edm, softplus
 from jaxlib_guidance.guidance._energy import Energy, energy, step_size
+from jaxlib_guidance.guidance._excite import Excite, attend_and_excite
 from jaxlib_guidance.guidance._features import freeu
 from jaxlib_guidance.guidance._feedback import (
     Adaptive,
@@ -130,6 +131,7 @@ from jaxlib_guidance.guidance._revise import (
 )
 from jaxlib_guidance.guidance._sag import SelfAttentionGuidance, sag
 from jaxlib_guidance.guidance._schedule import During, Scheduled, during, scheduled
+from jaxlib_guidance.guidance._semantic import SemanticEdit, semantic_edit
 from jaxlib_guidance.guidance._skip import TokenPerturbation, slg, stg, tpg
 from jaxlib_guidance.guidance._step import step_grid, step_kernel
 from jaxlib_guidance.guidance._subnet import DroppedBlock, erg, s2_guidance, soft_pag
@@ -313,6 +315,12 @@ __all__ = [
     # Energies of a reference's attention and features
     "ReferenceEnergy",
     "reference_energy",
+    # Energy of words that are seen nowhere
+    "Excite",
+    "attend_and_excite",
+    # Concepts where their words are seen
+    "SemanticEdit",
+    "semantic_edit",
     # Towards a known picture
     "Toward",
     "toward",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.attention import match
+from jaxlib_guidance.attention import map_distance, match, queries_and_keys
 from jaxlib_guidance.guidance._base import BASE, Evals, fix, sample_axes
 from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._contrast import like_cond
@@ -67,7 +67,9 @@ class ReferenceEnergy:
     def branches(self, ctx: Context) -> dict[str, Branch]:
         """The reference under its condition, and the sampler's state under it."""
         cond = like_cond(self.cond, ctx.cond)
-        maps, features = tuple(self.maps), tuple(self.features)
+        # Maps by what they are made of: no map is held, of either state.
+        maps = tuple((pattern, queries_and_keys) for pattern in self.maps)
+        features = tuple(self.features)
         asked = {
             self._reference: Branch(cond, x=self._state(ctx), capture=maps + features)
         }
@@ -101,20 +103,21 @@ class ReferenceEnergy:
         held = evals.maps[self._reference]
         total = jnp.zeros(ctx.x.shape[0])
 
-        def add(total, patterns, found, norm):
+        def feature_distance(near, far):
+            near, far = at_least_float32(near), at_least_float32(far)
+            return jnp.mean(NORMS[self.norm](near - far), sample_axes(near))
+
+        def add(total, patterns, found, distance):
             for pattern, weight in patterns.items():
                 for tap in match([pattern], tuple(found), "capture"):
-                    near = at_least_float32(found[tap])
-                    far = at_least_float32(held[tap])
-                    distance = jnp.mean(NORMS[norm](near - far), sample_axes(near))
-                    total = total + weight * distance
+                    total = total + weight * distance(found[tap], held[tap])
             return total
 
         if self.maps:
-            total = add(total, self.maps, evals.maps[self.name], "l2")
+            total = add(total, self.maps, evals.maps[self.name], map_distance)
         if self.features:
             branch = BASE if self.edited else self.name
-            total = add(total, self.features, evals.maps[branch], self.norm)
+            total = add(total, self.features, evals.maps[branch], feature_distance)
         return total
 
     def update(

@@ -2,7 +2,8 @@
 
 The source's states are known; the edit moves as they do, and by what the network says
 of the two differently. With the same condition the difference is 0, so the source comes
-back bit for bit, whatever network, guidance and steps.
+back, whatever network, guidance and steps: bit for bit where the compiler computes both
+rows of a pair alike.
 """
 
 from typing import Any
