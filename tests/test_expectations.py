@@ -19,7 +19,7 @@ def test_every_expectation_has_a_row_and_most_are_here():
     assert len(here) >= 46
     starred = {int(number) for number, star, *_ in ROWS if star}
     assert len(starred) == 10
-    assert starred - set(here) == OPEN
+    assert starred - set(here) <= OPEN
 
 
 def test_what_holds_an_expectation_exists():

@@ -145,7 +145,7 @@ class MotionCLR(nn.Module):
 
     @property
     def feature_sites(self) -> tuple[str, ...]:
-        """What accepts an edit of features: the blocks' outputs."""
+        """What accepts an edit of features, the blocks' outputs."""
         return self._places
 
     @property

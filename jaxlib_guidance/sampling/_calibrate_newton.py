@@ -127,9 +127,11 @@ def descend(
     chain = jax.jit(jax.jacfwd(lambda learned: numbers(build(learned))))
     learned, damping = zero, DAMPING
     error = problem.error(made_of(learned), ids)
-    # Slopes of half of the starts say as much, where there are many; the halves take
-    # turns, and the end is when neither helps.
-    halves = 2 if len(ids) > 2 * problem.batch else 1
+    # Slopes of half of the starts say as much, where they are more than the numbers to
+    # learn; of fewer, the half is learned by heart. The halves take turns, and the end
+    # is when neither helps.
+    many = len(ids) // 2 > max(problem.batch, len(zero))
+    halves = 2 if many else 1
     failed = 0
     for done in range(iterations):
         if error == 0 or failed == halves:

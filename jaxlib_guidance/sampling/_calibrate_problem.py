@@ -134,13 +134,17 @@ class Problem:
 
         return jax.jit(distance)
 
-    def error(self, made: Calibrated, ids: np.ndarray) -> float:
-        """Mean distance from the reference's ends over some starts."""
+    def distances(self, made: Calibrated, ids: np.ndarray) -> np.ndarray:
+        """Distances from the reference's ends of some starts."""
         found = [
             self._distance(made, self.some(part), self.ends[part])
             for part in self.batches(ids)
         ]
-        return float(np.concatenate(found)[: len(ids)].mean())
+        return np.concatenate(found)[: len(ids)]
+
+    def error(self, made: Calibrated, ids: np.ndarray) -> float:
+        """Mean distance from the reference's ends over some starts."""
+        return float(self.distances(made, ids).mean())
 
 
 def _fine(process, grid):

@@ -18,6 +18,7 @@ from jaxlib_guidance.sampling import (
     load_calibrated,
     tabulate,
 )
+from jaxlib_guidance.sampling._calibrate import _geometric_mean
 from jaxlib_guidance.sampling._calibrate_newton import Slopes, numbers
 from jaxlib_guidance.sampling._calibrate_problem import Problem, learnable
 from jaxlib_guidance.testing import check_sampler
@@ -187,6 +188,15 @@ def test_other_keys_and_classes_come_nearer(learned):
     )
     assert found[0] < 0.5 * fixed[0]  # other keys
     assert found[1] < 0.8 * fixed[1]  # classes that push another way
+
+
+def test_a_start_that_ends_elsewhere_does_not_decide():
+    fixed, made = np.full(40, 0.1), np.full(40, 0.05)
+    made[0] = 3.0
+    assert made.mean() > fixed.mean()
+    assert _geometric_mean(made) < 0.06
+    assert _geometric_mean(np.zeros(3)) < _geometric_mean(fixed)
+    assert not _geometric_mean(np.append(made, np.nan)) < _geometric_mean(fixed)
 
 
 def test_a_reference_serves_again(learned):
