@@ -1,8 +1,17 @@
 """Environments with a known truth, each a namespace of pure functions."""
 
 from jaxlib_guidance.worlds import _dynamical_bandit as dynamical_bandit
+from jaxlib_guidance.worlds import _grids as grids
 from jaxlib_guidance.worlds import _kuhn as kuhn
 from jaxlib_guidance.worlds import _linear_game as linear_game
 from jaxlib_guidance.worlds import _social_dilemma as social_dilemma
+from jaxlib_guidance.worlds import _tables as tables
 
-__all__ = ["dynamical_bandit", "kuhn", "linear_game", "social_dilemma"]
+__all__ = [
+    "dynamical_bandit",
+    "grids",
+    "kuhn",
+    "linear_game",
+    "social_dilemma",
+    "tables",
+]

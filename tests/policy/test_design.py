@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from jaxlib_guidance.policy import (
+    align_reward,
     count_bonus,
     explicable_step,
     implicit_hypergradient,
     informativeness,
     self_design_step,
 )
+from jaxlib_guidance.worlds import grids, tables
 
 GEN = np.random.default_rng(0)
 pytestmark = pytest.mark.usefixtures("one_program")
@@ -34,7 +36,7 @@ def test_advantages_are_the_most_informative_reward():
     assert float(own) < float(half) < 0
     assert float(half) >= float(own) / 2 - 1e-6
     total = []
-    for horizon in (1, 4, 8, 16, 32):
+    for horizon in (2, 5, 9, 17, 33):
         q = np.zeros((6, 3))
         for _ in range(horizon):
             q = r + 0.95 * p @ q[np.arange(6), policy]
@@ -89,6 +91,73 @@ def test_hypergradient():
         rest = np.linalg.matrix_power(np.eye(2) - 0.3 * h, terms)
         left = np.abs(rest @ np.linalg.solve(h, g)).max()
         np.testing.assert_allclose(off, left, rtol=1e-2, atol=1e-6)
+
+
+def trust(aux, lam=0.05):
+    """``(J, update)`` of a softmax policy in a chain: ``R = phi_0 R_p + phi_1 aux``."""
+    table = grids.chain(4, start=1)
+    own = table.rewards
+
+    def score(theta, rewards):
+        return tables.score(table, jax.nn.softmax(theta), rewards)
+
+    def update(theta, phi):
+        rewards = phi[0] * own + phi[1] * aux
+        return jax.grad(score)(theta, rewards) - lam * theta
+
+    return lambda theta: score(theta, own), update
+
+
+def test_hypergradient_equals_finite_differences_of_the_trained_policy():
+    """Through softmax policies of a chain, which are trained again for each phi."""
+    objective, update = trust(np.array([[0.3, 0]] * 2 + [[0, 0.1]] * 2 + [[0, 0]]))
+
+    @jax.jit
+    def trained(phi):
+        move = lambda _, t: t + 2.0 * update(t, phi)  # noqa: E731
+        return jax.lax.fori_loop(0, 400, move, jnp.zeros((5, 2)))
+
+    phi = np.array([2.0, 0.5], np.float32)
+    theta = trained(phi)
+    got = jax.jit(
+        lambda t, p: implicit_hypergradient(
+            jax.grad(objective)(t), update, t, p, step=2.0, terms=300
+        )
+    )(theta, phi)
+    eps = np.float32(0.01)
+    value = jax.jit(lambda phi: objective(trained(phi)))
+    for i, unit in enumerate(np.eye(2, dtype=np.float32)):
+        want = (value(phi + eps * unit) - value(phi - eps * unit)) / (2 * eps)
+        np.testing.assert_allclose(got[i], want, rtol=2e-2)
+
+
+def test_alignment_trusts_what_helps_and_turns_what_harms():
+    """The weight's sign is right in both cases, its norm kept; returns rise."""
+    progress = np.array([[-0.1, 0.1]] * 4 + [[0, 0]])
+    weights = []
+
+    @jax.jit
+    def run(aux):
+        objective, update = trust(aux)
+        phi = jnp.ones(2) / np.sqrt(2)
+        return align_reward(
+            objective,
+            update,
+            jnp.zeros((5, 2)),
+            phi,
+            outer_steps=15,
+            inner_steps=100,
+            inner_rate=2.0,
+            terms=100,
+        )
+
+    for aux in (progress, -progress):
+        found = run(jnp.asarray(aux, jnp.float32))
+        np.testing.assert_allclose(np.linalg.norm(found.phi), 1, rtol=1e-5)
+        assert found.objectives[-1] > found.objectives[0] + 1e-3
+        weights.append(float(found.phi[1]))
+    assert weights[0] > 0.1
+    assert weights[1] < -0.1
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,18 @@ from jaxlib_guidance.policy.rewards._length import (
     shortest_correct,
 )
 from jaxlib_guidance.policy.rewards._reward_design import (
+    Aligned,
+    align_reward,
     explicable_step,
     implicit_hypergradient,
     informativeness,
     self_design_step,
+)
+from jaxlib_guidance.policy.rewards._reward_programs import (
+    Designed,
+    adapt_reward,
+    design_reward,
+    select_states,
 )
 from jaxlib_guidance.policy.rewards._shaping import (
     blend,
@@ -84,9 +92,15 @@ __all__ = [
     "intervention_rewards",
     # Designed rewards
     "informativeness",
+    "Designed",
+    "design_reward",
+    "select_states",
+    "adapt_reward",
     "explicable_step",
     "self_design_step",
     "implicit_hypergradient",
+    "Aligned",
+    "align_reward",
     # Other agents and critics
     "belief_shift",
     "step_game",

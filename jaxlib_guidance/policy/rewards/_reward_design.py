@@ -4,12 +4,13 @@ Tables ``[S, A]`` of states and actions.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.policy._ranges import require_range
-from jaxlib_guidance.reduce import require_shape
+from jaxlib_guidance.reduce import divide, require_shape
 from jaxlib_guidance.types import Array, PyTree, at_least_float32
 
 
@@ -20,21 +21,27 @@ def informativeness(
     gap: Array,
     *,
     gamma: float,
-    horizons: Sequence[int] = (1, 4, 8, 16, 32),
+    optimal: Array | None = None,
+    horizons: Sequence[int] = (2, 5, 9, 17, 33),
 ) -> Array:
     """How soon a reward tells right actions from wrong ones: 0 at best, else negative.
 
-    ``-mean over H, s of max(0, max over a != pi(s) of gap_s - (Q_H(s, pi(s)) - Q_H(s,
-    a)))``, with ``Q_H`` the return of ``H`` steps that go on by ``pi``. Concave in the
-    reward.
+    ``-mean over H, s of max(0, max over wrong a of gap_s - (Q_H(s, pi(s)) - Q_H(s,
+    a)))``, with ``Q_H`` the sum of ``H`` rewards when it goes on by ``pi``. Concave in
+    the reward; `design_reward` finds where it is largest.
 
     Args:
       rewards: Table of designed rewards, ``[S, A]``.
       transitions: Transition probabilities ``P``, ``[S, A, S]``.
-      policy: An optimal action in each state, integers ``[S]``.
+      policy: An optimal action in each state, integers ``[S]``, or ``[K, S]`` of
+        several optimal policies, over which the mean is taken, too.
       gap: Gap by which the best wrong action is worse under the task's reward, ``[S]``.
       gamma: Discount of the task, in [0, 1].
-      horizons: Numbers of steps ``H``, Python integers of at least 1.
+      optimal: Whether an action is optimal, and so not wrong, bool ``[S, A]``; None for
+        those that a policy takes.
+      horizons: Numbers ``H`` of rewards that are summed, Python integers of at least 1.
+        EXPRD's released code has ``h = 0 .. H`` for H of 1, 4, 8, 16 and 32, one reward
+        more, which is the default; the later code of EXPADARD sums H.
 
     Returns:
       Float32 scalar.
@@ -42,32 +49,39 @@ def informativeness(
     Raises:
       ValueError: Mismatched shapes.
 
-    Reference: EXPRD, Devidze et al., NeurIPS 2021, in the thesis "Reward Design for
-    Reinforcement Learning Agents".
+    Reference: EXPRD, Devidze et al., NeurIPS 2021, and its released code; in the thesis
+    "Reward Design for Reinforcement Learning Agents".
     """
     r, p = at_least_float32(rewards), at_least_float32(transitions)
     states, actions = r.shape
     require_shape("transitions", p, (states, actions, states))
-    require_shape("policy", policy, (states,))
+    policies = jnp.atleast_2d(jnp.asarray(policy))
+    require_shape("policy", policies, (len(policies), states))
     require_shape("gap", gap, (states,))
     require_range("gamma", gamma, 0, 1)
-    require_range("policy", policy, 0, actions - 1)
+    require_range("policy", policies, 0, actions - 1)
     require_range("horizons", jnp.asarray(horizons), 1)
-    policy = jnp.asarray(policy)
-    wrong = jnp.arange(actions) != policy[:, None]
+    if optimal is None:
+        right = jnp.any(policies[..., None] == jnp.arange(actions), 0)
+    else:
+        require_shape("optimal", optimal, (states, actions))
+        right = jnp.asarray(optimal).astype(bool)
 
-    def follow(q):
-        return jnp.take_along_axis(q, policy[:, None], 1)[:, 0]
+    def short(policy):
+        def follow(q):
+            return jnp.take_along_axis(q, policy[:, None], 1)[:, 0]
 
-    def step(q, _):
-        q = r + gamma * p @ follow(q)
-        return q, q
+        def step(q, _):
+            q = r + gamma * p @ follow(q)
+            return q, q
 
-    _, by_horizon = jax.lax.scan(step, jnp.zeros_like(r), length=max(horizons))
-    q = by_horizon[jnp.array(horizons) - 1]
-    lead = jax.vmap(follow)(q)[..., None] - q
-    short = jnp.where(wrong, gap[:, None] - lead, -jnp.inf)
-    return -jnp.mean(jnp.maximum(jnp.max(short, -1), 0))
+        _, by_horizon = jax.lax.scan(step, jnp.zeros_like(r), length=max(horizons))
+        q = by_horizon[jnp.array(horizons) - 1]
+        lead = jax.vmap(follow)(q)[..., None] - q
+        missing = jnp.where(right, -jnp.inf, gap[:, None] - lead)
+        return jnp.maximum(jnp.max(missing, -1), 0)
+
+    return -jnp.mean(jax.vmap(short)(policies))
 
 
 def explicable_step(
@@ -187,3 +201,91 @@ def implicit_hypergradient(
     _, total = jax.lax.fori_loop(0, terms, term, (outer_gradient, zeros))
     _, through = pull(total)
     return jax.tree.map(lambda x: step * x, through)
+
+
+class Aligned(NamedTuple):
+    """A reward whose parameters were learned through the policy that it trains.
+
+    Attributes:
+      theta: Parameters of the policy, like the argument.
+      phi: Parameters of the reward, like the argument.
+      objectives: The primary objective after each training of the policy, ``[N + 1]``.
+    """
+
+    theta: PyTree
+    phi: PyTree
+    objectives: Array
+
+
+def align_reward(
+    objective: Callable[[PyTree], Array],
+    inner_update: Callable[[PyTree, PyTree], PyTree],
+    theta: PyTree,
+    phi: PyTree,
+    *,
+    outer_steps: int = 40,
+    outer_rate: float = 0.2,
+    inner_steps: int = 500,
+    inner_rate: float = 1.0,
+    terms: int = 300,
+    keep_norm: bool = True,
+) -> Aligned:
+    """How far to trust an auxiliary reward: the bi-level loop of BARFI.
+
+    Inside, ``theta += inner_rate inner_update(theta, phi)`` to its fixed point, each
+    time from the last; outside, ``phi`` moves along `implicit_hypergradient` of the
+    primary objective, by ``outer_rate |phi|`` at first and linearly less to the end.
+    Where the policy is regularised, a larger reward is worth something by itself, so
+    the norm of ``phi`` is kept: what is learned is the mixture, and the scale is a
+    setting to search.
+
+    Args:
+      objective: The return ``J`` of the primary reward, ``theta -> scalar``.
+      inner_update: The direction in which training moves ``theta``, its
+        regularisation included, ``(theta, phi) -> theta``.
+      theta: Parameters of the policy at the start, a pytree.
+      phi: Parameters of the reward at the start, a pytree, not all 0.
+      outer_steps: Number ``N`` of steps of ``phi``, a Python integer.
+      outer_rate: Length of the first of them, as a share of the norm of ``phi``.
+      inner_steps: Number of steps of ``theta`` for each of ``phi``.
+      inner_rate: Step size of these, and of the series of the hypergradient.
+      terms: Number of terms of that series, a Python integer.
+      keep_norm: Whether the Euclidean norm of ``phi`` stays what it was.
+
+    Returns:
+      The policy and the reward, and what the primary objective was on the way.
+
+    Reference: BARFI, Gupta et al., arXiv 2310.19007. The loop by the abstract and the
+    implicit function theorem; the norm is ours.
+    """
+    size = _norm(phi)
+
+    def trained(theta, phi):
+        def move(_, theta):
+            up = inner_update(theta, phi)
+            return jax.tree.map(lambda t, u: t + inner_rate * u, theta, up)
+
+        return jax.lax.fori_loop(0, inner_steps, move, theta)
+
+    def outer(carry, left):
+        theta, phi = carry
+        theta = trained(theta, phi)
+        value, gradient = jax.value_and_grad(objective)(theta)
+        up = implicit_hypergradient(
+            gradient, inner_update, theta, phi, step=inner_rate, terms=terms
+        )
+        rate = divide(outer_rate * left * size, _norm(up))
+        phi = jax.tree.map(lambda p, u: p + rate * u, phi, up)
+        if keep_norm:
+            back = divide(size, _norm(phi))
+            phi = jax.tree.map(lambda p: p * back, phi)
+        return (theta, phi), value
+
+    left = 1 - jnp.arange(outer_steps) / max(outer_steps, 1)
+    (theta, phi), values = jax.lax.scan(outer, (theta, phi), left)
+    theta = trained(theta, phi)
+    return Aligned(theta, phi, jnp.append(values, objective(theta)))
+
+
+def _norm(tree):
+    return jnp.sqrt(sum(jnp.sum(jnp.square(x)) for x in jax.tree.leaves(tree)))
