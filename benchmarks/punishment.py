@@ -2,6 +2,7 @@
 
     python benchmarks/punishment.py                # half a minute of one core
     python benchmarks/punishment.py --episodes 200
+    python benchmarks/punishment.py --picture punishment.png
 
 Five agents play the iterated dilemma of `worlds.social_dilemma`. In an episode each one
 plays ten rounds with a partner, whom it picks by reputation or gets by chance; then the
@@ -13,6 +14,7 @@ them by Q-learning, where the authors have networks; reputations enter by their 
 
 import dataclasses
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -45,6 +47,8 @@ class Config:
     """The same where it is costly."""
     unjust: float = -10.0
     """Pay of who punishes a cooperation."""
+    picture: Path | None = None
+    """File for the learning curves; None for none."""
 
 
 class Cell(NamedTuple):
@@ -222,7 +226,7 @@ def main(config: Config) -> dict:
     print(f"A defection must meet {need:.3f} punishments for cooperating to pay.\n")
     print(
         "| punishing | who | partners | cooperation (seeds) | play | with punishers "
-        "| episode of 0.9 |\n|---|---|---|---|---|---|---|"
+        "| first fifth | episode of 0.9 |\n|---|---|---|---|---|---|---|---|"
     )
     for i, kind in enumerate(kinds):
         for j, who in enumerate(MECHANISMS):
@@ -231,6 +235,7 @@ def main(config: Config) -> dict:
             for k, partners in enumerate(("by chance", "chosen")):
                 report = {name: x[i, j, k, middle] for name, x in found.items()}
                 share = report["cooperation"][:, -last:].mean(1)
+                early = report["cooperation"][:, :last].mean()
                 each = " ".join(f"{x:.2f}" for x in share)
                 rewards = (report[n][:, -last:].mean() for n in ("play", "all"))
                 told = " | ".join(f"{x:.2f}" for x in rewards)
@@ -243,7 +248,8 @@ def main(config: Config) -> dict:
                     when += f" ({len(first)} of {config.seeds})"
                 print(
                     f"| {kind if who != 'none' else '–'} | {who} | {partners} | "
-                    f"{share.mean():.2f} ({each}) | {told} | {when} |"
+                    f"{share.mean():.2f} ({each}) | {told} | "
+                    f"{early:.2f} | {when} |"
                 )
     heads = " | ".join(f"rate {x:g}" for x in config.rates)
     print(
@@ -259,7 +265,27 @@ def main(config: Config) -> dict:
                 cells = " | ".join(f"{x:.2f}" for x in share[i, j, k])
                 paid = kind if who != "none" else "–"
                 print(f"| {paid} | {who} | {partners} | {cells} |")
+    if config.picture is not None:
+        draw(config, found["cooperation"][:, :, :, middle])
     return found
+
+
+def draw(config, cooperation):
+    """Cooperation over episodes with chosen partners: each seed and their mean."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3), sharey=True, layout="constrained")
+    smooth = np.ones(20) / 20
+    for axis, kind, rows in zip(axes, ("paid", "costly"), cooperation, strict=True):
+        for color, (who, row) in enumerate(zip(MECHANISMS, rows[:, 1], strict=True)):
+            curves = [np.convolve(x, smooth, "valid") for x in row]
+            for curve in curves:
+                axis.plot(curve, color=f"C{color}", alpha=0.25, linewidth=0.7)
+            axis.plot(np.mean(curves, 0), color=f"C{color}", label=who)
+        axis.set(title=f"punishing is {kind}", xlabel="episode", ylim=(0, 1))
+    axes[0].set_ylabel("cooperation")
+    axes[1].legend(fontsize=8)
+    figure.savefig(config.picture, dpi=110)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python benchmarks/robust_game.py             # a minute on one core
     python benchmarks/robust_game.py --updates 300
+    python benchmarks/robust_game.py --picture robust_game.png
 
 The world is `worlds.linear_game`, where each answer has a closed form. The actor learns
 by REINFORCE from the whitened advantages of its reward and, times a multiplier, of the
@@ -13,6 +14,7 @@ the multiplier does above and below the least attenuation that exists.
 
 import dataclasses
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -50,6 +52,8 @@ class Config:
     """Step size of the multiplier."""
     cap: float = 3.0
     """Largest push."""
+    picture: Path | None = None
+    """File for the actors' gains over updates; None for none."""
 
 
 class Row(NamedTuple):
@@ -120,7 +124,7 @@ def advantages(states, rewards):
 
 
 def learn(config, row, key):
-    """Both gains after half of the updates and after all, and the multiplier then."""
+    """Both gains and the multiplier after every update."""
     rate = optax.linear_schedule(1.0, 0.0, config.updates)
     tx = optax.adam(config.rate)
 
@@ -161,15 +165,11 @@ def learn(config, row, key):
     gains = jnp.array([0.4, 0.0])
     carry = gains, tx.init(gains), jnp.zeros(())
     steps = jnp.arange(config.updates), jax.random.split(key, config.updates)
-    _, (gains, multipliers) = jax.lax.scan(update, carry, steps)
-    half = config.updates // 2
-    # The last tenth, in which the rate is small.
-    tail = gains[-max(config.updates // 10, 1) :]
-    return jnp.mean(tail, 0), multipliers[jnp.array([half - 1, config.updates - 1])]
+    return jax.lax.scan(update, carry, steps)[1]
 
 
 def run(config, rows):
-    """Gains ``[row, seed, 2]`` and multipliers ``[row, seed, 2]`` of all rows."""
+    """Gains ``[row, seed, updates, 2]`` and multipliers ``[row, seed, updates]``."""
     stacked = jax.tree.map(lambda *x: jnp.array(x), *rows.values())
     keys = jax.random.split(jax.random.key(0), config.seeds)
     each = jax.vmap(partial(learn, config), (None, 0))
@@ -177,14 +177,15 @@ def run(config, rows):
 
 
 def main(config: Config) -> tuple:
-    """Prints both tables; returns the gains of the rows of each."""
+    """Prints both tables; returns the actors' gains and the multipliers."""
     first, second = TRAINED, BOUNDED
     gains, multipliers = run(config, first | second)
+    # The last tenth, in which the rate is small.
+    actors = gains[:, :, -max(config.updates // 10, 1) :, 0].mean(-1)
+    at = np.array([config.updates // 2, config.updates]) - 1
     print("| trained for | K learned, mean (seeds) | K exact | gain | nominal cost |")
     print("|---|---|---|---|---|")
-    for (name, row), found in zip(
-        first.items(), gains[: len(first), :, 0], strict=False
-    ):
+    for (name, row), found in zip(first.items(), actors[: len(first)], strict=True):
         exact = world.solve(row.attenuation if row.game else np.inf).actor
         each = " ".join(f"{x:.3f}" for x in found)
         gain, cost = world.gain(found).mean(), world.nominal_cost(found).mean()
@@ -206,8 +207,8 @@ def main(config: Config) -> tuple:
     print("|---|---|---|---|---|")
     for (name, row), found, multiplier in zip(
         second.items(),
-        gains[len(first) :, :, 0],
-        multipliers[len(first) :],
+        actors[len(first) :],
+        multipliers[len(first) :, :, at],
         strict=True,
     ):
         worst = world.worst_value(found, row.attenuation).mean()
@@ -216,7 +217,26 @@ def main(config: Config) -> tuple:
             f"| {name}, {row.margin:g} | {found.mean():.3f} | {worst:.3f} | "
             f"{half} | {end} |"
         )
-    return gains, multipliers
+    if config.picture is not None:
+        draw(config, gains[: len(first), :, :, 0])
+    return actors, multipliers
+
+
+def draw(config, gains):
+    """The actors' gains over updates, every seed, and the closed forms."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    for color, (name, rows) in enumerate(zip(TRAINED, gains, strict=True)):
+        for seed, row in enumerate(rows):
+            told = None if seed else name
+            axis.plot(row, color=f"C{color}", linewidth=0.8, label=told)
+    for attenuation in (np.inf, 2.0, 1.5):
+        exact = world.solve(attenuation).actor
+        axis.axhline(exact, color="0.3", linestyle="--", linewidth=0.8)
+    axis.set(xlabel="update", ylabel="gain of the actor, K")
+    axis.legend(fontsize=7, loc="lower right")
+    figure.savefig(config.picture, dpi=110)
 
 
 if __name__ == "__main__":
