@@ -7,16 +7,14 @@ from jaxlib_guidance.editing._guide_and_rescale import Edited, guide_and_rescale
 from jaxlib_guidance.editing._ledits import ConceptEdit, ledits
 from jaxlib_guidance.editing._masactrl import masactrl
 from jaxlib_guidance.editing._masks import prepare_mask, site_masks
-from jaxlib_guidance.editing._motion import (
+from jaxlib_guidance.editing._motion_draw import (
     MotionDraw,
     MotionPair,
     draw_pair,
-    emphasise_word,
-    erase_word,
-    ground_word,
-    replace_word,
-    shift_motion,
     site_frames,
+)
+from jaxlib_guidance.editing._motion_frames import (
+    shift_motion,
     transfer_style,
     vary_motion,
 )
@@ -26,6 +24,12 @@ from jaxlib_guidance.editing._motion_maps import (
     count_peaks,
     find_word,
     read_maps,
+)
+from jaxlib_guidance.editing._motion_words import (
+    emphasise_word,
+    erase_word,
+    ground_word,
+    replace_word,
 )
 from jaxlib_guidance.editing._plug_and_play import plug_and_play
 from jaxlib_guidance.editing._prompt_to_prompt import prompt_to_prompt
