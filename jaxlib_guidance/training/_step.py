@@ -19,7 +19,7 @@ from jaxlib_guidance.training._state import (
 )
 from jaxlib_guidance.types import Array, PyTree
 
-Loss = Callable[[PyTree, PyTree, Array], tuple[Array, dict[str, Array]] | LossOut]
+Loss = Callable[..., tuple[Array, dict[str, Array]] | LossOut]
 Step = Callable[..., tuple[TrainState, dict[str, Array]]]
 
 
@@ -35,21 +35,23 @@ def make_train_step(
     sharding: PyTree | None = None,
     donate: bool = True,
 ) -> Step:
-    """Builds ``step(state, batch, weights=None) -> (state, metrics)``, compiled.
+    """Builds ``step(state, batch, weights=None, frozen=None) -> (state, metrics)``.
 
-    The objective is ``sum_i w_i loss_i / sum_i w_i`` over the *global* batch for a loss
-    of rows, and ``sum / weight`` of the merged parts for a loss that returns a
-    `LossOut`; where the divisor is 0, the gradient and the metrics are 0. It is written
-    once in the global view, so a mesh, micro-batches and padding rows change where it
-    is computed and not what: row ``i`` has the key ``fold_in(fold_in(root, i), step)``
-    wherever it lands, and no gradient is averaged by hand.
+    It is compiled. The objective is ``sum_i w_i loss_i / sum_i w_i`` over the *global*
+    batch for a loss of rows, and ``sum / weight`` of the merged parts for a loss that
+    returns a `LossOut`; where the divisor is 0, the gradient and the metrics are 0. It
+    is written once in the global view, so a mesh, micro-batches and padding rows change
+    where it is computed and not what: row ``i`` has the key
+    ``fold_in(fold_in(root, i), step)`` wherever it lands, and no gradient is averaged
+    by hand.
 
     Args:
       loss: Function ``(params, batch, keys [B])`` that returns one loss a row and
         metrics by name, ``(loss [B], {name: [B]})``, or a `LossOut` such as
         `policy.grpo` and `reduce.aggregate` give. With micro-batches and on a mesh it
         sees some of the rows at a time and must treat each row alone; a row may be a
-        whole group of samples, ``[G, ...]``.
+        whole group of samples, ``[G, ...]``. Where the step is given ``frozen``, it is
+        called with that as its fourth argument.
       tx: Optax transformation, without clipping if ``clip`` is given.
       ema_decay: Decay of the exponential moving average of the parameters.
       ema_warmup: Whether the decay ramps up, see `ema_decay_at`.
@@ -67,7 +69,9 @@ def make_train_step(
       0 are replaced by a row that counts before the loss sees them, so that whatever
       they hold changes nothing. Its metrics are float32 scalars: "loss", those of
       ``loss`` as weighted means (or as `reduce.finalize` reports them), and "grad_norm"
-      before clipping.
+      before clipping. Its ``frozen`` is a pytree that the loss needs and that is not
+      trained, such as the weights beside which `models.init_lora` stands: an argument
+      of the compiled program and no constant in it, neither donated nor averaged.
 
     Raises:
       ValueError: At the call, a batch that micro-batches or devices cannot share, a
@@ -94,18 +98,18 @@ def make_train_step(
     placed = whole if sharding is None else sharding
     differentiate = _differentiated(loss)
 
-    def gradient(params, rows):
+    def gradient(params, rows, frozen):
         if sharding is not None:
             # Split parameters are gathered whole and the rows stay where they are: left
             # to itself XLA moves activations where it reckons that to be cheaper.
             params = jax.lax.with_sharding_constraint(params, whole)
         if accumulate == 1:
-            return differentiate(params, *rows)
+            return differentiate(params, *rows, frozen)
         if mesh is None:
-            return _accumulated(differentiate, accumulate, params, rows)
+            return _accumulated(differentiate, accumulate, params, rows, frozen)
 
-        def on_device(params, rows):
-            parts = _accumulated(differentiate, accumulate, params, rows)
+        def on_device(params, rows, frozen):
+            parts = _accumulated(differentiate, accumulate, params, rows, frozen)
             return jax.tree.map(lambda leaf: leaf[None], parts)
 
         # Each device adds up its own micro-batches and the sum of them travels; in the
@@ -113,14 +117,19 @@ def make_train_step(
         on_devices: Any = jax.shard_map(
             on_device,
             mesh=mesh,
-            in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+            in_specs=(PartitionSpec(), PartitionSpec(AXIS), PartitionSpec()),
             out_specs=PartitionSpec(AXIS),
             check_vma=False,
         )
-        grads, out = on_devices(params, rows)
+        grads, out = on_devices(params, rows, frozen)
         return jax.tree.map(lambda leaf: jnp.sum(leaf, 0), grads), _merged(out)
 
-    def step(state: TrainState, batch: PyTree, weights: Array | None = None) -> Any:
+    def step(
+        state: TrainState,
+        batch: PyTree,
+        weights: Array | None = None,
+        frozen: PyTree = None,
+    ) -> Any:
         n = _rows(batch)
         if n % (devices * accumulate):
             raise ValueError(
@@ -138,7 +147,7 @@ def make_train_step(
         rows = (batch, keys, weights)
         if mesh is not None:
             rows = jax.lax.with_sharding_constraint(rows, batch_sharding(mesh))
-        grads, out = gradient(state.params, rows)
+        grads, out = gradient(state.params, rows, frozen)
         value, metrics = finalize(out)
         taken = {"loss", "grad_norm"} & metrics.keys()
         if taken:
@@ -175,10 +184,11 @@ def make_train_step(
 
 
 def _differentiated(loss: Loss) -> Callable[..., tuple[PyTree, LossOut]]:
-    """``(params, batch, keys, weights) -> (gradient of the sum, LossOut)``, float32."""
+    """``(params, batch, keys, weights, frozen) -> (gradient of the sum, LossOut)``."""
 
-    def objective(params, batch, keys, weights):
-        out = loss(params, batch, keys)
+    def objective(params, batch, keys, weights, frozen):
+        more = () if frozen is None else (frozen,)
+        out = loss(params, batch, keys, *more)
         if isinstance(out, LossOut):
             if weights is not None:
                 raise ValueError(
@@ -192,9 +202,9 @@ def _differentiated(loss: Loss) -> Callable[..., tuple[PyTree, LossOut]]:
         scale = jax.lax.stop_gradient(out.weight)
         return divide(out.sum, scale), (out, scale)
 
-    def differentiate(params, batch, keys, weights):
+    def differentiate(params, batch, keys, weights, frozen):
         grads, (out, scale) = jax.grad(objective, has_aux=True)(
-            params, batch, keys, weights
+            params, batch, keys, weights, frozen
         )
         wide = jax.tree.map(lambda g: g.astype(_float32_or_wider(g.dtype)), grads)
         return jax.tree.map(lambda g: g * scale.astype(g.dtype), wide), out
@@ -228,7 +238,7 @@ def _of_rows(out: Any, n: int, weights: Array | None) -> LossOut:
     return LossOut(total(each), weight, report)
 
 
-def _accumulated(differentiate, accumulate, params, rows):
+def _accumulated(differentiate, accumulate, params, rows, frozen):
     """Gradient and loss of the micro-batches together."""
     # Micro-batch j takes rows j, j + A, ...: each device keeps its own rows, where
     # consecutive blocks would send them across the mesh.
@@ -238,11 +248,11 @@ def _accumulated(differentiate, accumulate, params, rows):
     )
 
     def add(total, part):
-        grads, out = differentiate(params, *part)
+        grads, out = differentiate(params, *part, frozen)
         return (jax.tree.map(jnp.add, total[0], grads), merge(total[1], out)), None
 
     shapes = jax.eval_shape(
-        differentiate, params, *jax.tree.map(lambda leaf: leaf[0], parts)
+        differentiate, params, *jax.tree.map(lambda leaf: leaf[0], parts), frozen
     )
     grads, out = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     aux = {

@@ -5,9 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    FluxPipeline,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
 from family_sd import build_sd15, build_sdxl, nhwc
-from published_files import randomise
+from published_files import randomise, read_golden, write_folder
 from safetensors.numpy import save_file
 
 RANK = 2
@@ -103,4 +108,67 @@ def _make(folder):
     return found
 
 
-CASES = {"lora": _make}
+SD3 = {
+    "transformer.transformer_blocks.0.attn.to_q": (16, 16),
+    "transformer.transformer_blocks.0.attn.add_k_proj": (16, 16),
+    "transformer.transformer_blocks.1.ff.net.0.proj": (16, 64),
+    "text_encoder.text_model.encoder.layers.0.self_attn.q_proj": (16, 16),
+    "text_encoder_2.text_model.encoder.layers.1.self_attn.v_proj": (24, 24),
+}
+FLUX = {
+    "transformer.transformer_blocks.0.attn.to_out.0": (24, 24),
+    "transformer.transformer_blocks.0.ff_context.net.2": (96, 24),
+    "transformer.single_transformer_blocks.0.attn.to_v": (24, 24),
+    "transformer.single_transformer_blocks.0.proj_out": (120, 24),
+}
+
+
+def _make_transformers(folder):
+    ends = (".lora_A.weight", ".lora_B.weight")
+    _write(folder / "sd3.safetensors", SD3, ends)
+    _write(folder / "flux.safetensors", FLUX, ends)
+    randomise(folder)
+    found = {}
+    for name, kind in (("sd3", StableDiffusion3Pipeline), ("flux", FluxPipeline)):
+        record, given = read_golden(f"{name}_pipeline")
+        with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
+            write_folder(record, scratch)
+            parts = ("text_encoder_3", "tokenizer_3")
+            if name == "flux":
+                parts = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+            pipe = kind.from_pretrained(scratch, **dict.fromkeys(parts))
+            x = torch.tensor(np.moveaxis(given["eps"], -1, 1))
+            text, pooled = (torch.tensor(given[key][:1]) for key in ("text", "pooled"))
+            # As far as the golden of the pipeline has it.
+            call = _sd3_value if name == "sd3" else _flux_value
+            found[f"{name} plain"] = call(pipe, x, text, pooled)
+            pipe.load_lora_weights(folder, weight_name=f"{name}.safetensors")
+            pipe.set_adapters(pipe.get_active_adapters(), 0.7)
+            found[f"{name} value"] = call(pipe, x, text, pooled)
+            if name == "sd3":
+                cond, _, pooled, _ = pipe.encode_prompt("a cat", None, None)
+                found["sd3 text"], found["sd3 pooled"] = cond[:, :77], pooled
+    return {key: np.asarray(a) for key, a in found.items()}
+
+
+def _sd3_value(pipe, x, text, pooled):
+    return nhwc(pipe.transformer(x, text, pooled, torch.tensor([321.0])).sample)
+
+
+def _flux_value(pipe, x, text, pooled):
+    _, channels, h, w = x.shape
+    tokens = pipe._pack_latents(x, 1, channels, h, w)
+    out = pipe.transformer(
+        hidden_states=tokens,
+        encoder_hidden_states=text,
+        pooled_projections=pooled,
+        timestep=torch.tensor([0.321]),
+        img_ids=pipe._prepare_latent_image_ids(1, h // 2, w // 2, "cpu", x.dtype),
+        txt_ids=torch.zeros(text.shape[1], 3),
+        guidance=torch.tensor([3.5]),
+    ).sample
+    scale = pipe.vae_scale_factor
+    return nhwc(pipe._unpack_latents(out, h * scale, w * scale, scale))
+
+
+CASES = {"lora": _make, "lora_transformers": _make_transformers}

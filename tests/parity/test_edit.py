@@ -61,6 +61,13 @@ def test_other_networks_do_not_repaint_that_way(golden):
 
 
 @pytest.mark.slow
+def test_a_controlnet_of_another_network_is_refused_by_name(tmp_path):
+    config = {"_class_name": "SD3ControlNetModel", "num_layers": 2}
+    part = published.Part(tmp_path, config, {})
+    with pytest.raises(ValueError, match="is 'SD3ControlNetModel'; expected 'Contr"):
+        published.load_controlnet(part)
+
+
 def test_a_controlnet_steers_from_prompt_to_latent(golden):
     model, params = published.load_published(golden("sd15").folder)
     folder, want = golden("controlnet")

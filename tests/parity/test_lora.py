@@ -12,6 +12,7 @@ from safetensors.numpy import save_file
 
 from jaxlib_guidance.files import CorruptFileError
 from jaxlib_guidance.models import published
+from jaxlib_guidance.training import init_state, make_train_step
 
 SCALE = 0.7
 
@@ -36,6 +37,26 @@ def test_networks_with_a_file_are_those_of_diffusers(golden, name):
     value = run(params["unet"], jnp.asarray(want["x"]), jnp.array([321.0]), cond)
     np.testing.assert_allclose(value, want[f"{name} unet"], atol=1e-5)
     assert np.abs(want[f"{name} unet"] - want[f"{name} plain"]).max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["sd3", pytest.param("flux", marks=pytest.mark.slow)])
+def test_transformers_with_a_file_are_those_of_diffusers(golden, name):
+    files, want = golden("lora_transformers")
+    folder, given = golden(f"{name}_pipeline")
+    lora = [published.read_lora(files / f"{name}.safetensors", SCALE)]
+    model, params = published.load_published(folder, lora=lora)
+    cond = {key: jnp.asarray(given[key][:1]) for key in ("text", "pooled")}
+    t = jnp.array([321.0])
+    if name == "sd3":
+        text = jax.jit(model.condition)(params, model.tokens(["a cat"]))
+        np.testing.assert_allclose(text["text"][:, :77], want["sd3 text"], atol=1e-5)
+        np.testing.assert_allclose(text["pooled"], want["sd3 pooled"], atol=1e-5)
+    else:
+        cond["guidance"], t = jnp.array([3.5]), t / 1000
+    run = jax.jit(lambda p, *args: model.transformer.apply({"params": p}, *args)[0])
+    value = run(params["transformer"], jnp.asarray(given["eps"]), t, cond)
+    np.testing.assert_allclose(value, want[f"{name} value"], atol=1e-5)
+    assert np.abs(want[f"{name} value"] - want[f"{name} plain"]).max() > 0.1
 
 
 def test_scales_add_and_no_scale_is_no_change(golden):
@@ -114,24 +135,23 @@ def trained(golden, tmp_path_factory):
     t = jnp.array([100.0, 300.0, 500.0, 900.0])
     cond = {"text": jax.random.normal(key, (4, 5, 24))}
 
-    @jax.jit
-    def loss(factors, frozen):
+    def value(factors, frozen, x, t, cond):
         merged = published.merge_lora(frozen, factors, alpha=8.0)
-        value, _ = model.unet.apply({"params": merged}, x, t, cond)
-        return jnp.mean((value - noise) ** 2), value
+        return model.unet.apply({"params": merged}, x, t, cond)[0]
 
-    optimiser = optax.adam(3e-3)
-    state, losses = optimiser.init(factors), []
-    gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
+    def loss(factors, rows, keys, frozen):
+        *given, noise = rows
+        error = value(factors, frozen, *given) - noise
+        return jnp.mean(error**2, (1, 2, 3)), {}
+
+    tx, losses = optax.adam(3e-3), []
+    step, state = make_train_step(loss, tx), init_state(factors, tx, key)
     for _ in range(20):
-        (now, _), grad = gradient(factors, frozen)
-        with jax.numpy_dtype_promotion("standard"):
-            change, state = optimiser.update(grad, state)
-        factors = optax.apply_updates(factors, change)
-        losses.append(float(now))
+        state, metrics = step(state, (x, t, cond, noise), None, frozen)
+        losses.append(float(metrics["loss"]))
     path = tmp_path_factory.mktemp("lora") / "trained.safetensors"
-    published.write_lora(path, frozen, factors, alpha=8.0)
-    return losses, path, loss(factors, frozen)[1], (x, t, cond)
+    published.write_lora(path, frozen, state.params, alpha=8.0)
+    return losses, path, value(state.params, frozen, x, t, cond), (x, t, cond)
 
 
 @pytest.mark.slow

@@ -124,6 +124,30 @@ def test_micro_batches_on_eight_devices_stay_where_they_are(single):
         step(replicate(mesh, start(tx)), batch_of(8))
 
 
+def frozen_loss(params, batch, keys, frozen):
+    return loss({**frozen, **params}, batch, keys)
+
+
+@pytest.mark.parametrize(("devices", "accumulate"), [(1, 1), (8, 2)])
+def test_what_is_frozen_is_an_argument_and_stays(devices, accumulate):
+    tx, mesh = optax.sgd(0.3), data_mesh() if devices > 1 else None
+    options = {"ema_decay": 0.9, "accumulate": accumulate, "mesh": mesh}
+    params = start(tx).params
+    held, trained = {"w": params["w"]}, {"v": params["v"]}
+    want = init_state(trained, tx, jax.random.key(7))
+    closed = make_train_step(partial(frozen_loss, frozen=held), tx, ema_decay=0.9)
+    state, batch, frozen = init_state(trained, tx, want.key), batch_of(16), held
+    if mesh is not None:
+        state, frozen = replicate(mesh, (state, held))
+        batch = shard_batch(mesh, batch)
+    step = make_train_step(frozen_loss, tx, **options)
+    for _ in range(2):
+        want, values = closed(want, batch_of(16))
+        state, metrics = step(state, batch, None, frozen)
+    assert_same((state, metrics), (want, values))
+    np.testing.assert_array_equal(frozen["w"], params["w"])
+
+
 def test_rows_of_weight_zero_do_not_count(single):
     tx = optax.sgd(0.3)
     rows = jax.tree.map(

@@ -15,6 +15,7 @@ from jaxlib_guidance.models.published._latents import (
     load_latent_parts,
     wanted_parts,
 )
+from jaxlib_guidance.models.published._lora import LoRA, changes_of, require_loaded
 from jaxlib_guidance.models.published._tensors import Place
 from jaxlib_guidance.types import Array, PyTree
 
@@ -70,6 +71,7 @@ def load_class_transformer(
     sharding: Place = None,
     parts: Sequence[str] | None = None,
     variant: str | None = None,
+    lora: Sequence[LoRA] = (),
     as_trained: bool = True,
 ) -> tuple[ClassTransformer, dict[str, PyTree]]:
     """DiT-XL/2 with its autoencoder from its folder; see `load_published`.
@@ -80,6 +82,7 @@ def load_class_transformer(
       sharding: Where the parameters go; see `fill`.
       parts: Parts to load, of "transformer" and "vae"; None loads both.
       variant: Variant of the files, such as "fp16".
+      lora: Changes to merge, from `read_lora`.
       as_trained: Whether the network computes as its authors' code does, and not as
         diffusers; see `load_dit_xl`.
 
@@ -96,8 +99,10 @@ def load_class_transformer(
     where: dict[str, Any] = {"dtype": dtype, "sharding": sharding}
     found, params = load_latent_parts(folder, wanted, variant, where)
     module = None
+    require_loaded(lora, set(wanted) - {"vae"})
     if "transformer" in wanted:
         part = open_part(folder / "transformer", variant=variant)
+        where["change"] = changes_of(lora, "transformer", part.tensors)
         module, params["transformer"] = load_dit_xl(
             part, as_trained=as_trained, **where
         )

@@ -137,11 +137,18 @@ def load_controlnet(
       with the parameters as ``params["controlnet"]``.
 
     Raises:
-      ValueError: A configuration that the module does not compute.
+      ValueError: A ControlNet of another network, such as that of SD3 or Flux, or a
+        configuration that the module does not compute.
       CorruptFileError: Tensors that do not fit the configuration.
     """
     neutral = NEUTRAL | {"controlnet_conditioning_channel_order": "rgb"}
     where = f"{part.path}/config.json"
+    kind = part.config.get("_class_name", "ControlNetModel")
+    if kind != "ControlNetModel":
+        raise ValueError(
+            f"{where}: _class_name is {kind!r}; expected 'ControlNetModel', which "
+            "steers Stable Diffusion 1.x, 2.x and XL"
+        )
     module = configured(ControlNet, part.config, neutral, where, dtype=dtype)
     x, t, cond = example_arguments(module)
     factor = 2 ** (len(module.conditioning_embedding_out_channels) - 1)

@@ -22,7 +22,12 @@ from jaxlib_guidance.models.published._layers import (
     TimestepEmbedding,
     timestep_sinusoid,
 )
-from jaxlib_guidance.models.published._tensors import Place, fill, parameter_shapes
+from jaxlib_guidance.models.published._tensors import (
+    Change,
+    Place,
+    fill,
+    parameter_shapes,
+)
 from jaxlib_guidance.models.published._transformer import (
     FeedForward,
     Modulation,
@@ -240,6 +245,7 @@ def load_dit_xl(
     *,
     dtype: Any = jnp.float32,
     sharding: Place = None,
+    change: Change | None = None,
     as_trained: bool = True,
 ) -> tuple[DiTXL, PyTree]:
     """DiT and its parameters from a published part.
@@ -248,6 +254,7 @@ def load_dit_xl(
       part: The part, from `open_part`.
       dtype: Type of the parameters and of the computation.
       sharding: Where the parameters go; see `fill`.
+      change: Change of each tensor while it is read; see `fill`.
       as_trained: Whether the time's frequencies and the second norm are those of the
         authors' code, which trained the weights. False computes as diffusers does, with
         other frequencies and the norm's ``eps`` of the configuration.
@@ -268,6 +275,11 @@ def load_dit_xl(
     t = jax.ShapeDtypeStruct((1,), jnp.float32)
     shapes = parameter_shapes(module.init, x, t)
     params = fill(
-        shapes, part.tensors, dtype=dtype, sharding=sharding, where=str(part.path)
+        shapes,
+        part.tensors,
+        dtype=dtype,
+        sharding=sharding,
+        change=change,
+        where=str(part.path),
     )
     return module, params

@@ -23,7 +23,12 @@ from jaxlib_guidance.models.published._mmdit import (
     TimeText,
     read_prompt,
 )
-from jaxlib_guidance.models.published._tensors import Place, fill, parameter_shapes
+from jaxlib_guidance.models.published._tensors import (
+    Change,
+    Place,
+    fill,
+    parameter_shapes,
+)
 from jaxlib_guidance.models.published._transformer import Modulation, modulate, plain
 from jaxlib_guidance.types import Array, Captures, PyTree, require_known
 
@@ -265,7 +270,11 @@ class Flux(nn.Module):
 
 
 def load_flux(
-    part: Part, *, dtype: Any = jnp.float32, sharding: Place = None
+    part: Part,
+    *,
+    dtype: Any = jnp.float32,
+    sharding: Place = None,
+    change: Change | None = None,
 ) -> tuple[Flux, PyTree]:
     """Flux's transformer and its parameters from a published part.
 
@@ -273,6 +282,7 @@ def load_flux(
       part: The part, from `open_part`.
       dtype: Type of the parameters and of the computation.
       sharding: Where the parameters go; see `fill`.
+      change: Change of each tensor while it is read; see `fill`.
 
     Returns:
       ``(module, parameters)``.
@@ -310,6 +320,11 @@ def load_flux(
         cond,
     )
     params = fill(
-        shapes, part.tensors, dtype=dtype, sharding=sharding, where=str(part.path)
+        shapes,
+        part.tensors,
+        dtype=dtype,
+        sharding=sharding,
+        change=change,
+        where=str(part.path),
     )
     return module, params

@@ -62,8 +62,8 @@ def load_published(
       parts: Parts to load, such as ``["unet"]``; None loads all that the model has.
       variant: Variant of the files, such as "fp16"; None takes the plain ones, or the
         only variant that there is.
-      lora: Low-rank changes to merge into the parameters, from `read_lora`; for Stable
-        Diffusion 1.x, 2.x and XL.
+      lora: Low-rank changes to merge into the parameters, from `read_lora`; of networks
+        and CLIP's text encoders.
 
     Returns:
       ``(model, params)``: the model, without arrays, and a tree of parameters for each
@@ -95,8 +95,4 @@ def load_published(
             f"{', '.join(LOADERS)}"
         )
     options = {"dtype": dtype, "sharding": sharding, "parts": parts, "variant": variant}
-    if kind == "UNet2DConditionModel":
-        options["lora"] = lora
-    elif lora:
-        raise ValueError(f"lora has no meaning for {kind}; expected none")
-    return LOADERS[kind](folder, **options)
+    return LOADERS[kind](folder, lora=lora, **options)

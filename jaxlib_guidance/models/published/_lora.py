@@ -39,7 +39,9 @@ PARTS = {
     "unet.": "unet",
     "text_encoder.": "text_encoder",
     "text_encoder_2.": "text_encoder_2",
+    "transformer.": "transformer",
     "lora_unet_": "unet",
+    "lora_transformer_": "transformer",
     "lora_te1_": "text_encoder",
     "lora_te2_": "text_encoder_2",
     "lora_te_": "text_encoder",
@@ -110,6 +112,46 @@ class LoRA:
             return value
 
         return change
+
+
+def changes_of(
+    lora: Sequence[LoRA],
+    part: str,
+    tensors: Collection[str],
+    aliases: Callable[[str], Sequence[str]] = lambda name: (),
+) -> Change | None:
+    """The change of a part's tensors by several files; None where there is none.
+
+    Args:
+      lora: Changes, from `read_lora`.
+      part: Name of the part, such as "unet".
+      tensors: Names of the part's tensors in its files.
+      aliases: Function from a module's name to other names that files may use.
+    """
+    names = [name.removeprefix("text_model.") for name in tensors]
+    found = [each.change(part, names, aliases) for each in lora]
+    given = [change for change in found if change is not None]
+
+    def change(name, index, value):
+        for each in given:
+            value = each(name, index, value)
+        return value
+
+    return change if given else None
+
+
+def require_loaded(lora: Sequence[LoRA], parts: Collection[str]) -> None:
+    """Raises unless the parts that are changed are among those that are loaded.
+
+    Raises:
+      ValueError: A part that is changed and not loaded, or not changed here.
+    """
+    for each in lora:
+        for part in set(each.layers) - set(parts):
+            raise ValueError(
+                f"lora {each.path} changes the part {part!r}, which is not loaded, or "
+                f"has no change here; expected some of {sorted(parts)}"
+            )
 
 
 def _product(down, up, index, shape, where):

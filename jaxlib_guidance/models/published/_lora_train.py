@@ -107,7 +107,8 @@ def write_lora(
       path: File to write, with the suffix ``.safetensors``.
       params: Parameters of the part, whose shapes say what is a convolution.
       factors: Changes, from `init_lora`.
-      part: Part that is changed: "unet", "text_encoder" or "text_encoder_2".
+      part: Part that is changed: "unet", "transformer", "text_encoder" or
+        "text_encoder_2".
       alpha: Scale of the changes; None is the rank.
 
     Raises:

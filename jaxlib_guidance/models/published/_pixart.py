@@ -24,7 +24,12 @@ from jaxlib_guidance.models.published._layers import (
     timestep_sinusoid,
 )
 from jaxlib_guidance.models.published._mmdit import read_prompt
-from jaxlib_guidance.models.published._tensors import Place, fill, parameter_shapes
+from jaxlib_guidance.models.published._tensors import (
+    Change,
+    Place,
+    fill,
+    parameter_shapes,
+)
 from jaxlib_guidance.models.published._transformer import (
     FeedForward,
     Modulation,
@@ -288,7 +293,11 @@ NEUTRAL = {
 
 
 def load_pixart(
-    part: Part, *, dtype: Any = jnp.float32, sharding: Place = None
+    part: Part,
+    *,
+    dtype: Any = jnp.float32,
+    sharding: Place = None,
+    change: Change | None = None,
 ) -> tuple[PixArt, PyTree]:
     """PixArt and its parameters from a published part.
 
@@ -296,6 +305,7 @@ def load_pixart(
       part: The part, from `open_part`.
       dtype: Type of the parameters and of the computation.
       sharding: Where the parameters go; see `fill`.
+      change: Change of each tensor while it is read; see `fill`.
 
     Returns:
       ``(module, parameters)``.
@@ -326,6 +336,11 @@ def load_pixart(
         cond,
     )
     params = fill(
-        shapes, part.tensors, dtype=dtype, sharding=sharding, where=str(part.path)
+        shapes,
+        part.tensors,
+        dtype=dtype,
+        sharding=sharding,
+        change=change,
+        where=str(part.path),
     )
     return module, params

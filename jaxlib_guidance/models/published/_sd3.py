@@ -12,7 +12,12 @@ from jaxlib_guidance.models._patches import unpatchify
 from jaxlib_guidance.models.published._configuration import configured
 from jaxlib_guidance.models.published._folder import Part
 from jaxlib_guidance.models.published._mmdit import JointBlock, TimeText, read_prompt
-from jaxlib_guidance.models.published._tensors import Place, fill, parameter_shapes
+from jaxlib_guidance.models.published._tensors import (
+    Change,
+    Place,
+    fill,
+    parameter_shapes,
+)
 from jaxlib_guidance.models.published._transformer import (
     Modulation,
     PatchEmbed,
@@ -177,7 +182,11 @@ class SD3(nn.Module):
 
 
 def load_sd3(
-    part: Part, *, dtype: Any = jnp.float32, sharding: Place = None
+    part: Part,
+    *,
+    dtype: Any = jnp.float32,
+    sharding: Place = None,
+    change: Change | None = None,
 ) -> tuple[SD3, PyTree]:
     """SD3's transformer and its parameters from a published part.
 
@@ -185,6 +194,7 @@ def load_sd3(
       part: The part, from `open_part`.
       dtype: Type of the parameters and of the computation.
       sharding: Where the parameters go; see `fill`.
+      change: Change of each tensor while it is read; see `fill`.
 
     Returns:
       ``(module, parameters)``.
@@ -216,6 +226,11 @@ def load_sd3(
         },
     )
     params = fill(
-        shapes, part.tensors, dtype=dtype, sharding=sharding, where=str(part.path)
+        shapes,
+        part.tensors,
+        dtype=dtype,
+        sharding=sharding,
+        change=change,
+        where=str(part.path),
     )
     return module, params

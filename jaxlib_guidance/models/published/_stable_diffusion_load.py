@@ -17,7 +17,7 @@ from jaxlib_guidance.models.published._folder import (
     read_json,
 )
 from jaxlib_guidance.models.published._ldm import ldm_unet_name
-from jaxlib_guidance.models.published._lora import LoRA
+from jaxlib_guidance.models.published._lora import LoRA, changes_of, require_loaded
 from jaxlib_guidance.models.published._scheduler import read_scheduler
 from jaxlib_guidance.models.published._single_file import open_single_file
 from jaxlib_guidance.models.published._stable_diffusion import PARTS, StableDiffusion
@@ -68,8 +68,7 @@ def load_stable_diffusion(
     params: dict[str, PyTree] = {}
     where = {"dtype": dtype, "sharding": sharding}
 
-    for part in {name for each in lora for name in each.layers} - set(wanted):
-        raise ValueError(f"lora changes the part {part!r}, which is not loaded")
+    require_loaded(lora, set(wanted) - {"vae"})
 
     single: dict[str, Part] = {}
     if single_file is not None:
@@ -79,13 +78,10 @@ def load_stable_diffusion(
     def opened(name):
         return single.get(name) or open_part(folder / name, variant=variant)
 
-    def merged(part, name, aliases=lambda module: ()):
-        names = [word.removeprefix("text_model.") for word in part.tensors]
-        return _chained([each.change(name, names, aliases) for each in lora])
-
     if "unet" in wanted:
         part = opened("unet")
-        change = merged(part, "unet", _ldm_names(part.config))
+        aliases = _ldm_names(part.config)
+        change = changes_of(lora, "unet", part.tensors, aliases)
         found["unet"], params["unet"] = load_unet(part, change=change, **where)
     if "vae" in wanted:
         (encoder, own), (decoder, other) = load_autoencoder(opened("vae"), **where)
@@ -96,7 +92,7 @@ def load_stable_diffusion(
         if name not in wanted:
             continue
         part = opened(name)
-        change = merged(part, name)
+        change = changes_of(lora, name, part.tensors)
         module, params[name] = load_clip_text(part, change=change, **where)
         texts.append(module)
         tokenizer = "tokenizer" if i == 0 else f"tokenizer_{i + 1}"
@@ -110,18 +106,6 @@ def load_stable_diffusion(
         **found,
     )
     return model, params
-
-
-def _chained(changes):
-    """One change that makes all in turn; None where there is none."""
-    given = [change for change in changes if change is not None]
-
-    def change(name, index, value):
-        for each in given:
-            value = each(name, index, value)
-        return value
-
-    return change if given else None
 
 
 def _ldm_names(config):

@@ -12,6 +12,7 @@ from jaxlib_guidance.models.published._clip_tokens import load_clip_tokenizer
 from jaxlib_guidance.models.published._flux import load_flux
 from jaxlib_guidance.models.published._folder import open_part
 from jaxlib_guidance.models.published._latents import load_latent_parts, wanted_parts
+from jaxlib_guidance.models.published._lora import LoRA, changes_of, require_loaded
 from jaxlib_guidance.models.published._pixart import load_pixart
 from jaxlib_guidance.models.published._sd3 import load_sd3
 from jaxlib_guidance.models.published._t5 import T5Encoder, load_t5
@@ -34,6 +35,7 @@ def load_stable_diffusion_3(
     sharding: Place = None,
     parts: Sequence[str] | None = None,
     variant: str | None = None,
+    lora: Sequence[LoRA] = (),
 ) -> tuple[StableDiffusion3, dict[str, PyTree]]:
     """Stable Diffusion 3 or 3.5 from its folder; see `load_published`.
 
@@ -44,6 +46,7 @@ def load_stable_diffusion_3(
       parts: Parts to load, of "transformer", "vae", "text_encoder", "text_encoder_2",
         "text_encoder_3"; None loads all that there are.
       variant: Variant of the files, such as "fp16".
+      lora: Changes to merge, from `read_lora`.
 
     Returns:
       ``(model, parameters by part)``.
@@ -54,7 +57,9 @@ def load_stable_diffusion_3(
       ValueError: A configuration that is not computed here, or unknown parts.
     """
     encoders = ("text_encoder", "text_encoder_2", "text_encoder_3")
-    found, params = _load("SD3", folder, encoders, dtype, sharding, parts, variant)
+    found, params = _load(
+        "SD3", folder, encoders, dtype, sharding, parts, variant, lora
+    )
     return StableDiffusion3(**found), params
 
 
@@ -65,6 +70,7 @@ def load_flux_model(
     sharding: Place = None,
     parts: Sequence[str] | None = None,
     variant: str | None = None,
+    lora: Sequence[LoRA] = (),
 ) -> tuple[FluxModel, dict[str, PyTree]]:
     """Flux from its folder; see `load_published`.
 
@@ -75,6 +81,7 @@ def load_flux_model(
       parts: Parts to load, of "transformer", "vae", "text_encoder", "text_encoder_2";
         None loads all that there are.
       variant: Variant of the files, such as "fp16".
+      lora: Changes to merge, from `read_lora`.
 
     Returns:
       ``(model, parameters by part)``.
@@ -85,7 +92,9 @@ def load_flux_model(
       ValueError: A configuration that is not computed here, or unknown parts.
     """
     encoders = ("text_encoder", "text_encoder_2")
-    found, params = _load("Flux", folder, encoders, dtype, sharding, parts, variant)
+    found, params = _load(
+        "Flux", folder, encoders, dtype, sharding, parts, variant, lora
+    )
     return FluxModel(**found), params
 
 
@@ -96,6 +105,7 @@ def load_pixart_model(
     sharding: Place = None,
     parts: Sequence[str] | None = None,
     variant: str | None = None,
+    lora: Sequence[LoRA] = (),
 ) -> tuple[PixArtModel, dict[str, PyTree]]:
     """PixArt from its folder; see `load_published`.
 
@@ -106,6 +116,7 @@ def load_pixart_model(
       parts: Parts to load, of "transformer", "vae", "text_encoder"; None loads all that
         there are.
       variant: Variant of the files, such as "fp16".
+      lora: Changes to merge, from `read_lora`.
 
     Returns:
       ``(model, parameters by part)``.
@@ -116,30 +127,41 @@ def load_pixart_model(
       ValueError: A configuration that is not computed here, or unknown parts.
     """
     encoders = ("text_encoder",)
-    found, params = _load("PixArt", folder, encoders, dtype, sharding, parts, variant)
+    found, params = _load(
+        "PixArt", folder, encoders, dtype, sharding, parts, variant, lora
+    )
     return PixArtModel(**found), params
 
 
-def _load(kind, folder, encoders, dtype, sharding, parts, variant):
+def _load(kind, folder, encoders, dtype, sharding, parts, variant, lora):
     """The fields of a model, and parameters by part."""
     folder = Path(folder).expanduser()
     wanted = wanted_parts(folder, ("transformer", "vae", *encoders), parts)
     where = {"dtype": dtype, "sharding": sharding}
     found, params = load_latent_parts(folder, wanted, variant, where)
+    opened = {
+        name: open_part(folder / name, variant=variant)
+        for name in wanted
+        if name != "vae"
+    }
+    of_t5 = {n for n, part in opened.items() if part.config.get("model_type") == "t5"}
+    require_loaded(lora, opened.keys() - of_t5)
     found["transformer"] = None
-    if "transformer" in wanted:
-        part = open_part(folder / "transformer", variant=variant)
+    if "transformer" in opened:
+        part = opened["transformer"]
         load = {"SD3": load_sd3, "Flux": load_flux, "PixArt": load_pixart}[kind]
-        found["transformer"], params["transformer"] = load(part, **where)
+        change = changes_of(lora, "transformer", part.tensors)
+        found["transformer"], params["transformer"] = load(part, change=change, **where)
     modules: dict[str, CLIPText | T5Encoder] = {}
     tokenizers: dict[str, Tokenizer] = {}
     for name in encoders:
         if name not in wanted:
             continue
-        part = open_part(folder / name, variant=variant)
+        part = opened[name]
         path = folder / name.replace("text_encoder", "tokenizer")
-        if part.config.get("model_type") != "t5":
-            modules[name], params[name] = load_clip_text(part, **where)
+        if name not in of_t5:
+            change = changes_of(lora, name, part.tensors)
+            modules[name], params[name] = load_clip_text(part, change=change, **where)
             tokenizers[name] = load_clip_tokenizer(path)
             continue
         modules[name], params[name] = load_t5(part, **where)
