@@ -110,8 +110,8 @@ class Prompted:
 
 def solver_of(
     config: Config, model: StableDiffusion | TextTransformer, size: tuple[int, int]
-) -> tuple[jg.Sampler, Any]:
-    """The solver, and the times as diffusers' scheduler of its family takes them.
+) -> tuple[jg.Sampler, Any, float | None]:
+    """The solver, and what diffusers' scheduler of its family adds: times, a bound.
 
     Raises:
       ValueError: A solver or options that do not exist.
@@ -119,7 +119,7 @@ def solver_of(
     name, options = recipe.options_of(config.sampler)
     if name == "recommended":
         own = recipe.Config(sampler=config.sampler, steps=config.steps)
-        return recipe.solver_of(own, model)
+        return *recipe.solver_of(own, model), model.scheduler.clip()
     if name not in recipe.SOLVERS:
         known = ", ".join((*recipe.SOLVERS, "recommended"))
         raise ValueError(f"sampler {name!r}; expected one of {known}")
@@ -127,8 +127,9 @@ def solver_of(
     try:
         solver = recipe.SOLVERS[name](**options)
         if isinstance(model, FluxModel):
-            return solver, model.grid(config.steps, size=size)
-        return solver, model.grid(config.steps, family)
+            return solver, model.grid(config.steps, size=size), None
+        grid = model.grid(config.steps, family, clipped=True)
+        return solver, grid, model.scheduler.clip(family)
     except TypeError as error:
         raise ValueError(f"sampler {config.sampler!r}: {error}") from error
 
@@ -194,7 +195,7 @@ def draw(config: Config) -> np.ndarray:
     size = tuple(config.size) * (3 - len(config.size)) if config.size else model.size
     size = size[0], size[1]
     shape = model.latent(*size)
-    sampler, grid = solver_of(config, model, size)
+    sampler, grid, bound = solver_of(config, model, size)
     texts = [text for text in config.prompt for _ in range(config.columns)]
     root = jax.random.key(config.seed)
     # Texts are few: encoded one by one, once for all.
@@ -226,7 +227,10 @@ def draw(config: Config) -> np.ndarray:
                 known = latent_mask(hole < 0.5, shape[:2])[..., None]
                 solver = jg.inpaint(solver, z, known, "fixed")
         nets = recipe.Nets(Prompted(null, shape), [params])  # pyrefly: ignore
-        guidance = jg.chain(*(recipe.term_of(text, nets) for text in config.guide))
+        terms = [recipe.term_of(text, nets) for text in config.guide]
+        # Last, as diffusers clips what its guidance gives.
+        clips = [] if bound is None else [jg.clip_x0(-bound, bound)]
+        guidance = jg.chain(*terms, *clips)
         if nets.others:
             raise ValueError("guides by another network are for sample/images.py")
         z, _ = jg.sample(

@@ -215,12 +215,21 @@ def load_policy(config: Config, texts: list[str], mesh: Any) -> tuple[Policy, An
     part = "unet" if isinstance(model, StableDiffusion) else "transformer"
     discrete = isinstance(model.process, VPDiscrete)
     steps = config.solver_steps
-    grid = model.grid(steps, "ddim") if discrete else model.grid(steps)
-    guidance = jg.cfg(config.guidance, null=len(texts)) if config.guidance else None
+    terms: list[Any] = []
+    if config.guidance:
+        terms.append(jg.cfg(config.guidance, null=len(texts)))
+    if discrete:
+        grid, bound = (
+            model.grid(steps, "ddim", clipped=True),
+            model.scheduler.clip("ddim"),
+        )
+        terms += [] if bound is None else [jg.clip_x0(-bound, bound)]
+    else:
+        grid = model.grid(steps)
     policy = Policy(
         *(model, part, len(texts)),
         start=(jg.ddim(1.0) if discrete else flow_sde(), grid, shape),
-        guidance=guidance,
+        guidance=jg.chain(*terms) if terms else None,
         pixels=(size[0], size[1], 3),
     )
     # The text encoders have done their work.

@@ -331,6 +331,54 @@ def test_schedulers_that_are_not_known_are_told():
         published.read_scheduler(base).grid(5, "best")
 
 
+def test_a_scheduler_that_clips_is_not_forgotten():
+    def read(**config):
+        return published.read_scheduler({"_class_name": "DDIMScheduler", **config})
+
+    # diffusers' default, which the file may leave out.
+    with pytest.raises(ValueError, match=r"expected jg.clip_x0\(-1, 1\) as the last"):
+        read().grid(5)
+    assert read().grid(5, clipped=True).shape == (6,)
+    assert read().clip() == read(_class_name="DDPMScheduler").clip("ddim") == 1
+    assert read(clip_sample_range=2.0).clip() == 2
+    assert read().clip("euler") is read(clip_sample=False).clip() is None
+    dpm = {"_class_name": "DPMSolverMultistepScheduler", "thresholding": True}
+    assert read(**dpm).clip() == read(**dpm).clip("ddim") == 1
+    assert read(**dpm).clip("euler") is None
+    # A class that the file does not name clips where the file says so alone.
+    assert read(_class_name="PNDMScheduler").clip("ddim") is None
+    assert read(_class_name="PNDMScheduler", clip_sample=True).clip("ddim") == 1
+    with pytest.raises(ValueError, match="sample_max_value 1.5 is not computed"):
+        read(thresholding=True, sample_max_value=1.5).grid(5, clipped=True)
+    flow = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+    assert published.read_scheduler(flow).clip() is None
+
+
+def test_clipped_steps_are_those_of_diffusers():
+    """Its DDIM with ``use_clipped_model_output``, and its DPM++ with thresholding.
+
+    From diffusers 0.42.1: four of five steps from (1.5, -0.5, 0.2, 3), with the
+    trailing timesteps of linear betas, of a network that says ``0.3 x + 0.1 x^2``.
+    """
+    config = {"timestep_spacing": "trailing"}
+    ddim = published.read_scheduler(config | {"_class_name": "DDIMScheduler"})
+    dpm = {"_class_name": "DPMSolverMultistepScheduler", "thresholding": True}
+    dpm = published.read_scheduler(config | dpm)
+    x = jnp.array([[1.5, -0.5, 0.2, 3.0]])
+    for scheduler, solver, want in (
+        (ddim, jg.ddim(), (1.6839986, -1.1000677, 0.8941419, 2.5598948)),
+        (dpm, jg.dpmpp_2m(), (1.6839986, -1.1000676, 0.8797090, 2.5598948)),
+    ):
+        net = jg.parametrize(
+            lambda x, t, cond: 0.3 * x + 0.1 * x**2, scheduler.process, "eps"
+        )
+        grid, bound = scheduler.grid(5, clipped=True)[:-1], scheduler.clip()
+        keys = jg.sample_keys(jax.random.key(0), 1)
+        guidance = jg.clip_x0(-bound, bound)
+        found, _ = jg.sample(keys, net, solver, grid, x, guidance=guidance)
+        np.testing.assert_allclose(found[0], want, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_batch_on_eight_devices_is_sampled_without_collectives(loaded):
     model, params, want = loaded("sd15")

@@ -62,18 +62,21 @@ class LatentModel:
         factor = present(self.decoder, "vae").factor
         return height * factor, width * factor
 
-    def grid(self, n: int, solver: str | None = None) -> Array:
+    def grid(
+        self, n: int, solver: str | None = None, *, clipped: bool = False
+    ) -> Array:
         """The times of ``n`` steps as diffusers takes them; see `Scheduler.grid`.
 
         Args:
           n: Number of steps.
           solver: "ddim", "euler" or "dpm", the family of the solver; None is that of
             the published file.
+          clipped: Whether the guidance clips x0 as ``scheduler.clip`` says.
 
         Returns:
           Float32 ``[n + 1]``.
         """
-        return self.scheduler.grid(n, solver)
+        return self.scheduler.grid(n, solver, clipped=clipped)
 
     def latent(
         self, height: int | None = None, width: int | None = None

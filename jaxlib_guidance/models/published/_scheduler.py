@@ -63,6 +63,13 @@ PREDICTIONS: dict[str, Literal["eps", "v", "x0"]] = {
 OF_LATENTS = ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler")
 LATENT_BETAS = (0.00085, 0.012)
 KEEPS_FIRST = ("PNDMScheduler", "DDIMScheduler")
+# Classes that read ``clip_sample``, with their defaults, and ``thresholding``.
+CLIPS = {"DDIMScheduler": True, "DDPMScheduler": True, "HeunDiscreteScheduler": False}
+THRESHOLDS = (
+    *("DDIMScheduler", "DDPMScheduler", "DPMSolverMultistepScheduler"),
+    *("DPMSolverSinglestepScheduler", "DEISMultistepScheduler"),
+    "UniPCMultistepScheduler",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +86,49 @@ class Scheduler:
     process: Process
     predicts: Literal["eps", "v", "x0", "velocity"]
 
-    def grid(self, n: int, solver: str | None = None) -> Array:
+    def clip(self, solver: str | None = None) -> float | None:
+        """The bound that the scheduler clips estimates of x0 to at each step.
+
+        Keys ``clip_sample`` and ``thresholding``. A file that does not have them means
+        its own class's defaults, and no clipping by other solvers.
+
+        Args:
+          solver: As in `grid`.
+
+        Returns:
+          ``r`` for ``jg.clip_x0(-r, r)`` as the last term of the guidance, or None.
+
+        Raises:
+          ValueError: Another solver, or thresholding whose limit may exceed 1.
+        """
+        if not isinstance(self.process, VPDiscrete):
+            return None
+        name, config = self._class(solver), self.config
+        if name in THRESHOLDS and config.get("thresholding"):
+            largest = config.get("sample_max_value", 1.0)
+            if largest != 1:
+                raise ValueError(
+                    f"thresholding with sample_max_value {largest} is not computed; "
+                    "expected 1, where it is a clip to [-1, 1]"
+                )
+            return 1.0
+        default = CLIPS.get(str(config.get("_class_name")), False)
+        if name in CLIPS and config.get("clip_sample", default):
+            return float(config.get("clip_sample_range", 1.0))
+        return None
+
+    def _class(self, solver):
+        """Name of the class of diffusers for a solver."""
+        name = self.config.get("_class_name") if solver is None else solver
+        name = FAMILIES.get(str(name), str(name))
+        if name not in CLASSES:
+            known = (*FAMILIES, *CLASSES)
+            raise ValueError(f"solver is {name!r}; expected one of {known}")
+        return name
+
+    def grid(
+        self, n: int, solver: str | None = None, *, clipped: bool = False
+    ) -> Array:
         """The times of ``n`` steps, as diffusers' scheduler takes them.
 
         A key that the file does not have takes the default of the scheduler's class, so
@@ -90,6 +139,8 @@ class Scheduler:
           solver: "ddim" (DDIM, DDPM, PNDM), "euler" (Euler, Heun, LMS), "dpm" (DPM++,
             UniPC, DEIS) or the name of a class of diffusers; None is the file's own. A
             flow has one rule.
+          clipped: Whether the guidance clips x0 as `clip` says. Needed where it says
+            so, that no file's clipping is forgotten; else it has no effect.
 
         Returns:
           Float32 ``[n + 1]``. With DDIM and PNDM and ``set_alpha_to_one=False``, as in
@@ -98,15 +149,18 @@ class Scheduler:
           whole timesteps.
 
         Raises:
-          ValueError: Another solver, or a number of steps that the table does not have.
+          ValueError: Another solver, a number of steps that the table does not have, or
+            a scheduler that clips where ``clipped`` is False.
         """
         if not isinstance(self.process, VPDiscrete):
             return _flow_grid(self.config, n)
-        name = self.config.get("_class_name") if solver is None else solver
-        name = FAMILIES.get(str(name), str(name))
-        if name not in CLASSES:
-            known = (*FAMILIES, *CLASSES)
-            raise ValueError(f"solver is {name!r}; expected one of {known}")
+        name, bound = self._class(solver), self.clip(solver)
+        if bound is not None and not clipped:
+            raise ValueError(
+                f"{name} of this file clips x0 (clip_sample or thresholding); expected "
+                f"jg.clip_x0({-bound:g}, {bound:g}) as the last term of the guidance, "
+                "and clipped=True here"
+            )
         family, spacing, first = CLASSES[name]
         if self.config.get("use_karras_sigmas") and family != "ddim":
             return karras_grid(self.process, n)

@@ -64,7 +64,11 @@ def load_stable_diffusion(
     if unknown:
         raise ValueError(f"parts has {unknown}; expected some of {have}")
     path = folder / "scheduler" / "scheduler_config.json"
-    found: dict[str, Any] = {"scheduler": read_scheduler(read_json(path), str(path))}
+    config = read_json(path)
+    if "text_encoder_2" not in have:
+        # As in diffusers' pipelines of 1.x and 2.x, whatever the file says.
+        config["clip_sample"] = False
+    found: dict[str, Any] = {"scheduler": read_scheduler(config, str(path))}
     params: dict[str, PyTree] = {}
     where = {"dtype": dtype, "sharding": sharding}
 
