@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from published_images import Drawable, class_names, is_published
 
 from jaxlib_guidance.data import EMOJI_CATEGORIES, embed_words
-from jaxlib_guidance.models import DiffusionModel, read_pretrained
+from jaxlib_guidance.models import read_pretrained
+
+# More classes than this are neither drawn by default nor listed in errors.
+LISTED = 100
 
 
-def takes_text(model: DiffusionModel) -> bool:
+def takes_text(model: Drawable) -> bool:
     """Whether the condition of a model has a text."""
     return getattr(model.module, "text", None) is not None
 
@@ -18,8 +22,10 @@ def names_of(weights: str) -> tuple[str, ...]:
     """Names of the classes that a model was trained on; empty if it does not say.
 
     Args:
-      weights: Name or file, as `load_pretrained` takes it.
+      weights: Name or file, as `load_pretrained` takes it; or what is published.
     """
+    if is_published(weights):
+        return class_names(weights)
     _, about = read_pretrained(weights)
     if "class_names" in about:
         return tuple(about["class_names"])
@@ -37,20 +43,25 @@ def label_numbers(labels: Sequence[str | int], names: Sequence[str]) -> list[int
     Raises:
       ValueError: A name that no class has.
     """
-    found = []
+    found, table = [], {}
+    for i, name in enumerate(names):
+        # Published names are lists of synonyms: "tench, Tinca tinca".
+        for each in (name, *name.split(",")):
+            table.setdefault(each.strip(), i)
     for label in map(str, labels):
-        if label in names:
-            found.append(list(names).index(label))
+        if label in table:
+            found.append(table[label])
         elif label.lstrip("-").isdigit():
             found.append(int(label))
         else:
-            known = f"a number or one of {', '.join(names)}" if names else "a number"
+            some = ", ".join(names[:LISTED]) + ", ..." * (len(names) > LISTED)
+            known = f"a number or one of {some}" if names else "a number"
             raise ValueError(f"labels has {label!r}; expected {known}")
     return found
 
 
 def rows_of(
-    model: DiffusionModel,
+    model: Drawable,
     labels: Sequence[int],
     prompts: Sequence[str],
     columns: int,
@@ -75,9 +86,15 @@ def rows_of(
     if prompts and not takes_text(model):
         raise ValueError(f"prompt {prompts[0]!r}: this model takes labels alone")
     by_default = (-1,) if prompts or not classes else range(classes)
+    if len(by_default) > LISTED and not labels:
+        raise ValueError(
+            f"the model has {classes} classes; expected --labels, such as 1 207"
+        )
     rows = np.asarray(labels or by_default)
     if rows.min() < -1 or rows.max() >= max(classes, 1):
         raise ValueError(f"labels {rows.tolist()}; expected -1, ..., {classes - 1}")
+    if classes and model.null is None and rows.min() < 0:
+        raise ValueError("labels has -1; this model was trained with classes alone")
     texts = list(prompts) or [""]
     count = max(len(rows), len(texts))
     if not {len(rows), len(texts)} <= {1, count}:
@@ -89,7 +106,7 @@ def rows_of(
     return np.repeat(given, columns), [t for t in texts for _ in range(columns)]
 
 
-def condition_of(model: DiffusionModel, labels: np.ndarray, texts: list[str]) -> Any:
+def condition_of(model: Drawable, labels: np.ndarray, texts: list[str]) -> Any:
     """The condition in the form that the model takes, numpy arrays ``[N, ...]``.
 
     Raises:

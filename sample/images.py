@@ -6,6 +6,7 @@
     python sample/images.py --weights runs/digits/ema.safetensors --images 17 4
     python sample/images.py --model emoji --prompt "a red apple" --guide cfg=2
     python sample/images.py --weights runs/cats/ema.safetensors --labels tabby
+    python sample/images.py --weights DiT-XL-2-256 --labels goldfish --guide cfg=3
     python sample/images.py --out digits.npz             # or a folder, for single files
 
 A guide is NAME=WEIGHT, then optionally @WHERE and ,KEY=VALUE pairs; guides apply in the
@@ -33,11 +34,12 @@ import tyro
 from conditions import condition_of, label_numbers, names_of, rows_of
 from images_setup import Config
 from outputs import require_writable, write_images
+from published_images import Drawable, PublishedImages, load_drawable
 from tqdm import tqdm
 
 import jaxlib_guidance as jg
 from jaxlib_guidance.guidance import METHODS, Method
-from jaxlib_guidance.models import ClassifierModel, DiffusionModel, load_pretrained
+from jaxlib_guidance.models import ClassifierModel, load_pretrained
 from jaxlib_guidance.sampling import load_calibrated
 
 SOLVERS: dict[str, Callable[..., jg.Sampler]] = {
@@ -96,9 +98,9 @@ def number(text: str) -> Any:
 class Nets:
     """The model, and what guides bring along."""
 
-    model: DiffusionModel
+    model: Drawable
     params: list[Any]
-    others: list[DiffusionModel] = dataclasses.field(default_factory=list)
+    others: list[Drawable] = dataclasses.field(default_factory=list)
 
     def denoisers(self, params: list[Any]) -> tuple[jg.Denoiser, ...]:
         """All networks, the base first."""
@@ -157,8 +159,8 @@ def _sites(name: str, where: str, nets: Nets) -> dict[str, Any]:
 
 def _net(name: str, where: str, nets: Nets) -> dict[str, Any]:
     where = where or "digits_weak"
-    model, params = load_pretrained(where)
-    if not isinstance(model, DiffusionModel) or model.shape != nets.model.shape:
+    model, params = load_drawable(where)
+    if not isinstance(model, Drawable) or model.shape != nets.model.shape:
         raise ValueError(
             f"guide {name!r}: {where!r} is not a network of the same samples, "
             f"{nets.model.shape}; expected {name}=WEIGHT@WEIGHTS"
@@ -218,7 +220,7 @@ GUIDES: dict[str, Method] = {
 SPACINGS = {"karras": jg.karras_grid, "logsnr": jg.logsnr_grid, "flow": jg.flow_grid}
 
 
-def solver_of(config: Config, model: DiffusionModel) -> tuple[jg.Sampler, Any]:
+def solver_of(config: Config, model: Drawable) -> tuple[jg.Sampler, Any]:
     """The solver and its grid.
 
     Raises:
@@ -259,12 +261,16 @@ def draw(config: Config) -> tuple[np.ndarray, np.ndarray]:
             raise ValueError(
                 f"{option} is {getattr(config, option)}; expected at least {lowest}"
             )
-    model, params = load_pretrained(config.weights)
-    if not isinstance(model, DiffusionModel):
+    model, params = load_drawable(config.weights, config.dtype)
+    if not isinstance(model, Drawable):
         raise ValueError(f"weights {config.weights!r} are a classifier's")
     sampler, grid = solver_of(config, model)
     nets = Nets(model, [params])
-    guidance = jg.chain(*(term_of(text, nets) for text in config.guide))
+    terms = [term_of(text, nets) for text in config.guide]
+    latents = model if isinstance(model, PublishedImages) else None
+    if latents is not None and latents.bound is not None:
+        terms.append(jg.clip_x0(-latents.bound, latents.bound))
+    guidance = jg.chain(*terms)
     numbers = label_numbers(config.labels, names_of(config.weights))
     labels, texts = rows_of(model, numbers, config.prompt, config.columns)
     ids = np.asarray(config.images or range(len(labels)))
@@ -275,7 +281,7 @@ def draw(config: Config) -> tuple[np.ndarray, np.ndarray]:
 
     @jax.jit
     def run(params, guidance, ids, cond):
-        return jg.sample(
+        x, _ = jg.sample(
             jg.sample_keys(root, ids),
             nets.denoisers(params),
             sampler,
@@ -283,7 +289,8 @@ def draw(config: Config) -> tuple[np.ndarray, np.ndarray]:
             model.shape,
             cond,
             guidance=guidance,
-        )[0]
+        )
+        return x if latents is None else latents.decode(params[0], x)
 
     # The last batch is filled up, so that one program serves all.
     size = min(config.batch, len(ids))

@@ -12,7 +12,10 @@ class Config:
     """What to draw."""
 
     weights: Annotated[str, tyro.conf.arg(aliases=["--model"])] = "digits"
-    """A name of `load_pretrained`, or a file that a recipe of train/ wrote."""
+    """A name of `load_pretrained`, a file that a recipe of train/ wrote, a folder of
+    DiT, or a file of ADM under its published name, such as 256x256_diffusion.pt."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of a published model's parameters and computation."""
     prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A text for one row, for a model of texts; give it repeatedly."""
     guide: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 
 from jaxlib_guidance.models import load_published
+from jaxlib_guidance.models.published import _adm_load
 
 ROOT = Path(__file__).parents[2]
 # Before train, whose images.py is another.
@@ -21,6 +23,7 @@ recipe = importlib.util.module_from_spec(SPEC)
 sys.modules["text_to_image"] = recipe
 SPEC.loader.exec_module(recipe)
 sys.path.remove(str(ROOT / "sample"))
+images = recipe.recipe
 
 QUICK = {"prompt": ("a cat",), "steps": 3, "size": (16, 24), "dtype": "float32"}
 
@@ -41,6 +44,54 @@ def test_other_families_are_drawn_by_the_same_command(golden):
     folder = golden("sd3_pipeline").folder
     more = {"sampler": "euler", "guide": ("cfg=4", "pag=2@block0")}
     assert recipe.draw(recipe.Config(folder, **QUICK | more)).shape == (1, 16, 24, 3)
+
+
+def test_classes_of_a_published_folder_are_drawn_by_name(golden, tmp_path):
+    folder, out = golden("dit_pipeline").folder, tmp_path / "fish.npz"
+    options = {"guide": ("cfg=2", "pag=1@block1"), "steps": 2, "columns": 1}
+    options |= {"weights": str(folder), "labels": ("Tinca tinca", "-1")}
+    images.main(images.Config(**options, out=out))
+    with np.load(out) as held:
+        assert held["images"].shape == (2, 12, 12, 3)
+        assert held["labels"].tolist() == [0, 1000]
+        assert np.abs(held["images"]).max() <= 1
+
+
+@pytest.mark.slow
+def test_a_file_of_adm_is_drawn_by_its_name(golden, tmp_path, torch_state, monkeypatch):
+    flags = {"model_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2)}
+    flags |= {"attention_ds": (2,), "num_classes": 5, "num_head_channels": 16}
+    monkeypatch.setitem(_adm_load.PRESETS, "8x8_tiny", flags)
+    path = tmp_path / "8x8_tiny.pt"
+    torch_state(path, load_file(golden("adm_film").folder / "model.safetensors"))
+    options = {"weights": str(path), "steps": 2, "columns": 1}
+    guide = ("pag=1@middle_block.1", "clip_x0=1")
+    drawn, labels = images.draw(images.Config(guide=guide, **options))
+    assert drawn.shape == (5, 8, 8, 3)
+    assert labels.tolist() == [0, 1, 2, 3, 4]
+    assert np.isfinite(drawn).all()
+    for more, told in (
+        ({"labels": ("-1",)}, "was trained with classes alone"),
+        ({"guide": ("cfg=2",)}, "no classes to guide towards"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            images.draw(images.Config(**options | more))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("dit_pipeline", {}, "the model has 1000 classes; expected --labels"),
+        ("dit_pipeline", {"labels": ("shark",)}, "labels has 'shark'; expected a numb"),
+        ("sd15", {}, "take texts; expected a model of classes, or sample/text_to_im"),
+        (None, {"dtype": "bfloat16"}, "dtype is bfloat16, for published models"),
+        (None, {"weights": "9x9_diffusion.pt"}, "name is '9x9_diffusion'; expected"),
+    ],
+)
+def test_published_weights_that_do_not_fit_are_told(golden, name, options, told):
+    own = {} if name is None else {"weights": str(golden(name).folder)}
+    with pytest.raises(ValueError, match=told):
+        images.draw(images.Config(**own | options))
 
 
 def test_a_model_without_texts_is_told(golden):
