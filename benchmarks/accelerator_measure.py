@@ -153,8 +153,8 @@ def random_params(shapes: Any, dtype: Any) -> Any:
     return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
-def fused_kernel(width: int) -> str | None:
-    """Flash attention where the device has it for heads of this width, or None."""
+def fused_kernel(*widths: int, keys: int = 256) -> str | None:
+    """Flash attention where the device has it for heads of these widths, or None."""
     import jax
     import jax.numpy as jnp
 
@@ -162,9 +162,12 @@ def fused_kernel(width: int) -> str | None:
 
     if jax.default_backend() != "gpu":
         return None
-    q = jnp.zeros((1, 256, 2, width), jnp.bfloat16)
-    try:
-        jax.block_until_ready(attend(q, q, q, kernel="cudnn")[0])
-    except Exception:  # Any: what a plug-in raises is not one type.
-        return None
+    for width in widths:
+        q = jnp.zeros((1, 256, 2, width), jnp.bfloat16)
+        k = jnp.zeros((1, keys, 2, width), jnp.bfloat16)
+        try:
+            for other in (q, k):
+                jax.block_until_ready(attend(q, other, other, kernel="cudnn")[0])
+        except Exception:  # Any: what a plug-in raises is not one type.
+            return None
     return "cudnn"

@@ -2,7 +2,7 @@ r"""Fine-tunes a published model of texts for a reward: a low-rank change, by DD
 
     python train/ddpo_published.py --model FOLDER --prompts prompts.txt
     python train/ddpo_published.py --model FOLDER --prompts prompts.txt --guidance 4 \
-        --lora-rank 8 --reward score.py:aesthetic --precision bfloat16
+        --lora-rank 8 --reward score.py:aesthetic --size 512
     python sample/text_to_image.py --model FOLDER --lora runs/lora/lora.safetensors ...
 
 FOLDER is what diffusers saves (docs/models.md), prompts.txt has a text a line. The
@@ -38,6 +38,7 @@ from jaxlib_guidance.data import save_grid
 from jaxlib_guidance.diffusion import VPDiscrete
 from jaxlib_guidance.finetuning import ddpo, rescore, rollout, step_kl
 from jaxlib_guidance.models import (
+    FluxModel,
     StableDiffusion,
     TextTransformer,
     init_lora,
@@ -203,6 +204,8 @@ def load_policy(config: Config, texts: list[str], mesh: Any) -> tuple[Policy, An
     )
     if not isinstance(model, StableDiffusion | TextTransformer):
         raise ValueError(f"model {config.model} takes no texts; see docs/models.md")
+    if isinstance(model, StableDiffusion) and model.repaints:
+        raise ValueError(f"model {config.model} fills in masks; expected another")
     size = tuple(config.size) * (3 - len(config.size)) if config.size else model.size
     shape = model.latent(size[0], size[1])
     encode = jax.jit(lambda p, tokens: model.condition(p, tokens, (size[0], size[1])))
@@ -224,6 +227,8 @@ def load_policy(config: Config, texts: list[str], mesh: Any) -> tuple[Policy, An
             model.scheduler.clip("ddim"),
         )
         terms += [] if bound is None else [jg.clip_x0(-bound, bound)]
+    elif isinstance(model, FluxModel):
+        grid = model.grid(steps, size=(size[0], size[1]))
     else:
         grid = model.grid(steps)
     policy = Policy(

@@ -64,6 +64,9 @@ def init_lora(
 def merge_lora(params: PyTree, factors: Factors, alpha: float | None = None) -> PyTree:
     """``W + alpha / rank A B`` for the layers that are changed.
 
+    The sum is rounded to the type of ``W``: in bfloat16 changes below a 256th of a
+    weight are lost, so train in float32.
+
     Args:
       params: Parameters of one part, which stay as they are.
       factors: Changes, from `init_lora`.
