@@ -1,5 +1,6 @@
 """train/ddpo_published.py: a published model tuned for a reward, and its mistakes."""
 
+import importlib
 import importlib.util
 import json
 import shutil
@@ -128,9 +129,10 @@ def test_mistakes_are_told(recipe, tiny, options, told):
 
 
 def test_noise_takes_more_kilobytes_than_grey(recipe):
+    policy = importlib.import_module("ddpo_published_policy")
     noise = np.random.default_rng(0).random((1, 32, 32, 3), np.float32)
-    sizes = recipe.jpeg_kilobytes(np.concatenate([noise, np.full_like(noise, 0.5)]))
+    sizes = policy.jpeg_kilobytes(np.concatenate([noise, np.full_like(noise, 0.5)]))
     assert sizes[0] > 2 * sizes[1] > 0
     images, prompts = np.stack([noise[0], 0 * noise[0]]), np.zeros(2, int)
-    assert np.diff(recipe.scorer("compressibility", (32, 32, 3))(images, prompts)) > 0
-    assert np.diff(recipe.scorer("brightness", (32, 32, 3))(images, prompts)) < 0
+    assert np.diff(policy.scorer("compressibility", (32, 32, 3))(images, prompts)) > 0
+    assert np.diff(policy.scorer("brightness", (32, 32, 3))(images, prompts)) < 0

@@ -191,6 +191,8 @@ class FluxModel(TextTransformer):
         n: int,
         solver: str | None = None,
         size: tuple[int, int] | None = None,
+        *,
+        clipped: bool = False,
     ) -> Array:
         """The times of ``n`` steps as diffusers takes them.
 
@@ -199,6 +201,7 @@ class FluxModel(TextTransformer):
           solver: None: a flow has one rule.
           size: Height and width of the pictures in pixels, by which dev shifts its
             times; None is 1024.
+          clipped: As for other models; a flow's scheduler never clips.
 
         Returns:
           Float32 ``[n + 1]``.
