@@ -66,7 +66,8 @@ Drawable = DiffusionModel | PublishedImages
 def is_published(weights: str) -> bool:
     """Whether weights are a published folder or file, and not this library's."""
     path = Path(weights).expanduser()
-    return path.is_dir() or path.suffix == ".pt"
+    # A folder that is called like a bundled model hides it from nobody.
+    return (path / "model_index.json").is_file() or path.suffix == ".pt"
 
 
 def class_names(weights: str) -> tuple[str, ...]:
