@@ -15,7 +15,8 @@ from jaxlib_guidance.models.published._latents import (
     load_latent_parts,
     wanted_parts,
 )
-from jaxlib_guidance.models.published._lora import LoRA, changes_of, require_loaded
+from jaxlib_guidance.models.published._lora import LoRA
+from jaxlib_guidance.models.published._lora_changes import changes_of, require_loaded
 from jaxlib_guidance.models.published._tensors import Place
 from jaxlib_guidance.types import Array, PyTree
 

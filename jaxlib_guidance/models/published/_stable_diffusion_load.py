@@ -17,7 +17,8 @@ from jaxlib_guidance.models.published._folder import (
     read_json,
 )
 from jaxlib_guidance.models.published._ldm import ldm_unet_name
-from jaxlib_guidance.models.published._lora import LoRA, changes_of, require_loaded
+from jaxlib_guidance.models.published._lora import LoRA
+from jaxlib_guidance.models.published._lora_changes import changes_of, require_loaded
 from jaxlib_guidance.models.published._scheduler import read_scheduler
 from jaxlib_guidance.models.published._single_file import open_single_file
 from jaxlib_guidance.models.published._stable_diffusion import PARTS, StableDiffusion

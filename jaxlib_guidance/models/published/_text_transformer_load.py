@@ -12,7 +12,8 @@ from jaxlib_guidance.models.published._clip_tokens import load_clip_tokenizer
 from jaxlib_guidance.models.published._flux import load_flux
 from jaxlib_guidance.models.published._folder import open_part
 from jaxlib_guidance.models.published._latents import load_latent_parts, wanted_parts
-from jaxlib_guidance.models.published._lora import LoRA, changes_of, require_loaded
+from jaxlib_guidance.models.published._lora import LoRA
+from jaxlib_guidance.models.published._lora_changes import changes_of, require_loaded
 from jaxlib_guidance.models.published._pixart import load_pixart
 from jaxlib_guidance.models.published._sd3 import load_sd3
 from jaxlib_guidance.models.published._t5 import T5Encoder, load_t5
