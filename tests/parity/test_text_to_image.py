@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from jaxlib_guidance.models import load_published
-from jaxlib_guidance.models.published import _adm_load
+from jaxlib_guidance.models import ADM, load_adm, load_published
 
 ROOT = Path(__file__).parents[2]
 # Before train, whose images.py is another.
@@ -61,7 +60,11 @@ def test_classes_of_a_published_folder_are_drawn_by_name(golden, tmp_path):
 def test_a_file_of_adm_is_drawn_by_its_name(golden, tmp_path, torch_state, monkeypatch):
     flags = {"model_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2)}
     flags |= {"attention_ds": (2,), "num_classes": 5, "num_head_channels": 16}
-    monkeypatch.setitem(_adm_load.PRESETS, "8x8_tiny", flags)
+    monkeypatch.setattr(
+        sys.modules["published_images"],
+        "load_adm",
+        lambda path, name, **own: load_adm(path, ADM(**flags), **own),
+    )
     path = tmp_path / "8x8_tiny.pt"
     torch_state(path, load_file(golden("adm_film").folder / "model.safetensors"))
     options = {"weights": str(path), "steps": 2, "columns": 1}
