@@ -42,7 +42,7 @@ class PublishedImages:
     """
 
     module: Any
-    process: Any
+    process: jg.Process
     shape: tuple[int, ...]
     classes: int | None
     null: Any
