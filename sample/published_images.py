@@ -24,6 +24,7 @@ from jaxlib_guidance.models import (
     load_published,
     read_json,
 )
+from jaxlib_guidance.types import Process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class PublishedImages:
     """
 
     module: Any
-    process: jg.Process
+    process: Process
     shape: tuple[int, ...]
     classes: int | None
     null: Any
