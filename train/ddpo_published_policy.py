@@ -75,8 +75,9 @@ def load_policy(config: Config, texts: list[str], mesh: Any) -> tuple[Policy, An
     shape = model.latent(size[0], size[1])
     encode = jax.jit(lambda p, tokens: model.condition(p, tokens, (size[0], size[1])))
     rows = [encode(params, model.tokens([text])) for text in texts]
-    if config.negative is None and isinstance(model, StableDiffusion) and model.zeros:
-        rows.append(model.empty(rows[0]))
+    own = isinstance(model, StableDiffusion) and model.zeros
+    if config.negative is None and own:
+        rows.append(model.empty(rows[0]))  # pyrefly: ignore
     else:
         rows.append(encode(params, model.tokens([config.negative or ""])))
     table = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *rows)
