@@ -137,7 +137,8 @@ def train(config: Config) -> dict[str, float]:
     def take(state, batch):
         rows, images = draw(state.train.params, frozen, batch["id"])
         found, _, prompts = scored(images, rows["prompt"])
-        each = group_normalize(found, prompts, policy.count, ddof=0, eps=1e-4)
+        given = jnp.asarray(found), jnp.asarray(prompts), policy.count
+        each = group_normalize(*given, ddof=0, eps=1e-4)
         rows["advantage"] = run.shard(np.asarray(each)[run.rows(config.batch)])
         if prepare is not None:
             rows = prepare(base, frozen, rows)
