@@ -12,6 +12,8 @@
 # ---
 
 # %% [markdown]
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/jaxlib-guidance/jaxlib_guidance/blob/main/colab/01_guidance_in_ten_lines.ipynb)
+#
 # # Guidance in ten lines
 #
 # A diffusion model draws what it has seen; *guidance* is how you tell it what you want.
@@ -24,21 +26,29 @@
 # 4. See that it is right, where the answer is known exactly.
 
 # %% tags=["remove-cell"]
-# On Colab this installs the library and leaves Colab's JAX as it is.
+# On Colab: installs the library and leaves Colab's JAX as it is. Elsewhere it checks.
 import importlib.util
+import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("jaxlib_guidance") is None:
     if "google.colab" not in sys.modules:
-        raise ModuleNotFoundError("pip install . in a clone of the repository first")
-    source = "git+https://github.com/OWNER/jaxlib_guidance"  # @param {type:"string"}
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", source], check=True)
-
-# %%
-import os
+        raise ModuleNotFoundError("pip install '.[notebooks,timeseries]' in a clone")
+    source = (
+        "https://github.com/jaxlib-guidance/jaxlib_guidance"  # @param {type:"string"}
+    )
+    wanted = f"jaxlib-guidance[notebooks,timeseries] @ git+{source}"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", wanted], check=True)
 
 import jax
+
+if os.path.exists("/dev/nvidia0") and jax.default_backend() == "cpu":
+    raise RuntimeError("this runtime has a GPU that JAX does not see: restart it")
+FAST = bool(os.environ.get("FAST"))  # The tests run fewer steps.
+print(jax.devices())
+
+# %%
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
@@ -47,8 +57,7 @@ import jaxlib_guidance as jg
 from jaxlib_guidance.data import grid_of
 from jaxlib_guidance.models import load_pretrained
 
-FAST = bool(os.environ.get("FAST"))  # the tests run a shorter version
-print(jax.devices())
+plt.rcParams["figure.dpi"] = 80
 
 # %% [markdown]
 # ## 1. Ten lines
@@ -73,8 +82,10 @@ def draw(params, guidance):
     )[0]
 
 
+cfg = 2.0  # @param {type:"slider", min:0, max:6, step:0.5}
+pag = 1.0  # @param {type:"slider", min:0, max:4, step:0.5}
 plain = draw(params, jg.chain())
-guided = draw(params, jg.chain(jg.cfg(2.0, null=10), jg.pag(1.0, sites="block2")))
+guided = draw(params, jg.chain(jg.cfg(cfg, null=10), jg.pag(pag, sites="block2")))
 
 
 # %%
@@ -89,7 +100,7 @@ def show(panels, height=4.2):
     plt.show()
 
 
-show({"no guidance": plain, "cfg 2, pag 1, the same noise": guided})
+show({"no guidance": plain, f"cfg {cfg:g}, pag {pag:g}, the same noise": guided})
 
 # %% [markdown]
 # ## 2. Sweep a weight with `vmap`
@@ -240,5 +251,9 @@ print("posterior mean  exact", np.round(exact.mean(0), 3))
 print("               guided", np.round(steer(1.0).mean(0), 3))
 
 # %% [markdown]
-# Next: every term is a frozen dataclass with two methods. `docs/guidance.md` shows how
-# to write one in a file of its own.
+# ## Exercise
+#
+# Put `jg.during(..., 0.3, 0.7)` around the CFG of part 1, or
+# `jg.autoguidance(1.0)` beside it with `load_pretrained("digits_weak")` as a second
+# network (`jg.sample(keys, (strong, weak), ...)`). Which digits change? Next: samplers in
+# notebook 02, terms of your own in 08, your own network in 09.

@@ -71,6 +71,14 @@ def gaussian_mixture(weights: Any, means: Any, covs: Any) -> GaussianMixture:
     )
 
 
+def _at(x, alpha, sigma):
+    """States, those of numpy too, with one scale and one noise for each."""
+    x = jnp.asarray(x)
+    return x, *(
+        jnp.broadcast_to(jnp.asarray(a, x.dtype), x.shape[:1]) for a in (alpha, sigma)
+    )
+
+
 def _project(mixture, x, alpha):
     """``U_m^T (x - alpha mu_m)``: offsets in the components' axes ``[B, M, D]``."""
     offset = x[:, None] - alpha[:, None, None] * mixture.means
@@ -88,8 +96,7 @@ def component_log_density(
       alpha: Scale of the data in ``x``, scalar or ``[B]``.
       sigma: Standard deviation of the noise in ``x``, scalar or ``[B]``.
     """
-    alpha = jnp.broadcast_to(jnp.asarray(alpha, x.dtype), x.shape[:1])
-    sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
+    x, alpha, sigma = _at(x, alpha, sigma)
     z = _project(mixture, x, alpha)
     spread = alpha[:, None, None] ** 2 * mixture.variances + sigma[:, None, None] ** 2
     each = -0.5 * (z**2 / spread + jnp.log(2 * jnp.pi * spread))
@@ -109,8 +116,7 @@ def posterior_mean(mixture: GaussianMixture, x: Array, alpha: Any, sigma: Any) -
     Per component ``mu + U diag(alpha v / (alpha^2 v + sigma^2)) U^T (x - alpha mu)``,
     averaged with the components' posterior probabilities.
     """
-    alpha = jnp.broadcast_to(jnp.asarray(alpha, x.dtype), x.shape[:1])
-    sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
+    x, alpha, sigma = _at(x, alpha, sigma)
     a, s = alpha[:, None, None], sigma[:, None, None]
     gain = a * mixture.variances / (a**2 * mixture.variances + s**2)
     z = _project(mixture, x, alpha)
@@ -121,10 +127,9 @@ def posterior_mean(mixture: GaussianMixture, x: Array, alpha: Any, sigma: Any) -
 
 def score(mixture: GaussianMixture, x: Array, alpha: Any, sigma: Any) -> Array:
     """``grad log p_t(x)`` by Tweedie's formula, ``(alpha E[x0|x] - x) / sigma^2``."""
+    x, alpha, sigma = _at(x, alpha, sigma)
     mean = posterior_mean(mixture, x, alpha, sigma)
-    a = jnp.reshape(jnp.asarray(alpha, x.dtype), (-1, 1))
-    s = jnp.reshape(jnp.asarray(sigma, x.dtype), (-1, 1))
-    return (a * mean - x) / s**2
+    return (alpha[:, None] * mean - x) / sigma[:, None] ** 2
 
 
 def exact_denoiser(mixture: GaussianMixture, process: Process) -> Denoiser:
@@ -231,10 +236,9 @@ def observation_log_prob(
     Per component ``x0 | x_t`` is Gaussian, so ``y | x_t`` is a Gaussian mixture.
     Guidance by its negative samples `given_observation` exactly.
     """
+    x, alpha, sigma = _at(x, alpha, sigma)
     a = jnp.asarray(operator, x.dtype)
     y = jnp.asarray(y, x.dtype)
-    alpha = jnp.broadcast_to(jnp.asarray(alpha, x.dtype), x.shape[:1])
-    sigma = jnp.broadcast_to(jnp.asarray(sigma, x.dtype), x.shape[:1])
     al, s = alpha[:, None, None], sigma[:, None, None]
     spread = al**2 * mixture.variances + s**2
     gain = al * mixture.variances / spread

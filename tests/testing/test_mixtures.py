@@ -196,3 +196,10 @@ def test_more_dimensions_than_components():
 def test_refusals(weights, means, covs, message):
     with pytest.raises(ValueError, match=message):
         mixtures.gaussian_mixture(weights, means, covs)
+
+
+def test_states_may_be_of_numpy():
+    """Doubles of numpy are taken to float32 without a warning (an error in tests)."""
+    x = np.zeros((3, len(MIXTURE.means[0])))
+    for value in (log_density(MIXTURE, x), posterior_mean(MIXTURE, x, 1.0, 0.5)):
+        assert value.dtype == jnp.float32

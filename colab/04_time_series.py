@@ -12,7 +12,9 @@
 # ---
 
 # %% [markdown]
-# # A forecaster that listens
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/jaxlib-guidance/jaxlib_guidance/blob/main/colab/04_time_series.ipynb)
+#
+# # Time series: a forecaster that listens
 #
 # One diffusion model of a day and the three before it, trained on nothing but series.
 # What you know enters while it samples: the past, a gap, a number that somebody told
@@ -27,23 +29,31 @@
 # CC BY 4.0). It takes a few minutes on a CPU.
 
 # %% tags=["remove-cell"]
-# On Colab this installs the library and leaves Colab's JAX as it is.
+# On Colab: installs the library and leaves Colab's JAX as it is. Elsewhere it checks.
 import importlib.util
+import os
 import subprocess
 import sys
 
 if importlib.util.find_spec("jaxlib_guidance") is None:
     if "google.colab" not in sys.modules:
-        raise ModuleNotFoundError("pip install '.[timeseries]' in a clone first")
-    source = "git+https://github.com/OWNER/jaxlib_guidance"  # @param {type:"string"}
-    wanted = f"jaxlib-guidance[timeseries] @ {source}"
+        raise ModuleNotFoundError("pip install '.[notebooks,timeseries]' in a clone")
+    source = (
+        "https://github.com/jaxlib-guidance/jaxlib_guidance"  # @param {type:"string"}
+    )
+    wanted = f"jaxlib-guidance[notebooks,timeseries] @ git+{source}"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", wanted], check=True)
 
+import jax
+
+if os.path.exists("/dev/nvidia0") and jax.default_backend() == "cpu":
+    raise RuntimeError("this runtime has a GPU that JAX does not see: restart it")
+FAST = bool(os.environ.get("FAST"))  # The tests run fewer steps.
+print(jax.devices())
+
 # %%
-import os
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
@@ -58,9 +68,8 @@ from jaxlib_guidance.timeseries import rolling_positions
 from jaxlib_guidance.timeseries import base_paths, completed, refine
 from jaxlib_guidance.timeseries import blackout_end
 
-FAST = bool(os.environ.get("FAST"))  # the tests run a shorter version
 SAMPLES = 5 if FAST else 50
-print(jax.devices())
+plt.rcParams["figure.dpi"] = 80
 
 # %% [markdown]
 # ## 1. The next day
@@ -194,5 +203,9 @@ after = improve(params, start)
 print(f"as yesterday {score(paths):.3f}, refined {score(after):.3f}")
 
 # %% [markdown]
-# Where next: train on your own series with `python train/timeseries.py --data.source
-# FILE`; the measured tables are in `docs/timeseries.md`.
+# ## Exercise
+#
+# Say the day's *peak* is known instead of its total, and steer by
+# `(day.max(1) - peak) / peak`: does the median follow? Train on your own series with
+# `python train/timeseries.py --data.source FILE`; the measured tables are in
+# `docs/timeseries.md`.
