@@ -41,7 +41,9 @@ import sys
 if importlib.util.find_spec("jaxlib_guidance") is None:
     if "google.colab" not in sys.modules:
         raise ModuleNotFoundError("pip install '.[notebooks,timeseries]' in a clone")
-    source = "https://github.com/jaxlib-guidance/jaxlib_guidance"  # @param {type:"string"}
+    source = (
+        "https://github.com/jaxlib-guidance/jaxlib_guidance"  # @param {type:"string"}
+    )
     wanted = f"jaxlib-guidance[notebooks,timeseries] @ git+{source}"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", wanted], check=True)
 

@@ -1,4 +1,4 @@
-"""Every notebook is its text form, shows what it stored, and runs from top to bottom."""
+"""Every notebook is its text form, shows what it stored, and runs to its end."""
 
 import importlib.util
 import re
@@ -26,7 +26,7 @@ def cells(name):
 
 def test_every_text_form_has_its_notebook():
     assert len(NAMES) >= 10
-    assert NAMES == sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+    assert sorted(path.stem for path in FOLDER.glob("*.ipynb")) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -55,7 +55,7 @@ def test_notebook_opens_on_colab(name):
     assert f"https://github.com/{script().REPOSITORY}" in install.source
 
 
-def test_first_notebook_runs(interpreter, monkeypatch):
+def test_first_notebook_runs(interpreter):
     """Its cells as one script, with few steps; in a kernel of its own below."""
     code = "import os\nos.environ.update(FAST='1', MPLBACKEND='agg')\n"
     text = (FOLDER / f"{NAMES[0]}.py").read_text()
