@@ -230,7 +230,7 @@ print("read step", restore_weights(here / "cut").step, "instead")
 try:
     restore_weights(here / "cut", step=int(newest.name))
 except ValueError as error:
-    print(type(error).__name__, str(error)[:120])
+    print(type(error).__name__, str(error).partition(" in ")[0])
 
 # %% [markdown]
 # ## 5. Draw on all devices
