@@ -312,7 +312,7 @@ def main(config: Config) -> None:
     made = {f.name: str(getattr(config, f.name)) for f in dataclasses.fields(config)}
     try:
         # Drawing may take minutes.
-        require_writable(config.out)
+        require_writable(config.out, folders=True)
         images, labels = draw(config)
         written = write_images(
             config.out,

@@ -10,17 +10,18 @@ from jaxlib_guidance.data import save_grid
 ARRAYS = (".npy", ".npz")
 
 
-def require_writable(out: Path) -> None:
+def require_writable(out: Path, *, folders: bool = False) -> None:
     """Makes the folder of a file that is to be written.
 
     Args:
-      out: Path of the file; one without a suffix is a folder of files.
+      out: Path of the file.
+      folders: Whether a path without a suffix is a folder of files.
 
     Raises:
       OSError: There can be no such folder, or no such file in it.
     """
     path = out.expanduser()
-    if not path.suffix:
+    if folders and not path.suffix:
         path /= "0.png"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

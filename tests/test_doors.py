@@ -79,6 +79,7 @@ def names_by_room():
     return {room: public(getattr(jg, room)) for room in ROOMS}
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_room_alone_gives_all_its_names(room, fresh):
     """Imported first of all, and found through the facade, it is the same module."""
@@ -254,6 +255,7 @@ def test_no_circle_of_imports():
     graphlib.TopologicalSorter(found).prepare()  # A circle raises, and is named.
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("name", jg.__all__)
 def test_example_of_the_facade(name):
     thing = getattr(jg, name)

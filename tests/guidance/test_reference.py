@@ -77,6 +77,7 @@ def test_rescaled_it_has_a_norm_of_the_contrast(context, guided):
     np.testing.assert_allclose(next(norms) / next(norms), 1.5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_reference_itself_is_not_moved(context, guided):
     """Where state and condition are the reference's, the energy and its slope are 0.
 

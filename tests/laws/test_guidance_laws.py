@@ -133,6 +133,7 @@ def test_terms_that_edit_attention_obey_the_laws():
     )
 
 
+@pytest.mark.slow
 def test_all_terms_at_once_obey_the_laws():
     jg.testing.check_term(
         EVERYTHING,

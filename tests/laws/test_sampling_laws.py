@@ -181,7 +181,7 @@ CATALOGUE |= {
 }
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(3)
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_solvers_obey_the_laws(name):
     sampler, options = CATALOGUE[name]

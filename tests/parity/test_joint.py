@@ -61,6 +61,7 @@ def test_values_maps_and_perturbations_are_those_of_diffusers(loaded):
         assert np.abs(found - value).max() > 0.1
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("loaded", NAMES, indirect=True)
 def test_sites_and_taps_obey_the_laws(loaded, laws):
     module, params, want, cond = loaded

@@ -21,6 +21,7 @@ def config(tmp_path, **options):
     return recipe.Config(**{"source": "red heart"} | given | options)
 
 
+@pytest.mark.slow
 def test_a_picture_of_ones_own_is_changed(tmp_path, capsys):
     """A transparent picture of another size: white where it is transparent."""
     Image.new("RGBA", (50, 40), (255, 0, 0, 0)).save(tmp_path / "own.png")

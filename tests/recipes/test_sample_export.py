@@ -45,6 +45,7 @@ def test_the_digits_come_out_of_the_file(tmp_path, capsys):
     np.testing.assert_allclose(got, want, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_calibrated_solver_travels_in_the_file(tmp_path):
     model, params = jg.models.load_pretrained("digits")
     made = jg.sampling.tabulate(jg.adams(2), model.grid(2), model.process)

@@ -112,7 +112,7 @@ def texts(monkeypatch):
     }
     model = from_config(about)
     params = randomise(jax.random.key(1), model.init(jax.random.key(0)))
-    monkeypatch.setattr(recipe, "load_pretrained", lambda _: (model, params))
+    monkeypatch.setattr(recipe, "load_drawable", lambda *_: (model, params))
 
 
 def test_prompts_are_rows(texts):

@@ -99,6 +99,7 @@ def test_weights_know_their_layout_and_guidance(weights):
     assert forecaster.guidance["square"].steps == 2
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("task", ["forecast", "impute", "refine", "synthesize"])
 def test_every_task_writes_a_picture_and_its_numbers(task, weights, tmp_path):
     out = tmp_path / f"{task}.png"
@@ -348,6 +349,7 @@ def test_the_published_preset_trains(conditional, source, tmp_path):
         assert forecaster.guidance["quantile"].form == "after"
 
 
+@pytest.mark.slow
 def test_series_without_spread_train_and_short_ones_are_named(tmp_path):
     np.save(tmp_path / "flat.npy", np.ones((1, 1200)))
     train.train(tiny(tmp_path / "flat", tmp_path / "flat.npy", scales=()))

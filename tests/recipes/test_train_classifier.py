@@ -24,6 +24,7 @@ def recipe():
     del sys.modules[spec.name]
 
 
+@pytest.mark.slow
 def test_it_learns_and_is_loaded(recipe, tmp_path, monkeypatch):
     log = recipe.Log(every=1, save_every=100)
     config = recipe.Config(tmp_path, widths=(16, 32), steps=60, log=log)

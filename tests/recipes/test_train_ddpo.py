@@ -79,6 +79,7 @@ def lines(folder):
     return [{k: json.loads(line)[k] for k in wanted} for line in found]
 
 
+@pytest.mark.slow
 def test_resumed_it_ends_as_in_one_go(recipe, weights, tmp_path, monkeypatch):
     """The old network of DiffusionNFT, which drew the samples, comes back too."""
     # One device, and no evaluation: half of what there is to compile.

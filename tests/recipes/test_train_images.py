@@ -168,6 +168,7 @@ def test_options_without_effect_are_refused(recipe, tmp_path, part, changes, mes
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_judge_tells_the_bundled_model_from_noise(recipe):
     model, params = load_pretrained("digits")
     config = recipe.Config(evaluation=options.Evaluation(count=100, solver_steps=8))

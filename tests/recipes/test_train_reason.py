@@ -222,6 +222,7 @@ def test_a_method_is_the_mean_of_its_answers_losses(name, kl):
     assert abs(float(want[0])) > 1e-4
 
 
+@pytest.mark.slow
 def test_resumes(recipe, tmp_path, monkeypatch):
     config = tiny(recipe, directory=tmp_path / "whole")
     result = recipe.train(config)

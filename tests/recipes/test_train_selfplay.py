@@ -31,6 +31,7 @@ def recipe():
     del sys.modules[spec.name]
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("baseline", ["role", "none"])
 def test_expected_gradient_is_that_of_each_seats_winnings(recipe, baseline):
     table = SimpleNamespace(apply=lambda params: params)

@@ -36,6 +36,7 @@ def save(folder, i, image, label):
     Image.fromarray(pixels).save(place / f"{i}.png")
 
 
+@pytest.mark.slow
 def test_streamed_and_in_memory_are_one_run(recipe, tmp_path, monkeypatch):
     images, labels = load_digits()
     for i in range(40):

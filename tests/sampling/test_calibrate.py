@@ -166,6 +166,7 @@ def test_slopes_are_those_of_the_samples():
         )
 
 
+@pytest.mark.slow
 def test_other_keys_and_classes_come_nearer(learned):
     made, report = learned
     assert report.held_out_after < 0.5 * report.held_out_before

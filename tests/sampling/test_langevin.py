@@ -94,6 +94,7 @@ def test_predictor_corrector_samples_the_law(judge):
     assert abs(law.gap) < 0.06
 
 
+@pytest.mark.slow
 def test_annealed_langevin_samples_the_law(judge):
     ve = VE(t_min=0.01, t_max=20.0)
     grid, net = logsnr_grid(ve, 50), exact_denoiser(PLANE, ve)

@@ -76,6 +76,7 @@ def test_errors_of_a_network_are_not_amplified():
     assert adaptive < 0.3 * end(adams(4))
 
 
+@pytest.mark.slow
 def test_strong_guidance_of_a_learned_network():
     """Five steps under CFG 4, where a fixed fourth order overshoots."""
     model, params = jg.models.load_pretrained("digits")

@@ -110,6 +110,7 @@ def test_one_copy_of_the_network_and_differentiable():
 GAUSSIAN = gaussian_mixture([1.0], [[0.3, -0.2]], [[[0.5, 0.4], [0.4, 0.5]]])
 
 
+@pytest.mark.slow
 def test_inpainting_conditions_the_rest():
     source = jnp.broadcast_to(jnp.array([1.2, 9.9]), (4000, 2))
     known = jnp.array([1.0, 0.0])

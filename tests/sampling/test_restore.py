@@ -200,6 +200,7 @@ def linear(weight, steps):
     return (*run(), seen)
 
 
+@pytest.mark.slow
 def test_d_flow_meets_the_measurement_and_never_grows():
     x, value, seen = linear(0.0, 12)
     np.testing.assert_allclose(seen.error(x), 0, atol=2e-3)
