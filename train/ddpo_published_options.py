@@ -1,6 +1,7 @@
 """The options of train/ddpo_published.py."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -79,12 +80,25 @@ def texts_of(config: Config) -> list[str]:
             f"batch is {config.batch}; expected a multiple of the "
             f"{jax.device_count()} devices"
         )
-    if len(config.size) > 2:
-        raise ValueError(f"size is {config.size}; expected one number or two")
+    if len(config.size) > 2 or min(config.size, default=1) < 1:
+        raise ValueError(f"size is {config.size}; expected one number or two, from 1")
+    # Written so that NaN fails too.
+    for option, right, wanted in (
+        ("guidance", math.isfinite(config.guidance), "a finite number"),
+        ("kl", 0 <= config.kl < math.inf, "a number from 0"),
+        ("clip", 0 < config.clip < math.inf, "a positive number"),
+        ("learning_rate", 0 < config.learning_rate < math.inf, "a positive number"),
+        ("ema", 0 <= config.ema < 1, "a number in [0, 1)"),
+    ):
+        if not right:
+            raise ValueError(
+                f"{option} is {getattr(config, option)}; expected {wanted}"
+            )
     if config.negative is not None and not config.guidance:
         raise ValueError("negative has no effect without guidance")
     try:
-        text = config.prompts.expanduser().read_text(encoding="utf-8")
+        # Editors of Windows begin a file with a mark, which is no letter of the text.
+        text = config.prompts.expanduser().read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"prompts: {config.prompts} is no text ({error})") from error
     texts = [line.strip() for line in text.splitlines() if line.strip()]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxlib_guidance import rng
 from jaxlib_guidance.diffusion import perturb
 from jaxlib_guidance.editing._masks import prepare_mask, site_masks
-from jaxlib_guidance.editing._pairs import steps_taken
+from jaxlib_guidance.editing._pairs import require_states, steps_taken
 from jaxlib_guidance.guidance import chain, during, redirect
 from jaxlib_guidance.sampling import Inversion, Sampler, ddim, inpaint, sample
 from jaxlib_guidance.types import (
@@ -74,15 +74,17 @@ def erase(
       Pictures ``[B, H, W, C]``, the given ones outside of the mask.
 
     Raises:
-      ValueError: A mask of the whole picture; shares outside [0, 1]; anything that
-        `prepare_mask`, `site_masks` or `sample` refuses.
+      ValueError: A mask of the whole picture; shares outside [0, 1]; no sites; an
+        inversion of another grid; anything that `prepare_mask`, `site_masks` or
+        `sample` refuses.
 
     Reference: Sun et al., arXiv 2412.12974, and the authors' code.
     """
     picture = at_least_float32(picture)
     if picture.ndim != 4:
         raise ValueError(f"picture has shape {picture.shape}; expected [B, H, W, C]")
-    if not 0 <= share <= 1:
+    known = concrete(share)
+    if known is None or known.ndim or not 0 <= known <= 1:
         raise ValueError(f"share is {share}; expected a share of the steps in [0, 1]")
     _, height, width, _ = picture.shape
     hidden = prepare_mask(mask, (height, width), dilation)
@@ -94,7 +96,11 @@ def erase(
             f"mask has shape {jnp.shape(mask)}, for {hidden.shape[0]} pictures of one "
             f"channel; expected [H, W], or one or {len(picture)} of it"
         )
+    if inversion is not None:
+        require_states(inversion, grid)
     masks = site_masks(denoiser, picture, cond, sites, hidden)
+    if not masks:
+        raise ValueError(f"sites is {sites!r}; expected at least one attention site")
     grid, first = steps_taken(strength, grid)
     if first == len(grid) - 1:
         return picture

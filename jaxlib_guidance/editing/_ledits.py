@@ -67,10 +67,18 @@ def ledits(
       The changed pictures, and the states that they began from.
 
     Raises:
-      ValueError: No concepts; anything that `semantic_edit` or `sample` refuses.
+      TypeError: Edits that are no list of `ConceptEdit`.
+      ValueError: No concepts or sites; anything that `semantic_edit` or `sample`
+        refuses.
 
     Reference: Brack et al., arXiv 2311.16711, with DDPM in place of DPM-Solver++.
     """
+    if isinstance(edits, ConceptEdit) or not all(
+        isinstance(each, ConceptEdit) for each in edits
+    ):
+        raise TypeError("ledits takes a list of ConceptEdit")
+    if not sites:
+        raise ValueError(f"sites is {sites!r}; expected cross-attention sites")
     if not edits:
         raise ValueError("ledits got no edits")
     if inversion is None:

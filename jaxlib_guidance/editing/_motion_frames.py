@@ -76,12 +76,15 @@ def vary_motion(
       The examples, and what is made of them.
 
     Raises:
-      ValueError: A chunk outside (0, 1]; anything that `sample` refuses.
+      ValueError: A chunk outside (0, 1]; steps in another order; anything that
+        `sample` refuses.
 
     Reference: Chen et al., MotionCLR, arXiv 2410.18977, section 4.3.
     """
     if not 0 < chunk <= 1:
         raise ValueError(f"chunk is {chunk}; expected a part of the clip in (0, 1]")
+    if len(steps) != 2 or not steps[0] <= steps[1]:
+        raise ValueError(f"steps is {steps}; expected the first share and the last")
     count = math.ceil(1 / chunk)
     ranks = rng.uniform(rng.fold(draw.keys, CHUNKS), (count,))
 

@@ -41,6 +41,19 @@ def steps_taken(strength: float, grid: Any) -> tuple[Any, int]:
     return grid, steps - int(known * steps)
 
 
+def require_states(inversion: Inversion, grid: Any) -> None:
+    """Raises unless an inversion has a state for each time of the grid.
+
+    Raises:
+      ValueError: Another number of states.
+    """
+    if len(inversion.trajectory) != len(grid):
+        raise ValueError(
+            f"inversion has {len(inversion.trajectory)} states; expected one for each "
+            f"of the {len(grid)} times of the grid"
+        )
+
+
 def independent(
     keys: Array, denoiser: Any, grid: Any, picture: Array, options: dict[str, Any]
 ) -> Inversion:
@@ -79,10 +92,15 @@ def until(term: Any, share: float, start: float = 0.0) -> tuple[Any, ...]:
     """The term in a share of the steps, or no term where that is none.
 
     Raises:
-      ValueError: A share outside [0, 1].
+      ValueError: A share outside [0, 1], or one that is not known.
     """
     for each in (start, share):
-        if not 0 <= each <= 1:
+        known = concrete(each)
+        if known is None or known.ndim or known.dtype.kind not in "biuf":
+            raise ValueError(
+                f"a share of the steps is {each}; expected a known number from 0 to 1"
+            )
+        if not 0 <= known <= 1:
             raise ValueError(f"a share of the steps is {each}; expected 0 to 1")
     return (during(term, start, share),) if share > start else ()
 

@@ -81,12 +81,20 @@ def prompt_to_prompt(
         cross = borrow("probs", Before())
     else:
         words = jnp.asarray(words, jnp.float32)
+        if words.ndim not in (2, 3) or words.shape[:-2] not in ((), keys.shape):
+            raise ValueError(
+                f"words has shape {words.shape}; expected [M, M] or [{len(keys)}, M, M]"
+            )
         words = jnp.broadcast_to(words, (len(keys), *words.shape[-2:]))
         words = join_pairs(words, words)
         columns = jnp.any(words > 0, axis=1).astype(jnp.float32)
         cross = borrow("probs", Before(), words=words, columns=columns)
     if gain is not None:
         gain = jnp.asarray(gain, jnp.float32)
+        if gain.ndim not in (1, 2) or gain.shape[:-1] not in ((), keys.shape):
+            raise ValueError(
+                f"gain has shape {gain.shape}; expected [M] or [{len(keys)}, M]"
+            )
         gain = jnp.broadcast_to(gain, (len(keys), gain.shape[-1]))
         both = join_pairs(jnp.ones_like(gain), gain)
         cross = combine(cross, Edit(prob_gain=both[:, None, None]))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance import rng
 from jaxlib_guidance.editing._guide_and_rescale import Edited
-from jaxlib_guidance.editing._pairs import steps_taken, until
+from jaxlib_guidance.editing._pairs import require_states, steps_taken, until
 from jaxlib_guidance.guidance import cfg, chain, toward
 from jaxlib_guidance.sampling import Inversion, controlled_inversion, ddim, sample
 from jaxlib_guidance.types import Array, Denoiser, PyTree, at_least_float32
@@ -53,14 +53,16 @@ def rf_inversion(
         1 with a share of 1 gives it back.
       share: Share of the steps that are led to the picture, in [0, 1].
       strength: Share of the steps that are taken, in [0, 1]; 0 gives the picture back.
-      inversion: The picture's, of an edit before, on the same grid; None inverts.
+      inversion: The picture's, of an edit before, on the same grid and with the same
+        strength; None inverts.
       **options: ``process`` and other options of `sample`, but no ``guidance``.
 
     Returns:
       The changed pictures, and the inversion.
 
     Raises:
-      ValueError: Shares or ``gamma`` outside [0, 1]; anything that `sample` refuses.
+      ValueError: Shares or ``gamma`` outside [0, 1]; an inversion of another grid or
+        strength; anything that `sample` refuses.
 
     Reference: Rout et al., arXiv 2410.10792, algorithms 1 and 2.
     """
@@ -78,6 +80,7 @@ def rf_inversion(
             **options,
         )
         inversion = Inversion(x, jnp.concatenate([states[::-1], picture[None]]))
+    require_states(inversion, grid)
     pull = until(toward(eta, picture), share)
     x, _ = sample(
         *(keys, denoiser, ddim(), grid, inversion.x, target),

@@ -33,8 +33,14 @@ class Forecast:
     freq: str
 
     def __post_init__(self):
-        object.__setattr__(self, "paths", np.asarray(self.paths))
-        if self.paths.ndim != 3:
+        paths = np.asarray(self.paths)
+        # Quantiles of whole numbers are none, and halves lose digits.
+        if paths.dtype != np.float64:
+            paths = paths.astype(np.float32)
+        object.__setattr__(self, "paths", paths)
+        object.__setattr__(self, "names", tuple(self.names))
+        object.__setattr__(self, "start", np.asarray(self.start, "datetime64[s]"))
+        if self.paths.ndim != 3 or not self.paths.shape[1]:
             raise ValueError(f"paths have shape {self.paths.shape}; expected [N, S, H]")
         if not len(self.paths) == len(self.names) == len(self.start):
             raise ValueError(

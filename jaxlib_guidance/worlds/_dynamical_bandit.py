@@ -187,7 +187,7 @@ def advance(system: System, state: Array, action: Array) -> Array:
     Returns:
       The mean of the next state, ``[N]``.
     """
-    return system.a @ state + system.b @ system.arms[action]
+    return system.a @ state + system.b @ jnp.asarray(system.arms)[action]
 
 
 def expected_reward(system: System, state: Array, action: Array) -> Array:
@@ -204,4 +204,4 @@ def expected_reward(system: System, state: Array, action: Array) -> Array:
     Returns:
       A scalar.
     """
-    return system.omega @ state + system.theta @ system.arms[action]
+    return system.omega @ state + system.theta @ jnp.asarray(system.arms)[action]

@@ -94,8 +94,10 @@ def chain(
       A table of ``length + 1`` states, the last terminal, and 2 actions.
     """
     _require_chance("slip", slip)
+    if length < 1:
+        raise ValueError(f"length is {length}; expected at least 1")
     for name, value in (("start", start), ("at", at)):
-        if not 0 <= value < length:
+        if value not in range(length):
             raise ValueError(f"{name} is {value}; expected 0 to {length - 1}")
     p = np.zeros((length + 1, 2, length + 1))
     for state in range(length):

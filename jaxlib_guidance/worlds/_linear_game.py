@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.types import Array
 
 LIMIT = 2**0.5
@@ -110,7 +111,8 @@ def worst_value(actor: Array, attenuation: Array) -> Array:
 
     Args:
       actor: Gain ``K``, of any shape.
-      attenuation: Attenuation ``g``, of the shape of ``actor`` or a scalar.
+      attenuation: Attenuation ``g``, of the shape of ``actor`` or a scalar; infinite
+        for no disturber.
 
     Returns:
       Of their common shape; infinite where ``gain(actor)`` is not below ``g``.
@@ -121,7 +123,9 @@ def worst_value(actor: Array, attenuation: Array) -> Array:
     # P^2 / g^2 - (1 + cost / g^2 - carried) P + cost = 0.
     half = (1 + cost / square - carried) / 2
     root = half**2 - cost / square
-    value = square * (half - jnp.sqrt(jnp.maximum(root, 0)))
+    # The product of the roots over the larger one, which also serves an infinite g.
+    larger = half + jnp.sqrt(jnp.maximum(root, 0))
+    value = cost / jnp.where(larger > 0, larger, 1)
     return jnp.where(gain(actor) < jnp.sqrt(square), value, jnp.inf)
 
 
@@ -175,8 +179,12 @@ def step(
     Returns:
       The next state, the observation, which is the state, the reward ``-x^2 - u^2`` of
       this step, and False: it never ends.
+
+    Raises:
+      ValueError: Another shape of ``action``.
     """
     del key
+    require_shape("action", action, (2,))
     push = jnp.clip(action[1], -game.cap, game.cap)
     after = state + action[0] + push
     reward = -(state**2) - action[0] ** 2

@@ -127,7 +127,7 @@ def step(
     """
     del key
     require_shape("action", action, jnp.shape(state))
-    reward = game.payoff[action, action[::-1]]
+    reward = jnp.asarray(game.payoff)[action, action[::-1]]
     return action, views(action), reward, jnp.zeros((), bool)
 
 

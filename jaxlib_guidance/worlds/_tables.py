@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.reduce import require_shape
-from jaxlib_guidance.types import Array, pytree_dataclass
+from jaxlib_guidance.types import Array, at_least_float32, pytree_dataclass
 
 
 @pytree_dataclass
@@ -83,8 +83,12 @@ def step(
       ``(state, observation, reward, terminated)``: the next state twice, the mean
       reward of the state that was left, and whether the next one is terminal.
     """
-    after = _draw(key, table.transitions[state, action])
-    return after, after, table.rewards[state, action], table.terminal[after]
+    # A table of numpy arrays has no traced index.
+    chances, rewards, terminal = map(
+        jnp.asarray, (table.transitions, table.rewards, table.terminal)
+    )
+    after = _draw(key, chances[state, action])
+    return after, after, rewards[state, action], terminal[after]
 
 
 def _draw(key, chances):
@@ -110,13 +114,14 @@ def evaluate(table: Table, policy: Array, rewards: Array | None = None) -> Array
     """
     r = _rewards(table, rewards)
     require_shape("policy", policy, r.shape)
-    moves = jnp.einsum("sa,sat->st", policy, table.transitions)
+    moves = _moves(table, policy)
     eye = jnp.eye(len(moves), dtype=moves.dtype)
     return jnp.linalg.solve(eye - table.gamma * moves, jnp.sum(policy * r, 1))
 
 
 def score(table: Table, policy: Array, rewards: Array | None = None) -> Array:
     """Return of a policy from the start, a scalar; arguments as in `evaluate`."""
+    require_shape("start", table.start, jnp.shape(table.rewards)[:1])
     return jnp.dot(table.start, evaluate(table, policy, rewards))
 
 
@@ -134,9 +139,11 @@ def visits(table: Table, policy: Array) -> Array:
       Float32 ``[S]``.
     """
     require_shape("policy", policy, jnp.shape(table.rewards))
-    moves = jnp.einsum("sa,sat->st", policy, table.transitions)
+    moves = _moves(table, policy)
     eye = jnp.eye(len(moves), dtype=moves.dtype)
-    later = jnp.linalg.solve((eye - table.gamma * moves).T, table.start)
+    require_shape("start", table.start, jnp.shape(table.rewards)[:1])
+    start = at_least_float32(table.start)
+    later = jnp.linalg.solve((eye - table.gamma * moves).T, start)
     return (1 - table.gamma) * later
 
 
@@ -207,8 +214,15 @@ def potential_rewards(table: Table, potential: Array) -> Array:
     return jnp.where(table.terminal[:, None], 0, shaped)
 
 
+def _moves(table, policy):
+    """Probabilities of the next state under a policy, ``[S, S]``."""
+    wide = at_least_float32(policy), at_least_float32(table.transitions)
+    return jnp.einsum("sa,sat->st", *wide)
+
+
 def _rewards(table, rewards):
-    own = jnp.asarray(table.rewards)
+    # Whole numbers would round the rewards that are designed for them.
+    own = at_least_float32(table.rewards)
     require_shape("transitions", table.transitions, (*own.shape, own.shape[0]))
     if rewards is None:
         return own

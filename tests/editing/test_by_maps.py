@@ -201,3 +201,15 @@ def test_on_a_published_network_the_same_words_give_the_source_back(
     got = run(x)
     np.testing.assert_array_equal(got[1], x[1])
     assert np.abs(got[0] - x[0]).max() > 1e-3
+
+
+def test_words_and_gains_of_other_shapes_are_told():
+    given = KEYS, DENOISER, GRID, PICTURE, SOURCE, TARGET, 0.0
+    for words in (jnp.ones(3), jnp.ones((3, 3, 3))):
+        with pytest.raises(ValueError, match="words has shape .*; expected .M, M. or"):
+            editing.prompt_to_prompt(*given, words=words)
+    for gain in (2.0, jnp.ones((3, 3))):
+        with pytest.raises(
+            ValueError, match="gain has shape .*; expected .M. or .2, M"
+        ):
+            editing.prompt_to_prompt(*given, gain=gain)

@@ -198,3 +198,13 @@ def test_masks_for_sites_are_for_all_of_them():
         jg.redirect(1.0, ("mid", "up1"), {"mid": jnp.ones(4)})
     with pytest.raises(ValueError, match="mask has shape"):
         site_masks(NET, PICTURE, COND, "block0", MASK[:4])
+
+
+def test_an_inversion_of_another_grid_and_no_sites_are_told():
+    short = jg.sampling.Inversion(PICTURE, PICTURE[None])
+    with pytest.raises(ValueError, match="inversion has 1 states; expected one for ea"):
+        remove(MASK, inversion=short)
+    with pytest.raises(ValueError, match="sites is ..; expected at least one"):
+        remove(MASK, sites=())
+    with pytest.raises(ValueError, match="share is .*; expected a share of the steps"):
+        jax.eval_shape(lambda share: remove(MASK, share=share), 0.5)

@@ -69,3 +69,13 @@ def test_what_has_no_meaning_is_told():
         ledits(*given, [ConceptEdit(CONCEPT, jnp.ones(4))])
     got = ledits(*given, [ConceptEdit(CONCEPT, WORDS)], strength=0.0)
     np.testing.assert_array_equal(got.x, PICTURE)
+
+
+def test_edits_that_are_no_list_of_concepts_are_told():
+    given = KEYS, DENOISER, GRID, PICTURE, SOURCE, 0.0
+    edit = ConceptEdit(CONCEPT, WORDS)
+    for wrong in (edit, [tuple(edit)]):
+        with pytest.raises(TypeError, match="ledits takes a list of ConceptEdit"):
+            ledits(*given, wrong)
+    with pytest.raises(ValueError, match="sites is .."):
+        ledits(*given, [edit], sites=())

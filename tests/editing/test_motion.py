@@ -181,3 +181,8 @@ def test_maps_are_means_over_heads_and_sites_of_all_frames():
 def test_mistakes_are_named(call, told):
     with pytest.raises(ValueError, match=told):
         call()
+
+
+def test_steps_in_another_order_are_told():
+    with pytest.raises(ValueError, match="steps is .0.6, 0.5.; expected the first sha"):
+        editing.vary_motion(DRAW, COND, 0.25, steps=(0.6, 0.5))

@@ -101,3 +101,13 @@ def test_borders_and_errors():
     got = rf_inversion(*one, SOURCE[:1], TARGET[:1], 10)
     assert got.x.dtype == jnp.float32
     assert np.isfinite(got.x).all()
+
+
+def test_an_inversion_of_another_strength_is_told(process):
+    denoiser = jg.parametrize(from_linen(MODULE, PARAMS), process, "v")
+    given = KEYS, denoiser, jg.uniform_grid(process, 4), PICTURE, SOURCE, TARGET, 10
+    other = jg.sampling.Inversion(PICTURE, jnp.stack([PICTURE] * 5))
+    with pytest.raises(ValueError, match="inversion has 5 states; expected one for ea"):
+        rf_inversion(*given, strength=0.5, inversion=other)
+    with pytest.raises(ValueError, match="a share of the steps is .*known number"):
+        jax.eval_shape(lambda s: rf_inversion(*given, share=s, inversion=other), 0.5)

@@ -112,6 +112,12 @@ def test_a_flow_is_tuned_for_a_reward_of_ones_own(recipe, tiny, tmp_path):
         ({"batch": 4}, "batch is 4; expected a multiple of the 8 devices"),
         ({"lora_rank": 0}, "lora_rank is 0"),
         ({"size": (8, 8, 8)}, "size is .8, 8, 8."),
+        ({"size": (0,)}, "size is .0,.; expected one number or two, from 1"),
+        ({"kl": -1.0}, "kl is -1.0; expected a number from 0"),
+        ({"clip": 0.0}, "clip is 0.0; expected a positive number"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan; expected"),
+        ({"ema": 1.0}, "ema is 1.0; expected a number in .0, 1."),
+        ({"guidance": float("nan")}, "guidance is nan; expected a finite number"),
         ({"guidance": 0.0, "negative": "no"}, "negative has no effect without guid"),
         ({"name": "dit_pipeline"}, "takes no texts"),
         ({"size": (15,)}, "expected multiples of 2"),
@@ -136,3 +142,9 @@ def test_noise_takes_more_kilobytes_than_grey(recipe):
     images, prompts = np.stack([noise[0], 0 * noise[0]]), np.zeros(2, int)
     assert np.diff(policy.scorer("compressibility", (32, 32, 3))(images, prompts)) > 0
     assert np.diff(policy.scorer("brightness", (32, 32, 3))(images, prompts)) < 0
+
+
+def test_a_mark_at_the_beginning_of_the_prompts_is_no_letter(recipe, tiny):
+    config = tiny()
+    config.prompts.write_bytes(b"\xef\xbb\xbfa cat\r\nhello\r\n")
+    assert recipe.texts_of(config) == ["a cat", "hello"]

@@ -196,3 +196,58 @@ def test_changes_of_other_layers_are_refused(tmp_path):
         published.write_lora(tmp_path / "a.safetensors", params, other)
     with pytest.raises(ValueError, match="path is .*a.bin' and part 'unet'"):
         published.write_lora(tmp_path / "a.bin", params, factors)
+
+
+@pytest.mark.parametrize("split", [0, 1])
+def test_matrices_that_are_too_large_are_told_of_a_slice_too(tmp_path, split):
+    """On several devices a layer is read in slices, and a slice would fit."""
+    held = {
+        f"{Q}.lora_A.weight": np.ones((2, 16 + 8 * split), np.float32),
+        f"{Q}.lora_B.weight": np.ones((24 - 8 * split, 2), np.float32),
+    }
+    save_file(held, tmp_path / "a.safetensors")
+    lora = published.read_lora(tmp_path / "a.safetensors")
+    name = f"{Q.removeprefix('unet.')}.weight"
+    told = re.escape("has shape (16, 16); the change is (")
+    with pytest.raises(CorruptFileError, match=told):
+        lora.change("unet", {name: (16, 16)})
+
+
+def test_factors_of_peft_that_are_not_alpha_over_rank(tmp_path):
+    path = tmp_path / "a.safetensors"
+    held = {f"{Q}.lora_A.weight": A, f"{Q}.lora_B.weight": B}
+
+    def factor(about):
+        text = json.dumps({f"unet.{key}": value for key, value in about.items()})
+        save_file(held, path, metadata={"lora_adapter_metadata": text})
+        ((_, _, found),) = published.read_lora(path).layers["unet"].values()
+        return found
+
+    assert factor({"lora_alpha": 8}) == 4
+    rooted = factor({"lora_alpha": 8, "use_rslora": True})
+    assert rooted == pytest.approx(8 / 2**0.5)
+    ends = {"attn1.to_q": 6, "to_q": 1}
+    assert factor({"lora_alpha": 8, "alpha_pattern": ends}) == 3
+    assert factor({"lora_alpha": 8, "alpha_pattern": {"q": 6}}) == 4
+    with pytest.raises(ValueError, match="scale is nan; expected a finite number"):
+        published.read_lora(path, float("nan"))
+    save_file({}, path)
+    with pytest.raises(CorruptFileError, match="has no layer of LoRA"):
+        published.read_lora(path)
+
+
+def test_changes_of_other_shapes_and_ranks_are_refused(tmp_path):
+    layer = {"to_q": {"kernel": jnp.ones((3, 5))}, "to_k": {"kernel": jnp.ones((3, 5))}}
+    params, path = {"mid": layer}, tmp_path / "a.safetensors"
+    factors = published.init_lora(jax.random.key(0), params)
+    wrong = factors | {"mid.to_q": {"a": jnp.ones((4, 2)), "b": jnp.ones((2, 5))}}
+    told = re.escape("'mid.to_q' have shapes a (4, 2) and b (2, 5); expected (3, rank)")
+    with pytest.raises(ValueError, match=told):
+        published.merge_lora(params, wrong)
+    with pytest.raises(ValueError, match=told):
+        published.write_lora(path, params, wrong)
+    two = factors | {"mid.to_q": {"a": jnp.ones((3, 2)), "b": jnp.ones((2, 5))}}
+    with pytest.raises(ValueError, match="factors have ranks .2, 4.; expected"):
+        published.write_lora(path, params, two)
+    with pytest.raises(ValueError, match="factors have ranks ..; expected"):
+        published.write_lora(path, params, {})

@@ -456,3 +456,12 @@ def test_full_sizes_have_the_known_numbers_of_parameters():
         shapes = published.parameter_shapes(net.init, *arguments)
         assert published.count_parameters(shapes) == count
         assert len([site for site in net.sites if site.endswith("/attn")]) == sites
+
+
+@pytest.mark.parametrize("bound", [None, 0, -1.0, float("nan")])
+def test_a_clip_to_no_range_is_told(bound):
+    config = {"_class_name": "DDIMScheduler", "clip_sample_range": bound}
+    with pytest.raises(
+        ValueError, match="clip_sample_range is .*; expected a positive"
+    ):
+        published.read_scheduler(config).clip()

@@ -108,3 +108,12 @@ def test_ranges_are_refused():
         upper_bounds(init_ridge(2), np.eye(2, dtype=np.float32), -1.0)
     with pytest.raises(ValueError, match=r"action has shape \(3,\); expected \(2,\)"):
         update_ridge(init_ridge(2), np.ones(3), np.float32(0))
+
+
+def test_arms_and_bounds_that_cannot_be_are_told():
+    with pytest.raises(ValueError, match="arm is 1.7; expected an integer"):
+        init_dynlin(3, 1.7)
+    for wrong in ({"horizon": 0}, {"size": 0}, {"noise": -0.1}, {"omega_norm": -1.0}):
+        (name,) = wrong
+        with pytest.raises(ValueError, match=f"{name} is {wrong[name]}"):
+            dynlin_radius(1, **KNOWN | {"theta_norm": 1.0} | wrong)

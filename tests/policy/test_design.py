@@ -178,3 +178,22 @@ def test_alignment_trusts_what_helps_and_turns_what_harms():
 def test_bad_arguments(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_halves_and_whole_numbers_are_promoted():
+    def run(phi):
+        return align_reward(
+            lambda theta: -jnp.sum((theta - 1) ** 2),
+            lambda theta, phi: phi - theta,
+            jnp.zeros(2, phi.dtype),
+            phi,
+            outer_steps=1,
+            inner_steps=2,
+            inner_rate=0.5,
+            terms=2,
+        )
+
+    want = run(jnp.array([1.0, 2.0]))
+    for kind in (jnp.bfloat16, int):
+        got = run(jnp.array([1, 2], kind))
+        np.testing.assert_array_equal(got.phi, want.phi)

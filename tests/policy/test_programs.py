@@ -6,8 +6,11 @@ import pytest
 
 from jaxlib_guidance.policy import (
     adapt_reward,
+    align_reward,
     design_reward,
+    dynlin_step,
     informativeness,
+    init_dynlin,
     select_states,
 )
 from jaxlib_guidance.worlds import grids, tables
@@ -172,3 +175,36 @@ def test_bad_arguments(task, change, match):
 def test_a_budget_beyond_the_candidates_raises(task):
     with pytest.raises(ValueError, match="budget is 9"):
         select_states(*given(task), budget=9, chosen=[5], **limits(task))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"chosen": [3, 99]}, "chosen is .3, 99.; expected different states, 0 to 6"),
+        ({"chosen": [-2]}, "chosen is .-2."),
+        ({"candidates": [1, 1]}, "candidates is .1, 1."),
+        ({"candidates": [99]}, "candidates is .99."),
+        ({"gamma": 1.0}, "gamma is 1.0"),
+        ({"horizons": ()}, "horizons is empty"),
+    ],
+)
+def test_states_and_settings_that_are_not_there_are_told(task, options, told):
+    settings = limits(task) | {"budget": 1, "chosen": [5]} | options
+    with pytest.raises(ValueError, match=told):
+        select_states(*given(task), **settings)
+    p, policy, gap = given(task)
+    with pytest.raises(ValueError, match="policies are of type float64"):
+        design_reward(p, policy + 0.7, gap, **limits(task))
+
+
+def test_no_reward_has_nothing_to_align():
+    zeros = np.zeros(2, np.float32)
+    with pytest.raises(ValueError, match="phi has the norm 0.0; expected"):
+        align_reward(np.sum, lambda theta, phi: phi - theta, zeros, zeros)
+
+
+def test_a_first_arm_that_is_not_there_is_told():
+    with pytest.raises(ValueError, match="state.arm is 99; expected a number in .0, 1"):
+        dynlin_step(
+            init_dynlin(3, 99), 1.0, np.eye(2, 3, dtype=np.float32), radius=1.0, decay=0
+        )

@@ -180,3 +180,14 @@ def test_sktime_takes_it_for_one_of_its_own(hourly):
     assert (quantiles.iloc[:, 0] <= quantiles.iloc[:, 1]).all()
     dates = ForecastingHorizon(index[1176:1180], is_relative=False)
     assert len(estimator.predict_interval(dates)) == 4
+
+
+def test_forecasts_of_other_types():
+    """Whole numbers have halves for a median; stamps and names may be lists."""
+    made = Forecast(np.array([[[1], [2]]]), ["a"], ["2025-01-31"], "D")
+    assert made.median.tolist() == [[1.5]]
+    assert made["a"].dates[0, 0] == np.datetime64("2025-01-31")
+    half = Forecast(jax.numpy.full((1, 2, 1), 1.5, "bfloat16"), ("a",), made.start, "D")
+    assert half.mean.dtype == np.float32
+    with pytest.raises(ValueError, match=r"paths have shape .1, 0, 2."):
+        Forecast(np.zeros((1, 0, 2)), ("a",), made.start, "D")

@@ -108,3 +108,14 @@ def test_ranges_are_refused():
         world.solve(1.4)
     with pytest.raises(ValueError, match="actor is 1.2"):
         world.control_weight(1.2)
+
+
+def test_far_from_the_limit_the_worst_value_is_the_cost_alone():
+    actor = np.array([0.3, 0.618, 1.0, 1.4], np.float32)
+    want = world.nominal_cost(actor)
+    for attenuation in (1e4, np.inf):
+        np.testing.assert_allclose(
+            world.worst_value(actor, attenuation), want, rtol=1e-5
+        )
+    with pytest.raises(ValueError, match="action has shape .1,.; expected .2,."):
+        world.step(world.Game(jnp.float32(1)), 0.0, jnp.ones(1), jax.random.key(0))

@@ -1,5 +1,6 @@
 """Tables against numpy: value iteration, enumeration of policies, simulated moves."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -127,3 +128,23 @@ def test_shaping_by_a_potential_keeps_the_order_of_actions():
 def test_bad_arguments(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_tables_of_other_types_are_tables():
+    """Whole numbers do not round a designed reward; numpy has no traced index."""
+    table = grids.chain(4, start=1)
+    whole = dataclasses.replace(table, rewards=table.rewards.astype(int))
+    designed = jnp.full((5, 2), 0.7)
+    policy = jnp.full((5, 2), 0.5)
+    np.testing.assert_allclose(
+        tables.evaluate(whole, policy, designed),
+        tables.evaluate(table, policy, designed),
+    )
+    half = dataclasses.replace(table, rewards=table.rewards.astype(jnp.bfloat16))
+    solve = jax.jit(lambda each: tables.solve(each).values)
+    np.testing.assert_allclose(solve(half), solve(table))
+    own = jax.tree.map(np.asarray, table)
+    run = jax.jit(lambda state: tables.step(own, state, 1, jax.random.key(0))[1])
+    assert run(1) == tables.step(table, 1, 1, jax.random.key(0))[1]
+    with pytest.raises(ValueError, match="start is 1.5; expected 0 to 3"):
+        grids.chain(4, start=1.5)

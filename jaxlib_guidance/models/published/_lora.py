@@ -68,21 +68,23 @@ class LoRA:
     def change(
         self,
         part: str,
-        names: Collection[str],
+        names: Collection[str] | Mapping[str, tuple[int, ...]],
         aliases: Callable[[str], Sequence[str]] = lambda name: (),
     ) -> Change | None:
         """The change of a part's tensors, for `fill`.
 
         Args:
           part: Name of the part, such as "unet".
-          names: Names of the part's tensors in the network.
+          names: Names of the part's tensors in the network. With their shapes, in
+            PyTorch's order, matrices of other sizes are told, also of a slice.
           aliases: Function from a module's name to other names that files may use.
 
         Returns:
           The change, or None where the file does not touch the part.
 
         Raises:
-          CorruptFileError: A layer of the file that the part does not have.
+          CorruptFileError: A layer of the file that the part does not have, or not of
+            this size.
         """
         layers = self.layers.get(part, {})
         if not layers:
@@ -102,7 +104,16 @@ class LoRA:
             )
         found: dict[str, list[tuple[np.ndarray, np.ndarray, float]]] = {}
         for name, layer in layers.items():
-            found.setdefault(table[name], []).append(layer)
+            own = table[name]
+            if isinstance(names, Mapping):
+                # A slice of matrices that are too large would fit.
+                shape, size = names[own], (layer[1].shape[0], layer[0].shape[1])
+                if tuple(shape[:2]) != size:
+                    raise CorruptFileError(
+                        f"{self.path}: {own} has shape {tuple(shape)}; the change is "
+                        f"{size}"
+                    )
+            found.setdefault(own, []).append(layer)
 
         def change(name, index, value):
             for down, up, factor in found.get(name, ()):
@@ -146,13 +157,20 @@ def read_lora(path: str | os.PathLike, scale: float = 1.0) -> LoRA:
 
     Raises:
       FileNotFoundError: No such file.
-      CorruptFileError: A damaged file, a name that is not understood, a layer that
-        lacks one of its matrices, or another method: DoRA, LoHa, LoKr.
+      CorruptFileError: A damaged file or one without layers, a name that is not
+        understood, a layer that lacks one of its matrices, or another method: DoRA,
+        LoHa, LoKr.
+      ValueError: A scale that is not a finite number.
 
     Reference: Hu et al., arXiv 2106.09685.
     """
+    known = np.asarray(scale)
+    if known.ndim or known.dtype.kind not in "fiu" or not np.isfinite(known):
+        raise ValueError(f"scale is {scale!r}; expected a finite number")
     path = Path(path).expanduser()
     tensors, metadata = load_safetensors(path)
+    if not tensors:
+        raise CorruptFileError(f"{path} has no layer of LoRA: it would change nothing")
     about = _about(metadata, path)
     held: dict[tuple[str, str], dict[str, np.ndarray]] = {}
     for name, tensor in tensors.items():
@@ -178,9 +196,18 @@ def read_lora(path: str | os.PathLike, scale: float = 1.0) -> LoRA:
         rank = down.shape[0]
         try:
             alpha = _alpha(layer.get("alpha"), about, part, module, rank)
-        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+            # peft's "rank-stabilised" factor, arXiv 2312.03732.
+            rooted = "alpha" not in layer and about.get(f"{part}.use_rslora")
+            factor = alpha / (rank**0.5 if rooted else rank)
+        except (
+            TypeError,
+            ValueError,
+            AttributeError,
+            OverflowError,
+            re.error,
+        ) as error:
             raise CorruptFileError(f"{path}: alpha of {module!r}: {error}") from error
-        layers.setdefault(part, {})[module] = (down, up, alpha / rank)
+        layers.setdefault(part, {})[module] = (down, up, factor)
     return LoRA(path, layers, scale)
 
 
@@ -195,7 +222,11 @@ def _alpha(own, about, part, module, rank):
     if own is not None:
         return float(np.asarray(own, np.float32).reshape(()))
     pattern = about.get(f"{part}.alpha_pattern") or {}
-    return float(pattern.get(module, about.get(f"{part}.lora_alpha", rank)))
+    # peft's keys are ends of names, as regular expressions; the first counts.
+    for key, value in pattern.items():
+        if re.match(rf"(.*\.)?({key})$", module):
+            return float(value)
+    return float(about.get(f"{part}.lora_alpha", rank))
 
 
 def _module(name):

@@ -1,6 +1,8 @@
 """Low-rank changes of several files, for the parts that a loader reads."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import numpy as np
 
 from jaxlib_guidance.models.published._lora import LoRA
 from jaxlib_guidance.models.published._tensors import Change
@@ -9,7 +11,7 @@ from jaxlib_guidance.models.published._tensors import Change
 def changes_of(
     lora: Sequence[LoRA],
     part: str,
-    tensors: Collection[str],
+    tensors: Mapping[str, np.ndarray],
     aliases: Callable[[str], Sequence[str]] = lambda name: (),
 ) -> Change | None:
     """The change of a part's tensors by several files; None where there is none.
@@ -17,11 +19,11 @@ def changes_of(
     Args:
       lora: Changes, from `read_lora`.
       part: Name of the part, such as "unet".
-      tensors: Names of the part's tensors in its files.
+      tensors: The part's tensors by their names in its files.
       aliases: Function from a module's name to other names that files may use.
     """
-    names = [name.removeprefix("text_model.") for name in tensors]
-    found = [each.change(part, names, aliases) for each in lora]
+    shapes = {n.removeprefix("text_model."): a.shape for n, a in tensors.items()}
+    found = [each.change(part, shapes, aliases) for each in lora]
     given = [change for change in found if change is not None]
 
     def change(name, index, value):

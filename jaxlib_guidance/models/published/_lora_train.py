@@ -76,13 +76,15 @@ def merge_lora(params: PyTree, factors: Factors, alpha: float | None = None) -> 
       Parameters of the structure and types of ``params``.
 
     Raises:
-      ValueError: A change of a layer that ``params`` does not have.
+      ValueError: A change of a layer that ``params`` does not have, or of another
+        shape.
 
     Reference: Hu et al., LoRA, arXiv 2106.09685.
     """
     unknown = set(factors) - {name for name, _ in _kernels(params)}
     if unknown:
         raise ValueError(f"factors change {sorted(unknown)[:3]}, no layers of params")
+    _require_shapes(factors, {name: kernel.shape for name, kernel in _kernels(params)})
 
     def merged(path, leaf):
         own = factors.get(tensor_name(path).removesuffix(".weight"))
@@ -115,7 +117,8 @@ def write_lora(
       alpha: Scale of the changes; None is the rank.
 
     Raises:
-      ValueError: Another suffix or part, or changes of other parameters.
+      ValueError: Another suffix or part, no changes, changes of other parameters, or of
+        several ranks.
     """
     path = Path(path).expanduser()
     if path.suffix != ".safetensors" or part not in PARTS.values():
@@ -127,6 +130,7 @@ def write_lora(
     lacks = set(factors) - set(shapes)
     if lacks:
         raise ValueError(f"factors change {sorted(lacks)[:3]}, no layers of params")
+    _require_shapes(factors, shapes)
     held, ranks = {}, {}
     for name, own in factors.items():
         a, b = (np.asarray(own[key], np.float32) for key in ("a", "b"))
@@ -139,14 +143,31 @@ def write_lora(
         start = f"{part}.{'text_model.' * part.startswith('text')}{name}"
         held[f"{start}.lora_A.weight"] = np.ascontiguousarray(down)
         held[f"{start}.lora_B.weight"] = np.ascontiguousarray(up)
+    if len(set(ranks.values())) != 1:
+        raise ValueError(
+            f"factors have ranks {sorted(set(ranks.values()))}; expected layers of one "
+            "rank"
+        )
     (rank,) = set(ranks.values())
     about = {
         f"{part}.r": rank,
-        f"{part}.lora_alpha": rank if alpha is None else alpha,
+        f"{part}.lora_alpha": rank if alpha is None else float(alpha),
         f"{part}.target_modules": sorted(factors),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(held, path, metadata={"format": "pt", ABOUT: json.dumps(about)})
+
+
+def _require_shapes(factors, shapes):
+    """Raises unless each change is ``[in, rank]`` and ``[rank, out]`` of its layer."""
+    for name, own in factors.items():
+        width, out = math.prod(shapes[name][:-1]), shapes[name][-1]
+        a, b = (jnp.shape(own.get(key, ())) for key in ("a", "b"))
+        if len(a) != 2 or a[0] != width or b != (a[1], out):
+            raise ValueError(
+                f"factors of {name!r} have shapes a {a} and b {b}; expected "
+                f"({width}, rank) and (rank, {out})"
+            )
 
 
 def _kernels(params):

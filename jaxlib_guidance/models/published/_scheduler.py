@@ -99,7 +99,8 @@ class Scheduler:
           ``r`` for ``jg.clip_x0(-r, r)`` as the last term of the guidance, or None.
 
         Raises:
-          ValueError: Another solver, or thresholding whose limit may exceed 1.
+          ValueError: Another solver, thresholding whose limit may exceed 1, or a range
+            that is not a positive number.
         """
         if not isinstance(self.process, VPDiscrete):
             return None
@@ -114,7 +115,12 @@ class Scheduler:
             return 1.0
         default = CLIPS.get(str(config.get("_class_name")), False)
         if name in CLIPS and config.get("clip_sample", default):
-            return float(config.get("clip_sample_range", 1.0))
+            bound = config.get("clip_sample_range", 1.0)
+            if not isinstance(bound, int | float) or not 0 < bound < float("inf"):
+                raise ValueError(
+                    f"clip_sample_range is {bound!r}; expected a positive number"
+                )
+            return float(bound)
         return None
 
     def _class(self, solver):

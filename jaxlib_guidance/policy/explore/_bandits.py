@@ -180,6 +180,17 @@ def dynlin_radius(
     Reference: arXiv 2211.08997; ``LinearAgent`` of github.com/marcomussi/DLB.
     """
     require_range("steps", steps, 0)
+    require_range("horizon", horizon, 1)
+    require_range("size", size, 1)
+    for name, value in (
+        ("noise", noise),
+        ("action_norm", action_norm),
+        ("theta_norm", theta_norm),
+        ("omega_norm", omega_norm),
+        ("input_norm", input_norm),
+        ("growth", growth),
+    ):
+        require_range(name, value, 0)
     require_range("ridge", ridge, 0, inside=True)
     _require_decay(decay)
     steps = at_least_float32(jnp.asarray(steps))
@@ -202,7 +213,14 @@ def init_dynlin(size: int, arm: int | Array, *, ridge: float | Array = 1.0) -> D
 
     Returns:
       The state; ``state.arm`` is to be played.
+
+    Raises:
+      ValueError: An arm that is no index.
     """
+    require_shape("arm", arm, ())
+    require_range("arm", arm, 0)
+    if not jnp.issubdtype(jnp.result_type(arm), jnp.integer):
+        raise ValueError(f"arm is {arm}; expected an integer")
     one = jnp.ones((), jnp.int32)
     arm = jnp.asarray(arm, jnp.int32)
     return DynLin(init_ridge(size, ridge=ridge), arm, one, one, 0 * one)
@@ -230,12 +248,14 @@ def dynlin_step(
       The next state, whose ``arm`` is to be played.
 
     Raises:
-      ValueError: Mismatched shapes.
+      ValueError: Mismatched shapes, or a first arm that is not there.
 
     Reference: arXiv 2211.08997, algorithm 1. The authors' code holds its first arm one
     step longer.
     """
-    learned = update_ridge(state.ridge, arms[state.arm], reward)
+    require_range("state.arm", state.arm, 0, len(arms) - 1)
+    # Arms of numpy have no traced index.
+    learned = update_ridge(state.ridge, at_least_float32(arms)[state.arm], reward)
     best = jnp.argmax(upper_bounds(learned, arms, radius)).astype(jnp.int32)
     last, block = state.left <= 1, state.block + 1
     ridge = Ridge(

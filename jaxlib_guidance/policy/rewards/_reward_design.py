@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.reduce import divide, require_shape
-from jaxlib_guidance.types import Array, PyTree, at_least_float32
+from jaxlib_guidance.types import Array, PyTree, at_least_float32, concrete
 
 
 def informativeness(
@@ -207,8 +207,8 @@ class Aligned(NamedTuple):
     """A reward whose parameters were learned through the policy that it trains.
 
     Attributes:
-      theta: Parameters of the policy, like the argument.
-      phi: Parameters of the reward, like the argument.
+      theta: Parameters of the policy, like the argument, at least float32.
+      phi: Parameters of the reward, likewise.
       objectives: The primary objective after each training of the policy, ``[N + 1]``.
     """
 
@@ -255,10 +255,18 @@ def align_reward(
     Returns:
       The policy and the reward, and what the primary objective was on the way.
 
+    Raises:
+      ValueError: ``phi`` that is known and all 0.
+
     Reference: BARFI, Gupta et al., arXiv 2310.19007. The loop by the abstract and the
     implicit function theorem; the norm is ours.
     """
+    theta, phi = jax.tree.map(at_least_float32, (theta, phi))
     size = _norm(phi)
+    if (known := concrete(size)) is not None and not known > 0:
+        raise ValueError(
+            f"phi has the norm {known}; expected numbers that are not all 0, nor NaN"
+        )
 
     def trained(theta, phi):
         def move(_, theta):

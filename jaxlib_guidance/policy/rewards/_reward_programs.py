@@ -108,15 +108,24 @@ def select_states(
       All chosen states, in order, and the reward.
 
     Raises:
-      ValueError: The budget is negative or larger than the number of candidates, or no
-        reward of the chosen states meets the constraints.
+      ValueError: The budget is negative or larger than the number of candidates, states
+        that are not there or stand twice, or no reward of the chosen states meets the
+        constraints.
 
     Reference: EXPRD, Devidze et al., NeurIPS 2021, and its released code.
     """
     program = _Program(transitions, policies, gap, gamma, optimal, r_max)
     looks, number = program.looks(horizons), len(program.gap)
     states = list(chosen)
-    tried = range(number) if candidates is None else candidates
+    tried = list(range(number) if candidates is None else candidates)
+    for name, given in (("chosen", states), ("candidates", tried)):
+        wrong = [
+            s for s in given if isinstance(s, bool | np.bool_) or s not in range(number)
+        ]
+        if wrong or len(set(given)) < len(given):
+            raise ValueError(
+                f"{name} is {given}; expected different states, 0 to {number - 1}"
+            )
     left = [s for s in tried if s not in states]
     if not 0 <= budget <= len(left):
         raise ValueError(f"budget is {budget}; expected 0 to {len(left)} candidates")
@@ -205,9 +214,13 @@ class _Program:
         states, actions = self.p.shape[:2]
         require_shape("transitions", transitions, (states, actions, states))
         require_shape("gap", gap, (states,))
-        require_range("gamma", gamma, 0, 1)
+        require_range("gamma", gamma, 0)
+        require_range("gamma", gamma, high=1, inside=True)
         require_range("r_max", r_max, 0, inside=True)
-        self.policies = np.atleast_2d(np.asarray(policies, int))
+        given = np.asarray(policies)
+        if given.dtype.kind not in "iu":
+            raise ValueError(f"policies are of type {given.dtype}; expected integers")
+        self.policies = np.atleast_2d(given)
         known = jnp.asarray(self.policies)
         require_shape("policies", known, (len(known), states))
         require_range("policies", known, 0, actions - 1)
@@ -256,6 +269,8 @@ class _Program:
         Returns ``(leads [N, S A], group [N], state [N], parts)``: a group is a state
         with one of the ``parts``, which are pairs of a policy and a horizon.
         """
+        if not len(horizons):
+            raise ValueError("horizons is empty; expected numbers of rewards")
         require_range("horizons", jnp.asarray(horizons), 1)
         state, action = np.nonzero(~self.optimal)
         _, place = np.unique(state, return_inverse=True)
