@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.attention import match_sites
-from jaxlib_guidance.guidance import cfg, chain, join_pairs, split_pairs
+from jaxlib_guidance.guidance import cfg, chain, join_pairs, like_cond, split_pairs
 from jaxlib_guidance.sampling import Sampler, ddim, sample
 from jaxlib_guidance.types import Array, Denoiser, PyTree
 
@@ -37,7 +37,8 @@ class MotionDraw(NamedTuple):
       grid: Times ``[N + 1]`` from noise to data. The authors take 10 steps.
       shape: Frames and channels of a motion ``(T, C)``.
       null: Condition of no words, as for `cfg`.
-      weight: Factor of ``cfg``; the authors' scale of 2.5 is 1.5 here.
+      weight: Factor of ``cfg``, scalar or ``[B]``; the authors' scale of 2.5 is 1.5
+        here.
       sampler: Solver; None is `ddim`.
       options: Other options of `sample`, but no ``guidance``.
     """
@@ -69,6 +70,11 @@ def draw_pair(
     Raises:
       ValueError: Anything that `sample` refuses.
     """
+    # A number for each motion, as one for each of both.
+    nulls = (like_cond(draw.null, cond) for cond in (source, target))
+    weight = draw.weight
+    if jnp.ndim(weight):
+        weight = join_pairs(weight, weight)
     x, _ = sample(
         join_pairs(draw.keys, draw.keys),
         draw.denoiser,
@@ -76,7 +82,7 @@ def draw_pair(
         draw.grid,
         draw.shape,
         join_pairs(source, target),
-        guidance=chain(cfg(draw.weight, draw.null), *terms),
+        guidance=chain(cfg(weight, join_pairs(*nulls)), *terms),
         **draw.options,
     )
     return MotionPair(*split_pairs(x))

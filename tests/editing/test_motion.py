@@ -186,3 +186,21 @@ def test_mistakes_are_named(call, told):
 def test_steps_in_another_order_are_told():
     with pytest.raises(ValueError, match="steps is .0.6, 0.5.; expected the first sha"):
         editing.vary_motion(DRAW, COND, 0.25, steps=(0.6, 0.5))
+
+
+EACH = DRAW._replace(
+    weight=jnp.full(2, DRAW.weight), null=jax.tree.map(jnp.zeros_like, COND)
+)
+
+
+def test_each_motion_may_have_its_weight_and_its_null():
+    made = jax.eval_shape(lambda: editing.draw_pair(EACH, COND, OTHER, ()))
+    assert made.edited.shape == (2, 8, 3)
+
+
+@slow
+def test_a_weight_and_a_null_of_each_motion_are_those_of_all():
+    run = jax.jit(
+        lambda: [editing.draw_pair(d, COND, OTHER, ()).edited for d in (DRAW, EACH)]
+    )
+    np.testing.assert_allclose(*run(), atol=1e-6)
