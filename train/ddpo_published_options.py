@@ -66,7 +66,8 @@ def texts_of(config: Config) -> list[str]:
       OSError: No such file.
     """
     for option in ("rounds", "group", "solver_steps", "updates", "lora_rank"):
-        least = 2 if option == "group" else 1
+        # The last step to clean data has no density to learn from.
+        least = 2 if option in ("group", "solver_steps") else 1
         if getattr(config, option) < least:
             raise ValueError(
                 f"{option} is {getattr(config, option)}; expected at least {least}"

@@ -111,6 +111,7 @@ def test_a_flow_is_tuned_for_a_reward_of_ones_own(recipe, tiny, tmp_path):
         ({"batch": 6}, "batch is 6; expected a multiple of group, 4"),
         ({"batch": 4}, "batch is 4; expected a multiple of the 8 devices"),
         ({"lora_rank": 0}, "lora_rank is 0"),
+        ({"solver_steps": 1}, "solver_steps is 1; expected at least 2"),
         ({"size": (8, 8, 8)}, "size is .8, 8, 8."),
         ({"size": (0,)}, "size is .0,.; expected one number or two, from 1"),
         ({"kl": -1.0}, "kl is -1.0; expected a number from 0"),
