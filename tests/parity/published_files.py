@@ -6,6 +6,7 @@ can be written again without it, and only the outputs need be stored.
 """
 
 import json
+import sys
 import zlib
 from pathlib import Path
 
@@ -84,3 +85,8 @@ def read_golden(name):
     with np.load(GOLDENS / f"{name}.npz") as held:
         arrays = dict(held)
     return json.loads(arrays.pop("record").tobytes()), arrays
+
+
+if __name__ == "__main__":
+    # python tests/parity/published_files.py sd15 tiny-sd: a folder to try commands on.
+    write_folder(read_golden(sys.argv[1])[0], sys.argv[2])
