@@ -83,8 +83,8 @@ class Excite:
         smooth = own.reshape(len(own), *grid, -1)
         for axis in range(1, 1 + len(grid)):
             smooth = _blur(smooth, axis)
-        most = jnp.max(smooth, axis=tuple(range(1, 1 + len(grid))))
-        return jnp.max(1 - most, axis=-1)
+        most = _largest(smooth.reshape(own.shape), 1)
+        return _largest(1 - most, 1)
 
     def update(
         self, delta: Array, evals: Evals, state: PyTree, ctx: Context
@@ -92,6 +92,16 @@ class Excite:
         """``delta - w sigma / alpha grad E``, which adds ``w grad E`` to the noise."""
         weight = per_sample(self.weight, delta, "attend_and_excite's weight")
         return delta - weight * divide(ctx.sigma, ctx.alpha) * evals.grad, state
+
+
+def _largest(a, axis):
+    """The maximum by its place.
+
+    The slope of `jnp.max` compares values with their maximum, and is 0 / 0 where a
+    compiler has fused the two differently.
+    """
+    at = jnp.argmax(a, axis=axis, keepdims=True)
+    return jnp.squeeze(jnp.take_along_axis(a, at, axis=axis), axis)
 
 
 def _blur(a, axis):

@@ -33,8 +33,10 @@ def energy(x):
         wide = jnp.moveaxis(jnp.pad(probs, ends, mode="reflect"), axis, 0)
         mixed = side * (wide[:-2] + wide[2:]) + (1 - 2 * side) * wide[1:-1]
         probs = jnp.moveaxis(mixed, 0, axis)
-    most = probs.max((1, 2))
-    return jnp.stack([1 - most[i][WORDS[i] - 1].min() for i in range(2)])
+    flat = probs.reshape(2, 16, 3)
+    most = jnp.take_along_axis(flat, flat.argmax(1, keepdims=True), 1)[:, 0]
+    asked = jnp.take_along_axis(most, WORDS - 1, 1)
+    return 1 - jnp.take_along_axis(asked, asked.argmin(1, keepdims=True), 1)[:, 0]
 
 
 def test_excite_is_its_formula(context, guided):

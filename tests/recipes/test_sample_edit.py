@@ -77,7 +77,8 @@ def test_every_method_draws(method, tmp_path):
     given = config(tmp_path, method=method, target=("red heart", "dog"), steps=4)
     recipe.main(given)
     picture, edited = recipe.edit(given)
-    assert Image.open(out).width >= 3 * 32 * 6
+    with Image.open(out) as sheet:
+        assert sheet.width >= 3 * 32 * 6
     assert np.isfinite(edited).all()
     assert np.abs(edited[1] - picture).max() > 1e-2
     exact = ("prompt-to-prompt", "masactrl", "plug-and-play")
