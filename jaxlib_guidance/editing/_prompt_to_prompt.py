@@ -77,6 +77,10 @@ def prompt_to_prompt(
     Reference: Hertz et al., arXiv 2208.01626. The authors run the source with guidance
       and null-text inversion; here its states are known, as in arXiv 2310.01506.
     """
+    if not cross_share and (words is not None or gain is not None):
+        raise ValueError(
+            "words and gain act in the steps of cross_share, which is 0; expected more"
+        )
     if words is None:
         cross = borrow("probs", Before())
     else:

@@ -132,6 +132,8 @@ def test_a_blend_leaves_the_rest_of_the_picture(p2p):
 def test_what_has_no_meaning_is_told(p2p, inversion):
     with pytest.raises(ValueError, match=r"a share of the steps is 1\.5; expected"):
         p2p(cross_share=1.5)
+    with pytest.raises(ValueError, match="words and gain act in the steps of cross_sh"):
+        p2p(cross_share=0.0, gain=jnp.ones(4))
     given, kept = (KEYS, DENOISER, GRID, PICTURE, SOURCE), {"inversion": inversion}
     with pytest.raises(ValueError, match="expected the same"):
         editing.masactrl(*given, TARGET[:, :2], 0.0, **kept)

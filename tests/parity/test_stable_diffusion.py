@@ -292,6 +292,12 @@ def test_conditions_that_do_not_fit_are_told(loaded):
         model.prompts(params, "a cat")
     with pytest.raises(TypeError, match="text is int; expected str"):
         model.prompts(params, [3])
+    with pytest.raises(TypeError, match="texts is 5; expected a list of texts"):
+        model.prompts(params, 5)
+    with pytest.raises(ValueError, match="texts is empty; expected at least one"):
+        model.prompts(params, [])
+    with pytest.raises(TypeError, match="negative is 5; expected a list of texts"):
+        model.prompts(params, ["a"], 5)
     with pytest.raises(ValueError, match="negative has 2 texts; expected one or 1"):
         model.prompts(params, ["a"], ["b", "c"])
 

@@ -22,6 +22,21 @@ from jaxlib_guidance.models.published._scheduler import Scheduler, read_schedule
 from jaxlib_guidance.types import Array, Denoiser, PyTree
 
 
+def require_texts(name: str, texts: Any) -> list[str]:
+    """Texts as a list, which has at least one and nothing else."""
+    if isinstance(texts, str):
+        raise TypeError(f"{name} is the text {texts!r:.80}; expected a list of them")
+    if not isinstance(texts, Sequence):
+        raise TypeError(f"{name} is {texts!r:.80}; expected a list of texts")
+    if not texts:
+        raise ValueError(f"{name} is empty; expected at least one text")
+    for text in texts:
+        if not isinstance(text, str):
+            kind = type(text).__name__
+            raise TypeError(f"{name} has what is no text: text is {kind}; expected str")
+    return list(texts)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LatentModel:
     """What published models of latents have in common: times, and an autoencoder.

@@ -18,6 +18,7 @@ from jaxlib_guidance.models.published._latents import (
     LatentModel,
     own_params,
     present,
+    require_texts,
 )
 from jaxlib_guidance.models.published._unet import UNet2DCondition
 from jaxlib_guidance.types import Array, Denoiser, PyTree
@@ -159,14 +160,16 @@ class StableDiffusion(LatentModel):
 
         Raises:
           TypeError: ``texts`` is one text, or something that is none.
-          ValueError: Another number of negatives than of texts; a part that was not
-            loaded.
+          TypeError: Texts that are no list of them.
+          ValueError: No text; another number of negatives than of texts; a part that was
+            not loaded.
         """
+        texts = require_texts("texts", texts)
         cond = self.condition(params, self.tokens(texts), size)
         if negative is None and self.zeros:
             return cond, self.empty(cond)
         one = negative is None or isinstance(negative, str)
-        away = [negative or ""] if one else list(negative or ())
+        away = [negative or ""] if one else require_texts("negative", negative)
         if len(away) not in (1, len(texts)):
             raise ValueError(
                 f"negative has {len(away)} texts; expected one or {len(texts)}"

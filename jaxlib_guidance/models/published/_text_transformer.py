@@ -11,6 +11,7 @@ from jaxlib_guidance.diffusion import shift_grid, uniform_grid
 from jaxlib_guidance.models.published._latents import (
     LatentTransformer,
     own_params,
+    require_texts,
 )
 from jaxlib_guidance.types import Array, PyTree
 
@@ -84,12 +85,14 @@ class TextTransformer(LatentTransformer):
           ``(cond, null)`` for `sample` and `cfg`.
 
         Raises:
-          ValueError: Another number of negatives than of texts; a text encoder without
-            a tokenizer.
+          TypeError: Texts that are no list of them.
+          ValueError: No text; another number of negatives than of texts; a text encoder
+            without a tokenizer.
         """
+        texts = require_texts("texts", texts)
         cond = self.condition(params, self.tokens(texts), size)
         one = negative is None or isinstance(negative, str)
-        away = [negative or ""] if one else list(negative or ())
+        away = [negative or ""] if one else require_texts("negative", negative)
         if len(away) not in (1, len(texts)):
             raise ValueError(
                 f"negative has {len(away)} texts; expected one or {len(texts)}"
