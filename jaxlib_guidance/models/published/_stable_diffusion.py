@@ -160,9 +160,8 @@ class StableDiffusion(LatentModel):
 
         Raises:
           TypeError: ``texts`` is one text, or something that is none.
-          TypeError: Texts that are no list of them.
-          ValueError: No text; another number of negatives than of texts; a part that was
-            not loaded.
+          ValueError: No text; another number of negatives than of texts; a part that
+            was not loaded.
         """
         texts = require_texts("texts", texts)
         cond = self.condition(params, self.tokens(texts), size)
