@@ -38,15 +38,9 @@ def blocks(text):
 
 NAMES = [path.relative_to(ROOT).as_posix() for path in PAGES]
 WITH_CODE = [name for name in NAMES if blocks((ROOT / name).read_text()).strip()]
-# The dearest pages; what they show is in default tests as well.
-DEAR = ("timeseries", "posteriors", "check_your_own", "particles", "calibration")
-PAGES_WITH_CODE = [
-    pytest.param(name, marks=pytest.mark.slow if Path(name).stem in DEAR else ())
-    for name in WITH_CODE
-]
 
 
-@pytest.mark.parametrize("page", PAGES_WITH_CODE)
+@pytest.mark.parametrize("page", WITH_CODE)
 def test_code_of_a_page_runs(page, interpreter):
     """In order and in one namespace, as someone would who reads it from the top."""
     code = blocks((ROOT / page).read_text())

@@ -9,7 +9,7 @@ import numpy as np
 
 import jaxlib_guidance as jg
 from jaxlib_guidance.attention import identity
-from jaxlib_guidance.guidance import BASE, Contrast
+from jaxlib_guidance.guidance import BASE, Contrast, like_cond
 from jaxlib_guidance.models import from_linen
 from jaxlib_guidance.testing import tiny_dit
 from jaxlib_guidance.types import Branch, per_sample, pytree_dataclass, static
@@ -79,6 +79,7 @@ def test_the_term_of_the_documentation(lookup, context, guided):
         "BASE": BASE,
         "Branch": Branch,
         "jnp": jnp,
+        "like_cond": like_cond,
         "per_sample": per_sample,
         "pytree_dataclass": pytree_dataclass,
         "static": static,

@@ -55,7 +55,6 @@ def test_notebook_opens_on_colab(name):
     assert f"https://github.com/{script().REPOSITORY}" in install.source
 
 
-@pytest.mark.slow
 def test_first_notebook_runs(interpreter):
     """Its cells as one script, with few steps; in a kernel of its own below."""
     code = "import os\nos.environ.update(FAST='1', MPLBACKEND='agg')\n"
