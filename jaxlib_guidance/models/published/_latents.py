@@ -37,6 +37,18 @@ def require_texts(name: str, texts: Any) -> list[str]:
     return list(texts)
 
 
+def require_prompts(texts: Any, negative: Any) -> tuple[list[str], list[str]]:
+    """Texts, and one negative text for all of them or one for each; None is empty."""
+    texts = require_texts("texts", texts)
+    one = negative is None or isinstance(negative, str)
+    away = [negative or ""] if one else require_texts("negative", negative)
+    if len(away) not in (1, len(texts)):
+        raise ValueError(
+            f"negative has {len(away)} texts; expected one or {len(texts)}"
+        )
+    return texts, away
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LatentModel:
     """What published models of latents have in common: times, and an autoencoder.

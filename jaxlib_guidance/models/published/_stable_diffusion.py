@@ -18,7 +18,7 @@ from jaxlib_guidance.models.published._latents import (
     LatentModel,
     own_params,
     present,
-    require_texts,
+    require_prompts,
 )
 from jaxlib_guidance.models.published._unet import UNet2DCondition
 from jaxlib_guidance.types import Array, Denoiser, PyTree
@@ -163,16 +163,10 @@ class StableDiffusion(LatentModel):
           ValueError: No text; another number of negatives than of texts; a part that
             was not loaded.
         """
-        texts = require_texts("texts", texts)
+        texts, away = require_prompts(texts, negative)
         cond = self.condition(params, self.tokens(texts), size)
         if negative is None and self.zeros:
             return cond, self.empty(cond)
-        one = negative is None or isinstance(negative, str)
-        away = [negative or ""] if one else require_texts("negative", negative)
-        if len(away) not in (1, len(texts)):
-            raise ValueError(
-                f"negative has {len(away)} texts; expected one or {len(texts)}"
-            )
         null = self.condition(params, self.tokens(away), size)
         full = {k: jnp.broadcast_to(null[k], cond[k].shape) for k in cond}
         return cond, full

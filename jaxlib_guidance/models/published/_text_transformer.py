@@ -11,7 +11,7 @@ from jaxlib_guidance.diffusion import shift_grid, uniform_grid
 from jaxlib_guidance.models.published._latents import (
     LatentTransformer,
     own_params,
-    require_texts,
+    require_prompts,
 )
 from jaxlib_guidance.types import Array, PyTree
 
@@ -89,14 +89,8 @@ class TextTransformer(LatentTransformer):
           ValueError: No text; another number of negatives than of texts; a text encoder
             without a tokenizer.
         """
-        texts = require_texts("texts", texts)
+        texts, away = require_prompts(texts, negative)
         cond = self.condition(params, self.tokens(texts), size)
-        one = negative is None or isinstance(negative, str)
-        away = [negative or ""] if one else require_texts("negative", negative)
-        if len(away) not in (1, len(texts)):
-            raise ValueError(
-                f"negative has {len(away)} texts; expected one or {len(texts)}"
-            )
         null = self.condition(params, self.tokens(away), size)
         return cond, {k: jnp.broadcast_to(null[k], a.shape) for k, a in cond.items()}
 
