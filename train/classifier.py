@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from images_data import is_folder, tell_left_out
 from tyro.conf import OmitArgPrefixes
 
 from jaxlib_guidance import rng
@@ -47,6 +48,9 @@ class Config:
     split in "train" and "test"."""
     size: int | None = None
     """Side to crop and resize to; None keeps the images' own."""
+    bad: Literal["skip", "stop"] = "skip"
+    """What to do about files of a folder that are no images: leave them out, and list
+    them in left_out.txt, or stop."""
     noise: Literal["cosine", "linear", "edm", "flow"] | None = None
     """Noise process whose states to classify; None classifies clean images."""
     level_mean: float = -0.6
@@ -91,11 +95,18 @@ def train(config: Config) -> float | None:
         place = "judge" if config.source == "digits" else f"{name}_judge"
         config = dataclasses.replace(config, directory=Path("runs") / place)
     settings = settings_of(config)
-    data = load_images(config.source, "train", config.size)
-    test = load_images(config.source, "test", config.size)
+    bad: list[str] = []
+    skip = config.bad == "skip" and is_folder(config.source)
+    on_bad = bad.append if skip else None
+    data, test = (
+        load_images(config.source, split, config.size, on_bad=on_bad)
+        for split in ("train", "test")
+    )
     # Files that come or go make other batches, and so another run.
     settings["identity"] = data.identity
-    run = open_run(config, settings, free=("directory", "log", "store", "steps"))
+    run = open_run(config, settings, free=("directory", "log", "store", "steps", "bad"))
+    if run.chief:
+        tell_left_out(bad, run.folder)
     classes, shape = len(data.classes), data.images.shape[1:]
     scale = round(float(np.std(data.images)), 3)
     about: dict[str, Any] = {

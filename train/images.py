@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from images_data import carried_over, find, settled, some, started
+from images_data import carried_over, find, settled, some, started, tell_left_out
 from images_options import Config, completed, folder_of, patch_of, require_use
 
 import jaxlib_guidance as jg
@@ -228,10 +228,8 @@ def train(config: Config) -> dict[str, Any]:
     assert isinstance(model, DiffusionModel)
     free = ("directory", "log", "evaluation", "store", "optimiser.steps")
     run = open_run(config, settings, free=free)
-    if bad and run.chief:
-        listed = run.folder / "left_out.txt"
-        listed.write_text("\n".join(sorted(bad)) + "\n")
-        print(f"{len(bad)} files left out, such as: {min(bad)}. All are in {listed}")
+    if run.chief:
+        tell_left_out(bad, run.folder)
 
     optim = config.optimiser
     rate = optax.join_schedules(

@@ -81,6 +81,20 @@ def find(data: Data, split: Split, bad: list[str]) -> Images | ImageSource:
     return dataclasses.replace(found, stored=found.stored._replace(classes=()))
 
 
+def tell_left_out(bad: list[str], folder: Path) -> None:
+    """Lists the files that are left out beside a run, and says how many there are.
+
+    Args:
+      bad: What was said of each of them.
+      folder: Folder of the run.
+    """
+    if not bad:
+        return
+    listed = folder / "left_out.txt"
+    listed.write_text("\n".join(sorted(bad)) + "\n")
+    print(f"{len(bad)} files left out, such as: {min(bad)}. All are in {listed}")
+
+
 def some(found: Images | ImageSource) -> Images:
     """What statistics and the evaluation see of a split."""
     return found if isinstance(found, Images) else found.take(4096)

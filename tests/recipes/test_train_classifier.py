@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxlib_guidance.models import load_pretrained
 from jaxlib_guidance.training import OtherRunError
@@ -36,13 +37,34 @@ def test_it_learns_and_is_loaded(recipe, tmp_path, monkeypatch):
     assert recipe.train(replace(config, store="bfloat16")) == accuracy
     load = recipe.load_images
 
-    def other(source, split, size):
-        data = load(source, split, size)
+    def other(source, split, size, **options):
+        data = load(source, split, size, **options)
         return data._replace(labels=np.roll(data.labels, 1))
 
     monkeypatch.setattr(recipe, "load_images", other)
     with pytest.raises(OtherRunError, match="identity was '1437 images"):
         recipe.train(config)
+
+
+@pytest.mark.slow
+def test_files_that_are_no_images_are_left_out_and_listed(recipe, tmp_path, capsys):
+    for split in ("train", "test"):
+        for i, name in enumerate(("red", "blue")):
+            folder = tmp_path / "mine" / split / name
+            folder.mkdir(parents=True)
+            for j in range(4):
+                image = np.full((8, 8, 3), 40 * j, np.uint8)
+                image[..., i] = 255
+                Image.fromarray(image).save(folder / f"{j}.png")
+            (folder / "cut.png").write_bytes(b"no picture")
+    config = recipe.Config(
+        tmp_path / "run", source=str(tmp_path / "mine"), widths=(8,), steps=2, batch=8
+    )
+    recipe.train(config)
+    assert "4 files left out" in capsys.readouterr().out
+    assert len((tmp_path / "run/left_out.txt").read_text().splitlines()) == 4
+    with pytest.raises(ValueError, match=r"cut.png cannot be read"):
+        recipe.train(replace(config, bad="stop"))
 
 
 def test_a_mistyped_source_takes_no_folder(recipe, tmp_path):

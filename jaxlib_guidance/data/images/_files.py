@@ -58,7 +58,11 @@ def find_folder(root: Path, split: str, on_bad: OnBad = None) -> Stored:
         for file in inside
     ]
     if not classes:
-        files = [(path.name, 0) for path in _files(place) if _is_image(path)]
+        loose = _files(place)
+        files = [(path.name, 0) for path in loose if _is_image(path)]
+        if files:
+            unread = [path.name for path in loose if _is_unread(path)]
+            _tell_unread(place, unread, on_bad)
     if not files:
         raise ValueError(
             f"{place} has no images; expected images, or a sub-folder of images for "
@@ -129,11 +133,19 @@ def _images_of(folder, on_bad=_silent):
                 continue
             if _is_image(path):
                 names.append(path.relative_to(folder).as_posix())
-            elif path.suffix.lower() not in NOTES and path.stem.lower() not in (
-                "readme",
-                "license",
-            ):
+            elif _is_unread(path):
                 unread.append(path.relative_to(folder).as_posix())
+    _tell_unread(folder, unread, on_bad)
+    return sorted(names)
+
+
+def _is_unread(path):
+    """Whether a file that is no image may have been meant as one."""
+    told = path.suffix.lower() in NOTES or path.stem.lower() in ("readme", "license")
+    return not told and not _is_image(path)
+
+
+def _tell_unread(folder, unread, on_bad):
     if unread and on_bad is not None:
         for name in sorted(unread):
             on_bad(f"{folder / name} is no image that Pillow reads")
@@ -143,7 +155,6 @@ def _images_of(folder, on_bad=_silent):
             f"{sorted(unread)[:3]}; convert them to an image format that Pillow reads, "
             "or take them out"
         )
-    return sorted(names)
 
 
 def _is_image(path):
