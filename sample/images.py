@@ -138,7 +138,8 @@ def term_of(text: str, nets: Nets) -> Any:
     if window is None:
         return term
     bounds = str(window).split(":")
-    if len(bounds) not in (2, 3):
+    numeric = all(isinstance(number(each), (int, float)) for each in bounds[:2])
+    if len(bounds) not in (2, 3) or not numeric:
         raise ValueError(f"guide {text!r}: during={window}; expected START:STOP[:UNIT]")
     return jg.during(term, float(bounds[0]), float(bounds[1]), *bounds[2:])
 

@@ -60,10 +60,16 @@ def window_rows(window: tuple[float, float] | None, frames: int) -> Array:
     """1 on the frames of a window, 0 elsewhere.
 
     Raises:
-      ValueError: A window that is empty or not inside [0, 1].
+      ValueError: A window that is empty, not inside [0, 1], or has no frame in it.
     """
     start, stop = (0.0, 1.0) if window is None else window
     if not 0 <= start < stop <= 1:
         raise ValueError(f"window is {window}; expected 0 <= start < stop <= 1")
     at = (np.arange(frames) + 0.5) / frames
-    return jnp.asarray((at >= start) & (at < stop), jnp.float32)
+    inside = (at >= start) & (at < stop)
+    if not inside.any():
+        raise ValueError(
+            f"window is {window}, in which none of {frames} frames has its middle; "
+            f"expected at least {1 / frames:.3g} of the clip"
+        )
+    return jnp.asarray(inside, jnp.float32)

@@ -24,7 +24,8 @@ class Forecast:
       freq: Spacing of the steps as pandas writes it, such as "h"; "" if not known.
 
     Raises:
-      ValueError: Paths of another shape, or numbers of names or stamps that differ.
+      ValueError: Paths of another shape, numbers of names or stamps that differ, or a
+        name twice.
     """
 
     paths: np.ndarray
@@ -47,6 +48,9 @@ class Forecast:
                 f"{len(self.paths)} forecasts, {len(self.names)} names and "
                 f"{len(self.start)} stamps; expected as many of each"
             )
+        if len(set(self.names)) < len(self.names):
+            twice = next(each for each in self.names if self.names.count(each) > 1)
+            raise ValueError(f"names has {twice!r} more than once; expected each once")
 
     def __len__(self) -> int:
         return len(self.paths)

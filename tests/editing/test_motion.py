@@ -169,6 +169,10 @@ def test_maps_are_means_over_heads_and_sites_of_all_frames():
     ("call", "told"),
     [
         (lambda: editing.erase_word(DRAW, COND, WORD, window=(0.6, 0.4)), "window is"),
+        (
+            lambda: editing.erase_word(DRAW, COND, WORD, window=(0.501, 0.502)),
+            "in which none of .* frames",
+        ),
         (lambda: editing.erase_word(DRAW, COND, jnp.ones((1, 2, 3))), "columns has"),
         (lambda: editing.vary_motion(DRAW, COND, 0.0), "chunk is 0.0"),
         (

@@ -262,6 +262,8 @@ def test_the_index_names_parts_and_its_absence_is_told(tmp_path):
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"no model_index.json.* it holds \[\]"):
         published.read_index(tmp_path)
+    with pytest.raises(ValueError, match="folder is None; expected the path"):
+        published.read_index(None)
     with pytest.raises(FileNotFoundError, match="there is no such folder"):
         published.read_index(tmp_path / "absent")
 

@@ -186,6 +186,7 @@ def test_png_says_how_it_was_made(tmp_path):
         ({"guide": ("pag=1@blok2",)}, "'blok2' matches nothing; there are: block0"),
         ({"guide": ("apg=1,etaa=0",)}, "etaa"),
         ({"guide": ("cfg=1,during=0.5",)}, "expected START:STOP"),
+        ({"guide": ("cfg=1,during=a:b",)}, "during=a:b; expected START:STOP"),
         ({"guide": ("cfg=1,during=0.8:0.2",)}, "expected start < stop"),
         ({"guide": ("auto=1@digits_judge",)}, "not a network of the same samples"),
         ({"sampler": "dpm++"}, "sampler 'dpm\\+\\+'; expected one of recom"),

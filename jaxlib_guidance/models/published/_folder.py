@@ -105,9 +105,12 @@ def read_index(folder: str | os.PathLike) -> dict[str, str]:
       that are no parts, such as ``force_zeros_for_empty_prompt``, are left out.
 
     Raises:
+      ValueError: No path.
       FileNotFoundError: No such folder, or no index in it.
       CorruptFileError: An index that is damaged.
     """
+    if not isinstance(folder, str | os.PathLike):
+        raise ValueError(f"folder is {folder!r}; expected the path of a folder")
     folder = Path(folder).expanduser()
     path = folder / "model_index.json"
     if not path.is_file():
