@@ -2,6 +2,7 @@
 
 from jaxlib_guidance.worlds import _dynamical_bandit as dynamical_bandit
 from jaxlib_guidance.worlds import _grids as grids
+from jaxlib_guidance.worlds import _key_door as key_door
 from jaxlib_guidance.worlds import _kuhn as kuhn
 from jaxlib_guidance.worlds import _linear_game as linear_game
 from jaxlib_guidance.worlds import _social_dilemma as social_dilemma
@@ -10,6 +11,7 @@ from jaxlib_guidance.worlds import _tables as tables
 __all__ = [
     "dynamical_bandit",
     "grids",
+    "key_door",
     "kuhn",
     "linear_game",
     "social_dilemma",
