@@ -56,6 +56,13 @@ METHODS: dict[str, tuple[Any, tuple[str, ...]]] = {
             *("refine", "blend", "gain"),
         ),
     ),
+    "null-text": (
+        editing.null_text,
+        (
+            *("weight", "strength", "cross_share", "self_share", "refine", "blend"),
+            *("gain", "iterations", "rate"),
+        ),
+    ),
     "masactrl": (
         editing.masactrl,
         ("weight", "source_weight", "strength", "sites", "start"),
@@ -89,8 +96,8 @@ class Config:
     published Stable Diffusion."""
     method: str = "guide-and-rescale"
     """An editor: guide-and-rescale, inversion (the same without its pull), sdedit,
-    flow-edit, edit-friendly, prompt-to-prompt, masactrl, plug-and-play or
-    rf-inversion."""
+    flow-edit, edit-friendly, prompt-to-prompt, null-text (the same by null-text
+    inversion), masactrl, plug-and-play or rf-inversion."""
     weight: float | None = None
     """Factor of classifier-free guidance towards the target."""
     source_weight: float | None = None
@@ -121,6 +128,10 @@ class Config:
     """Attention sites of masactrl and plug-and-play; give it repeatedly."""
     features: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Features of plug-and-play; for the emoji model block4 by default."""
+    iterations: int | None = None
+    """Steps of null-text's optimisation in each step."""
+    rate: float | None = None
+    """Its rate."""
     refine: bool = False
     """Whether new words of prompt-to-prompt keep their own attention, and do not take
     that of the words whose place they have."""
@@ -229,13 +240,16 @@ def edit(config: Config) -> tuple[np.ndarray, np.ndarray]:
     given = options_of(config)
     subject = subject_of(config)
     of_latents = edit_subjects.is_published(config.weights)
-    if config.method == "prompt-to-prompt":
+    if config.method in ("prompt-to-prompt", "null-text"):
         given = words_of(given, subject)
     if config.method == "plug-and-play" and not of_latents:
         given = {"features": "block4"} | given
     if "maps" in given:
         given["maps"] = {"*/attn": given["maps"]}
     editor, (source, target, null) = METHODS[config.method][0], subject.conds
+    if config.method == "null-text" and not of_latents:
+        # The bundled model sees no word where there is none, so none could be tuned.
+        null = source
     keys = jg.sample_keys(jax.random.key(config.seed), len(config.target))
     bar = tqdm(total=config.steps, unit="step")
 

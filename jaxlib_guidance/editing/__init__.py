@@ -31,6 +31,8 @@ from jaxlib_guidance.editing._motion_words import (
     ground_word,
     replace_word,
 )
+from jaxlib_guidance.editing._null_text import NullEdited, null_text
+from jaxlib_guidance.editing._optimise_null import NullText, optimise_null
 from jaxlib_guidance.editing._plug_and_play import plug_and_play
 from jaxlib_guidance.editing._prompt_to_prompt import prompt_to_prompt
 from jaxlib_guidance.editing._rf_inversion import rf_inversion
@@ -53,6 +55,11 @@ __all__ = [
     "prompt_to_prompt",
     "masactrl",
     "plug_and_play",
+    # By null conditions that give the source back
+    "NullText",
+    "optimise_null",
+    "NullEdited",
+    "null_text",
     # Without what a mask covers
     "erase",
     "prepare_mask",

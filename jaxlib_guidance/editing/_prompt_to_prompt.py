@@ -3,12 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
-
-from jaxlib_guidance.attention import Before, Edit, borrow, combine
 from jaxlib_guidance.editing._guide_and_rescale import Edited
-from jaxlib_guidance.editing._pairs import by_maps, until
-from jaxlib_guidance.guidance import edit_branches, join_pairs
+from jaxlib_guidance.editing._pairs import by_maps
+from jaxlib_guidance.editing._word_terms import word_terms
 from jaxlib_guidance.sampling import Inversion
 from jaxlib_guidance.types import Array, Denoiser, PyTree
 
@@ -75,43 +72,16 @@ def prompt_to_prompt(
         `invert` or `sample` refuses.
 
     Reference: Hertz et al., arXiv 2208.01626. The authors run the source with guidance
-      and null-text inversion; here its states are known, as in arXiv 2310.01506.
+      and null-text inversion, which is `null_text`; here its states are known, as in
+      arXiv 2310.01506.
     """
-    if not cross_share and (words is not None or gain is not None):
-        raise ValueError(
-            "words and gain act in the steps of cross_share, which is 0; expected more"
-        )
-    if words is None:
-        cross = borrow("probs", Before())
-    else:
-        words = jnp.asarray(words, jnp.float32)
-        if words.ndim not in (2, 3) or words.shape[:-2] not in ((), keys.shape):
-            raise ValueError(
-                f"words has shape {words.shape}; expected [M, M] or [{len(keys)}, M, M]"
-            )
-        words = jnp.broadcast_to(words, (len(keys), *words.shape[-2:]))
-        words = join_pairs(words, words)
-        columns = jnp.any(words > 0, axis=1).astype(jnp.float32)
-        cross = borrow("probs", Before(), words=words, columns=columns)
-    if gain is not None:
-        gain = jnp.asarray(gain, jnp.float32)
-        if gain.ndim not in (1, 2) or gain.shape[:-1] not in ((), keys.shape):
-            raise ValueError(
-                f"gain has shape {gain.shape}; expected [M] or [{len(keys)}, M]"
-            )
-        gain = jnp.broadcast_to(gain, (len(keys), gain.shape[-1]))
-        both = join_pairs(jnp.ones_like(gain), gain)
-        cross = combine(cross, Edit(prob_gain=both[:, None, None]))
-    # The same queries and keys are the same map, without one that is ever held.
-    own = borrow(("q", "k"), Before())
     return by_maps(
         *(keys, denoiser, grid, picture, (source, target, null)),
         (source_weight, weight),
         strength=strength,
-        terms=(
-            *until(edit_branches({cross_sites: cross}), cross_share),
-            *until(edit_branches({self_sites: own}), self_share),
-            *(() if blend is None else (blend,)),
+        terms=word_terms(
+            *(len(keys), words, gain, blend, (cross_share, self_share)),
+            (cross_sites, self_sites),
         ),
         inversion=inversion,
         options=options,

@@ -97,6 +97,7 @@ from jaxlib_guidance.guidance._negative import (
 )
 from jaxlib_guidance.guidance._noisier import Noisier, RandomLabel, icg, self_guidance
 from jaxlib_guidance.guidance._norm import cfg_norm, cfg_renorm, energy_preserving, pmc
+from jaxlib_guidance.guidance._null_steps import NullSteps, null_steps
 from jaxlib_guidance.guidance._pairs import join_pairs, split_pairs
 from jaxlib_guidance.guidance._perturb import pag, redirect, seg
 from jaxlib_guidance.guidance._plan import GuidedDenoiser, guided
@@ -289,6 +290,9 @@ __all__ = [
     "orthogonal_negative",
     "vsf",
     "pladis",
+    # Another null condition at each step
+    "NullSteps",
+    "null_steps",
     # Edits of branches that are evaluated anyway, and pairs to edit in
     "EditedBranches",
     "edit_branches",
