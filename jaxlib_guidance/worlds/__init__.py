@@ -1,5 +1,6 @@
 """Environments with a known truth, each a namespace of pure functions."""
 
+from jaxlib_guidance.worlds import _craft as craft
 from jaxlib_guidance.worlds import _dynamical_bandit as dynamical_bandit
 from jaxlib_guidance.worlds import _grids as grids
 from jaxlib_guidance.worlds import _key_door as key_door
@@ -9,6 +10,7 @@ from jaxlib_guidance.worlds import _social_dilemma as social_dilemma
 from jaxlib_guidance.worlds import _tables as tables
 
 __all__ = [
+    "craft",
     "dynamical_bandit",
     "grids",
     "key_door",

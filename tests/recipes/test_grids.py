@@ -28,3 +28,25 @@ def test_right_labels_teach_and_false_ones_do_not(tmp_path):
     assert kept["bonus, once; right"][:, -1].min() > 0.15
     assert kept["bonus, once; 10 % wrong"].max() < 0.01
     assert config.out.is_file()
+
+
+def test_attribution_of_an_outcome(tmp_path):
+    import progress
+
+    config = progress.Config(seeds=2, tuning=1, skill=0.12, out=tmp_path / "a.png")
+    kept = progress.main(config)
+    assert kept["outcome at the end"][:, -1].min() > 0.99
+    assert kept["potential V*"][:, -1].min() > 0.99
+    assert kept["SPA, as estimated, stopped early"][:, -1].max() < 0.9
+
+
+def test_composed_goals_are_mastered(tmp_path):
+    import crafting_goals
+
+    config = crafting_goals.Config(
+        seeds=1, episodes=200, epsilons=(0.3,), out=tmp_path / "a.png"
+    )
+    kept = crafting_goals.main(config)
+    composed = kept["hindsight, composed"][:, -1, 0].mean()
+    assert composed > kept["hindsight"][:, -1, 0].mean() + 10
+    assert kept["40 given"][..., 0].max() <= 45
