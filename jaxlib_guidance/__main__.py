@@ -102,7 +102,7 @@ def info() -> None:
         count = sum(leaf.size for leaf in jax.tree.leaves(params))
         with resources.as_file(folder / f"{name}.safetensors") as path:
             size = path.stat().st_size / 2**20
-        shape = "x".join(map(str, about["shape"]))
+        shape = "x".join(map(str, about.get("shape", ())))
         kind = about["network"]["kind"]
         print(f"  {name:18} {kind:10} {shape:8} {count:9,} parameters, {size:.1f} MB")
     print("\ndata of jg.data.load_images: digits, emoji")

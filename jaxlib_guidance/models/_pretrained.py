@@ -35,6 +35,7 @@ from jaxlib_guidance.models._dit import DiT
 from jaxlib_guidance.models._motion import MotionCLR
 from jaxlib_guidance.models._tsdiff import TSDiff
 from jaxlib_guidance.models._unet import UNet
+from jaxlib_guidance.models.lm import LM
 from jaxlib_guidance.types import Array, Denoiser, PyTree, expand
 
 
@@ -59,6 +60,7 @@ NETWORKS = {
     "tsdiff": TSDiff,
     "motion": MotionCLR,
     "classifier": Classifier,
+    "lm": LM,
 }
 
 
@@ -156,9 +158,8 @@ class DiffusionModel:
     def _require_sample(self, shape):
         if shape[1:] == self.shape:
             return
-        hint = ""
-        if shape[2:] == self.shape:
-            hint = "; a shape given to sample is that of one sample, without the batch"
+        batched = "; a shape given to sample is that of one sample, without the batch"
+        hint = batched if shape[2:] == self.shape else ""
         raise ValueError(
             f"x has shape {shape}; expected [B, {', '.join(map(str, self.shape))}], "
             f"the model's samples{hint}"
@@ -249,20 +250,21 @@ def _made(config, what, kinds):
         raise ValueError(f"{what} kind is {kind!r}; expected one of {tuple(kinds)}")
     if "dtype" in options:
         options["dtype"] = jnp.dtype(options["dtype"])
-    lists = {k: tuple(v) for k, v in options.items() if isinstance(v, list)}
+    options |= {k: tuple(v) for k, v in options.items() if isinstance(v, list)}
     try:
-        return kinds[kind](**options | lists)
+        return kinds[kind](**options)
     except TypeError as error:
         raise ValueError(f"{what} {kind!r} has no such option: {error}") from error
 
 
-def from_config(config: Mapping[str, Any]) -> DiffusionModel | ClassifierModel:
+def from_config(config: Mapping[str, Any]) -> DiffusionModel | ClassifierModel | LM:
     """Builds a model from its configuration.
 
     Args:
-      config: Plain JSON with "network" and "process" (each a dict with "kind" and the
-        options of the class), "shape", "classes", and, for diffusion, "parametrize"
-        (keywords of `parametrize`) or, for a classifier of noisy samples, "sigma_data".
+      config: Plain JSON with "network" (a dict with "kind" and the options of the
+        class), which is all of an `LM`; "process" in the same form, "shape", "classes",
+        and, for diffusion, "parametrize" (keywords of `parametrize`) or, for a
+        classifier of noisy samples, "sigma_data".
 
     Returns:
       The model, without parameters.
@@ -271,8 +273,11 @@ def from_config(config: Mapping[str, Any]) -> DiffusionModel | ClassifierModel:
       ValueError: Unknown kinds or options, or a missing entry.
     """
     try:
-        network, shape = config["network"], tuple(config["shape"])
+        network = config["network"]
         module = _made(network, "network", NETWORKS)
+        if network["kind"] == "lm":
+            return module
+        shape = tuple(config["shape"])
         process = config.get("process")
         made = None if process is None else _made(process, "process", PROCESSES)
         if network["kind"] == "classifier":
@@ -320,7 +325,7 @@ def read_pretrained(name: str | os.PathLike) -> tuple[PyTree, dict[str, Any]]:
 
 def load_pretrained(
     name: str | os.PathLike,
-) -> tuple[DiffusionModel | ClassifierModel, PyTree]:
+) -> tuple[DiffusionModel | ClassifierModel | LM, PyTree]:
     """A model and its parameters, by name or from a file of `export_weights`.
 
     Args:
@@ -332,8 +337,8 @@ def load_pretrained(
         "emoji_weak", an early state of it, for autoguidance; "emoji_judge", of clean
         emoji's categories, to judge samples by; "motion", a text-conditional network of
         the synthetic motions of `make_motions`; "pedestrians", of hourly counts, which
-        `timeseries.load_forecaster` takes with its layout and guidance. Or the path of
-        a file.
+        `timeseries.load_forecaster` takes with its layout; "sums_plain", "sums_young",
+        "sums_checker", "sums_sloppy", language models of `worlds.sums`. Or a file.
 
     Returns:
       ``(model, parameters)``; the parameters are jax arrays.
