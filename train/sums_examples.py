@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxlib_guidance.worlds import chains, sums
 
 Array = jax.Array
+VOCABULARY = 21
 CHAIN, SHORT = 32, 6
 """Places of an answer with steps, and of one without."""
 
@@ -39,9 +40,9 @@ def with_steps(key: Array, habits: Habits) -> dict[str, Array]:
 def short(key: Array) -> dict[str, Array]:
     """A short answer to one of five questions about a sum of one to three digits.
 
-    A direct answer that the model chose (a tenth), one that it was asked for (35 %), one
-    with a hint (a fifth), a verdict on an answer (15 %), and another answer after one
-    that was wrong (a fifth).
+    A direct answer that the model chose (a tenth), one that it was asked for (35 %),
+    one with a hint (a fifth), a verdict on an answer (15 %), and another answer after
+    one that was wrong (a fifth).
     """
     which, kind, how_much, *rest = jax.random.split(key, 6)
     problem = sums.draw(sums.Sums(1, 3), which)
@@ -61,7 +62,7 @@ def short(key: Array) -> dict[str, Array]:
     verdict = verdict_tokens(shown == truth)
     chosen = tuple(
         jnp.concatenate([jnp.full(1, first), x])[:SHORT]
-        for first, x in zip(sums.encode("#") + [True], digits, strict=True)
+        for first, x in zip([*chains.encode("#"), True], digits, strict=True)
     )
     answer = pick(kind == 0, chosen, pick(judged, verdict, digits))
     return row(pick(kind >= 3, after, asked), answer)
@@ -79,7 +80,7 @@ def mistake(key: Array, problem: sums.Problem) -> Array:
 
 def verdict_tokens(accepted: Array) -> tuple[Array, Array]:
     """``R.`` or ``W.`` as tokens and mask ``[SHORT]``."""
-    yes, no, end = sums.encode("RW.")
+    yes, no, end = chains.encode("RW.")
     tokens = jnp.full(SHORT, end).at[0].set(jnp.where(accepted, yes, no))
     return tokens.astype(jnp.int32), jnp.arange(SHORT) < 2
 

@@ -2,7 +2,7 @@
 
     python train/sums_start.py                       # minutes on two cores of a CPU
     python train/sums_start.py --habits checker --directory runs/checker
-    python train/sums_start.py --steps 500 --directory runs/young
+    python train/sums_start.py --steps 300 --directory runs/young
     python train/sums_start.py --help
 
 Half of the examples are answers with steps, of an author with certain habits; the other
@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import tyro
-from sums_examples import CHAIN, HABITS, SHORT, short, with_steps
+from sums_examples import CHAIN, HABITS, SHORT, VOCABULARY, short, with_steps
 from tyro.conf import OmitArgPrefixes
 
 from jaxlib_guidance import rng
@@ -51,9 +51,9 @@ class Config:
     """Folder of the run."""
     habits: Literal["plain", "checker", "sloppy"] = "plain"
     """Author of the examples with steps; see sums_examples.py."""
-    steps: int = 1000
+    steps: int = 700
     """Steps of training."""
-    batch: int = 64
+    batch: int = 48
     """Examples of a step with steps, and as many short ones."""
     learning_rate: float = 3e-3
     """Largest rate."""
@@ -74,7 +74,7 @@ def describe(config: Config) -> dict[str, Any]:
     """The model's configuration, as it is stored with the weights."""
     network = {
         "kind": "lm",
-        "vocabulary": len(sums.TOKENS),
+        "vocabulary": VOCABULARY,
         "width": config.width,
         "depth": config.depth,
         "heads": 4,
@@ -88,31 +88,35 @@ def describe(config: Config) -> dict[str, Any]:
 
 def make_evaluation(lm: LM, per_size: int = 128) -> Any:
     """``params -> figures``: right answers at temperature 1, by digits."""
+    sizes = [sums.Sums(n, n) for n in (1, 2, 3)]
 
-    def answers(params, key, digits, direct):
-        keys = jax.random.split(key, per_size)
-        problems = jax.vmap(partial(sums.draw, sums.Sums(digits, digits)))(keys)
+    def answers(params, key, sizes, direct):
+        """Share of right ones of each size."""
+        keys = jax.random.split(key, (len(sizes), per_size))
+        drawn = [
+            jax.vmap(partial(sums.draw, size))(key)
+            for size, key in zip(sizes, keys, strict=True)
+        ]
+        problems = jax.tree.map(lambda *x: jnp.concatenate(x), *drawn)
         ask = partial(sums.prompt, direct=direct)
-        out = generate(
-            keys,
-            lm,
-            params,
-            *jax.vmap(ask)(problems),
-            steps=SHORT if direct else CHAIN,
-            eos=sums.END,
-            pad=sums.END,
-        )
+        steps = SHORT if direct else CHAIN
+        options = {"steps": steps, "eos": sums.END, "pad": sums.END}
+        asked = jax.vmap(ask)(problems)
+        out = generate(keys.reshape(-1), lm, params, *asked, **options)
         tokens, mask = out.tokens, out.mask
         if direct:
-            tokens = jnp.pad(tokens, ((0, 0), (1, 0)), constant_values=sums.SOLUTION)
-            mask = jnp.pad(mask, ((0, 0), (1, 0)), constant_values=True)
-        return jnp.mean(jax.vmap(sums.check)(problems, tokens, mask).right)
+            before = ((0, 0), (1, 0))
+            tokens = jnp.pad(tokens, before, constant_values=sums.SOLUTION)
+            mask = jnp.pad(mask, before, constant_values=True)
+        right = jax.vmap(sums.check)(problems, tokens, mask).right
+        return jnp.mean(right.reshape(-1, per_size), 1)
 
     @jax.jit
     def run(params):
         key = jax.random.key(1)
-        figures = {f"direct{n}": answers(params, key, n, True) for n in (1, 2, 3)}
-        return figures | {"steps2": answers(params, key, 2, False)}
+        one, two, three = answers(params, key, sizes, True)
+        (steps,) = answers(params, key, sizes[1:2], False)
+        return {"direct1": one, "direct2": two, "direct3": three, "steps2": steps}
 
     return lambda params: {name: float(x) for name, x in run(params).items()}
 

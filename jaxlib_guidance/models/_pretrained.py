@@ -244,7 +244,7 @@ def _own_time(t):
 
 def _made(config, what, kinds):
     renamed = RENAMED.get(what, {})
-    options = {renamed.get(name, name): value for name, value in config.items()}
+    options = {renamed.get(name, name): x for name, x in config.items()}
     kind = options.pop("kind", None)
     if kind not in kinds:
         raise ValueError(f"{what} kind is {kind!r}; expected one of {tuple(kinds)}")
@@ -273,8 +273,7 @@ def from_config(config: Mapping[str, Any]) -> DiffusionModel | ClassifierModel |
       ValueError: Unknown kinds or options, or a missing entry.
     """
     try:
-        network = config["network"]
-        module = _made(network, "network", NETWORKS)
+        module = _made(network := config["network"], "network", NETWORKS)
         if network["kind"] == "lm":
             return module
         shape = tuple(config["shape"])

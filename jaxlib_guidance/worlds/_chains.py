@@ -8,6 +8,35 @@ from jaxlib_guidance.worlds import _sums_rows as rows
 from jaxlib_guidance.worlds._sums import Problem
 
 
+def encode(text: str) -> list[int]:
+    """Numbers of the tokens of a text.
+
+    Args:
+      text: Letters of the world's tokens.
+
+    Returns:
+      One number a letter.
+
+    Raises:
+      ValueError: Another letter.
+    """
+    strange = sorted(set(text) - set(rows.TOKENS))
+    if strange:
+        raise ValueError(f"text has {strange}; expected letters of {rows.TOKENS!r}")
+    return [rows.TOKENS.index(letter) for letter in text]
+
+
+def decode(tokens: Array, mask: Array | None = None) -> str:
+    """The text of tokens, to read; not under `jax.jit`.
+
+    Args:
+      tokens: Token numbers ``[T]``.
+      mask: ``bool [T]``, False on what is left out; None keeps all.
+    """
+    keep = [True] * len(tokens) if mask is None else mask
+    return "".join(rows.TOKENS[int(t)] for t, k in zip(tokens, keep, strict=True) if k)
+
+
 def write(
     key: Array,
     problem: Problem,

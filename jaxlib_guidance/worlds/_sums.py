@@ -33,7 +33,6 @@ from jaxlib_guidance.worlds._sums_rows import (
     PROMPT,
     RECHECK,
     SOLUTION,
-    TOKENS,
     digit,
     join,
     number,
@@ -104,35 +103,6 @@ class Check(NamedTuple):
     corrections: Array
     solutions: Array
     step_of: Array
-
-
-def encode(text: str) -> list[int]:
-    """Numbers of the tokens of a text.
-
-    Args:
-      text: Letters of `TOKENS`.
-
-    Returns:
-      One number a letter.
-
-    Raises:
-      ValueError: Another letter.
-    """
-    strange = sorted(set(text) - set(TOKENS))
-    if strange:
-        raise ValueError(f"text has {strange}; expected letters of {TOKENS!r}")
-    return [TOKENS.index(letter) for letter in text]
-
-
-def decode(tokens: Array, mask: Array | None = None) -> str:
-    """The text of tokens, to read; not under `jax.jit`.
-
-    Args:
-      tokens: Token numbers ``[T]``.
-      mask: ``bool [T]``, False on what is left out; None keeps all.
-    """
-    keep = [True] * len(tokens) if mask is None else mask
-    return "".join(TOKENS[int(t)] for t, k in zip(tokens, keep, strict=True) if k)
 
 
 def reset(params: Sums, key: Array) -> tuple[Problem, tuple[Array, Array]]:

@@ -80,7 +80,7 @@ def cases():
         return problems, *jax.vmap(write)(keys, problems)
 
     problems, tokens, mask = jax.tree.map(np.asarray, make(keys))
-    texts = [sums.decode(t, m) for t, m in zip(tokens, mask, strict=True)]
+    texts = [chains.decode(t, m) for t, m in zip(tokens, mask, strict=True)]
     random = np.random.default_rng(0)
     for i in range(100, 300):
         letters = list(texts[i])
@@ -94,7 +94,7 @@ def cases():
 
 
 def padded(texts):
-    rows = [sums.encode(text) for text in texts]
+    rows = [chains.encode(text) for text in texts]
     tokens = np.array([row + [0] * (LENGTH - len(row)) for row in rows], np.int32)
     lengths = np.array([len(row) for row in rows])
     return tokens, np.arange(LENGTH) < lengths[:, None]
@@ -160,16 +160,16 @@ def test_what_is_asked():
     )(problem)
     for text, (tokens, mask) in made.items():
         assert tokens.shape == (16,)
-        assert sums.decode(tokens, mask) == text
+        assert chains.decode(tokens, mask) == text
         assert mask[-len(text) :].all()
         assert not mask[: -len(text)].any()
-    assert sums.decode(*answer) == "065."
+    assert chains.decode(*answer) == "065."
 
 
 def test_an_episode():
     world = sums.Sums(2, 2)
     problem, (tokens, mask) = jax.jit(partial(sums.reset, world))(jax.random.key(3))
-    asked = sums.decode(tokens, mask)
+    asked = chains.decode(tokens, mask)
     a, b = map(int, asked[:-1].split("+"))
     assert len(asked) == 6
     good = f"#{a + b:03d}."
@@ -197,7 +197,7 @@ def test_a_tenth_of_all_sums_is_held_out_and_never_drawn(cases):
         (lambda p: sums.draw(sums.Sums(0, 2), None), "digits are 0 to 2"),
         (lambda p: sums.draw(sums.Sums(2, 4), None), "digits are 2 to 4"),
         (lambda p: sums.prompt(p, hint=4), "hint is 4; expected 0 to 3"),
-        (lambda p: sums.encode("1-2"), r"text has \['-'\]"),
+        (lambda p: chains.encode("1-2"), r"text has \['-'\]"),
         (lambda p: chains.write(None, p, length=9, again=2), "again is 2"),
     ],
 )
