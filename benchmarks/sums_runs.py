@@ -119,16 +119,16 @@ class Plan(NamedTuple):
     """What a comparison does.
 
     Attributes:
-      collect: ``(params, key, setting, memory) -> (batch, memory)``.
+      collect: ``(params, key, setting, memory) -> (batch, memory)``, an update's data.
       loss: ``(params, batch, setting) -> scalar``.
-      evaluate: ``(params, memory, setting) -> figures``.
-      memory: What a run begins with beside its parameters.
+      evaluate: ``(params, setting, key of the seed) -> figures``.
+      memory: ``(key of the seed) -> memory``, what a run begins with.
     """
 
     collect: Callable[..., Any]
     loss: Callable[..., Array]
     evaluate: Callable[..., Any]
-    memory: Any = ()
+    memory: Callable[[Array], Any] = lambda key: ()
 
 
 def learn(
@@ -144,7 +144,10 @@ def learn(
     """Figures ``[setting, seed, 1 + updates / every, ...]``, the first before all."""
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.99))
 
-    def run(setting, key):
+    def begin(setting, key):
+        return params, tx.init(params), plan.memory(key)
+
+    def stage(carry, setting, key, first):
         def update(carry, index):
             params, moments, memory = carry
             key_now = jax.random.fold_in(key, index)
@@ -153,19 +156,21 @@ def learn(
             change, moments = tx.update(slope, moments)
             return (optax.apply_updates(params, change), moments, memory), None
 
-        def stage(carry, indices):
-            figures = plan.evaluate(carry[0], carry[2], setting)
-            return jax.lax.scan(update, carry, indices)[0], figures
+        return jax.lax.scan(update, carry, first + jnp.arange(every))[0]
 
-        carry = params, tx.init(params), plan.memory
-        indices = jnp.arange(updates).reshape(-1, every)
-        carry, figures = jax.lax.scan(stage, carry, indices)
-        last = plan.evaluate(carry[0], carry[2], setting)
-        return jax.tree.map(lambda x, y: jnp.concatenate([x, y[None]]), figures, last)
+    def over_all(f, carries=1, rest=()):
+        inner = (0,) * carries
+        seeds = jax.vmap(f, (*inner, None, 0, *rest))
+        return jax.jit(jax.vmap(seeds, (*inner, 0, None, *rest)))
 
     keys = jax.random.split(jax.random.key(0), seeds)
-    each = jax.vmap(jax.vmap(run, (None, 0)), (0, None))
-    return jax.tree.map(np.asarray, jax.jit(each)(settings, keys))
+    carry = over_all(begin, 0)(settings, keys)
+    evaluate = over_all(plan.evaluate)
+    figures, advance = [evaluate(carry[0], settings, keys)], over_all(stage, 1, (None,))
+    for first in range(0, updates, every):
+        carry = advance(carry, settings, keys, jnp.int32(first))
+        figures.append(evaluate(carry[0], settings, keys))
+    return jax.tree.map(lambda *x: np.stack([np.asarray(y) for y in x], 2), *figures)
 
 
 def told(before: float, after: np.ndarray) -> str:

@@ -1,0 +1,154 @@
+"""Learning to add without answers: the vote of another phrasing, one's own, the truth.
+
+    python benchmarks/sums_labels.py             # minutes of one core
+
+Each update asks for sums in both orders, "a+b" and "b+a". An answer is right by the
+truth, by the majority of the answers to the same order, or by the majority of those to
+the other order (Co-Reward). A second question is what is done with wrong answers: GRPO,
+NFT, and rejection fine-tuning, which is NFT that leaves them out. All start from the
+same checkpoint and draw the same number of answers.
+"""
+
+import dataclasses
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from sums_runs import (
+    Plan,
+    check_direct,
+    draw,
+    groups,
+    held_out,
+    learn,
+    load,
+    problems,
+    repeat,
+    score,
+    told,
+)
+
+from jaxlib_guidance import policy
+from jaxlib_guidance.reduce import aggregate, finalize
+from jaxlib_guidance.worlds import sums
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Sizes of the comparison."""
+
+    start: str = "sums_plain"
+    """Model to begin with."""
+    updates: int = 80
+    """Updates of each run."""
+    prompts: int = 8
+    """Sums of an update; each is asked in two orders."""
+    group: int = 8
+    """Answers to each order."""
+    rate: float = 5e-4
+    """Adam's rate."""
+    seeds: int = 3
+    """Runs of each row."""
+    tests: int = 128
+    """Held-out sums of each size."""
+
+
+class Setting(NamedTuple):
+    """A row: where labels come from, and the loss."""
+
+    label: int
+    loss: int
+
+
+ROWS = {
+    "truth, GRPO": Setting(0, 0),
+    "own vote, GRPO": Setting(1, 0),
+    "other order's vote, GRPO": Setting(2, 0),
+    "truth, NFT": Setting(0, 1),
+    "truth, rejection fine-tuning": Setting(0, 2),
+}
+
+
+def make_plan(config, lm):
+    """What an update and an evaluation are."""
+    size = config.group
+
+    def collect(params, key, setting, memory):
+        which, how = jax.random.split(key)
+        asked = problems(which, sums.Sums(2, 3), config.prompts)
+        both = jax.tree.map(lambda x: jnp.tile(x, 2), asked)
+        turned = jnp.arange(2 * config.prompts) >= config.prompts
+        prompt = jax.vmap(lambda p, t: sums.prompt(p, turned=t, direct=True))
+        rows = draw(lm, params, how, repeat(prompt(both, turned), size))
+        found = groups(check_direct(repeat(both, size), rows), size)
+        ids, right = found.answer, found.right.astype(jnp.float32)
+        vote = policy.weighted_vote(ids, mask=found.parsed)
+        own = (ids == vote.label[:, None]) & found.parsed
+        one, other = jnp.split(ids, 2)
+        sound = jnp.split(found.parsed, 2)
+        crossed = policy.cross_view_reward(one, other, *sound)
+        labels = jnp.stack([right, own.astype(jnp.float32), jnp.concatenate(crossed)])
+        return (groups(rows, size), labels[setting.label]), memory
+
+    def loss(params, batch, setting):
+        rows, rewards = batch
+        logp = score(lm, params, rows)
+        rate = jnp.broadcast_to(jnp.mean(rewards, 1, keepdims=True), rewards.shape)
+        teaches = policy.informative(rewards)[..., None]
+
+        def mean(each):
+            total = aggregate(each * teaches, rows.mask, "seq_mean_token_mean")
+            return finalize(total)[0]
+
+        nft = partial(policy.nft, logp, rows.old, rewards, rate, rows.mask)
+        losses = [
+            finalize(policy.grpo(logp, rows.old, rewards, rows.mask))[0],
+            mean(nft()),
+            mean(nft(negative=0.0)),
+        ]
+        return jnp.stack(losses)[setting.loss]
+
+    tests = [held_out(digits, config.tests) for digits in (2, 3)]
+    world = jax.tree.map(lambda *x: jnp.concatenate(x), *tests)
+
+    def evaluate(params, setting, key):
+        asked = jax.vmap(lambda p: sums.prompt(p, direct=True))(world)
+        rows = draw(lm, params, key, asked, temperature=0.0)
+        right = check_direct(world, rows).right.reshape(2, -1)
+        sure = jnp.exp(jnp.sum(rows.old, 1)).reshape(2, -1)
+        return jnp.mean(right, 1), jnp.mean(sure, 1)
+
+    return Plan(collect, loss, evaluate)
+
+
+def main(config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Prints the table; returns accuracy and sureness ``[row, seed, time, size]``."""
+    lm, params = load(config.start)
+    settings = jax.tree.map(lambda *x: jnp.array(x), *ROWS.values())
+    right, sure = learn(
+        make_plan(config, lm),
+        params,
+        settings,
+        updates=config.updates,
+        every=config.updates // 4,
+        rate=config.rate,
+        seeds=config.seeds,
+    )
+    print(f"before: {right[0, 0, 0].round(3)} right, {sure[0, 0, 0].round(3)} sure\n")
+    print("| labels, loss | 2 digits (gains) | sure | 3 digits (gains) | sure |")
+    print("|---|---|---|---|---|")
+    for name, hits, odds in zip(ROWS, right, sure, strict=True):
+        cells = [
+            f"{told(hits[0, 0, i], hits[:, -1, i])} | {odds[:, -1, i].mean():.2f}"
+            for i in range(2)
+        ]
+        print(f"| {name} | {' | '.join(cells)} |")
+    return right, sure
+
+
+if __name__ == "__main__":
+    import tyro
+
+    main(tyro.cli(Config, description=__doc__))
