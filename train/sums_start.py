@@ -2,7 +2,7 @@
 
     python train/sums_start.py                       # minutes on two cores of a CPU
     python train/sums_start.py --habits checker --directory runs/checker
-    python train/sums_start.py --steps 300 --directory runs/young
+    python train/sums_start.py --steps 700 --directory runs/young
     python train/sums_start.py --help
 
 Half of the examples are answers with steps, of an author with certain habits; the other
@@ -51,7 +51,7 @@ class Config:
     """Folder of the run."""
     habits: Literal["plain", "checker", "sloppy"] = "plain"
     """Author of the examples with steps; see sums_examples.py."""
-    steps: int = 700
+    steps: int = 1300
     """Steps of training."""
     batch: int = 48
     """Examples of a step with steps, and as many short ones."""

@@ -13,8 +13,10 @@ from jaxlib_guidance import rng
 from jaxlib_guidance.data import embed_words, load_digits, load_emoji
 from jaxlib_guidance.diffusion import VPCosine, linear_betas, perturb, vp_discrete
 from jaxlib_guidance.models import (
+    LM,
     ClassifierModel,
     DiffusionModel,
+    completion_logp,
     from_config,
     load_pretrained,
     pretrained_names,
@@ -30,6 +32,7 @@ NAMES = (
     "emoji_weak",
     "motion",
     "pedestrians",
+    "sums_young",
 )
 CONFIG = {
     "network": {"kind": "dit", "width": 16, "depth": 1, "heads": 2, "classes": 3},
@@ -84,6 +87,20 @@ def test_the_judge_knows_real_digits():
     images, labels = load_digits("test")
     logits = jax.jit(judge.logits)(params, images)
     assert np.mean(np.argmax(logits, -1) == labels) > 0.98
+
+
+def test_the_language_model_adds():
+    """A right sum of one digit is likelier than each other sum, mostly."""
+    lm, params = load_pretrained("sums_young")
+    assert isinstance(lm, LM)
+    prompts = np.array([[a, 10, b, 11, 13] for a in range(10) for b in range(10)])
+    sums = np.arange(19)
+    answers = np.stack([sums // 10, sums % 10, np.full(19, 14)], 1)
+    logp = jax.jit(lambda p, t: completion_logp(lm, params, p, t))(
+        np.repeat(prompts, 19, 0), np.tile(answers, (100, 1))
+    )
+    best = np.argmax(np.sum(logp, -1).reshape(100, 19), 1)
+    assert np.mean(best == prompts[:, 0] + prompts[:, 2]) > 0.9
 
 
 def test_the_noisy_classifier_is_better_the_less_the_noise():

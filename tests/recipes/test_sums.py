@@ -1,0 +1,75 @@
+"""Examples of train/sums_start.py, and the benchmarks of sums at small sizes."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxlib_guidance.worlds import chains
+
+examples = importlib.import_module("sums_examples")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def benchmarks():
+    folder = str(Path(__file__).parents[2] / "benchmarks")
+    sys.path.insert(0, folder)
+    with jax.numpy_dtype_promotion("standard"):  # As whoever runs them has it.
+        yield
+    sys.path.remove(folder)
+
+
+def test_examples_answer_what_is_asked():
+    keys = jax.random.split(jax.random.key(0), 200)
+    rows = jax.tree.map(np.asarray, jax.jit(jax.vmap(examples.short))(keys))
+    names, kinds = ("prompt", "prompt_mask", "tokens", "mask"), set()
+    parts = [rows[name] for name in names]
+    for prompt, seen, answer, known in zip(*parts, strict=True):
+        asked, told = chains.decode(prompt, seen), chains.decode(answer, known)
+        a, b, rest = re.fullmatch(r"(\d+)\+(\d+)(.*)", asked).groups()
+        truth = f"{int(a) + int(b):0{len(a) + 1}d}"
+        assert len(a) == len(b)
+        if judged := re.fullmatch(r"=#(\d+)\?", rest):
+            kinds.add(told)
+            assert told == ("R." if judged[1] == truth else "W.")
+        elif wrong := re.fullmatch(r"=#(\d+)x(\d)#", rest):
+            kinds.add("again")
+            place = len(truth) - 1 - int(wrong[2])
+            assert wrong[1][:place] == truth[:place]
+            assert wrong[1][place] != truth[place]
+            assert told == f"{truth}."
+        elif hinted := re.fullmatch(r"h(\d+)=#", rest):
+            kinds.add("hint")
+            assert truth.startswith(hinted[1])
+            assert told == f"{truth}."
+        elif rest == "=#":
+            kinds.add("direct")
+            assert told == f"{truth}."
+        else:
+            kinds.add("chosen")
+            assert (rest, told) == ("=", f"#{truth}.")
+    assert kinds == {"R.", "W.", "again", "hint", "direct", "chosen"}
+
+
+@pytest.mark.slow
+def test_feedback_and_rejection():
+    import sums_friction
+
+    config = sums_friction.Config(problems=32, candidates=4, seeds=1, rounds=4)
+    right = sums_friction.main(config)
+    assert right.shape == (4, 1, 5, 2)
+    assert (np.diff(right, axis=2) >= 0).all()
+
+
+@pytest.mark.slow
+def test_a_start_is_learned_and_goes_on(tmp_path):
+    recipe = importlib.import_module("sums_start")
+    log = recipe.Log(every=1, save_every=2)
+    sizes = {"directory": tmp_path, "batch": 4, "width": 16, "depth": 1, "log": log}
+    found = recipe.train(recipe.Config(**sizes, steps=4))
+    assert set(found) == {"direct1", "direct2", "direct3", "steps2"}
+    assert (tmp_path / "ema.safetensors").exists()
