@@ -150,11 +150,11 @@ def train(config: Config) -> dict[str, float]:
         return init_state(params, tx, train_key)
 
     def loss(params, batch, keys):
-        each = 0.0
-        for rows in batch.values():
+        def likely(rows):
             given = rows["prompt"], rows["tokens"], rows["prompt_mask"], rows["mask"]
-            each -= masked_mean(completion_logp(lm, params, *given), rows["mask"], 1)
-        return each, {}
+            return masked_mean(completion_logp(lm, params, *given), rows["mask"], 1)
+
+        return -likely(batch["steps"]) - likely(batch["short"]), {}
 
     state, sharding = run.place(make_state)
     evaluate, found = make_evaluation(lm), {}
