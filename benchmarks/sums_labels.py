@@ -77,7 +77,7 @@ def make_plan(config, lm):
 
     def collect(params, key, setting, memory):
         which, how = jax.random.split(key)
-        asked = problems(which, sums.Sums(2, 3), config.prompts)
+        asked = problems(which, sums.Sums(2, 2), config.prompts)
         both = jax.tree.map(lambda x: jnp.tile(x, 2), asked)
         turned = jnp.arange(2 * config.prompts) >= config.prompts
         prompt = jax.vmap(lambda p, t: sums.prompt(p, turned=t, direct=True))

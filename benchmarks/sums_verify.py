@@ -81,7 +81,7 @@ def make_plan(config, lm):
 
     def collect(params, key, verifies, memory):
         which, first, second = jax.random.split(key, 3)
-        asked = repeat(problems(which, sums.Sums(2, 3), config.prompts), size)
+        asked = repeat(problems(which, sums.Sums(2, 2), config.prompts), size)
         direct = jax.vmap(lambda p: sums.prompt(p, direct=True))(asked)
         rows = draw(lm, params, first, direct)
         found = check_direct(asked, rows)

@@ -32,6 +32,7 @@ NAMES = (
     "emoji_weak",
     "motion",
     "pedestrians",
+    "sums_plain",
     "sums_young",
 )
 CONFIG = {
@@ -91,7 +92,7 @@ def test_the_judge_knows_real_digits():
 
 def test_the_language_model_adds():
     """A right sum of one digit is likelier than each other sum, mostly."""
-    lm, params = load_pretrained("sums_young")
+    lm, params = load_pretrained("sums_plain")
     assert isinstance(lm, LM)
     prompts = np.array([[a, 10, b, 11, 13] for a in range(10) for b in range(10)])
     sums = np.arange(19)
