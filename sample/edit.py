@@ -65,7 +65,7 @@ METHODS: dict[str, tuple[Any, tuple[str, ...]]] = {
     ),
     "masactrl": (
         editing.masactrl,
-        ("weight", "source_weight", "strength", "sites", "start"),
+        ("weight", "source_weight", "strength", "sites", "start", "thing"),
     ),
     "plug-and-play": (
         editing.plug_and_play,
@@ -124,6 +124,9 @@ class Config:
     """Share of the steps with its features."""
     start: float | None = None
     """Share of the steps before masactrl begins."""
+    thing: str | None = None
+    """A word of source and target for masks of masactrl, the thing whose look is asked
+    of itself; SOURCE=TARGET where it is not the same."""
     sites: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Attention sites of masactrl and plug-and-play; give it repeatedly."""
     features: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -188,6 +191,21 @@ def place_of(word: str, words: list[Any], subject: edit_subjects.Subject) -> Any
     return columns
 
 
+def columns_of(word: str, subject: edit_subjects.Subject) -> list[np.ndarray]:
+    """Columns ``[N, M]`` of WORD, or of SOURCE=TARGET, in source and targets.
+
+    Raises:
+      ValueError: A text that does not have it.
+    """
+    source, targets = subject.words
+    before, _, after = word.partition("=")
+    own = [place_of(before, source, subject)] * len(targets)
+    return [
+        np.stack(own),
+        np.stack([place_of(after or before, text, subject) for text in targets]),
+    ]
+
+
 def words_of(given: dict[str, Any], subject: edit_subjects.Subject) -> dict[str, Any]:
     """What prompt-to-prompt is given for words.
 
@@ -199,10 +217,8 @@ def words_of(given: dict[str, Any], subject: edit_subjects.Subject) -> dict[str,
     words = align_words(sources, targets, subject.columns, replaced=replaced)
     given = given | {"words": words}
     if "blend" in given:
-        before, _, after = given["blend"].partition("=")
-        columns = [place_of(after or before, text, subject) for text in targets]
-        own = [place_of(before, source, subject)] * len(targets)
-        given["blend"] = local_blend(np.stack(own), np.stack(columns))
+        own, other = columns_of(given["blend"], subject)
+        given["blend"] = local_blend(own, other)
     if "gain" in given:
         word, _, factor = given["gain"].partition("=")
         try:
@@ -242,6 +258,8 @@ def edit(config: Config) -> tuple[np.ndarray, np.ndarray]:
     of_latents = edit_subjects.is_published(config.weights)
     if config.method in ("prompt-to-prompt", "null-text"):
         given = words_of(given, subject)
+    if "thing" in given:
+        given["words"] = tuple(columns_of(given.pop("thing"), subject))
     if config.method == "plug-and-play" and not of_latents:
         given = {"features": "block4"} | given
     if "maps" in given:

@@ -1,6 +1,6 @@
 """What editors beside the source's own trajectory share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -75,6 +75,7 @@ def by_maps(
     terms: Sequence[Any],
     inversion: Inversion | None,
     options: dict[str, Any],
+    around: Callable[[Any], Sequence[Any]] | None = None,
 ) -> Edited:
     """An edit beside DDIM's inversion of the picture under the source's condition."""
     if inversion is None:
@@ -84,6 +85,7 @@ def by_maps(
         strength=strength,
         terms=terms,
         options=options,
+        around=around,
     )
     return Edited(x, inversion)
 
@@ -117,12 +119,14 @@ def edit_beside(
     strength: float = 1.0,
     terms: Sequence[Any] = (),
     options: dict[str, Any],
+    around: Callable[[Any], Sequence[Any]] | None = None,
 ) -> Array:
     """Edits ``[B, *S]`` beside sources with states ``[N + 1, B, *S]``.
 
     Conditions are those of the source and of the target, and the null condition;
     weights those of `cfg` at the source, None for the target's, and at the target.
-    ``terms`` of pairs follow `cfg`; ``options`` are other options of `sample`.
+    ``terms`` of pairs follow `cfg`; ``options`` are other options of `sample`;
+    ``around`` gives the terms that stand for `cfg`, None that term itself.
     """
     source, target, null = conds
     grid, first = steps_taken(strength, grid)
@@ -146,7 +150,7 @@ def edit_beside(
         grid[first:],
         join_pairs(states[first], states[first]),
         join_pairs(source, target),
-        guidance=chain(both, *terms),
+        guidance=chain(*((both,) if around is None else around(both)), *terms),
         **options,
     )
     return split_pairs(x)[1]

@@ -88,6 +88,7 @@ from jaxlib_guidance.guidance._memory import (
     smc_cfg,
     transition_point,
 )
+from jaxlib_guidance.guidance._mutual_masks import MutualMasks, mutual_masks
 from jaxlib_guidance.guidance._negative import (
     Negative,
     contrastive_cfg,
@@ -298,6 +299,8 @@ __all__ = [
     "edit_branches",
     "LocalBlend",
     "local_blend",
+    "MutualMasks",
+    "mutual_masks",
     "join_pairs",
     "split_pairs",
     # Self-attention guidance

@@ -10,7 +10,12 @@ from jaxlib_guidance.attention import match
 from jaxlib_guidance.guidance._base import BASE, Evals, sample_axes
 from jaxlib_guidance.guidance._checks import known_false, require_numbers, site_patterns
 from jaxlib_guidance.guidance._pairs import join_pairs, split_pairs
-from jaxlib_guidance.guidance._pixels import head_mean, to_pixels, token_grid
+from jaxlib_guidance.guidance._pixels import (
+    head_mean,
+    to_pixels,
+    token_grid,
+    word_columns,
+)
 from jaxlib_guidance.reduce import divide
 from jaxlib_guidance.types import (
     Array,
@@ -70,14 +75,7 @@ class LocalBlend:
 
 def _attention(probs, words, shape, site):
     """What the words' columns hold at each place, the greatest of its neighbours."""
-    if words.shape[0] == 2:  # The same words for all pairs.
-        words = jnp.tile(words, (probs.shape[0] // 2, 1))
-    if words.shape != (probs.shape[0], probs.shape[-1]):
-        raise ValueError(
-            f"local_blend's words have shape {words.shape}; expected "
-            f"{(probs.shape[0], probs.shape[-1])}, as the map of {site!r} has it for "
-            "pairs of source and edit"
-        )
+    words = word_columns(words, probs, "local_blend", site)
     held = jnp.einsum("bqm,bm->bq", probs, words)
     grid = token_grid(held.shape[1], shape, site)
     window = (1, *(3,) * len(grid))

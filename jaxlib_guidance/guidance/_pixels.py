@@ -41,3 +41,29 @@ def to_pixels(tokens: Array, shape: tuple[int, ...], name: str) -> Array:
 def head_mean(probs: Array) -> Array:
     """The mean over heads of a map, ``[B, H, Q, M]`` to ``[B, Q, M]``."""
     return jnp.mean(probs, axis=1)
+
+
+def word_columns(words: Array, probs: Array, term: str, site: str) -> Array:
+    """Columns of words for each row of a map ``[2 B, Q, M]`` of pairs.
+
+    Args:
+      words: ``[2 B, M]``, or ``[2, M]`` for all pairs.
+      probs: The map.
+      term: What has the words, for the error.
+      site: Where the map is of.
+
+    Returns:
+      ``[2 B, M]``.
+
+    Raises:
+      ValueError: Another number of rows or columns.
+    """
+    if words.shape[0] == 2:  # The same words for all pairs.
+        words = jnp.tile(words, (probs.shape[0] // 2, 1))
+    if words.shape != (probs.shape[0], probs.shape[-1]):
+        raise ValueError(
+            f"{term}'s words have shape {words.shape}; expected "
+            f"{(probs.shape[0], probs.shape[-1])}, as the map of {site!r} has it for "
+            "pairs of source and edit"
+        )
+    return words

@@ -9,7 +9,15 @@ import pytest
 
 import jaxlib_guidance as jg
 from jaxlib_guidance import editing
-from jaxlib_guidance.attention import align_words, borrow, fold_controls, inject
+from jaxlib_guidance.attention import (
+    Before,
+    Edit,
+    align_words,
+    borrow,
+    combine,
+    fold_controls,
+    inject,
+)
 from jaxlib_guidance.guidance import edit_branches, local_blend
 from jaxlib_guidance.models import from_linen, published
 from jaxlib_guidance.testing import randomise, tiny_dit
@@ -178,6 +186,9 @@ PUBLISHED = {
     "edit_friendly": editing.edit_friendly,
     "prompt_to_prompt": EDITORS["prompt_to_prompt"],
     "masactrl": functools.partial(editing.masactrl, sites="up1"),
+    "masactrl with masks": functools.partial(
+        editing.masactrl, sites="up1", words=(jnp.eye(3)[1], jnp.eye(3)[1])
+    ),
     "plug_and_play": editing.plug_and_play,
 }
 
@@ -196,13 +207,72 @@ def test_on_a_published_network_the_same_words_give_the_source_back(
     @jax.jit
     def run(x):
         given = KEYS, stable_diffusion, grid, x, *conds, {"text": 0.0}
-        options = {"source_weight": None} if name in EDITORS else {"source_weight": 3.0}
+        options = (
+            {"source_weight": None}
+            if name.split()[0] in EDITORS
+            else {"source_weight": 3.0}
+        )
         got = PUBLISHED[name](*given, weight=3.0, strength=1.0, **options)
         return got if name == "flow_edit" else got.x
 
     got = run(x)
     np.testing.assert_array_equal(got[1], x[1])
     assert np.abs(got[0] - x[0]).max() > 1e-3
+
+
+def masked_by_hand(states, word):
+    """DDIM's first step of pairs by two calls of the network, masks by loops."""
+    cond = jnp.stack([SOURCE, TARGET], 1).reshape(4, 3, 6)
+    x = jnp.repeat(states[0], 2, 0)
+    taps = tuple(f"block{i}/cross" for i in range(2))
+    given = x, jnp.full(4, GRID[0]), cond
+    plain = jax.jit(lambda *given: DENOISER(*given, capture=taps))(*given)
+    seen = sum(np.asarray(plain.maps[tap])[..., word].mean(1) for tap in taps)
+    thing = np.zeros((4, 16), bool)
+    for row in range(4):
+        a = seen[row]
+        thing[row] = (a - a.min()) / (a.max() - a.min()) >= 0.4
+    assert 0 < thing.sum() < thing.size
+    bias = np.zeros((4, 1, 16, 16), np.float32)
+    for row, q, k in np.ndindex(4, 16, 16):
+        # Keys of both of a pair are the source's.
+        if thing[row, q] != thing[row // 2 * 2, k]:
+            bias[row, 0, q, k] = -np.inf
+    edit = combine(borrow(("k", "v"), Before()), Edit(logit_bias=bias))
+    control = fold_controls([{f"block{i}/attn": edit for i in range(2)}], ["cond"], 4)
+    x0 = jax.jit(lambda *given: DENOISER(*given, control=control).x0)(*given)
+    keep = PROCESS.sigma(GRID[1]) / PROCESS.sigma(GRID[0])
+    take = PROCESS.alpha(GRID[1]) - keep * PROCESS.alpha(GRID[0])
+    return states[1] + take * (x0[1::2] - x0[::2])
+
+
+def test_masks_of_masactrl_are_of_the_words(inversion):
+    word, states = jnp.eye(3)[1], inversion.trajectory
+
+    @jax.jit
+    def run(weight, states):
+        given = KEYS, DENOISER, GRID[:2], PICTURE, SOURCE, TARGET, 0.0
+        options = {"inversion": jg.sampling.Inversion(states[0], states), "start": 0.0}
+        options |= {"words": (word, word), "threshold": 0.4}
+        return editing.masactrl(*given, weight=weight, **options).x
+
+    one = run(jnp.zeros(2), states[:2])
+    np.testing.assert_allclose(one, masked_by_hand(states, 1), atol=1e-5)
+    # The second sample has the source's words.
+    np.testing.assert_array_equal(one[1], states[1, 1])
+    assert np.abs(one[0] - states[1, 0]).max() > 1e-2
+
+
+def test_masks_without_meaning_are_told():
+    given, word = (KEYS, DENOISER, GRID, PICTURE, SOURCE, TARGET, 0.0), jnp.ones(3)
+    with pytest.raises(ValueError, match="words are columns of the source's and of"):
+        editing.masactrl(*given, words=word)
+    with pytest.raises(ValueError, match="are of masks; expected words too"):
+        editing.masactrl(*given, threshold=0.2)
+    with pytest.raises(ValueError, match="threshold is 1.0; expected a share between"):
+        editing.masactrl(*given, words=(word, word), threshold=1.0)
+    with pytest.raises(ValueError, match=r"mutual_masks's words have shape \(4, 2\)"):
+        editing.masactrl(*given, words=(word[:2], word[:2]))
 
 
 def test_words_and_gains_of_other_shapes_are_told():

@@ -50,6 +50,7 @@ def test_mistakes_are_named(tmp_path):
     refused("strength is 2", method="sdedit", strength=2.0)
     refused("method is 'p2p'; expected one of guide-and-", method="p2p")
     refused("masactrl has no option maps, eta", method="masactrl", maps=1.0, eta=1.0)
+    refused("word 'dog' is not", method="masactrl", target=("red heart",), thing="dog")
     p2p = {"method": "prompt-to-prompt", "target": ("blue heart",)}
     refused("the word 'dog' is not in a text", **p2p, blend="dog")
     refused("gain is 'blue'; expected WORD=FACTOR", **p2p, gain="blue")
@@ -67,6 +68,16 @@ def test_words_become_columns_of_maps(tmp_path):
     assert found["words"][0, :2, :2].tolist() == [[0, 0], [0, 1]]
     np.testing.assert_array_equal(found["blend"].words[:, :3], [[1, 0, 0]] * 2)
     np.testing.assert_array_equal(found["gain"][0, :3], [1, 3, 1])
+
+
+@pytest.mark.slow
+def test_masks_of_a_thing_keep_the_law_of_the_same_words(tmp_path):
+    target = ("red heart", "blue heart")
+    picture, edited = recipe.edit(
+        config(tmp_path, method="masactrl", target=target, thing="heart", steps=4)
+    )
+    np.testing.assert_array_equal(edited[0], picture)
+    assert np.abs(edited[1] - picture).max() > 1e-2
 
 
 @pytest.mark.slow
