@@ -1,24 +1,34 @@
 """Environments with a known truth, each a namespace of pure functions."""
 
+from jaxlib_guidance.worlds import _carry as carry
 from jaxlib_guidance.worlds import _chains as chains
 from jaxlib_guidance.worlds import _craft as craft
+from jaxlib_guidance.worlds import _doorway as doorway
 from jaxlib_guidance.worlds import _dynamical_bandit as dynamical_bandit
+from jaxlib_guidance.worlds import _errand as errand
 from jaxlib_guidance.worlds import _grids as grids
 from jaxlib_guidance.worlds import _key_door as key_door
 from jaxlib_guidance.worlds import _kuhn as kuhn
 from jaxlib_guidance.worlds import _linear_game as linear_game
+from jaxlib_guidance.worlds import _programs as programs
+from jaxlib_guidance.worlds import _room as room
 from jaxlib_guidance.worlds import _social_dilemma as social_dilemma
 from jaxlib_guidance.worlds import _sums as sums
 from jaxlib_guidance.worlds import _tables as tables
 
 __all__ = [
+    "carry",
     "chains",
     "craft",
+    "doorway",
     "dynamical_bandit",
+    "errand",
     "grids",
     "key_door",
     "kuhn",
     "linear_game",
+    "programs",
+    "room",
     "social_dilemma",
     "sums",
     "tables",

@@ -12,6 +12,9 @@ from jaxlib_guidance.policy.explore._bandits import (
     upper_bounds,
 )
 from jaxlib_guidance.policy.explore._counts import count_bonus
+from jaxlib_guidance.policy.explore._mating import choose_mate, tournament
+from jaxlib_guidance.policy.explore._novelty import emitter_gain, knn_novelty
+from jaxlib_guidance.policy.explore._targets import ensemble_min, sac_target
 
 __all__ = [
     # Visit counts
@@ -26,4 +29,13 @@ __all__ = [
     "dynlin_step",
     "dynlin_block",
     "dynlin_radius",
+    # Targets of critics
+    "ensemble_min",
+    "sac_target",
+    # Novelty
+    "knn_novelty",
+    "emitter_gain",
+    # Mates
+    "tournament",
+    "choose_mate",
 ]

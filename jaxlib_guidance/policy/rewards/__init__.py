@@ -1,6 +1,10 @@
 """Rewards: shaped, voted, designed."""
 
-from jaxlib_guidance.policy.rewards._intervention import intervention_rewards
+from jaxlib_guidance.policy.rewards._intervention import (
+    Handover,
+    handover,
+    intervention_rewards,
+)
 from jaxlib_guidance.policy.rewards._length import (
     inverse_length,
     laser_level,
@@ -43,6 +47,7 @@ from jaxlib_guidance.policy.rewards._social import (
 )
 from jaxlib_guidance.policy.rewards._transport import (
     Plan,
+    advance_progress,
     discount_schedule,
     longest_increasing,
     sinkhorn,
@@ -56,6 +61,7 @@ from jaxlib_guidance.policy.rewards._votes import (
     self_verdict_vote,
     weighted_vote,
 )
+from jaxlib_guidance.policy.rewards._waypoints import waypoint_index, waypoint_rewards
 
 __all__ = [
     # Shaped and ruled rewards
@@ -88,8 +94,14 @@ __all__ = [
     "transport_rewards",
     "longest_increasing",
     "discount_schedule",
+    "advance_progress",
+    # Along waypoints
+    "waypoint_index",
+    "waypoint_rewards",
     # Interventions
     "intervention_rewards",
+    "Handover",
+    "handover",
     # Designed rewards
     "informativeness",
     "Designed",

@@ -123,3 +123,78 @@ def discount_schedule(progress: Array, *, alpha: float = 0.2) -> Array:
     return jnp.asarray(alpha, jnp.float32) ** (
         1 / jnp.maximum(at_least_float32(progress), 1)
     )
+
+
+def advance_progress(
+    progress: Array,
+    agent: Array,
+    demonstrations: Array,
+    *,
+    share: float = 0.9,
+    quantile: float = 0.9,
+    most: int = 5,
+) -> Array:
+    """How many of the expert's steps are mastered, after an evaluation.
+
+    With ``p(a, d, k)`` the `longest_increasing` run of the steps of ``d`` that are
+    nearest to the first ``k`` of ``a``, among the first ``k`` of ``d``: while the
+    quantile of ``p`` over pairs of an episode and a demonstration is at least
+    ``int(share m)``, ``m`` its median over pairs of two demonstrations, ``k`` grows by
+    1. Then `discount_schedule`.
+
+    Args:
+      progress: Steps mastered so far ``k``, an integer in [1, T]; the released code
+        starts at a fifth of ``T``.
+      agent: Episodes of the agent, ``[E, T, D]``; only the first ``k`` steps count.
+      demonstrations: Observations of the expert, ``[M, T, D]``, at least two.
+      share: Share of the demonstrations' own progress that is asked for, in [0, 1].
+      quantile: Which of the agent's pairs decides, in [0, 1].
+      most: Steps that one evaluation can add, at least 1.
+
+    Returns:
+      The new ``k``, int32 scalar, at most ``T``.
+
+    Raises:
+      ValueError: Other shapes, numbers out of range.
+
+    Reference: ADS, Liu et al., arXiv 2310.07433; its code.
+    """
+    agent, shown = at_least_float32(agent), at_least_float32(demonstrations)
+    if agent.ndim != 3 or shown.ndim != 3 or agent.shape[1:] != shown.shape[1:]:
+        raise ValueError(
+            f"agent and demonstrations have shapes {agent.shape} and {shown.shape}; "
+            "expected [E, T, D] and [M, T, D]"
+        )
+    if len(shown) < 2:
+        raise ValueError(f"demonstrations has {len(shown)} row; expected at least two")
+    if most < 1:
+        raise ValueError(f"most is {most}; expected at least 1")
+    require_range("share", share, 0, 1)
+    require_range("quantile", quantile, 0, 1)
+    length = shown.shape[1]
+    require_range("progress", progress, 1, length)
+
+    def apart(a):
+        square = jnp.sum(jnp.square(a[:, None, :, None] - shown[None, :, None]), -1)
+        return jnp.reshape(square, (-1, length, length))
+
+    rows, columns = jnp.triu_indices(len(shown), 1)
+    cost, own = apart(agent), apart(shown)[rows * len(shown) + columns]
+
+    def reached(cost, k):
+        early = jnp.arange(length) < k
+        nearest = jnp.argmin(jnp.where(early, cost, jnp.inf), -1)
+        # What comes later than k cannot lengthen a run of indices that are not there.
+        return longest_increasing(jnp.where(early, nearest, -1))
+
+    def step(carry, _):
+        k, going = carry
+        of = jax.vmap(lambda cost: reached(cost, k))
+        have = jnp.quantile(of(cost).astype(jnp.float32), quantile)
+        want = jnp.median(of(own).astype(jnp.float32))
+        going &= (have >= jnp.floor(share * want)) & (k < length)
+        return (k + going.astype(jnp.int32), going), None
+
+    start = jnp.asarray(progress, jnp.int32), jnp.asarray(True)
+    (k, _), _ = jax.lax.scan(step, start, None, length=most)
+    return k

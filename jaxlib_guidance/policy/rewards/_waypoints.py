@@ -1,0 +1,74 @@
+"""Rewards along waypoints."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.policy._ranges import require_range
+from jaxlib_guidance.reduce import require_shape
+from jaxlib_guidance.types import Array, at_least_float32
+
+
+def waypoint_index(points: Array, waypoints: Array, *, radius: float | Array) -> Array:
+    """Waypoint that is next at each step: it moves on when one has been reached.
+
+    Args:
+      points: Where a key point is at each step, ``[T, D]``.
+      waypoints: Places to pass in order, ``[W, D]``.
+      radius: Distance at which a waypoint counts as reached, in the unit of ``points``.
+
+    Returns:
+      int32 ``[T]``, never falling, 0 to ``W - 1``: the last one stays.
+
+    Raises:
+      ValueError: Other shapes, a negative radius.
+    """
+    if jnp.ndim(points) != 2 or jnp.ndim(waypoints) != 2:
+        raise ValueError(
+            f"points and waypoints have shapes {jnp.shape(points)} and "
+            f"{jnp.shape(waypoints)}; expected [T, D] and [W, D]"
+        )
+    require_range("radius", radius, 0)
+    points, waypoints = at_least_float32(points), at_least_float32(waypoints)
+
+    def step(index, point):
+        near = jnp.linalg.norm(point - waypoints[index]) <= radius
+        index = jnp.minimum(index + near.astype(jnp.int32), len(waypoints) - 1)
+        return index, index
+
+    return jax.lax.scan(step, jnp.int32(0), points)[1]
+
+
+def waypoint_rewards(
+    points: Array, waypoints: Array, index: Array, success: Array, *, scale: float = 1.0
+) -> Array:
+    """The sparse reward where it is not 0; else how near the next waypoint is, below 0.
+
+    ``r = success > 0 ? success : -scale (|p - w_i| + sum_{j >= i} |w_{j+1} - w_j|) /
+    L`` with ``L`` the length of the whole way: along the way it rises to 0.
+
+    Args:
+      points: Where a key point is after each step, ``[T, D]``.
+      waypoints: Places to pass in order, ``[W, D]``.
+      index: Waypoint that is next, ``[T]``, from `waypoint_index`.
+      success: Sparse reward of each step, ``[T]``.
+      scale: Weight of the dense reward, at least 0; 0 leaves the sparse one.
+
+    Returns:
+      Float32 ``[T]``.
+
+    Raises:
+      ValueError: Mismatched shapes, a negative scale.
+
+    Reference: KAGI, Lee et al., arXiv 2407.10341, for the switch; the distance is ours.
+    """
+    steps = jnp.shape(points)[:1]
+    require_shape("index", index, steps)
+    require_shape("success", success, steps)
+    require_range("scale", scale, 0)
+    points, waypoints = at_least_float32(points), at_least_float32(waypoints)
+    between = jnp.linalg.norm(jnp.diff(waypoints, axis=0), axis=-1)
+    rest = jnp.append(jnp.cumsum(between[::-1])[::-1], 0.0)
+    left = jnp.linalg.norm(points - waypoints[index], axis=-1) + rest[index]
+    whole = jnp.maximum(rest[0], jnp.finfo(jnp.float32).tiny)
+    success = at_least_float32(success)
+    return jnp.where(success > 0, success, -scale * left / whole)

@@ -1,0 +1,31 @@
+"""Benchmarks of docs/continuous.md: at small sizes the tables say the same."""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def benchmarks():
+    folder = str(Path(__file__).parents[2] / "benchmarks")
+    sys.path.insert(0, folder)
+    with jax.numpy_dtype_promotion("standard"):  # As whoever runs them has it.
+        yield
+    sys.path.remove(folder)
+
+
+def test_mates(capsys):
+    import mates
+
+    found = mates.main(mates.Config(generations=15, seeds=3, mutations=(0.05,)))
+    assert found.error.shape == (3, 3, 1, 3, 15)
+    # The best is kept, so the error never grows.
+    assert (np.diff(found.error) <= 1e-6).all()
+    apart = found.apart[..., -3:].mean((1, 2, 3, 4))
+    assert apart[:2].min() > apart[2]
+    assert "| quintic | 0.05 | tournament |" in capsys.readouterr().out
