@@ -6,8 +6,9 @@ r"""Takes an object out of a picture: what is around it fills its place.
         --dilation 12
 
 Without --picture it takes an emoji of the held-out tenth with another pasted on it, of
-which the truth is known. A mask is white where the object is, of any size. The result
-is a PNG of the picture, the mask as it is used, and the picture without the object.
+which the truth is known. A mask is white where the object is, of any size: it is
+stretched to the picture, and what is transparent is not masked. The result is a PNG of
+the picture, the mask as it is used, and the picture without the object.
 
 --model is a name or file of `load_pretrained`, or the folder of a published model of
 texts (docs/models.md), which gets the empty text. docs/erasing.md says how well this
@@ -25,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from outputs import require_writable
-from pictures import read_picture
+from pictures import read_mask, read_picture
 from tqdm import tqdm
 
 import jaxlib_guidance as jg
@@ -198,7 +199,7 @@ def read(config: Config, size: tuple[int, int, int]) -> tuple[np.ndarray, np.nda
         raise ValueError("picture and mask go together; give both or neither")
     if config.picture is not None and config.mask is not None:
         picture = 2 * read_picture(config.picture, (height, width), channels) - 1
-        mask = read_picture(config.mask, (height, width), 1)
+        mask = read_mask(config.mask, config.picture, (height, width))
     else:
         picture, mask = example()
         if picture.shape != size:

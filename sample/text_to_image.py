@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from outputs import require_writable
-from pictures import read_picture
+from pictures import read_mask, read_picture
 from tqdm import tqdm
 
 import jaxlib_guidance as jg
@@ -207,7 +207,7 @@ def draw(config: Config) -> np.ndarray:
         start = read_picture(config.init, size, 3)
     hole = None
     if config.mask is not None:
-        hole = jnp.asarray(read_picture(config.mask, size, 1)[..., 0])
+        hole = jnp.asarray(read_mask(config.mask, config.init, size))
 
     @jax.jit
     def run(params, ids, cond, null):

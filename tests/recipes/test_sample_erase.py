@@ -43,6 +43,30 @@ def test_a_picture_of_ones_own_with_a_mask_of_another_size(tmp_path):
     assert (drawn[0] != drawn[1]).any()
 
 
+def test_a_mask_lies_on_the_picture_whatever_its_kind_and_size(tmp_path):
+    """Bits, 16 bits, and transparent where it does not count; half the size, square."""
+    Image.new("L", (160, 96), 200).save(tmp_path / "own.png")
+    mask = np.zeros((96, 160), np.uint8)
+    mask[30:60, 64:96] = 255
+    clear = np.repeat(mask[..., None], 4, -1)
+    kinds = {
+        "bits": Image.fromarray(mask > 0),
+        "wide": Image.fromarray(mask.astype(np.uint16) * 257),
+        "clear": Image.fromarray(clear),
+        "small": Image.fromarray(mask).resize((80, 48)),
+        "square": Image.fromarray(mask).resize((96, 96)),
+    }
+    for name, image in kinds.items():
+        image.save(tmp_path / f"{name}.png")
+        paths = {"picture": tmp_path / "own.png", "mask": tmp_path / f"{name}.png"}
+        _, found = recipe.read(config(tmp_path, **paths), (32, 32, 3))
+        rows, columns = np.nonzero(found)
+        box = (rows.min(), rows.max(), columns.min(), columns.max())
+        np.testing.assert_allclose(box, (10, 19, 11, 20), atol=1, err_msg=name)
+    grey = recipe.read_picture(tmp_path / "wide.png", (32, 32), 1)
+    assert (grey.min(), grey.max()) == (0, 1)
+
+
 def test_the_truth_of_the_example_is_known():
     picture, mask = recipe.example()
     emoji = recipe.load_emoji("test")
