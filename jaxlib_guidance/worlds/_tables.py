@@ -13,7 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.reduce import require_shape
-from jaxlib_guidance.types import Array, at_least_float32, pytree_dataclass
+from jaxlib_guidance.types import (
+    Array,
+    at_least_float32,
+    concrete,
+    pytree_dataclass,
+)
 
 
 @pytree_dataclass
@@ -52,6 +57,20 @@ class Solution(NamedTuple):
     policy: Array
     optimal: Array
     gap: Array
+
+
+class SoftSolution(NamedTuple):
+    """The optimum with a price on being predictable.
+
+    Attributes:
+      values: Values, what randomness is worth included, ``[S]``.
+      q: Values of the actions, ``[S, A]``.
+      policy: Probabilities of the actions, ``softmax(q / alpha)``, ``[S, A]``.
+    """
+
+    values: Array
+    q: Array
+    policy: Array
 
 
 def reset(table: Table, key: Array) -> tuple[Array, Array]:
@@ -189,6 +208,64 @@ def solve(
     gap = jnp.min(jnp.where(optimal, jnp.inf, lead), -1)
     gap = jnp.where(jnp.all(optimal, -1), 0.0, gap)
     return Solution(values, q, policy, optimal, gap)
+
+
+def solve_soft(
+    table: Table,
+    alpha: float | Array,
+    rewards: Array | None = None,
+    *,
+    tolerance: float = 1e-6,
+) -> SoftSolution:
+    """The optimum of reward plus ``alpha`` times entropy, by soft value iteration.
+
+    ``Q = R + gamma P V`` and ``V = alpha log sum_a exp(Q / alpha)``, 0 in terminal
+    states. The backup is a contraction by ``gamma``, so a change of rewards moves ``Q``
+    by at most ``max |dR| / (1 - gamma)``: see `policy.sensitivity_bound`.
+
+    Args:
+      table: The world.
+      alpha: Weight of the entropy in the unit of a reward, positive; `solve` is the
+        limit at 0.
+      rewards: Rewards in place of the table's own, ``[S, A]``; None for its own.
+      tolerance: Relative change of the values at which iteration stops.
+
+    Returns:
+      The solution, not to be differentiated in reverse: it is a loop without an end
+      known before.
+
+    Raises:
+      ValueError: ``alpha`` known and not positive, mismatched shapes.
+
+    Reference: Haarnoja et al., arXiv 1702.08165, eqs. 2 to 4.
+    """
+    known = concrete(alpha)
+    if known is not None and not (known > 0).all():
+        raise ValueError(f"alpha is {known}; expected a positive number")
+    require_shape("alpha", alpha, ())
+    r = _rewards(table, rewards)
+
+    def soften(q):
+        values = alpha * jax.nn.logsumexp(q / alpha, -1)
+        return jnp.where(table.terminal, 0.0, values)
+
+    def backup(values):
+        return r + table.gamma * table.transitions @ values
+
+    def unfinished(carry):
+        before, values, i = carry
+        off = jnp.max(jnp.abs(values - before))
+        return (off > tolerance * jnp.max(jnp.abs(values))) & (i < 10_000)
+
+    def iterate(carry):
+        _, values, i = carry
+        return values, soften(backup(values)), i + 1
+
+    zeros = jnp.zeros_like(r[:, 0])
+    first = zeros, soften(backup(zeros)), jnp.int32(0)
+    _, values, _ = jax.lax.while_loop(unfinished, iterate, first)
+    q = backup(values)
+    return SoftSolution(soften(q), q, jax.nn.softmax(q / alpha, -1))
 
 
 def potential_rewards(table: Table, potential: Array) -> Array:

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 pytestmark = pytest.mark.slow
@@ -50,3 +51,13 @@ def test_composed_goals_are_mastered(tmp_path):
     composed = kept["hindsight, composed"][:, -1, 0].mean()
     assert composed > kept["hindsight"][:, -1, 0].mean() + 10
     assert kept["40 given"][..., 0].max() <= 45
+
+
+def test_the_cliff_and_its_bound(tmp_path):
+    import policy_cliff
+
+    config = policy_cliff.Config(worlds=20, out=tmp_path / "a.png")
+    found = policy_cliff.main(config)
+    assert (found["worst"] <= np.tanh(found["bounds"])[:, None] + 1e-4).all()
+    np.testing.assert_allclose(found["ties"][0], 1)
+    assert found["ties"][-1].max() < 0.2

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxlib_guidance.policy import sensitivity_bound, total_variation
 from jaxlib_guidance.worlds import grids, tables
 
 GEN = np.random.default_rng(0)
@@ -148,3 +149,55 @@ def test_tables_of_other_types_are_tables():
     assert run(1) == tables.step(table, 1, 1, jax.random.key(0))[1]
     with pytest.raises(ValueError, match="start is 1.5; expected 0 to 3"):
         grids.chain(4, start=1.5)
+
+
+def test_the_soft_optimum():
+    """Against float64; it is the best trade of return for entropy of all policies."""
+    table, alpha = random_table(5, 3), 0.3
+    found = jax.jit(tables.solve_soft)(table, alpha)
+    r, p = (np.asarray(x, float) for x in (table.rewards, table.transitions))
+    v = np.zeros(5)
+    for _ in range(500):
+        q = r + 0.9 * p @ v
+        v = alpha * np.log(np.exp(q / alpha).sum(1))
+        v[-1] = 0
+    np.testing.assert_allclose(found.q, q, atol=1e-4)
+    np.testing.assert_allclose(found.values, v, atol=1e-4)
+
+    @jax.jit
+    def worth(policy):
+        paid = -alpha * jnp.where(policy > 0, policy * jnp.log(policy), 0).sum(1)
+        paid = jnp.where(table.terminal, 0, paid)[:, None] + table.rewards
+        return tables.evaluate(table, policy, paid)
+
+    np.testing.assert_allclose(worth(found.policy)[:-1], v[:-1], atol=1e-4)
+    others = GEN.dirichlet(np.ones(3), size=(50, 5)).astype(np.float32)
+    assert float(jnp.max(jax.vmap(worth)(others) - v)) < 1e-4
+    with pytest.raises(ValueError, match="alpha is 0"):
+        tables.solve_soft(table, 0)
+
+
+def test_a_change_of_rewards_moves_the_soft_policy_by_no_more_than_its_bound():
+    """At discount 0.9; and in the table of two endless actions by as much, nearly."""
+    table, alpha, size = random_table(5, 3), 0.5, 0.01
+    off = size * np.sign(GEN.normal(size=(20, 5, 3))).astype(np.float32)
+    bound = sensitivity_bound(
+        table.rewards, table.rewards + off[0], alpha=alpha, gamma=0.9
+    )
+    policy = jax.jit(lambda r: tables.solve_soft(table, alpha, r).policy)
+    own = policy(table.rewards)
+    moved = jax.vmap(lambda r: total_variation(policy(r), own))(table.rewards + off)
+    assert 0 < float(moved.max()) < float(bound)
+    np.testing.assert_allclose(bound, 0.1, rtol=1e-5)
+    # State 0 chooses once between two states that are never left.
+    p = np.zeros((3, 2, 3), np.float32)
+    p[0, [0, 1], [1, 2]] = p[1, :, 1] = p[2, :, 2] = 1
+    fork = tables.Table(
+        p, np.zeros((3, 2), np.float32), np.eye(3)[0], np.zeros(3, bool), 0.9
+    )
+    sign = np.array([[1, -1], [1, 1], [-1, -1]], np.float32) * size
+    one, two = (tables.solve_soft(fork, alpha, s * sign / 2).policy[0] for s in (-1, 1))
+    want = np.tanh(
+        float(sensitivity_bound(-sign / 2, sign / 2, alpha=alpha, gamma=0.9))
+    )
+    np.testing.assert_allclose(total_variation(one, two), want, rtol=1e-3)

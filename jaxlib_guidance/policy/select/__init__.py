@@ -11,6 +11,7 @@ from jaxlib_guidance.policy.select._best_of import (
     lookahead_select,
     reject_seen,
 )
+from jaxlib_guidance.policy.select._corruption import Corrupted, corrupt
 from jaxlib_guidance.policy.select._masks import (
     Brake,
     brake_point,
@@ -31,6 +32,9 @@ __all__ = [
     "overthink_score",
     "Brake",
     "brake_point",
+    # Damaged trajectories
+    "Corrupted",
+    "corrupt",
     # Spliced trajectories
     "Splice",
     "splice",
