@@ -24,13 +24,13 @@ from jaxlib_guidance.worlds import sums
 class Config:
     """Sizes of the comparison."""
 
-    start: str = "sums_young"
+    start: str = "sums_plain"
     """Model that answers."""
     problems: int = 128
     """Sums of each size."""
     rounds: int = 10
     """Answers after the first."""
-    candidates: int = 8
+    candidates: int = 4
     """Answers of a round, of which one is given."""
     seeds: int = 3
     """Repetitions."""

@@ -45,23 +45,23 @@ class Config:
     """Model to begin with."""
     judge: str = "sums_young"
     """Model whose verdicts are the reward."""
-    digits: int = 3
+    digits: int = 2
     """Digits of the numbers."""
-    updates: int = 120
+    updates: int = 80
     """Updates of each run."""
     every: int = 20
     """Updates between evaluations."""
-    prompts: int = 8
+    prompts: int = 6
     """Sums of an update."""
     group: int = 8
     """Answers to each."""
-    references: int = 4
+    references: int = 2
     """Answers of the policy before training to each sum, for PAR."""
     rate: float = 1e-3
     """Adam's rate."""
     seeds: int = 3
     """Runs of each row."""
-    tests: int = 256
+    tests: int = 128
     """Held-out sums."""
     picture: Path | None = None
     """File for true and proxy reward by update; None for none."""

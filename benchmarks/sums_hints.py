@@ -39,9 +39,9 @@ from jaxlib_guidance.worlds import sums
 class Config:
     """Sizes of the comparison."""
 
-    start: str = "sums_young"
+    start: str = "sums_plain"
     """Model to begin with."""
-    updates: int = 120
+    updates: int = 100
     """Updates of each run."""
     prompts: int = 8
     """Sums of an update."""

@@ -40,11 +40,11 @@ class Config:
 
     start: str = "sums_plain"
     """Model to begin with."""
-    digits: int = 3
+    digits: int = 2
     """Digits of the numbers."""
-    updates: int = 120
+    updates: int = 80
     """Updates of each run, half of them in SCoRe's first stage."""
-    prompts: int = 8
+    prompts: int = 5
     """Sums of an update."""
     group: int = 8
     """Pairs of tries at each."""

@@ -41,7 +41,7 @@ class Config:
     """Model to begin with."""
     updates: int = 80
     """Updates of each run."""
-    prompts: int = 8
+    prompts: int = 6
     """Sums of an update."""
     group: int = 8
     """Answers to each, and as many verdicts or further answers."""
@@ -50,14 +50,14 @@ class Config:
     seeds: int = 3
     """Runs of each row."""
     tests: int = 128
-    """Held-out sums of each size."""
+    """Held-out sums."""
 
 
 ROWS = {"solve": False, "solve and verify": True}
 
 
 class Judged(NamedTuple):
-    """What eight answers to each held-out sum are worth, by digits ``[2]``."""
+    """What eight answers to each held-out sum, and verdicts on them, are worth."""
 
     one: jax.Array
     vote: jax.Array
@@ -66,6 +66,7 @@ class Judged(NamedTuple):
     verdicts: jax.Array
     precision: jax.Array
     recall: jax.Array
+    hard: jax.Array
 
 
 def follow(problem, answer, again):
@@ -103,8 +104,7 @@ def make_plan(config, lm):
             total += finalize(policy.grpo(logp, rows.old, rewards, rows.mask))[0]
         return total
 
-    tests = [held_out(digits, config.tests) for digits in (2, 3)]
-    world = jax.tree.map(lambda *x: jnp.concatenate(x), *tests)
+    world = held_out(2, config.tests)
 
     def evaluate(params, setting, key):
         asked = repeat(world, size)
@@ -117,23 +117,28 @@ def make_plan(config, lm):
         truth = sums.solve(world)
         plain = policy.weighted_vote(found.answer, mask=found.parsed)
         own = policy.self_verdict_vote(found.answer, says, found.parsed)
-        by_digits = lambda x: jnp.mean(x.reshape(2, -1), 1)  # noqa: E731
-        verdicts = policy.verdict_scores(says.reshape(2, -1), right.reshape(2, -1))
+        # Hard are the sums of which at most two of eight answers are right.
+        hard = jnp.broadcast_to(jnp.mean(right, 1, keepdims=True) <= 0.25, right.shape)
+        verdicts, on_hard = (
+            policy.verdict_scores(says.reshape(-1), right.reshape(-1), mask)
+            for mask in (None, hard.reshape(-1))
+        )
         return Judged(
-            one=by_digits(right),
-            vote=by_digits(plain.label == truth),
-            own_vote=by_digits(own.label == truth),
-            best=by_digits(jnp.max(right, 1)),
-            verdicts=by_digits((says == (right > 0)).astype(jnp.float32)),
+            one=jnp.mean(right),
+            vote=jnp.mean(plain.label == truth),
+            own_vote=jnp.mean(own.label == truth),
+            best=jnp.mean(jnp.max(right, 1)),
+            verdicts=jnp.mean((says == (right > 0)).astype(jnp.float32)),
             precision=verdicts.precision,
             recall=verdicts.recall,
+            hard=on_hard.precision,
         )
 
     return Plan(collect, loss, evaluate)
 
 
 def main(config: Config) -> Judged:
-    """Prints the table; returns figures ``[row, seed, before and after, digits]``."""
+    """Prints the table; returns figures ``[row, seed, before and after]``."""
     lm, params = load(config.start)
     found = learn(
         make_plan(config, lm),
@@ -145,20 +150,16 @@ def main(config: Config) -> Judged:
         seeds=config.seeds,
     )
     heads = ["one answer", "vote of 8", "among accepted", "best of 8"]
-    heads += ["verdicts right", "precision", "recall"]
-    print(f"| digits | trained to | {' | '.join(heads)} |")
-    print("|---|---|" + "---|" * len(heads))
-
-    def cell(x):
-        each = " ".join(f"{one:.3f}" for one in x)
-        return f"{x.mean():.3f} ({each})"
-
-    for size, digits in enumerate((2, 3)):
-        before = [x[0, :, 0, size].mean() for x in found]
-        print(f"| {digits} | nothing | {' | '.join(f'{x:.3f}' for x in before)} |")
-        for row, name in enumerate(ROWS):
-            cells = [cell(x[row, :, -1, size]) for x in found]
-            print(f"| {digits} | {name} | {' | '.join(cells)} |")
+    heads += ["verdicts right", "precision", "recall", "precision on hard sums"]
+    print(f"| trained to | {' | '.join(heads)} |")
+    print("|---" * (len(heads) + 1) + "|")
+    before = " | ".join(f"{x[:, :, 0].mean():.3f}" for x in found)
+    print(f"| nothing | {before} |")
+    for row, name in enumerate(ROWS):
+        after = [x[row, :, -1] for x in found]
+        each = (" ".join(f"{one:.3f}" for one in x) for x in after)
+        cells = (f"{x.mean():.3f} ({y})" for x, y in zip(after, each, strict=True))
+        print(f"| {name} | {' | '.join(cells)} |")
     return found
 
 
