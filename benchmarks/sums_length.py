@@ -40,9 +40,9 @@ class Config:
 
     start: str = "sums_checker"
     """Model to begin with."""
-    updates: int = 80
+    updates: int = 60
     """Updates of each run."""
-    every: int = 20
+    every: int = 15
     """Updates between evaluations."""
     prompts: int = 4
     """Sums of an update."""

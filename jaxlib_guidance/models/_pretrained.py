@@ -336,8 +336,8 @@ def load_pretrained(
         "emoji_weak", an early state of it, for autoguidance; "emoji_judge", of clean
         emoji's categories, to judge samples by; "motion", a text-conditional network of
         the synthetic motions of `make_motions`; "pedestrians", of hourly counts, which
-        `timeseries.load_forecaster` takes with its layout; "sums_plain", a language
-        model of `worlds.sums`, and "sums_young", an early one. Or the path of a file.
+        `timeseries.load_forecaster` takes with its layout; "sums_plain", "sums_checker"
+        and "sums_young", language models of `worlds.sums`. Or the path of a file.
 
     Returns:
       ``(model, parameters)``; the parameters are jax arrays.

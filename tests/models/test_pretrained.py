@@ -32,6 +32,7 @@ NAMES = (
     "emoji_weak",
     "motion",
     "pedestrians",
+    "sums_checker",
     "sums_plain",
     "sums_young",
 )

@@ -73,3 +73,57 @@ def test_a_start_is_learned_and_goes_on(tmp_path):
     found = recipe.train(recipe.Config(**sizes, steps=4))
     assert set(found) == {"direct1", "direct2", "direct3", "steps2"}
     assert (tmp_path / "ema.safetensors").exists()
+
+
+SMALL = {"updates": 4, "prompts": 2, "group": 4, "seeds": 2, "tests": 16}
+
+
+@pytest.mark.slow
+def test_labels_by_vote_and_truth():
+    import sums_labels
+
+    found = sums_labels.main(sums_labels.Config(**SMALL))
+    assert all(x.shape == (5, 2, 5) for x in found)
+    right, _, sure = found
+    # All begin alike, and go apart.
+    assert np.ptp(right[..., 0]) == 0
+    assert np.ptp(sure[:, 0, -1]) > 0
+
+
+@pytest.mark.slow
+def test_hints_for_what_failed():
+    import sums_hints
+
+    right = sums_hints.main(sums_hints.Config(**SMALL))
+    assert right.shape == (4, 2, 5, 3)
+    assert right[0, 0, 0, 2] >= right[0, 0, 0, 0]
+
+
+@pytest.mark.slow
+def test_verdicts_beside_answers():
+    import sums_verify
+
+    found = sums_verify.main(sums_verify.Config(**SMALL))
+    assert found.one.shape == (2, 2, 2)
+    assert (found.best >= found.vote).all()
+    assert (found.best >= found.own_vote).all()
+
+
+@pytest.mark.slow
+def test_rewards_of_a_judge(tmp_path):
+    import sums_hacking
+
+    config = sums_hacking.Config(**SMALL, every=2, picture=tmp_path / "a.png")
+    right, proxy, _ = sums_hacking.main(config)
+    assert right.shape == proxy.shape == (6, 2, 3)
+    assert config.picture.exists()
+
+
+@pytest.mark.slow
+def test_a_second_try():
+    import sums_second
+
+    first, second, spoiled = sums_second.main(sums_second.Config(**SMALL))
+    assert first.shape == (4, 2, 5)
+    # A second try is right where the first was and not spoiled, or newly.
+    assert (second >= first - spoiled - 1e-6).all()
