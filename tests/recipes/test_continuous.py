@@ -29,3 +29,16 @@ def test_mates(capsys):
     apart = found.apart[..., -3:].mean((1, 2, 3, 4))
     assert apart[:2].min() > apart[2]
     assert "| quintic | 0.05 | tournament |" in capsys.readouterr().out
+
+
+def test_hand_over():
+    import persistent
+
+    config = persistent.Config(train=600, flight=300, seeds=2, ridges=(1.0,))
+    found = persistent.main(config)
+    hits, texture, error = np.moveaxis(found, -1, 0)
+    stereo, handed, _, _, truth = range(5)
+    assert not hits[truth, ..., 1].any()
+    assert not hits[[stereo, handed], ..., 0].any()
+    assert not texture[stereo, ..., 0].any()
+    assert (error[..., 0] > 0).all()
