@@ -50,7 +50,7 @@ class Config:
     hint: int = 3
     """Digits of the sum that a hint tells, of four."""
     rate: float = 5e-4
-    """Adam's rate."""
+    """Adam's rate at the start; it falls to 0."""
     seeds: int = 3
     """Runs of each row."""
     tests: int = 256
@@ -138,6 +138,7 @@ def main(config: Config) -> np.ndarray:
         every=config.updates // 4,
         rate=config.rate,
         seeds=config.seeds,
+        falls=False,
     )
     before = right[0, :, 0].mean(0)
     print(f"before: sampled {before[0]:.3f}, greedy {before[1]:.3f}, ", end="")

@@ -15,9 +15,11 @@ import optax
 
 from jaxlib_guidance import rng
 from jaxlib_guidance.models import LM, completion_logp, generate, load_pretrained
-from jaxlib_guidance.worlds import sums
+from jaxlib_guidance.worlds import chains, sums
 
 Array = jax.Array
+VERDICTS = chains.encode("RW")
+"""Tokens of "right" and "wrong"."""
 SHORT = 5
 """Places of a direct answer: up to four digits and the end."""
 
@@ -111,7 +113,7 @@ def check_direct(asked: sums.Problem, rows: Drawn) -> sums.Check:
 def accepted(rows: Drawn) -> tuple[Array, Array]:
     """Whether a verdict is ``R.``, and whether it is a verdict at all."""
     ended = (rows.tokens[..., 1] == sums.END) & rows.mask[..., 1]
-    yes, no = (rows.tokens[..., 0] == kind for kind in (sums.RIGHT, sums.WRONG))
+    yes, no = (rows.tokens[..., 0] == kind for kind in VERDICTS)
     return yes & ended, (yes | no) & ended
 
 
@@ -140,9 +142,11 @@ def learn(
     every: int,
     rate: float,
     seeds: int,
+    falls: bool = True,
 ) -> Any:
     """Figures ``[setting, seed, 1 + updates / every, ...]``, the first before all."""
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate, b2=0.99))
+    falling = optax.linear_schedule(rate, 0.0 if falls else rate, updates)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(falling, b2=0.99))
 
     def begin(setting, key):
         return params, tx.init(params), plan.memory(key)
