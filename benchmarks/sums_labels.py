@@ -48,7 +48,9 @@ class Config:
     group: int = 8
     """Answers to each order."""
     rate: float = 3e-4
-    """Adam's rate at the start; it falls to 0."""
+    """Adam's rate at the start."""
+    falls: bool = True
+    """Whether the rate falls to 0."""
     seeds: int = 3
     """Runs of each row."""
     tests: int = 256
@@ -135,6 +137,7 @@ def main(config: Config) -> tuple[np.ndarray, ...]:
         every=config.updates // 4,
         rate=config.rate,
         seeds=config.seeds,
+        falls=config.falls,
     )
     before = [x[:, :, 0].mean() for x in found]
     print(f"before: greedy {before[0]:.3f}, sampled {before[1]:.3f} right; ", end="")
