@@ -6,6 +6,7 @@ from jaxlib_guidance.worlds import _craft as craft
 from jaxlib_guidance.worlds import _doorway as doorway
 from jaxlib_guidance.worlds import _dynamical_bandit as dynamical_bandit
 from jaxlib_guidance.worlds import _errand as errand
+from jaxlib_guidance.worlds import _gaussian_bandit as gaussian_bandit
 from jaxlib_guidance.worlds import _grids as grids
 from jaxlib_guidance.worlds import _key_door as key_door
 from jaxlib_guidance.worlds import _kuhn as kuhn
@@ -23,6 +24,7 @@ __all__ = [
     "doorway",
     "dynamical_bandit",
     "errand",
+    "gaussian_bandit",
     "grids",
     "key_door",
     "kuhn",

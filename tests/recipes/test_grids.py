@@ -61,3 +61,25 @@ def test_the_cliff_and_its_bound(tmp_path):
     assert (found["worst"] <= np.tanh(found["bounds"])[:, None] + 1e-4).all()
     np.testing.assert_allclose(found["ties"][0], 1)
     assert found["ties"][-1].max() < 0.2
+
+
+def test_hard_negatives_make_a_better_judge(tmp_path):
+    import trajectory_judges
+
+    config = trajectory_judges.Config(
+        seeds=1, rates=(0.03,), number=120, out=tmp_path / "a.png"
+    )
+    f1 = {k: v[:, 2].mean() for k, v in trajectory_judges.main(config).items()}
+    assert f1["truth of as many attempts"] > f1["all four, hard negatives"]
+    assert f1["all four, hard negatives"] > f1["rule, successes"]
+
+
+def test_memory_and_structure_explore(tmp_path):
+    import meta_bandit
+
+    config = meta_bandit.Config(
+        seeds=2, rates=(0.03,), gammas=(0.9,), updates=150, out=tmp_path / "a.png"
+    )
+    end = {k: v[:, -1].mean(0) for k, v in meta_bandit.main(config).items()}
+    assert end[True, True, 0.9][0] > 2
+    assert max(v[0] for k, v in end.items() if not all(k)) < 0.2
