@@ -42,3 +42,14 @@ def test_hand_over():
     assert not hits[[stereo, handed], ..., 0].any()
     assert not texture[stereo, ..., 0].any()
     assert (error[..., 0] > 0).all()
+
+
+def test_interventions(capsys):
+    import interventions
+
+    config = interventions.Config(rounds=3, updates=200, seeds=2, rates=(3e-3,))
+    curves = interventions.main(config)
+    # A clone of an exact expert walks its way at once; nobody takes over without one.
+    assert curves["BC"][0, 0, :, -1, 0].mean() > 0.5
+    assert not curves["reward of the goal"][..., 2].any()
+    assert "| exact | the expert itself | | 1.00 |" in capsys.readouterr().out
