@@ -48,6 +48,7 @@ def test_rays_end_where_marching_ends():
     )
 
 
+@pytest.mark.slow
 def test_a_pilot_that_sees_the_truth_hits_nothing():
     def fly(key, near):
         state, _ = world.reset(ROOM, key)

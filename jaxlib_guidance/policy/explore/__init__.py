@@ -14,6 +14,13 @@ from jaxlib_guidance.policy.explore._bandits import (
 from jaxlib_guidance.policy.explore._counts import count_bonus
 from jaxlib_guidance.policy.explore._mating import choose_mate, tournament
 from jaxlib_guidance.policy.explore._novelty import emitter_gain, knn_novelty
+from jaxlib_guidance.policy.explore._plasticity import (
+    dormant_ratio,
+    dormant_std,
+    expert_gate,
+    perturb_factor,
+    perturb_toward,
+)
 from jaxlib_guidance.policy.explore._targets import ensemble_min, sac_target
 
 __all__ = [
@@ -32,6 +39,12 @@ __all__ = [
     # Targets of critics
     "ensemble_min",
     "sac_target",
+    # Networks that stop learning
+    "dormant_ratio",
+    "dormant_std",
+    "perturb_factor",
+    "perturb_toward",
+    "expert_gate",
     # Novelty
     "knn_novelty",
     "emitter_gain",
