@@ -266,10 +266,10 @@ def main(config: Config) -> dict:
     scores, shares = np.asarray(scores), np.asarray(shares)
     best = np.argmax(scores[:, :, : config.tuning, -1].mean(2), 1)
     print(
-        "| proposer, judge | rate | possible | succeed | right of the cloned | start "
-        "| half | end |"
+        "| proposer, judge | rate | possible | succeed | right of the cloned "
+        "| half | end | gain | gain of seeds |"
     )
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---" * 9 + "|")
     kept = {}
     half = (config.rounds + 1) // 2
     for i, name in enumerate(ROWS):
@@ -278,9 +278,16 @@ def main(config: Config) -> dict:
         told = " | ".join(f"{x:.2f}" for x in share)
         ends = " | ".join(
             f"{judged[:, at].mean():.3f} ± {judged[:, at].std():.3f}"
-            for at in (0, half, -1)
+            for at in (half, -1)
         )
-        print(f"| {name} | {config.rates[best[i]]:g} | {told} | {ends} |")
+        gain = judged[:, -1] - judged[:, 0]
+        each = " ".join(f"{x:.2f}" for x in gain)
+        print(
+            f"| {name} | {config.rates[best[i]]:g} | {told} | {ends} "
+            f"| {gain.mean():.3f} ± {gain.std():.3f} | {each} |"
+        )
+    begun = scores[0, 0, config.tuning :, 0]
+    print(f"\nthe first policy: {begun.mean():.3f} ± {begun.std():.3f}")
     spent = time.monotonic() - begin, time.process_time() - cpu
     print(f"\n{spent[0]:.0f} s, {spent[1]:.0f} of CPU", flush=True)
     draw(kept, config.out)

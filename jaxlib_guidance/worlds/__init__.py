@@ -13,6 +13,7 @@ from jaxlib_guidance.worlds import _kuhn as kuhn
 from jaxlib_guidance.worlds import _linear_game as linear_game
 from jaxlib_guidance.worlds import _programs as programs
 from jaxlib_guidance.worlds import _room as room
+from jaxlib_guidance.worlds import _site_graph as site_graph
 from jaxlib_guidance.worlds import _social_dilemma as social_dilemma
 from jaxlib_guidance.worlds import _sums as sums
 from jaxlib_guidance.worlds import _tables as tables
@@ -31,6 +32,7 @@ __all__ = [
     "linear_game",
     "programs",
     "room",
+    "site_graph",
     "social_dilemma",
     "sums",
     "tables",

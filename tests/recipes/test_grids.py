@@ -83,3 +83,15 @@ def test_memory_and_structure_explore(tmp_path):
     end = {k: v[:, -1].mean(0) for k, v in meta_bandit.main(config).items()}
     assert end[True, True, 0.9][0] > 2
     assert max(v[0] for k, v in end.items() if not all(k)) < 0.2
+
+
+def test_looking_two_pages_ahead_helps(tmp_path):
+    import site_lookahead
+
+    config = site_lookahead.Config(
+        rounds=3, seeds=2, tuning=1, priors=(0.1,), out=tmp_path / "a.png"
+    )
+    end = {k: v[:, -1].mean(0) for k, v in site_lookahead.main(config).items()}
+    alone = end["self-training, look-ahead 0"]
+    assert (end["self-training, look-ahead 2"] > alone + 0.05).all()
+    assert end["and imagined pages, look-ahead 0"][0] > alone[0]
