@@ -95,6 +95,9 @@ if TYPE_CHECKING:
         models as models,
     )
     from jaxlib_guidance import (
+        planning as planning,
+    )
+    from jaxlib_guidance import (
         policy as policy,
     )
     from jaxlib_guidance import (
@@ -193,6 +196,7 @@ _ROOMS = (
     "finetuning",
     "guidance",
     "models",
+    "planning",
     "policy",
     "reduce",
     "rng",

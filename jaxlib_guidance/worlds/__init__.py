@@ -3,6 +3,7 @@
 from jaxlib_guidance.worlds import _carry as carry
 from jaxlib_guidance.worlds import _chains as chains
 from jaxlib_guidance.worlds import _craft as craft
+from jaxlib_guidance.worlds import _door as door
 from jaxlib_guidance.worlds import _doorway as doorway
 from jaxlib_guidance.worlds import _dynamical_bandit as dynamical_bandit
 from jaxlib_guidance.worlds import _errand as errand
@@ -22,6 +23,7 @@ __all__ = [
     "carry",
     "chains",
     "craft",
+    "door",
     "doorway",
     "dynamical_bandit",
     "errand",

@@ -1,0 +1,57 @@
+"""Plans by guided diffusion of states and actions, and worlds to carry them out in."""
+
+from jaxlib_guidance.planning._dynamics import (
+    apply_dynamics,
+    apply_inverse,
+    init_dynamics,
+    init_inverse,
+)
+from jaxlib_guidance.planning._energies import (
+    alignment_errors,
+    dynamics_energy,
+    goal_errors,
+    phase_blend,
+    phased,
+    rate_energy,
+)
+from jaxlib_guidance.planning._plan import Episode, carry_out, first_state, plan
+from jaxlib_guidance.planning._planner import (
+    Planner,
+    load_planner,
+    planner_from_config,
+)
+from jaxlib_guidance.planning._trajectories import (
+    Layout,
+    Trajectory,
+    fit_layout,
+    windows,
+)
+
+__all__ = [
+    # Trajectories and their arrays
+    "Layout",
+    "Trajectory",
+    "fit_layout",
+    "windows",
+    # Plans, and carrying them out
+    "Episode",
+    "carry_out",
+    "first_state",
+    "plan",
+    # What a plan is asked for
+    "alignment_errors",
+    "dynamics_energy",
+    "goal_errors",
+    "phase_blend",
+    "phased",
+    "rate_energy",
+    # Learned dynamics
+    "apply_dynamics",
+    "apply_inverse",
+    "init_dynamics",
+    "init_inverse",
+    # All of it in a file
+    "Planner",
+    "load_planner",
+    "planner_from_config",
+]

@@ -1,0 +1,168 @@
+"""Plans drawn from a denoiser of trajectories, and how they are carried out."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance import rng
+from jaxlib_guidance.planning._trajectories import Layout, Trajectory
+from jaxlib_guidance.reduce import require_shape
+from jaxlib_guidance.sampling import Sampler, inpaint, sample
+from jaxlib_guidance.types import Array, PyTree
+
+
+def plan(
+    keys: Array,
+    denoiser: Any,
+    sampler: Sampler,
+    grid: Array,
+    layout: Layout,
+    state: Array,
+    horizon: int,
+    *,
+    conditioned: bool = False,
+    guidance: Any = None,
+    **options: Any,
+) -> Trajectory:
+    """Draws trajectories that begin in given states.
+
+    The first state is put back before each step, noised to match, so that it is the
+    given one to the bit. What the plan is for is said by ``guidance``: the energies of
+    this room go into `guidance.energy` by `Layout.energy`.
+
+    Args:
+      keys: Typed keys ``[B]``, one a plan.
+      denoiser: Denoiser of arrays ``[B, T, A + S]``, or several.
+      sampler: Solver.
+      grid: Times ``[N + 1]``.
+      layout: How trajectories are arrays.
+      state: Where each plan begins ``[B, S]``.
+      horizon: Number ``T`` of steps, those of the denoiser.
+      conditioned: Whether the denoiser's condition is the first state in unit scale at
+        every step ``[B, T, S]``, see `first_state`; False is a denoiser without one.
+      guidance: Term or chain; None is none.
+      **options: Of `sampling.sample`.
+
+    Returns:
+      Actions ``[B, T, A]`` and states ``[B, T, S]`` in the units of the world.
+
+    Raises:
+      ValueError: A state of another shape, a horizon below 2; anything that `sample`
+        refuses.
+
+    Reference: Janner et al., Diffuser, arXiv 2205.09991; Liang et al., DexHandDiff,
+      arXiv 2411.18562.
+    """
+    require_shape("state", state, (keys.shape[0], layout.states))
+    if horizon < 2:
+        raise ValueError(f"horizon is {horizon}; expected at least 2")
+    state = jnp.asarray(state, jnp.float32)
+    shape = horizon, layout.actions + layout.states
+    scaled = layout.scale(state)
+    source = jnp.zeros((len(keys), *shape)).at[:, 0, layout.actions :].set(scaled)
+    known = jnp.zeros(shape).at[0, layout.actions :].set(1.0)
+    cond = first_state(layout, state, horizon) if conditioned else None
+    x, _ = sample(
+        *(keys, denoiser, inpaint(sampler, source, known), grid, shape, cond),
+        guidance=guidance,
+        **options,
+    )
+    actions, states = layout.unpack(x)
+    # Scaled and back, a state is a rounding off.
+    return Trajectory(actions, states.at[:, 0].set(state))
+
+
+def first_state(layout: Layout, state: Array, horizon: int) -> Array:
+    """A state in unit scale at every step, as the condition of a denoiser.
+
+    Args:
+      layout: How trajectories are arrays.
+      state: States ``[..., S]``.
+      horizon: Number ``T`` of steps.
+
+    Returns:
+      ``[..., T, S]``.
+    """
+    scaled = layout.scale(state)[..., None, :]
+    return jnp.broadcast_to(scaled, (*scaled.shape[:-2], horizon, layout.states))
+
+
+class Episode(NamedTuple):
+    """What was done and met.
+
+    Attributes:
+      trajectory: Actions ``[B, N, A]`` and the states in which they were taken
+        ``[B, N, S]``.
+      rewards: Rewards ``[B, N]``.
+      planned: Of every plan, the states that it expected ``[B, P, T, S]``.
+      state: The world at the end.
+    """
+
+    trajectory: Trajectory
+    rewards: Array
+    planned: Array
+    state: PyTree
+
+
+def carry_out(
+    keys: Array,
+    make_plan: Callable[[Array, Array], Trajectory],
+    step: Callable[[PyTree, Array], tuple[PyTree, Array, Array]],
+    state: PyTree,
+    observation: Array,
+    *,
+    plans: int,
+    execute: int,
+) -> Episode:
+    """Plans, takes the first actions, and plans again: a receding horizon.
+
+    Args:
+      keys: Typed keys ``[B]``, one an episode.
+      make_plan: Function ``(keys [B], observation [B, S]) -> Trajectory``, such as
+        `plan` with all else filled in.
+      step: The world ``(state, actions [B, A]) -> (state, observation [B, S], rewards
+        [B])``, for a whole batch.
+      state: The world at first.
+      observation: What is seen of it ``[B, S]``.
+      plans: Number ``P`` of plans.
+      execute: Actions of each plan that are taken, at most its horizon; ``N = P
+        execute``.
+
+    Returns:
+      The episodes.
+
+    Raises:
+      ValueError: No plans, or more actions than a plan has.
+    """
+    if plans < 1:
+        raise ValueError(f"plans is {plans}; expected at least 1")
+
+    def one(carry, i):
+        state, seen = carry
+        made = make_plan(rng.fold(keys, i), seen)
+        horizon = made.actions.shape[1]
+        if not 1 <= execute <= horizon:
+            raise ValueError(
+                f"execute is {execute}; expected 1 to {horizon}, the plan's horizon"
+            )
+
+        def act(carry, action):
+            state, seen = carry
+            state, after, reward = step(state, action)
+            return (state, after), (action, seen, reward)
+
+        first = jnp.moveaxis(made.actions[:, :execute], 1, 0)
+        carry, taken = jax.lax.scan(act, (state, seen), first)
+        return carry, (taken, made.states)
+
+    (state, _), (taken, planned) = jax.lax.scan(
+        one, (state, observation), jnp.arange(plans)
+    )
+    # [P, E, B, ...] to [B, P E, ...].
+    joined = (jnp.moveaxis(x, 2, 0) for x in taken)
+    actions, states, rewards = (x.reshape(len(x), -1, *x.shape[3:]) for x in joined)
+    return Episode(
+        Trajectory(actions, states), rewards, jnp.moveaxis(planned, 0, 1), state
+    )

@@ -1,0 +1,89 @@
+"""train/planner.py: what it writes, and mistakes."""
+
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxlib_guidance import planning
+from jaxlib_guidance.training import Log
+from jaxlib_guidance.worlds import door
+
+ROOT = Path(__file__).parents[2]
+
+
+def load(kind, name):
+    folder = ROOT / kind
+    sys.path.insert(0, str(folder))
+    spec = importlib.util.spec_from_file_location(
+        f"{kind}_{name}", folder / f"{name}.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    sys.path.remove(str(folder))
+    return module
+
+
+recipe = load("train", "planner")
+
+
+def tiny(folder, **changes):
+    return recipe.Config(
+        folder,
+        count=16,
+        length=20,
+        model=recipe.Model(width=8, blocks=1, horizon=12),
+        optimiser=recipe.Optimiser(steps=4, batch=8),
+        log=Log(every=2, eval_every=2),
+        **changes,
+    )
+
+
+@pytest.mark.slow
+def test_a_planner_is_trained_goes_on_and_opens(tmp_path):
+    config = tiny(tmp_path / "run")
+    assert recipe.train(config)
+    assert recipe.train(config)
+    planner, params = planning.load_planner(tmp_path / "run/ema.safetensors")
+    assert planner.model.shape == (12, door.ACTIONS + door.STATES)
+    assert set(params) == {"planner", "dynamics", "inverse"}
+
+
+@pytest.mark.slow
+def test_own_episodes(tmp_path):
+    rng = np.random.default_rng(0)
+    parts = {
+        "actions": rng.normal(size=(8, 20, 2)),
+        "states": rng.normal(size=(8, 20, 4)),
+    }
+    np.savez(tmp_path / "mine.npz", **parts)
+    assert recipe.train(tiny(tmp_path / "run", episodes=tmp_path / "mine.npz"))
+    planner, _ = planning.load_planner(tmp_path / "run/ema.safetensors")
+    assert (planner.layout.actions, planner.layout.states) == (2, 4)
+
+
+def test_the_scripted_hand_opens_to_its_goals():
+    data = recipe.scripted(recipe.Config(count=32, noise=0.0, goals=(0.4, 1.4)))
+    np.testing.assert_allclose(data.states[::2, -1, 4], 0.4, atol=0.05)
+    np.testing.assert_allclose(data.states[1::2, -1, 4], 1.4, atol=0.05)
+    assert not door.ghosts(data.states).any()
+
+
+def test_mistakes_of_training(tmp_path):
+    np.savez(tmp_path / "a.npz", actions=np.ones((2, 5, 1)), states=np.ones((3, 5, 1)))
+    np.savez(tmp_path / "b.npz", actions=np.ones((2, 5, 1)))
+    config = tiny(tmp_path / "run")
+    for changes, message in (
+        ({"goals": (2.0,)}, "goals is"),
+        ({"persistence": 1.0}, "persistence is 1.0"),
+        ({"episodes": tmp_path / "a.npz"}, r"actions .2, 5, 1. and states .3, 5, 1."),
+        ({"episodes": tmp_path / "b.npz"}, "expected actions and states"),
+        ({"model": recipe.Model(horizon=30)}, "horizon is 30; expected 2 to 20"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            recipe.train(replace(config, **changes))
+    assert not (tmp_path / "run").exists()
