@@ -13,6 +13,7 @@ from jaxlib_guidance.worlds import _key_door as key_door
 from jaxlib_guidance.worlds import _kuhn as kuhn
 from jaxlib_guidance.worlds import _linear_game as linear_game
 from jaxlib_guidance.worlds import _programs as programs
+from jaxlib_guidance.worlds import _raters as raters
 from jaxlib_guidance.worlds import _room as room
 from jaxlib_guidance.worlds import _site_graph as site_graph
 from jaxlib_guidance.worlds import _social_dilemma as social_dilemma
@@ -33,6 +34,7 @@ __all__ = [
     "kuhn",
     "linear_game",
     "programs",
+    "raters",
     "room",
     "site_graph",
     "social_dilemma",

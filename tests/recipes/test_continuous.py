@@ -53,3 +53,23 @@ def test_interventions(capsys):
     assert curves["BC"][0, 0, :, -1, 0].mean() > 0.5
     assert not curves["reward of the goal"][..., 2].any()
     assert "| exact | the expert itself | | 1.00 |" in capsys.readouterr().out
+
+
+def test_raters(capsys):
+    import raters
+
+    config = raters.Config(updates=400, seeds=2, rates=(0.3,), entropies=(0.0, 0.1))
+    found = raters.main(config)
+    # Where all share the scores, everybody finds the best option.
+    for method in ("SPO", "reward model"):
+        assert found["shared scores", method][..., -1, 0].min(0).max() < 0.05
+    assert "| circle of three | exact" in capsys.readouterr().out
+
+
+def test_waypoints(capsys):
+    import waypoints
+
+    config = waypoints.Config(rounds=2, updates=20, demonstrations=(4, 2), seeds=2)
+    curves = waypoints.main(config)
+    assert curves.shape == (2, 3, 2, 2, 2, 2)
+    assert "| 4 | KAGI |" in capsys.readouterr().out
