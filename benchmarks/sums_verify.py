@@ -1,6 +1,7 @@
 """A model that adds and judges its own sums: solving alone, or both in one update.
 
     python benchmarks/sums_verify.py             # minutes of one core
+    python benchmarks/sums_verify.py --updates 0 --start sums_checker   # no training
 
 RISE trains verdicts on the model's own answers beside the answers, by rewards of the
 same rule. The runs that only solve train on twice the answers, so that all draw the
@@ -40,7 +41,7 @@ class Config:
     start: str = "sums_plain"
     """Model to begin with."""
     updates: int = 80
-    """Updates of each run."""
+    """Updates of each run; 0 judges the model as it is."""
     prompts: int = 6
     """Sums of an update."""
     group: int = 8
@@ -137,15 +138,20 @@ def make_plan(config, lm):
     return Plan(collect, loss, evaluate)
 
 
+def cell(x):
+    """The mean and each seed."""
+    return f"{x.mean():.3f} ({' '.join(f'{one:.3f}' for one in x)})"
+
+
 def main(config: Config) -> Judged:
     """Prints the table; returns figures ``[row, seed, before and after]``."""
     lm, params = load(config.start)
     found = learn(
         make_plan(config, lm),
         params,
-        jnp.array(list(ROWS.values())),
+        jnp.array(list(ROWS.values())[: None if config.updates else 1]),
         updates=config.updates,
-        every=config.updates,
+        every=max(config.updates, 1),
         rate=config.rate,
         seeds=config.seeds,
     )
@@ -153,13 +159,9 @@ def main(config: Config) -> Judged:
     heads += ["verdicts right", "precision", "recall", "precision on hard sums"]
     print(f"| trained to | {' | '.join(heads)} |")
     print("|---" * (len(heads) + 1) + "|")
-    before = " | ".join(f"{x[:, :, 0].mean():.3f}" for x in found)
-    print(f"| nothing | {before} |")
-    for row, name in enumerate(ROWS):
-        after = [x[row, :, -1] for x in found]
-        each = (" ".join(f"{one:.3f}" for one in x) for x in after)
-        cells = (f"{x.mean():.3f} ({y})" for x, y in zip(after, each, strict=True))
-        print(f"| {name} | {' | '.join(cells)} |")
+    print(f"| nothing | {' | '.join(cell(x[0, :, 0]) for x in found)} |")
+    for row, name in enumerate(ROWS if config.updates else ()):
+        print(f"| {name} | {' | '.join(cell(x[row, :, -1]) for x in found)} |")
     return found
 
 

@@ -12,7 +12,8 @@ The last solution is the answer, ``.`` ends it. An answer may begin with ``#``: 
 is direct, without columns. What else prompts hold is in `prompt` and `follow_up`.
 
 All functions take one problem; `jax.vmap` is for many. Tokens are the letters of
-``0123456789+=(#.wxRW?h`` in this order, so that a digit is its own number.
+``0123456789+=(#.wxRW?h`` in this order, so that a digit is its own number;
+``sums.END`` is that of ``.``, and ``sums.SOLUTION`` that of ``#``.
 """
 
 from typing import NamedTuple
