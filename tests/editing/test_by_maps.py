@@ -59,6 +59,18 @@ def test_the_same_words_give_the_source_back_bit_for_bit(name):
 
 
 @pytest.mark.parametrize("name", EDITORS)
+def test_strength_0_is_the_source(name):
+    """Bit for bit, under other words; what the network would say is left out."""
+
+    @jax.jit
+    def run(picture):
+        given = KEYS, DENOISER, GRID, picture, SOURCE, TARGET, 0.0
+        return EDITORS[name](*given, strength=0.0).x
+
+    np.testing.assert_array_equal(run(PICTURE), PICTURE)
+
+
+@pytest.mark.parametrize("name", EDITORS)
 def test_a_step_is_that_of_the_network_with_borrowed_maps(name):
     """The first step, of source and edit as two branches of one call."""
     places = [f"block{i}" for i in range(2)]
@@ -273,6 +285,56 @@ def test_masks_without_meaning_are_told():
         editing.masactrl(*given, words=(word, word), threshold=1.0)
     with pytest.raises(ValueError, match=r"mutual_masks's words have shape \(4, 2\)"):
         editing.masactrl(*given, words=(word[:2], word[:2]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*PUBLISHED, "rf_inversion", "ledits", "null_text"])
+def test_on_a_published_network_strength_0_is_the_source(name, stable_diffusion):
+    x = jax.random.normal(jax.random.key(4), (2, 4, 4, 4))
+    grid, null = jg.uniform_grid(jg.VPLinear(), 3), {"text": 0.0}
+    source, target = {"text": SOURCE}, {"text": TARGET}
+    editors = PUBLISHED | {
+        name: getattr(editing, name) for name in ("rf_inversion", "null_text")
+    }
+
+    @jax.jit
+    def run(x):
+        given = KEYS, stable_diffusion, grid, x, source
+        if name == "ledits":
+            edits = [editing.ConceptEdit(target, jnp.eye(3)[1])]
+            return editing.ledits(*given, null, edits, strength=0.0).x
+        got = editors[name](*given, target, null, strength=0.0)
+        return getattr(got, "x", got)
+
+    np.testing.assert_array_equal(run(x), x)
+
+
+@pytest.mark.slow
+def test_on_a_published_network_what_else_gives_the_source_back(stable_diffusion):
+    """RF-inversion that is led wholly, LEDITS++ without weight, null-text's own words.
+
+    The last is the source as it is drawn, bit for bit.
+    """
+    x = jax.random.normal(jax.random.key(4), (2, 4, 4, 4))
+    grid, null = jg.uniform_grid(jg.VPLinear(), 3), {"text": 0.0}
+    source, target = {"text": SOURCE}, {"text": TARGET}
+
+    @jax.jit
+    def run(x, weight):
+        given = KEYS, stable_diffusion, grid, x, source
+        led = editing.rf_inversion(*given, target, null, eta=1.0, share=1.0)
+        edits = [editing.ConceptEdit(target, jnp.eye(3)[1], weight, threshold=0.3)]
+        concepts = editing.ledits(*given, null, edits, strength=1.0)
+        options = {"weight": 3.0, "iterations": 8, "rate": 0.05, "tolerance": None}
+        return led.x, concepts.x, editing.null_text(*given, target, null, **options)
+
+    led, same, drawn = run(x, jnp.zeros(2))
+    np.testing.assert_allclose(led, x, atol=1e-5)
+    np.testing.assert_allclose(same, x, atol=1e-5)
+    np.testing.assert_array_equal(drawn.x[1], drawn.source[1])
+    assert np.abs(drawn.x[0] - drawn.source[0]).max() > 1e-3
+    _, edited, _ = run(x, jnp.full(2, 3.0))
+    assert np.abs(edited[0] - x[0]).max() > 1e-3
 
 
 def test_words_and_gains_of_other_shapes_are_told():
