@@ -8,19 +8,24 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 import jaxlib_guidance as jg
 from jaxlib_guidance.editing import (
+    ConceptEdit,
     edit_friendly,
     flow_edit,
     guide_and_rescale,
+    ledits,
     masactrl,
+    null_text,
     plug_and_play,
     prompt_to_prompt,
     rf_inversion,
     sdedit,
 )
 
-WEIGHTS = (1.5, 3.0, 6.5)
+WEIGHTS = (1.5, 4.0, 10.0)
 
 
 class Method(NamedTuple):
@@ -88,12 +93,43 @@ def methods(model: Any, budget: int) -> dict[str, Method]:
 
         return edit
 
+    def masked(start, keys, net, x, source, target, w):
+        # The second word is the thing. Two more in a step see where it is.
+        word = jnp.zeros(source["text"].shape[1]).at[1].set(1.0)
+        return masactrl(
+            *(keys, net, grid(7), x, source, target, null),
+            start=start,
+            words=(word, word),
+            weight=w,
+        ).x
+
     def led(share, keys, net, x, source, target, w, eta):
         return rf_inversion(
             *(keys, net, grid(3), x, source, target, null),
             weight=w,
             eta=eta,
             share=share,
+        ).x
+
+    def optimised(iterations, keys, net, x, source, target, w):
+        # One of the inversion, two of source and step, four of the pair.
+        return null_text(
+            *(keys, net, grid(7 + 3 * iterations), x, source, target, source),
+            weight=w,
+            iterations=iterations,
+            rate=0.1 / iterations,
+        ).x
+
+    def by_concepts(strength, keys, net, x, source, target, w):
+        # The first word, a colour, is the one that differs.
+        word = jnp.zeros(source["text"].shape[1]).at[0].set(1.0)
+        edits = [
+            ConceptEdit(target, word, w, threshold=0.5),
+            ConceptEdit(source, word, -w, threshold=0.5),
+        ]
+        return ledits(
+            *(keys, net, grid(8, strength), x, source, null, edits),
+            strength=strength + 1e-6 if strength < 1 else 1.0,
         ).x
 
     def each(*fixed):
@@ -114,18 +150,25 @@ def methods(model: Any, budget: int) -> dict[str, Method]:
             lambda: partial(rescaled, {"block4": 500.0}), held
         ),
         "Prompt-to-Prompt": Method(p2p, each((0.8, 0.4), (0.4, 0.2))),
-        "MasaCtrl": Method(
-            partial(by_maps, masactrl, ("start",)), each((0.1,), (0.5,))
-        ),
-        "plug-and-play": Method(
-            partial(pnp, ("feature_share", "self_share")),
-            each((0.8, 0.5), (0.4, 0.25)),
+        "null-text and Prompt-to-Prompt": Method(
+            lambda k: partial(optimised, k), each((2,), (5,))
         ),
         "FlowEdit": Method(
             lambda s: partial(beside, flow_edit, s), each(*two), draws=True
         ),
         "edit-friendly DDPM": Method(
             lambda s: partial(beside, edit_friendly, s), each(*two), draws=True
+        ),
+        "LEDITS++": Method(lambda s: partial(by_concepts, s), each(*two), draws=True),
+        "MasaCtrl": Method(
+            partial(by_maps, masactrl, ("start",)), each((0.1,), (0.5,))
+        ),
+        "MasaCtrl with masks": Method(
+            lambda s: partial(masked, s), each((0.1,), (0.5,))
+        ),
+        "plug-and-play": Method(
+            partial(pnp, ("feature_share", "self_share")),
+            each((0.8, 0.5), (0.4, 0.25)),
         ),
         "RF-inversion": Method(
             lambda s: partial(led, s),

@@ -12,23 +12,21 @@ weight of CFG of each drawing, is the best of two on other noise and words.
 """
 
 import dataclasses
-from collections.abc import Callable
 from functools import cache
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
+from motion_edits import SIDED, WORDS, condition, edits, phrases
+from motion_judging import overlap, repetitions, train_judge
 
 import jaxlib_guidance as jg
 from jaxlib_guidance import editing
-from jaxlib_guidance.data import MOTION_ACTIONS, embed_words, make_motions
-from jaxlib_guidance.models import Classifier, load_pretrained
+from jaxlib_guidance.data import MOTION_ACTIONS, make_motions
+from jaxlib_guidance.models import load_pretrained
 
-WORDS = 6
-SIDED = ("kick", "punch", "wave")
 # Edits whose setting may be traced, and those that are beside the same drawing.
 NUMBERED = ("erase", "ground")
 SAME_DRAWING = {
@@ -56,197 +54,12 @@ class Config:
     """Steps of training of the classifier."""
 
 
-def condition(texts: list[str]) -> dict[str, jax.Array]:
-    """The condition of texts."""
-    text, mask = embed_words(texts, WORDS)
-    return {"text": jnp.asarray(text), "text_mask": jnp.asarray(mask)}
-
-
-def train_judge(steps: int) -> Callable[[Any], np.ndarray]:
-    """Motions ``[N, T, C]`` to labels ``[N]``, by a classifier of clips."""
-    motions = make_motions(777, 4000)
-    module = Classifier(classes=len(MOTION_ACTIONS), widths=(32, 64))
-    params = module.init(jax.random.key(0), jnp.zeros((1, 48, 12)))["params"]
-    tx = optax.adam(2e-3)
-
-    def logits(params, x):
-        out: Any = module.apply({"params": params}, x)
-        return out.logits
-
-    @jax.jit
-    def step(params, state, x, labels):
-        def loss(params):
-            each = optax.softmax_cross_entropy_with_integer_labels(
-                logits(params, x), labels
-            )
-            return each.mean()
-
-        grads = jax.grad(loss)(params)
-        updates, state = tx.update(grads, state)
-        return optax.apply_updates(params, updates), state
-
-    state, random = tx.init(params), np.random.default_rng(0)
-    for _ in range(steps):
-        rows = random.integers(0, len(motions.poses), 64)
-        # A little noise: what a model draws is not as smooth.
-        x = motions.poses[rows] + 0.03 * random.normal(size=(64, 48, 12))
-        params, state = step(
-            params, state, jnp.asarray(x, jnp.float32), motions.labels[rows]
-        )
-    run = jax.jit(lambda x: jnp.argmax(logits(params, x), -1))
-    return lambda x: np.asarray(run(jnp.asarray(x, jnp.float32)))
-
-
-def activity(x: np.ndarray) -> np.ndarray:
-    """How much each frame moves away from rest ``[N, T]``."""
-    return np.sqrt(np.mean(np.asarray(x) ** 2, -1))
-
-
-def active(x: np.ndarray) -> np.ndarray:
-    """The frames from the first to the last that is not at rest, bool ``[N, T]``."""
-    moving = activity(x) > 0.25 * activity(x).max(-1, keepdims=True)
-    after = np.cumsum(moving, -1) > 0
-    return after & (np.cumsum(moving[:, ::-1], -1)[:, ::-1] > 0)
-
-
-def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of frames ``[N]``."""
-    return (a & b).sum(-1) / np.maximum((a | b).sum(-1), 1)
-
-
-def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Correlation of two courses ``[N, T]``."""
-    a, b = (c - c.mean(-1, keepdims=True) for c in (a, b))
-    scale = np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
-    return (a * b).sum(-1) / np.maximum(scale, 1e-9)
-
-
-def phrases(
-    seed: int, count: int
-) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
-    """Texts, others with another action, and the labels of both."""
-    random = np.random.default_rng(seed)
-    texts, others, labels = [], [], []
-    for i in range(count):
-        # Both have a side or neither, so that a single word differs.
-        sided = i % 8 < len(SIDED)
-        kinds = [a for a in MOTION_ACTIONS if (a in SIDED) == sided]
-        pair = random.choice(kinds, 2, replace=False)
-        speed, side = random.choice(["fast", "slow"]), random.choice(["left", "right"])
-        for found, action in zip((texts, others), pair, strict=True):
-            found.append(f"{speed} {action} {side if sided else ''}".strip())
-        labels.append([MOTION_ACTIONS.index(action) for action in pair])
-    first, second = np.array(labels).T
-    return texts, others, first, second
-
-
-def edits(draw: Any, judge: Any) -> dict[str, tuple]:
-    """Edit, drawing without it, measures and the settings that are searched.
-
-    An edit or a drawing is a function of keys, conditions, a weight of CFG and a
-    setting; measures are functions of source, edited and labels, the higher the better
-    but for those that end in "(less)".
-    """
-    word = jnp.eye(WORDS)[1]
-    late = np.arange(48) >= 24
-    shares = (0.3, 0.6)
-
-    def redrawn(keys, source, target, weight, _):
-        """The target's words from the same noise."""
-        own = draw(keys, weight)
-        return editing.draw_pair(own, source, target, ())
-
-    def afresh(keys, source, target, weight, _):
-        """The same words from other noise."""
-        first = editing.draw_pair(draw(keys, weight), source, source, ())
-        again = editing.draw_pair(
-            draw(jg.rng.fold(keys, 1), weight), source, source, ()
-        )
-        return editing.MotionPair(first.source, again.source)
-
-    def erased(keys, source, target, weight, gain):
-        return editing.erase_word(
-            draw(keys, weight), source, word, window=(0.5, 1.0), gain=gain
-        )
-
-    def replaced(keys, source, target, weight, share):
-        return editing.replace_word(
-            *(draw(keys, weight), source, target, word),
-            self_share=share,
-            cross_share=share,
-        )
-
-    def shifted(keys, source, target, weight, share):
-        return editing.shift_motion(draw(keys, weight), source, 0.5, share=share)
-
-    def styled(keys, source, target, weight, share):
-        return editing.transfer_style(draw(keys, weight), source, target, share=share)
-
-    def varied(keys, source, target, weight, chunk):
-        return editing.vary_motion(draw(keys, weight), source, chunk)
-
-    def grounded(keys, source, target, weight, amount):
-        return editing.ground_word(
-            draw(keys, weight), source, word, (0.0, 0.5), amount=amount
-        )
-
-    def rms(x, where):
-        return np.sqrt((activity(x) ** 2 * where).sum(-1) / where.sum())
-
-    def kept_action(source, edited, first, second):
-        return judge(edited) == first
-
-    def new_action(source, edited, first, second):
-        return judge(edited) == second
-
-    def same_place(source, edited, first, second):
-        return overlap(active(source), active(edited))
-
-    measures = {
-        "erase": {
-            "motion left in the second half, of the source's (less)": lambda s, e, *_: (
-                rms(e, late).mean() / rms(s, late).mean() * np.ones(len(s))
-            ),
-            "change of the first half, of its motion (less)": lambda s, e, *_: (
-                rms(e - s, ~late).mean() / rms(s, ~late).mean() * np.ones(len(s))
-            ),
-        },
-        "replace": {"new action": new_action, "same place": same_place},
-        "style": {"new action": new_action, "same place": same_place},
-        "shift": {
-            "action": kept_action,
-            "course of the rolled source": lambda s, e, *_: correlation(
-                np.roll(activity(s), 24, -1), activity(e)
-            ),
-        },
-        "vary": {
-            "action": kept_action,
-            "change, of its motion": lambda s, e, *_: (
-                rms(e - s, late | True) / rms(s, late | True)
-            ),
-        },
-        "ground": {
-            "action": kept_action,
-            "motion in the window, of all": lambda s, e, *_: (
-                (activity(e) ** 2 * ~late).sum(-1) / (activity(e) ** 2).sum(-1)
-            ),
-        },
-    }
-    return {
-        "erase": (erased, afresh, measures["erase"], (0.0, 0.1)),
-        "replace": (replaced, redrawn, measures["replace"], shares),
-        "style": (styled, redrawn, measures["style"], shares),
-        "shift": (shifted, afresh, measures["shift"], shares),
-        "vary": (varied, afresh, measures["vary"], (0.125, 0.25)),
-        "ground": (grounded, afresh, measures["ground"], (0.3, 0.6)),
-    }
-
-
 def beside(config: Config, model: Any, params: Any, grid: Any) -> None:
     """Each edit beside a drawing without it: searches, judges and prints."""
     judge = train_judge(config.judged)
     held = make_motions(999, 1000)
-    print(f"classifier: {(judge(held.poses) == held.labels).mean():.3f} of held-out\n")
+    print(f"classifier: {(judge(held.poses) == held.labels).mean():.3f} of held-out, ")
+    print(f"peaks: {(repetitions(held.poses) == held.counts).mean():.3f}\n")
 
     @cache
     def program(name, run, static):
@@ -282,7 +95,9 @@ def beside(config: Config, model: Any, params: Any, grid: Any) -> None:
         }
 
     def score(found):
-        return sum(-v if key.endswith("(less)") else v for key, v in found.items())
+        # Peaks are for judging alone.
+        kept = {k: v for k, v in found.items() if not k.endswith("peaks")}
+        return sum(-v if key.endswith("(less)") else v for key, v in kept.items())
 
     print("| edit | measure | setting | with the edit | without it |")
     print("|---|---|---|---:|---:|")
