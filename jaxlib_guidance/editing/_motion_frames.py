@@ -22,7 +22,7 @@ def shift_motion(
     cond: PyTree,
     ratio: float,
     *,
-    share: float = 0.5,
+    share: float = 0.4,
     sites: str = "*/attn",
 ) -> MotionPair:
     """The motion's order in time, rolled by a part of its length.
@@ -32,7 +32,7 @@ def shift_motion(
       cond: Condition with words, every leaf ``[B, ...]``.
       ratio: Part of the clip by which it moves, towards the end if positive; frames
         that leave come in at the other end. The nearest number of frames of each site.
-      share: Share of the steps with the edit; the authors take 5 of 10.
+      share: Share of the steps with the edit; the authors take 4 of 10.
       sites: Self-attention sites, by place, name or pattern.
 
     Returns:
@@ -103,7 +103,7 @@ def transfer_style(
     style: PyTree,
     cond: PyTree,
     *,
-    share: float = 0.6,
+    share: float = 0.5,
     sites: str = "*/attn",
 ) -> MotionPair:
     """What the words say, in the order and manner of another motion.
@@ -112,7 +112,7 @@ def transfer_style(
       draw: How to draw.
       style: Condition of the motion whose queries are taken, every leaf ``[B, ...]``.
       cond: Condition of the result, of the same shapes.
-      share: Share of the steps with the edit; the authors take 6 of 10.
+      share: Share of the steps with the edit; the authors take 5 of 10.
       sites: Self-attention sites, by place, name or pattern.
 
     Returns:
