@@ -12,6 +12,7 @@ from jaxlib_guidance.worlds import _grids as grids
 from jaxlib_guidance.worlds import _key_door as key_door
 from jaxlib_guidance.worlds import _kuhn as kuhn
 from jaxlib_guidance.worlds import _linear_game as linear_game
+from jaxlib_guidance.worlds import _maze as maze
 from jaxlib_guidance.worlds import _programs as programs
 from jaxlib_guidance.worlds import _raters as raters
 from jaxlib_guidance.worlds import _room as room
@@ -33,6 +34,7 @@ __all__ = [
     "key_door",
     "kuhn",
     "linear_game",
+    "maze",
     "programs",
     "raters",
     "room",

@@ -73,3 +73,18 @@ def test_waypoints(capsys):
     curves = waypoints.main(config)
     assert curves.shape == (2, 3, 2, 2, 2, 2)
     assert "| 4 | KAGI |" in capsys.readouterr().out
+
+
+def test_behaviours():
+    import behaviours
+
+    config = behaviours.Config(generations=10, seeds=2, spreads=(0.5,))
+    found = behaviours.main(config)
+    for places, rewards in found.values():
+        assert places.shape == (1, 2, 10, behaviours.YOUNG, 2)
+        assert (places >= 0).all()
+        assert (places <= 1).all()
+        away = np.linalg.norm(places - np.asarray(behaviours.MAZE.goal), axis=-1)
+        np.testing.assert_allclose(rewards, np.maximum(1 - away / 0.1, 0), atol=1e-5)
+    novel, chance = (found[name][0] for name in ("true place", "random weights"))
+    assert behaviours.coverage(novel) > behaviours.coverage(chance)
