@@ -295,7 +295,7 @@ def main(config: Config) -> dict:
 
 
 def draw(kept, out):
-    """Held-out success over rounds, a panel for each judge."""
+    """Gains of held-out success over rounds, a panel for each judge."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -308,14 +308,16 @@ def draw(kept, out):
     for panel, error in zip(panels, errors, strict=True):
         for number, name in enumerate(PROPOSERS):
             rows = kept[f"{name}, judge wrong {error}"]
+            rows = rows - rows[:, :1]
             panel.plot(rows.mean(0), color=f"C{number}", label=name)
             x = np.arange(rows.shape[1])
             panel.fill_between(
                 x, rows.min(0), rows.max(0), color=f"C{number}", alpha=0.1
             )
-        panel.plot(kept["context, everything cloned"].mean(0), "k:", label="all cloned")
+        rows = kept["context, everything cloned"]
+        panel.plot((rows - rows[:, :1]).mean(0), "k:", label="all cloned")
         panel.set(title=f"judge wrong {error}", xlabel="rounds")
-    panels[0].set_ylabel("success on held-out goals")
+    panels[0].set_ylabel("gain on held-out goals")
     panels[0].legend(fontsize=7)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=90)

@@ -70,8 +70,7 @@ def test_hard_negatives_make_a_better_judge(tmp_path):
         seeds=1, rates=(0.03,), number=120, out=tmp_path / "a.png"
     )
     f1 = {k: v[:, 2].mean() for k, v in trajectory_judges.main(config).items()}
-    assert f1["truth of as many attempts"] > f1["all four, hard negatives"]
-    assert f1["all four, hard negatives"] > f1["rule, successes"]
+    assert f1["all four, hard negatives"] > f1["rule, successes"] + 0.1
 
 
 def test_memory_and_structure_explore(tmp_path):
@@ -95,3 +94,11 @@ def test_looking_two_pages_ahead_helps(tmp_path):
     alone = end["self-training, look-ahead 0"]
     assert (end["self-training, look-ahead 2"] > alone + 0.05).all()
     assert end["and imagined pages, look-ahead 0"][0] > alone[0]
+
+
+def test_cloning_successes_beats_cloning_everything(tmp_path):
+    import proposers
+
+    config = proposers.Config(rounds=4, seeds=2, rates=(0.01,), out=tmp_path / "a.png")
+    gain = {k: (v[:, -1] - v[:, 0]).mean() for k, v in proposers.main(config).items()}
+    assert gain["possible, judge wrong 0"] > gain["context, everything cloned"]

@@ -100,7 +100,7 @@ def test_predicates_say_what_is_so():
 
 def test_a_picture_shows_the_agent_and_what_it_has():
     states = jnp.array([8, 9, int(WORLD.after[8, 4])])
-    pictures = jax.vmap(lambda s: craft.render(WORLD, s, scale=6))(states)
+    pictures = jax.jit(jax.vmap(lambda s: craft.render(WORLD, s, scale=6)))(states)
     assert pictures.shape == (3, 54, 42, 3)
     assert float(jnp.min(pictures)) >= 0
     assert float(jnp.max(pictures)) <= 1

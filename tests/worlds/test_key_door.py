@@ -81,7 +81,8 @@ def test_pictures_tell_states_apart():
     side, cells = 5, 25
     # One cell in each phase, the goal, and a neighbour.
     states = jnp.array([5, cells + 5, 2 * cells + 5, 3 * cells, 0])
-    pictures = jax.vmap(lambda s: key_door.render(s, side=side, scale=8))(states)
+    draw = jax.jit(jax.vmap(lambda s: key_door.render(s, side=side, scale=8)))
+    pictures = draw(states)
     assert pictures.shape == (5, 40, 40, 3)
     assert float(pictures.min()) >= 0
     assert float(pictures.max()) <= 1
