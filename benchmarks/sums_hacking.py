@@ -3,12 +3,12 @@
     python benchmarks/sums_hacking.py            # minutes of one core
     python benchmarks/sums_hacking.py --picture sums_hacking.png
 
-The reward model is another language model that ships, frozen, asked for a verdict on
-each answer: its reward is the log-odds of "right". It has seen few examples and is
-often wrong, so that a policy can please it and be wrong. PAR compares an answer with
-answers of the policy before training, through a sigmoid; the baselines normalise by all
-rewards so far. The loss centres rewards within a group and does not divide by their
-deviation, so that scale and tails of a reward count. The truth is the ceiling.
+The reward model is another language model that ships, frozen: its reward is the
+log-likelihood of an answer. It was taught for half as long, knows what a sum looks like
+and is mostly wrong, so that a policy can please it and be wrong. PAR compares an answer
+with answers of the policy before training, through a sigmoid; the baselines normalise
+by all rewards so far. The loss centres rewards within a group and does not divide by
+their deviation, so that scale and tails of a reward count. The truth is the ceiling.
 """
 
 import dataclasses
@@ -18,7 +18,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from sums_runs import (
-    VERDICTS,
     Plan,
     check_direct,
     draw,
@@ -33,7 +32,6 @@ from sums_runs import (
 )
 
 from jaxlib_guidance import policy
-from jaxlib_guidance.models import logits, unembedding
 from jaxlib_guidance.reduce import finalize
 from jaxlib_guidance.worlds import sums
 
@@ -45,7 +43,7 @@ class Config:
     start: str = "sums_plain"
     """Model to begin with."""
     judge: str = "sums_young"
-    """Model whose verdicts are the reward."""
+    """Model whose log-likelihood is the reward."""
     digits: int = 2
     """Digits of the numbers."""
     updates: int = 60
@@ -71,14 +69,9 @@ class Config:
 ROWS = "truth", "raw", "min-max", "clipped", "log-sigmoid, centred", "PAR"
 
 
-def log_odds(lm, params, asked, answers):
-    """Log-odds ``[N]`` that the judge gives the answers for being right."""
-    judge = jax.vmap(lambda p, x: sums.follow_up(p, x, judge=True))
-    tokens, mask = judge(asked, answers)
-    states, _ = lm.apply({"params": params}, tokens, mask, method="read")
-    said = logits(states[:, -1], unembedding(params))
-    yes, no = VERDICTS
-    return said[:, yes] - said[:, no]
+def liked(lm, judge, rows):
+    """What the reward model gives to answers ``[N]``: their log-likelihood."""
+    return jnp.sum(score(lm, judge, rows), -1)
 
 
 def make_plan(config, lm, start, judge):
@@ -92,9 +85,9 @@ def make_plan(config, lm, start, judge):
         many, few = repeat(asked, size), repeat(asked, config.references)
         rows = draw(lm, params, how, direct(many))
         found = check_direct(many, rows)
-        proxy = groups(log_odds(lm, judge, many, found.answer), size)
-        old = check_direct(few, draw(lm, start, before, direct(few))).answer
-        reference = groups(log_odds(lm, judge, few, old), config.references)
+        proxy = groups(liked(lm, judge, rows), size)
+        old = draw(lm, start, before, direct(few))
+        reference = groups(liked(lm, judge, old), config.references)
         beside = jnp.repeat(reference[:, None], size, 1)
         truth = groups(found.right.astype(jnp.float32), size)
         after, minmax = policy.running_minmax(stats, proxy)
@@ -120,7 +113,7 @@ def make_plan(config, lm, start, judge):
     def evaluate(params, method, key):
         rows = draw(lm, params, key, direct(tests))
         found = check_direct(tests, rows)
-        proxy = log_odds(lm, judge, tests, found.answer)
+        proxy = liked(lm, judge, rows)
         return jnp.mean(found.right), jnp.mean(proxy), jnp.mean(found.parsed)
 
     return Plan(collect, loss, evaluate, lambda key: policy.init_reward_stats())
@@ -166,7 +159,7 @@ def show(config, right, proxy):
             low, high = rows.min(0), rows.max(0)
             axis.fill_between(at, low, high, color=f"C{color}", alpha=0.15, lw=0)
     axes[0].set(xlabel="update", ylabel="share of right answers")
-    axes[1].set(xlabel="update", ylabel="log-odds that the judge gives")
+    axes[1].set(xlabel="update", ylabel="log-likelihood under the judge")
     axes[1].legend(fontsize=7)
     figure.savefig(config.picture, dpi=110)
 
