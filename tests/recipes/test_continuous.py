@@ -88,3 +88,15 @@ def test_behaviours():
         np.testing.assert_allclose(rewards, np.maximum(1 - away / 0.1, 0), atol=1e-5)
     novel, chance = (found[name][0] for name in ("true place", "random weights"))
     assert behaviours.coverage(novel) > behaviours.coverage(chance)
+
+
+def test_discounts():
+    import discounts
+
+    config = discounts.Config(rounds=3, updates=20, seeds=2, rates=(3e-3,))
+    curves = discounts.main(config)
+    assert curves.shape == (len(discounts.METHODS), 1, 2, 3, 4)
+    np.testing.assert_allclose(curves[0, ..., 2], 0.9)
+    # A ramp grows; progress never falls.
+    assert (np.diff(curves[-2, ..., 2]) > 0).all()
+    assert (np.diff(curves[-1, ..., 3]) >= 0).all()
