@@ -133,9 +133,10 @@ def scripted(config: Config) -> Trajectory:
         carry = door.reset(params, first)[0], jax.random.normal(second, (2,))
         return jax.lax.scan(step, carry, jax.random.split(rest, config.length))[1]
 
-    goals = jnp.resize(jnp.array(config.goals, jnp.float32), config.count)
+    goals = jnp.resize(jnp.array(config.goals, jnp.float32), (config.count,))
     keys = jax.random.split(jax.random.key(config.seed), config.count)
-    return Trajectory(*map(np.asarray, jax.jit(jax.vmap(episode))(keys, goals)))
+    made: Any = jax.tree.map(np.asarray, jax.jit(jax.vmap(episode))(keys, goals))
+    return Trajectory(*made)
 
 
 def read(path: Path) -> Trajectory:

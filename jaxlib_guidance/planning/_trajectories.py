@@ -168,6 +168,7 @@ def windows(trajectory: Trajectory, horizon: int) -> Trajectory:
     if not 1 <= horizon <= length:
         raise ValueError(f"horizon is {horizon}; expected 1 to {length}, an episode's")
     slide = np.lib.stride_tricks.sliding_window_view
-    return Trajectory(
-        *(np.moveaxis(slide(part, horizon, axis=1), -1, 2) for part in trajectory)
+    parts: Any = (
+        np.moveaxis(slide(part, horizon, axis=1), -1, 2) for part in trajectory
     )
+    return Trajectory(*parts)

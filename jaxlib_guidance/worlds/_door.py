@@ -200,7 +200,7 @@ def ghosts(states: Array) -> Array:
     return far[..., :-1] & (jnp.abs(jnp.diff(angle, axis=-1)) > 0.02)
 
 
-def render(params: Door, states: Array, size: int = 96) -> np.ndarray:
+def render(params: Door, states: Array | np.ndarray, size: int = 96) -> np.ndarray:
     """Pictures of the door (dark), its goal (grey), the handle and the hand.
 
     Args:
@@ -214,9 +214,9 @@ def render(params: Door, states: Array, size: int = 96) -> np.ndarray:
     Raises:
       ValueError: Vectors of another length, or no size.
     """
-    states = np.asarray(states)
-    if states.ndim != 2 or states.shape[1] != STATES:
-        raise ValueError(f"states have shape {states.shape}; expected [T, {STATES}]")
+    rows = np.asarray(states)
+    if rows.ndim != 2 or rows.shape[1] != STATES:
+        raise ValueError(f"states have shape {rows.shape}; expected [T, {STATES}]")
     if size < 8:
         raise ValueError(f"size is {size}; expected at least 8")
     at = np.linspace(-0.6, 1.3, size)
@@ -227,8 +227,8 @@ def render(params: Door, states: Array, size: int = 96) -> np.ndarray:
         along = np.clip(plane @ end, 0, 1)
         return np.linalg.norm(plane - along[..., None] * end, axis=-1)
 
-    frames = np.full((len(states), size, size, 3), 255, np.uint8)
-    for frame, row in zip(frames, states, strict=True):
+    frames = np.full((len(rows), size, size, 3), 255, np.uint8)
+    for frame, row in zip(frames, rows, strict=True):
         frame[bar(float(params.goal)) < 0.03] = (205, 205, 205)
         frame[bar(row[4]) < 0.03] = (70, 60, 50)
         end = REACH * np.array([np.cos(row[4]), np.sin(row[4])])

@@ -94,7 +94,9 @@ def step(
     )
 
 
-def posterior(bandit: Bandit, pulls: Array, total: Array) -> tuple[Array, Array]:
+def posterior(
+    bandit: Bandit, pulls: Array, total: Array | float
+) -> tuple[Array, Array]:
     """Mean and variance of the unknown arm's mean after some pulls of it.
 
     Args:
@@ -106,10 +108,11 @@ def posterior(bandit: Bandit, pulls: Array, total: Array) -> tuple[Array, Array]
       Two arrays of the shape of ``pulls``.
     """
     known, told = (
-        at_least_float32(x) ** -2.0 for x in (bandit.prior_std, bandit.noise)
+        at_least_float32(jnp.asarray(x)) ** -2.0
+        for x in (bandit.prior_std, bandit.noise)
     )
     precision = known + at_least_float32(pulls) * told
-    mean = bandit.prior_mean * known + at_least_float32(total) * told
+    mean = bandit.prior_mean * known + at_least_float32(jnp.asarray(total)) * told
     return mean / precision, 1 / precision
 
 

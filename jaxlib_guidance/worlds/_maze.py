@@ -78,7 +78,7 @@ def _reach(world, at, way):
     return jnp.min(jnp.where(hit, t, jnp.inf))
 
 
-def reset(world: World, key: Array) -> tuple[State, Array]:
+def reset(world: World, key: Array | None) -> tuple[State, Array]:
     """The start, looking right; nothing is drawn.
 
     Args:
@@ -94,7 +94,7 @@ def reset(world: World, key: Array) -> tuple[State, Array]:
 
 
 def step(
-    world: World, state: State, action: Array, key: Array
+    world: World, state: State, action: Array, key: Array | None
 ) -> tuple[State, Array, Array, Array]:
     """Turns, then moves on up to a wall.
 

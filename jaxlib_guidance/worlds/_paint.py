@@ -1,5 +1,7 @@
 """Pictures of grid worlds: one colour a cell, smaller squares on top."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from jaxlib_guidance.types import Array
@@ -31,7 +33,7 @@ def paint(cells: Array, tokens: Array, *, scale: int, inset: tuple[int, ...]) ->
     return shade[::-1]
 
 
-def spot(shape: tuple[int, int], x: Array, y: Array, colour: Array) -> Array:
+def spot(shape: tuple[int, int], x: Any, y: Any, colour: Any) -> Array:
     """``colour [3]`` in the cell ``(x, y)`` and NaN elsewhere, ``[H, W, 3]``."""
     height, width = shape
     here = (jnp.arange(height)[:, None] == y) & (jnp.arange(width)[None] == x)

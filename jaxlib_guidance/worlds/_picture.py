@@ -1,5 +1,7 @@
 """Discs on a square of white paper, for pictures of worlds."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from jaxlib_guidance.types import Array
@@ -18,7 +20,7 @@ def paper(size: int) -> tuple[Array, Array, Array]:
     return jnp.ones((size, size, 3), jnp.float32), x, y
 
 
-def disc(picture: Array, at: Array, radius: float | Array, color: Array) -> Array:
+def disc(picture: Array, at: Array, radius: float | Array, color: Any) -> Array:
     """The picture with a disc of one color on it."""
     _, x, y = paper(len(picture))
     inside = (x - at[0]) ** 2 + (y - at[1]) ** 2 <= radius**2

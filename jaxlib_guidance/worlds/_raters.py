@@ -15,11 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.types import Array
 
 
-def crowd(rankings: Array, weights: Array | None = None) -> np.ndarray:
+def crowd(
+    rankings: Array | np.ndarray, weights: Array | np.ndarray | None = None
+) -> np.ndarray:
     """Chance that a rater prefers the row's option to the column's.
 
     Args:
@@ -37,7 +38,8 @@ def crowd(rankings: Array, weights: Array | None = None) -> np.ndarray:
     if scores.ndim != 2:
         raise ValueError(f"rankings has shape {scores.shape}; expected [M, A]")
     odds = np.ones(len(scores)) if weights is None else np.asarray(weights, np.float64)
-    require_shape("weights", odds, (len(scores),))
+    if odds.shape != (len(scores),):
+        raise ValueError(f"weights has shape {odds.shape}; expected {(len(scores),)}")
     if (odds < 0).any() or odds.sum() <= 0:
         raise ValueError(f"weights is {odds}; expected at least 0, not all of them 0")
     apart = np.sign(scores[:, :, None] - scores[:, None])

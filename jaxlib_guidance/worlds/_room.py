@@ -77,8 +77,15 @@ def make(key: Array, *, noise: float = 0.1, speed: float = 0.1) -> World:
     look = jax.random.normal(keys[1], (4 * PATCHES + 3, 4))
     inner = jax.random.normal(keys[2], (6, 16))
     outer = jax.random.normal(keys[3], (16, FEATURES)) / 4
-    numbers = (jnp.float32(x) for x in (0.3, speed, noise))
-    return World(pillars, *numbers, look, inner, outer)
+    return World(
+        pillars=pillars,
+        radius=jnp.float32(0.3),
+        speed=jnp.float32(speed),
+        noise=jnp.float32(noise),
+        look=look,
+        inner=inner,
+        outer=outer,
+    )
 
 
 def cast(world: World, state: State, angle: Array) -> tuple[Array, Array, Array]:

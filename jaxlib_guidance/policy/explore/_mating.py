@@ -71,6 +71,7 @@ def choose_mate(
     drawn = _candidates(key, fitness, size)
     if kind == "random":
         return drawn[0]
+    assert distance is not None
     require_shape("distance", distance, jnp.shape(fitness))
     return drawn[jnp.argmin(jnp.asarray(distance)[drawn])]
 

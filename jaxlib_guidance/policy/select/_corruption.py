@@ -90,6 +90,7 @@ def corrupt(
         kept = jax.random.randint(key, (), 1, length - 1)
         taken = jnp.where(place == kept, length - 1, place)
         return Corrupted(_take(steps, taken), kept + 1)
+    assert other_length is not None
     require_range("other_length", other_length, 2)
     shapes = [jax.tree.map(jnp.shape, x) for x in (steps, other)]
     if shapes[0] != shapes[1]:
