@@ -37,6 +37,7 @@ from jaxlib_guidance.training import (
     fit,
     init_state,
     open_run,
+    require_effect,
     settings_of,
     start,
     usage_errors,
@@ -145,17 +146,22 @@ def read(path: Path) -> Trajectory:
     Raises:
       ValueError: Arrays that are missing or do not fit each other.
     """
-    with np.load(path) as found:
-        missing = {"actions", "states"} - set(found.files)
-        if missing:
-            raise ValueError(f"{path} has {found.files}; expected actions and states")
-        data = Trajectory(found["actions"], found["states"])
+    try:
+        found: Any = np.load(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is no file of numpy: {error}") from error
+    names = getattr(found, "files", ["one array"])
+    if not {"actions", "states"} <= set(names):
+        raise ValueError(f"{path} has {list(names)}; expected actions and states")
+    data = Trajectory(found["actions"], found["states"])
     shapes = [part.shape for part in data]
     if any(len(s) != 3 for s in shapes) or shapes[0][:2] != shapes[1][:2]:
         raise ValueError(
             f"{path} has actions {shapes[0]} and states {shapes[1]}; expected "
             "[N, T, A] and [N, T, S]"
         )
+    if not all(part.size and np.isfinite(part).all() for part in data):
+        raise ValueError(f"{path} has values that are not finite, or none")
     return data
 
 
@@ -220,6 +226,9 @@ def train(config: Config) -> bool:
     Returns:
       Whether it is at its end.
     """
+    own = config.episodes is not None, "episodes of your own"
+    named = ("goals", "count", "length", "noise", "persistence")
+    require_effect(config, dict.fromkeys(named, (not own[0], own[1])))
     data = scripted(config) if config.episodes is None else read(config.episodes)
     horizon, length = config.model.horizon, data.states.shape[1]
     if not 2 <= horizon <= length:

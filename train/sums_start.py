@@ -1,4 +1,4 @@
-"""Teaches a small language model to add by examples: where train/sums.py starts from.
+"""Teaches a small language model to add by examples; benchmarks/sums_*.py start there.
 
     python train/sums_start.py                       # minutes on two cores of a CPU
     python train/sums_start.py --habits checker --directory runs/checker
@@ -8,7 +8,7 @@
 Half of the examples are answers with steps, of an author with certain habits; the other
 half are short: direct answers, with a hint or without, verdicts, and other answers
 after wrong ones (sums_examples.py). What it learns ships as `load_pretrained` of
-"sums_plain", "sums_checker", "sums_sloppy" and "sums_young".
+"sums_plain", "sums_checker" and "sums_young".
 
 A run lives in one folder and goes on where it was stopped; see train/images.py.
 """

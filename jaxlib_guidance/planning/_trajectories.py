@@ -164,7 +164,13 @@ def windows(trajectory: Trajectory, horizon: int) -> Trajectory:
     Raises:
       ValueError: A horizon that is none, or longer than an episode.
     """
-    length = np.shape(trajectory.states)[1]
+    shapes = [np.shape(part) for part in trajectory]
+    if any(len(s) != 3 for s in shapes) or shapes[0][:2] != shapes[1][:2]:
+        raise ValueError(
+            f"actions and states have shapes {shapes[0]} and {shapes[1]}; expected "
+            "[N, T, A] and [N, T, S]"
+        )
+    length = shapes[1][1]
     if not 1 <= horizon <= length:
         raise ValueError(f"horizon is {horizon}; expected 1 to {length}, an episode's")
     slide = np.lib.stride_tricks.sliding_window_view

@@ -19,13 +19,13 @@ class Forecast:
 
     Attributes:
       paths: Sample paths ``[N, S, H]`` in the unit of the series.
-      names: Names of the series ``[N]``.
+      names: Names of the series ``[N]``; one with forecasts from several ends comes as
+        often.
       start: Stamp of the first step of each, datetime64 ``[N]``; NaT if not known.
       freq: Spacing of the steps as pandas writes it, such as "h"; "" if not known.
 
     Raises:
-      ValueError: Paths of another shape, numbers of names or stamps that differ, or a
-        name twice.
+      ValueError: Paths of another shape, or numbers of names or stamps that differ.
     """
 
     paths: np.ndarray
@@ -48,9 +48,6 @@ class Forecast:
                 f"{len(self.paths)} forecasts, {len(self.names)} names and "
                 f"{len(self.start)} stamps; expected as many of each"
             )
-        if len(set(self.names)) < len(self.names):
-            twice = next(each for each in self.names if self.names.count(each) > 1)
-            raise ValueError(f"names has {twice!r} more than once; expected each once")
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.reduce import require_shape
+from jaxlib_guidance.reduce import require_shape, sqrt
 from jaxlib_guidance.types import Array
 from jaxlib_guidance.worlds._picture import disc, paper
 
@@ -74,7 +74,7 @@ def guide(world: World, position: Array, *, margin: float = 0.02) -> Array:
 def _way(world, position):
     """Length of the shortest way, and the point that it is straight to."""
     require_shape("position", position, (2,))
-    straight = jnp.linalg.norm(world.goal - position)
+    straight = sqrt(jnp.sum((world.goal - position) ** 2))
     through = _crosses_at(position, world.goal)
     same = (position[0] < WALL) == (world.goal[0] < WALL)
     clear = same | ((through >= world.door[0]) & (through <= world.door[1]))
@@ -82,10 +82,11 @@ def _way(world, position):
     lengths = jnp.linalg.norm(ends - position, axis=-1)
     lengths += jnp.linalg.norm(ends - world.goal, axis=-1)
     nearer = jnp.argmin(lengths)
-    # Behind the door's plane the corner has been rounded.
+    # Behind the door's plane, on the goal's side, the corner has been rounded.
+    beyond = jnp.stack([jnp.where(world.goal[0] < WALL, -0.01, 0.01), jnp.zeros(())])
     return (
         jnp.where(clear, straight, lengths[nearer]),
-        jnp.where(clear, world.goal, ends[nearer] + jnp.array([0.01, 0.0])),
+        jnp.where(clear, world.goal, ends[nearer] + beyond),
     )
 
 
@@ -145,7 +146,7 @@ def step(
     """
     del key
     require_shape("action", action, (2,))
-    action = action / jnp.maximum(jnp.linalg.norm(action), 1.0)
+    action = action / jnp.maximum(sqrt(jnp.sum(action**2)), 1.0)
     to = jnp.clip(state + world.speed * action, 0.0, 1.0)
     crosses = (state[0] < WALL) != (to[0] < WALL)
     at = _crosses_at(state, to)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.reduce import require_shape
+from jaxlib_guidance.reduce import require_shape, sqrt
 from jaxlib_guidance.types import Array
 from jaxlib_guidance.worlds._picture import disc, paper
 
@@ -85,7 +85,7 @@ def step(
     """
     del key
     require_shape("action", action, (2,))
-    action = action / jnp.maximum(jnp.linalg.norm(action), 1.0)
+    action = action / jnp.maximum(sqrt(jnp.sum(action**2)), 1.0)
     position = jnp.clip(state.position + world.speed * action, 0.0, 1.0)
     at = lambda place: jnp.linalg.norm(position - place) <= world.radius  # noqa: E731
     touched = jnp.maximum(state.touched, at(world.first).astype(jnp.float32))

@@ -37,10 +37,12 @@ def crowd(
     scores = np.asarray(rankings, np.float64)
     if scores.ndim != 2:
         raise ValueError(f"rankings has shape {scores.shape}; expected [M, A]")
+    if np.isnan(scores).any():
+        raise ValueError("rankings has NaN; expected a score of each option")
     odds = np.ones(len(scores)) if weights is None else np.asarray(weights, np.float64)
     if odds.shape != (len(scores),):
         raise ValueError(f"weights has shape {odds.shape}; expected {(len(scores),)}")
-    if (odds < 0).any() or odds.sum() <= 0:
+    if not ((odds >= 0).all() and odds.sum() > 0):
         raise ValueError(f"weights is {odds}; expected at least 0, not all of them 0")
     apart = np.sign(scores[:, :, None] - scores[:, None])
     return np.tensordot(odds / odds.sum(), (1 + apart) / 2, 1)
@@ -59,12 +61,13 @@ def circle(first: float = 0.4, second: float = 0.35) -> np.ndarray:
     Raises:
       ValueError: Shares that are negative or sum to more than 1.
     """
-    if min(first, second) < 0 or first + second > 1:
+    # Written so that NaN fails too.
+    if not (first >= 0 and second >= 0 and first + second <= 1):
         raise ValueError(
             f"first is {first} and second {second}; expected shares of a whole"
         )
     rankings = np.array([[3, 2, 1], [1, 3, 2], [2, 1, 3]])
-    return crowd(rankings, np.array([first, second, 1 - first - second]))
+    return crowd(rankings, np.array([first, second, max(1 - first - second, 0.0)]))
 
 
 def solve(preference: Array) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.reduce import require_shape
+from jaxlib_guidance.reduce import require_shape, sqrt
 from jaxlib_guidance.types import Array
 from jaxlib_guidance.worlds._picture import disc, paper
 
@@ -115,7 +115,7 @@ def cast(world: World, state: State, angle: Array) -> tuple[Array, Array, Array]
     nearest = apart @ way
     miss = jnp.sum(apart**2, -1) - nearest**2
     inside = world.radius**2 - miss
-    reach = nearest - jnp.sqrt(jnp.maximum(inside, 0))
+    reach = nearest - sqrt(jnp.maximum(inside, 0))
     reach = jnp.where((inside > 0) & (nearest > 0), jnp.maximum(reach, 0), jnp.inf)
     pillar = jnp.argmin(reach)
     normal = (apart[pillar] - reach[pillar] * way) / world.radius

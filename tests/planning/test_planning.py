@@ -294,6 +294,18 @@ KEYS, TWO = jg.sample_keys(jax.random.key(0), 2), some(2)
         ),
         (lambda: planning.fit_layout(some(), least=0), "least is 0"),
         (lambda: planning.windows(some(), T + 1), "horizon is 7; expected 1 to 6"),
+        (
+            lambda: planning.windows(
+                planning.Trajectory(np.ones((2, T, A)), np.ones((2, 4, S))), 3
+            ),
+            "actions and states have shapes",
+        ),
+        (
+            lambda: planning.dynamics_energy(
+                planning.Trajectory(jnp.ones((3, 2, A)), jnp.ones((3, 4, S))), linear
+            ),
+            r"actions has shape .3, 2, 1.; expected .3, 4, 1.",
+        ),
         (lambda: planning.goal_errors(jnp.ones((2, 3)), 1.0, 0), "steps is 0"),
         (lambda: planning.goal_errors(jnp.ones((2, 1)), 1.0, 1), "at least 2 steps"),
         (lambda: planning.goal_errors(jnp.ones((2, 3)), jnp.ones(3), 1), "goal has"),

@@ -87,3 +87,12 @@ def test_an_emitter_is_worth_what_it_gained():
 def test_bad_arguments(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_who_is_not_known_never_wins():
+    fitness = jnp.array([1.0, jnp.nan, 3.0])
+    keys = jax.random.split(jax.random.key(0), 50)
+    won = jax.vmap(lambda k: tournament(k, fitness, size=32))(keys)
+    assert not (won == 1).any()
+    spread = jax.grad(lambda x: knn_novelty(x, x, k=1).sum())(jnp.eye(3))
+    assert jnp.isfinite(spread).all()

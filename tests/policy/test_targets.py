@@ -53,3 +53,12 @@ def test_target():
 def test_bad_arguments(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_what_is_over_or_left_out_reaches_nothing():
+    over = sac_target(
+        jnp.ones(2), jnp.array([jnp.inf, jnp.nan]), jnp.zeros(2), jnp.ones(2)
+    )
+    np.testing.assert_array_equal(over, 1)
+    left = sac_target(1.0, 2.0, -jnp.inf, False, gamma=0.5)
+    assert float(left) == 2

@@ -61,7 +61,10 @@ def test_own_episodes(tmp_path):
         "states": rng.normal(size=(8, 20, 4)),
     }
     np.savez(tmp_path / "mine.npz", **parts)
-    assert recipe.train(tiny(tmp_path / "run", episodes=tmp_path / "mine.npz"))
+    own = tiny(tmp_path / "run", episodes=tmp_path / "mine.npz")
+    with pytest.raises(ValueError, match="count is 16, which has no effect"):
+        recipe.train(own)
+    assert recipe.train(replace(own, count=2000, length=80))
     planner, _ = planning.load_planner(tmp_path / "run/ema.safetensors")
     assert (planner.layout.actions, planner.layout.states) == (2, 4)
 
@@ -76,12 +79,17 @@ def test_the_scripted_hand_opens_to_its_goals():
 def test_mistakes_of_training(tmp_path):
     np.savez(tmp_path / "a.npz", actions=np.ones((2, 5, 1)), states=np.ones((3, 5, 1)))
     np.savez(tmp_path / "b.npz", actions=np.ones((2, 5, 1)))
-    config = tiny(tmp_path / "run")
+    (tmp_path / "c.npz").write_text("no array")
+    config, theirs = tiny(tmp_path / "run"), {"count": 2000, "length": 80}
     for changes, message in (
         ({"goals": (2.0,)}, "goals is"),
         ({"persistence": 1.0}, "persistence is 1.0"),
-        ({"episodes": tmp_path / "a.npz"}, r"actions .2, 5, 1. and states .3, 5, 1."),
-        ({"episodes": tmp_path / "b.npz"}, "expected actions and states"),
+        (
+            {"episodes": tmp_path / "a.npz", **theirs},
+            r"actions .2, 5, 1. and states",
+        ),
+        ({"episodes": tmp_path / "b.npz", **theirs}, "expected actions and states"),
+        ({"episodes": tmp_path / "c.npz", **theirs}, "c.npz is no file of numpy"),
         ({"model": recipe.Model(horizon=30)}, "horizon is 30; expected 2 to 20"),
     ):
         with pytest.raises(ValueError, match=message):

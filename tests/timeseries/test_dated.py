@@ -191,5 +191,3 @@ def test_forecasts_of_other_types():
     assert half.mean.dtype == np.float32
     with pytest.raises(ValueError, match=r"paths have shape .1, 0, 2."):
         Forecast(np.zeros((1, 0, 2)), ("a",), made.start, "D")
-    with pytest.raises(ValueError, match=r"names has 'a' more than once"):
-        Forecast(np.zeros((2, 1, 2)), ("a", "a"), np.repeat(made.start, 2), "D")

@@ -96,3 +96,20 @@ def test_a_picture_shows_the_three():
     assert not dark[11:15].any()  # The door.
     with pytest.raises(ValueError, match="size is 0"):
         world.render(PLACE, PLACE.goal, size=0)
+
+
+def test_the_guide_arrives_on_either_side_and_steps_have_slopes():
+    """Goal and start on either side of the wall; an action of 0 has a finite slope."""
+    start = jnp.array([0.9, 0.1])
+    for goal in ([0.15, 0.15], [0.85, 0.9]):
+        there = world.default()._replace(goal=jnp.array(goal))
+        for first in (start, jnp.array([0.1, 0.9])):
+
+            def walk(state, _, there=there):
+                action = world.guide(there, state)
+                return world.step(there, state, action, None)[0], None
+
+            end, _ = jax.lax.scan(walk, first, length=60)
+            assert float(jnp.linalg.norm(end - there.goal)) < 0.1
+    slope = jax.grad(lambda a: world.step(there, start, a, None)[0].sum())(jnp.zeros(2))
+    np.testing.assert_allclose(slope, there.speed, rtol=1e-5)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.reduce import require_shape
-from jaxlib_guidance.types import Array
+from jaxlib_guidance.types import Array, at_least_float32
 
 
 def tournament(key: Array, fitness: Array, *, size: int = 5) -> Array:
@@ -24,7 +24,8 @@ def tournament(key: Array, fitness: Array, *, size: int = 5) -> Array:
       ValueError: Another shape, ``size`` below 1.
     """
     drawn = _candidates(key, fitness, size)
-    return drawn[jnp.argmax(jnp.asarray(fitness)[drawn])]
+    known = jnp.nan_to_num(at_least_float32(jnp.asarray(fitness)), nan=-jnp.inf)
+    return drawn[jnp.argmax(known[drawn])]
 
 
 def choose_mate(
@@ -73,7 +74,8 @@ def choose_mate(
         return drawn[0]
     assert distance is not None
     require_shape("distance", distance, jnp.shape(fitness))
-    return drawn[jnp.argmin(jnp.asarray(distance)[drawn])]
+    known = jnp.nan_to_num(at_least_float32(jnp.asarray(distance)), nan=jnp.inf)
+    return drawn[jnp.argmin(known[drawn])]
 
 
 def _candidates(key, fitness, size):

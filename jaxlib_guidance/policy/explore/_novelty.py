@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from jaxlib_guidance.reduce import mask_like, masked_mean, require_shape
+from jaxlib_guidance.reduce import mask_like, masked_mean, require_shape, sqrt
 from jaxlib_guidance.types import Array, at_least_float32
 
 
@@ -40,7 +40,7 @@ def knn_novelty(
         require_shape("mask", mask, (len(others),))
     there = mask_like(mask, others[:, 0]) > 0
     square = jnp.sum(jnp.square(points[:, None] - others[None]), -1)
-    apart = jnp.where(there, jnp.sqrt(square), jnp.inf)
+    apart = jnp.where(there, sqrt(square), jnp.inf)
     apart = jnp.sort(apart, -1)
     # The point itself, where it is among the others.
     own = apart[:, :1] == 0

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.reduce import require_shape
-from jaxlib_guidance.types import Array, at_least_float32
+from jaxlib_guidance.types import Array, at_least_float32, concrete
 
 
 def ensemble_min(q: Array, key: Array | None = None, *, take: int = 2) -> Array:
@@ -75,6 +75,10 @@ def sac_target(
         require_shape(name, x, jnp.shape(rewards))
     require_range("gamma", gamma, 0, 1)
     require_range("alpha", alpha, 0)
-    going = 1 - jnp.asarray(terminated).astype(jnp.float32)
-    after = at_least_float32(q_next) - alpha * at_least_float32(logp_next)
-    return jax.lax.stop_gradient(at_least_float32(rewards) + gamma * going * after)
+    after = at_least_float32(q_next)
+    known = concrete(alpha)
+    if known is None or known.any():
+        after -= alpha * at_least_float32(logp_next)
+    # What nobody goes on to, infinite or NaN, is worth nothing.
+    after = jnp.where(jnp.asarray(terminated).astype(bool), 0.0, after)
+    return jax.lax.stop_gradient(at_least_float32(rewards) + gamma * after)

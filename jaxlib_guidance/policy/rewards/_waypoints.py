@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.policy._ranges import require_range
-from jaxlib_guidance.reduce import require_shape
-from jaxlib_guidance.types import Array, at_least_float32
+from jaxlib_guidance.reduce import require_shape, sqrt
+from jaxlib_guidance.types import Array, at_least_float32, concrete
 
 
 def waypoint_index(points: Array, waypoints: Array, *, radius: float | Array) -> Array:
@@ -22,11 +22,7 @@ def waypoint_index(points: Array, waypoints: Array, *, radius: float | Array) ->
     Raises:
       ValueError: Other shapes, a negative radius.
     """
-    if jnp.ndim(points) != 2 or jnp.ndim(waypoints) != 2:
-        raise ValueError(
-            f"points and waypoints have shapes {jnp.shape(points)} and "
-            f"{jnp.shape(waypoints)}; expected [T, D] and [W, D]"
-        )
+    _require_places(points, waypoints, 1)
     require_range("radius", radius, 0)
     points, waypoints = at_least_float32(points), at_least_float32(waypoints)
 
@@ -48,7 +44,7 @@ def waypoint_rewards(
 
     Args:
       points: Where a key point is after each step, ``[T, D]``.
-      waypoints: Places to pass in order, ``[W, D]``.
+      waypoints: Places to pass in order, ``[W, D]``, at least two, not all the same.
       index: Waypoint that is next, ``[T]``, from `waypoint_index`.
       success: Sparse reward of each step, ``[T]``.
       scale: Weight of the dense reward, at least 0; 0 leaves the sparse one.
@@ -57,18 +53,34 @@ def waypoint_rewards(
       Float32 ``[T]``.
 
     Raises:
-      ValueError: Mismatched shapes, a negative scale.
+      ValueError: Mismatched shapes, an index that no waypoint has, a way of no length,
+        a negative scale.
 
     Reference: KAGI, Lee et al., arXiv 2407.10341, for the switch; the distance is ours.
     """
+    _require_places(points, waypoints, 2)
     steps = jnp.shape(points)[:1]
     require_shape("index", index, steps)
+    require_range("index", index, 0, len(waypoints) - 1)
     require_shape("success", success, steps)
     require_range("scale", scale, 0)
     points, waypoints = at_least_float32(points), at_least_float32(waypoints)
-    between = jnp.linalg.norm(jnp.diff(waypoints, axis=0), axis=-1)
+    between = sqrt(jnp.sum(jnp.diff(waypoints, axis=0) ** 2, axis=-1))
     rest = jnp.append(jnp.cumsum(between[::-1])[::-1], 0.0)
-    left = jnp.linalg.norm(points - waypoints[index], axis=-1) + rest[index]
-    whole = jnp.maximum(rest[0], jnp.finfo(jnp.float32).tiny)
+    left = sqrt(jnp.sum((points - waypoints[index]) ** 2, axis=-1)) + rest[index]
     success = at_least_float32(success)
-    return jnp.where(success > 0, success, -scale * left / whole)
+    return jnp.where(success > 0, success, -scale * left / rest[0])
+
+
+def _require_places(points, waypoints, least):
+    shapes = jnp.shape(points), jnp.shape(waypoints)
+    if any(len(s) != 2 for s in shapes) or shapes[0][1] != shapes[1][1]:
+        raise ValueError(
+            f"points and waypoints have shapes {shapes[0]} and {shapes[1]}; expected "
+            "[T, D] and [W, D]"
+        )
+    if shapes[1][0] < least:
+        raise ValueError(f"waypoints are {shapes[1][0]}; expected at least {least}")
+    known = concrete(waypoints)
+    if least > 1 and known is not None and (known == known[:1]).all():
+        raise ValueError("waypoints are all at one place; expected a way to go")
