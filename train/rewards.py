@@ -3,9 +3,10 @@
     def brightness(images):  # or (images, labels)
         return images.mean((1, 2, 3))
 
-Images are ``[B, H, W, C]`` in [-1, 1], and the result is a number for each, the higher
-the better. A function of jax runs inside the compiled round. One that needs numpy
-arrays, of Pillow or scipy say, runs on the host and works as well.
+Images are ``[B, H, W, C]`` as they are drawn, -1 for black and 1 for white and a little
+beyond; the result is a number for each, the higher the better. A function of jax runs
+inside the compiled round. One that needs numpy arrays, of Pillow or scipy say, runs on
+the host and works as well.
 """
 
 import importlib.util

@@ -131,8 +131,8 @@ class Search:
     """The search for a guidance scale on validation windows."""
 
     scales: tuple[float, ...] | None = None
-    """1, 4, 16; "paper" 1, 2, 4, 8. Empty for none; a finished run can be searched
-    again."""
+    """1, 4, 16; "paper" 1, 2, 4, 8. Empty for none, without which sample/forecast.py
+    has no scale to forecast with; a finished run can be searched again."""
     form: Literal["posterior", "estimate", "after"] | None = None
     """"posterior"; "paper" "after"."""
     sampler: Literal["ddpm", "ddim"] = "ddpm"

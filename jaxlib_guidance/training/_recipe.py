@@ -184,6 +184,12 @@ def open_run(
     return Run(folder, about, config.scale, data_mesh())
 
 
+# What values of a wrong type, range or place are told with.
+_MISTAKES = (
+    *(ValueError, TypeError, RuntimeError, ArithmeticError, ImportError, OSError),
+)
+
+
 @contextmanager
 def usage_errors() -> Iterator[None]:
     """Answers a mistake of who runs a program with one line, and exit status 1.
@@ -197,7 +203,7 @@ def usage_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, RuntimeError, ArithmeticError, ImportError, OSError) as error:
+    except _MISTAKES as error:
         if not isinstance(error, OSError) and not _raised_here(error):
             raise
         # Without the number that Python writes before a message of our own.
