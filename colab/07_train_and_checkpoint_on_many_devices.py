@@ -65,7 +65,7 @@ import contextlib
 import io
 import json
 import tempfile
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -149,16 +149,22 @@ def loss(params, batch, keys):
     return denoising_loss(denoiser_of(params), x0, eps, t, label, weighting=edm), {}
 
 
-def run(folder, steps, mesh, kind="fsdp"):
-    """What a script does: it knows nothing of earlier calls but the folder."""
+@cache
+def compiled(mesh, kind):
+    """A new state and the step, compiled once for each arrangement."""
     sharding = state_sharding(mesh, make, kind)
-    state = jax.jit(make, out_shardings=sharding)()
     step = make_train_step(loss, tx, ema_decay=0.99, mesh=mesh, sharding=sharding)
+    return jax.jit(make, out_shardings=sharding), step
+
+
+def run(folder, steps, mesh, kind="fsdp"):
+    """What a script does: of earlier calls it knows the folder and nothing else."""
+    new, step = compiled(mesh, kind)
     loader = Loader(data, 128, 0)
     with contextlib.redirect_stdout(io.StringIO()):  # A line every five steps.
         fitted = fit(
             step,
-            state,
+            new(),
             lambda i: shard_batch(mesh, loader(i)),
             steps=steps,
             folder=Path(folder),
@@ -240,7 +246,7 @@ except ValueError as error:
 # learns on for a while, on all of them.
 
 # %%
-more = 2 * total if FAST else 1500
+more = 2 * total if FAST else 800
 ema = run(here / "whole", more, mesh).ema
 labels = jnp.repeat(jnp.arange(10), 8)
 keys = jg.sample_keys(jax.random.key(2), len(labels))
