@@ -8,9 +8,13 @@
     python benchmarks/classifiers.py --clean $R \
         --one runs/one.safetensors --five runs/five.safetensors
 
+    E="--model emoji --noisy runs/noisy/ema.safetensors --judge emoji_judge"
+    python benchmarks/classifiers.py --clean $R $E --asked held-out
+
 The diffusion model is told nothing; a class is asked of the classifier alone. Each row
 has the weight of the lowest Frechet distance among ``weights``, with a seed of its own,
-and then three seeds. The judge guides nothing. Rows are kept in ``cache`` as they come.
+and then three seeds; a star marks a weight at the end of what was tried. The judge
+guides nothing. Rows are kept in ``cache`` as they come.
 """
 
 import dataclasses
@@ -18,7 +22,7 @@ import json
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +56,9 @@ class Config:
     weights: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
     beta: float = 3.0
     """Sharpness of the softened classifier."""
+    asked: Literal["even", "held-out"] = "even"
+    """Classes to ask for: all alike, or those of held-out pictures, in an order by
+    chance, for a set whose classes are not alike."""
     count: int = 300
     tuning: int = 200
     steps: int = 12
@@ -101,14 +108,22 @@ def main(config: Config) -> dict[str, Any]:
     model, params = load_pretrained(config.model)
     judge, judge_params = load_pretrained(config.judge)
     score = jax.jit(partial(judge, judge_params))
-    held_out = score(load_images(config.model, "test").images)
+    test = load_images(config.model, "test")
+    held_out, shuffled = score(test.images), np.random.default_rng(0)
+    order = shuffled.permutation(test.labels)
+
+    def classes(count):
+        if config.asked == "even":
+            return np.arange(count) % model.classes
+        return np.resize(order, count)
+
     solver = jg.recommended(model.process, config.steps)
 
     def measured(make, own):
         @partial(jax.jit, static_argnums=4)
         def draw(params, own, weight, seed, count):
             keys = jg.sample_keys(jax.random.key(seed), count)
-            labels = jnp.arange(count) % model.classes
+            labels = jnp.asarray(classes(count))
             cond = jnp.full(count, model.classes)
             if getattr(model.module, "text", None) is not None:
                 text, mask = embed_words([""] * count)
@@ -121,8 +136,7 @@ def main(config: Config) -> dict[str, Any]:
 
         def scores(weight, seed, count):
             images = draw(params, own, jnp.float32(weight), seed, count)
-            labels = np.arange(count) % model.classes
-            return judge_samples(score(images), held_out, labels)
+            return judge_samples(score(images), held_out, classes(count))
 
         best = 0.0
         if make is not None:
@@ -146,7 +160,9 @@ def main(config: Config) -> dict[str, Any]:
         cells = (
             f"{np.mean(row[k]):.3f} ± {np.std(row[k], ddof=1):.3f}" for k in COLUMNS
         )
-        print(f"| {name} | {row['weight']:g} | " + " | ".join(cells) + " |")
+        ends = config.weights[0], config.weights[-1]
+        star = " *" if row["weight"] in ends else ""
+        print(f"| {name} | {row['weight']:g}{star} | " + " | ".join(cells) + " |")
     return kept
 
 

@@ -321,8 +321,11 @@ def per_sample(a: Array | float, x: Array, name: str = "weight") -> Array:
       Float32 scalar or ``[B, 1, ...]``.
 
     Raises:
+      TypeError: A list or a tuple, which jax takes for a tree of numbers.
       ValueError: Another shape.
     """
+    if isinstance(a, list | tuple):
+        raise TypeError(f"{name} is {a!r}; expected a number or an array")
     a = jnp.asarray(a, jnp.float32)
     if a.shape not in ((), x.shape[:1]):
         raise ValueError(f"{name} has shape {a.shape}; expected () or {x.shape[:1]}")
@@ -348,3 +351,18 @@ def concrete(a: Any) -> np.ndarray | None:
     if isinstance(a, jax.Array) and not a.is_fully_addressable:
         return None
     return np.asarray(a)
+
+
+def known_false(holds: Callable[..., Any], *values: Any) -> bool:
+    """Whether the values are known and what they should fulfil does not hold.
+
+    Args:
+      holds: Function of the values as numpy that says where they are as they should be,
+        such as ``lambda x: x > 0``, so that NaN fails it too.
+      *values: Numbers or arrays, which may be traced.
+
+    Returns:
+      False while any of them is traced or lies on other hosts.
+    """
+    known = [concrete(value) for value in values]
+    return all(k is not None for k in known) and not np.all(holds(*known))

@@ -102,10 +102,19 @@ def site_frames(draw: MotionDraw, cond: PyTree, sites: str) -> dict[str, int]:
     Raises:
       ValueError: The pattern selects nothing.
     """
+    return {site: frames for site, (frames, _) in site_maps(draw, cond, sites).items()}
+
+
+def site_maps(draw: MotionDraw, cond: PyTree, sites: str) -> dict[str, tuple[int, int]]:
+    """Number of queries and of keys at each attention site.
+
+    Raises:
+      ValueError: The pattern selects nothing.
+    """
     names = match_sites(sites, draw.denoiser.sites)
     x = jax.ShapeDtypeStruct((len(draw.keys), *draw.shape), jnp.float32)
     t = jax.ShapeDtypeStruct(draw.keys.shape, jnp.float32)
     maps = jax.eval_shape(
         lambda x, t, cond: draw.denoiser(x, t, cond, capture=names).maps, x, t, cond
     )
-    return {site: maps[site].shape[-2] for site in names}
+    return {site: maps[site].shape[-2:] for site in names}

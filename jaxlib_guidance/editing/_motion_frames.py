@@ -45,7 +45,7 @@ def shift_motion(
       needs a ratio that gives a whole number of frames.
     """
 
-    def edit(frames):
+    def edit(frames, _):
         order = (np.arange(frames) - round(ratio * frames)) % frames
         order = paired_order(draw, order)
         return combine(borrow(("q", "k", "v"), Before()), reorder(order, order))
@@ -88,7 +88,7 @@ def vary_motion(
     count = math.ceil(1 / chunk)
     ranks = rng.uniform(rng.fold(draw.keys, CHUNKS), (count,))
 
-    def edit(frames):
+    def edit(frames, _):
         length = max(1, round(chunk * frames))
         which = np.minimum(np.arange(frames) // length, count - 1)
         order = jnp.argsort(ranks[:, which], axis=-1, stable=True)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance.attention import Edit
-from jaxlib_guidance.editing._motion_draw import MotionDraw, site_frames
+from jaxlib_guidance.editing._motion_draw import MotionDraw, site_maps
 from jaxlib_guidance.editing._pairs import until
 from jaxlib_guidance.guidance import edit_branches, join_pairs
 from jaxlib_guidance.types import Array, PyTree
@@ -17,14 +17,13 @@ def edited_terms(
     draw: MotionDraw,
     cond: PyTree,
     sites: str,
-    edit: Callable[[int], Edit],
+    edit: Callable[[int, int], Edit],
     share: float,
     start: float = 0.0,
 ) -> tuple[Any, ...]:
-    """The term with an edit for each site, of its number of frames."""
-    control: dict[str, Edit] = {
-        site: edit(frames) for site, frames in site_frames(draw, cond, sites).items()
-    }
+    """The term with an edit for each site, of its numbers of frames and of keys."""
+    maps = site_maps(draw, cond, sites)
+    control: dict[str, Edit] = {site: edit(*size) for site, size in maps.items()}
     return until(edit_branches(control), share, start)
 
 
@@ -34,16 +33,21 @@ def second_of_pairs(draw: MotionDraw, value: Any, neutral: float) -> Array:
     return join_pairs(jnp.full_like(value, neutral), value)
 
 
-def paired_columns(draw: MotionDraw, columns: Any) -> Array:
+def paired_columns(draw: MotionDraw, columns: Any, words: int) -> Array:
     """The places of words of both of each pair ``[2 B, M]``.
 
     Raises:
-      ValueError: Columns of another rank.
+      ValueError: Columns of another shape; one column for several words would be all
+        of them.
     """
     columns = jnp.asarray(columns, jnp.float32)
-    if columns.ndim not in (1, 2):
-        raise ValueError(f"columns has shape {columns.shape}; expected [M] or [B, M]")
-    columns = jnp.broadcast_to(columns, (len(draw.keys), columns.shape[-1]))
+    batch = len(draw.keys)
+    if columns.shape not in ((words,), (1, words), (batch, words)):
+        raise ValueError(
+            f"columns has shape {columns.shape}; expected [M] or [B, M] with B = "
+            f"{batch} and M = {words} words"
+        )
+    columns = jnp.broadcast_to(columns, (batch, words))
     return join_pairs(columns, columns)
 
 

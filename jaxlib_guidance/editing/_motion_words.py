@@ -3,7 +3,12 @@
 from typing import Any
 
 from jaxlib_guidance.attention import Before, attenuate, borrow, combine, emphasise
-from jaxlib_guidance.editing._motion_draw import MotionDraw, MotionPair, draw_pair
+from jaxlib_guidance.editing._motion_draw import (
+    MotionDraw,
+    MotionPair,
+    draw_pair,
+    site_maps,
+)
 from jaxlib_guidance.editing._motion_pairs import (
     edited_terms,
     paired_columns,
@@ -48,9 +53,9 @@ def emphasise_word(
       adds to a word's two tokens.
     """
 
-    def edit(frames):
+    def edit(frames, words):
         return emphasise(
-            paired_columns(draw, columns),
+            paired_columns(draw, columns, words),
             second_of_pairs(draw, amount, 0.0),
             window_rows(window, frames),
         )
@@ -89,8 +94,8 @@ def erase_word(
     Reference: Chen et al., MotionCLR, arXiv 2410.18977, section 4.1.
     """
 
-    def edit(frames):
-        columns_of = paired_columns(draw, columns)
+    def edit(frames, words):
+        columns_of = paired_columns(draw, columns, words)
         return attenuate(
             columns_of, second_of_pairs(draw, gain, 1.0), window_rows(window, frames)
         )
@@ -132,8 +137,9 @@ def ground_word(
       authors move the attention is not in the released code, and this is ours.
     """
 
-    def edit(frames):
-        inside, columns_of = window_rows(window, frames), paired_columns(draw, columns)
+    def edit(frames, words):
+        inside = window_rows(window, frames)
+        columns_of = paired_columns(draw, columns, words)
         return combine(
             emphasise(columns_of, second_of_pairs(draw, amount, 0.0), inside),
             attenuate(columns_of, second_of_pairs(draw, gain, 1.0), 1 - inside),
@@ -175,7 +181,8 @@ def replace_word(
 
     Reference: Chen et al., MotionCLR, arXiv 2410.18977, section 4.2.
     """
-    kept = 1 - paired_columns(draw, columns)
+    [(_, words), *_] = site_maps(draw, source, cross_sites).values()
+    kept = 1 - paired_columns(draw, columns, words)
     cross = borrow("probs", Before(), columns=kept)
     # The same queries and keys are the same map, without one that is ever held.
     own = borrow(("q", "k"), Before())

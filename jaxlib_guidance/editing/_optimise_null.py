@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlib_guidance.editing._pairs import require_states
 from jaxlib_guidance.guidance import like_cond
@@ -15,8 +16,8 @@ from jaxlib_guidance.types import (
     Process,
     PyTree,
     at_least_float32,
-    concrete,
     expand,
+    known_false,
     per_sample,
     process_of,
 )
@@ -84,13 +85,14 @@ def optimise_null(
       Null conditions, states and losses.
 
     Raises:
+      TypeError: A weight that is no number.
       ValueError: An inversion of another grid, nothing to tune, or numbers out of
         range.
 
     Reference: Mokady et al., arXiv 2211.09794, algorithm 1, and the authors' code,
       which makes a last change where the loss is below the tolerance; here none is.
     """
-    _require(iterations, rate, tolerance)
+    _require(iterations, rate, tolerance, weight)
     process = process_of(denoiser, process)
     targets = at_least_float32(inversion.trajectory)
     grid = jnp.asarray(grid, jnp.float32)
@@ -200,13 +202,16 @@ def _chosen(cond, tuned):
     return chosen
 
 
-def _require(iterations, rate, tolerance):
+def _require(iterations, rate, tolerance, weight):
     whole = isinstance(iterations, int) and not isinstance(iterations, bool)
     if not whole or iterations < 0:
         raise ValueError(
             f"iterations is {iterations!r}; expected a whole number from 0"
         )
     for name, value in (("rate", rate), ("tolerance", tolerance)):
-        known = None if value is None else concrete(value)
-        if known is not None and not (known >= 0).all():
+        if value is not None and known_false(lambda a: a >= 0, value):
             raise ValueError(f"{name} is {value}; expected at least 0")
+    if isinstance(weight, str | list | tuple) or weight is None:
+        raise TypeError(f"weight is {weight!r}; expected a number or an array")
+    if known_false(lambda w: ~np.isnan(w), weight):
+        raise ValueError(f"weight is {weight}; expected no NaN")

@@ -1,12 +1,13 @@
 """What a term's numbers must be, checked where the term is built."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.guidance._base import Fixed
-from jaxlib_guidance.types import concrete
+from jaxlib_guidance.guidance._base import Fixed, fixed
+from jaxlib_guidance.types import known_false
 
 
 def require_numbers(term: str, **values: Any) -> None:
@@ -14,6 +15,7 @@ def require_numbers(term: str, **values: Any) -> None:
 
     Raises:
       TypeError: Something else, such as text or a list.
+      ValueError: NaN, where the value is known: every sample would be NaN too.
     """
     for name, value in values.items():
         kind = getattr(getattr(value, "dtype", None), "kind", None)
@@ -22,12 +24,10 @@ def require_numbers(term: str, **values: Any) -> None:
             raise TypeError(
                 f"{term}'s {name} is {value!r}; expected a number or an array"
             )
-
-
-def known_false(holds: Callable[..., Any], *values: Any) -> bool:
-    """Whether the values are known and what they should fulfil does not hold."""
-    known = [concrete(value) for value in values]
-    return all(k is not None for k in known) and not np.all(holds(*known))
+        number = fixed(value)
+        real = jnp.issubdtype(jnp.result_type(number), jnp.floating)
+        if real and known_false(lambda a: ~np.isnan(a), number):
+            raise ValueError(f"{term}'s {name} is {number}; expected no NaN")
 
 
 def site_patterns(sites: str | Sequence[str]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance import rng
 from jaxlib_guidance.guidance._base import Evals, sample_axes
-from jaxlib_guidance.guidance._checks import known_false, require_numbers
+from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.reduce import divide, sqrt
 from jaxlib_guidance.types import (
@@ -16,6 +16,7 @@ from jaxlib_guidance.types import (
     Context,
     PyTree,
     expand,
+    known_false,
     per_sample,
     pytree_dataclass,
 )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.guidance._base import BASE, Evals, fix
-from jaxlib_guidance.guidance._checks import known_false, require_numbers
+from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._contrast import like_cond
 from jaxlib_guidance.guidance._geometry import sample_dot
 from jaxlib_guidance.guidance._registry import method
@@ -17,6 +17,7 @@ from jaxlib_guidance.types import (
     Context,
     PyTree,
     expand,
+    known_false,
     per_sample,
     pytree_dataclass,
     static,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.guidance._base import BASE, Evals, fix, sample_axes
 from jaxlib_guidance.guidance._chain import Chain
-from jaxlib_guidance.guidance._checks import known_false, require_numbers
+from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._classifier import (
     _NegativeLogDensity,
     classifier_guidance,
@@ -24,6 +24,7 @@ from jaxlib_guidance.types import (
     PyTree,
     at_least_float32,
     concrete,
+    known_false,
     per_sample,
     pytree_dataclass,
     static,

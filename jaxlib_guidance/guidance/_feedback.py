@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.diffusion import Prediction, from_x0, require_prediction
 from jaxlib_guidance.guidance._base import BASE, Evals, fix
-from jaxlib_guidance.guidance._checks import known_false, require_numbers
+from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._contrast import like_cond
 from jaxlib_guidance.guidance._geometry import cosine, sample_dot
 from jaxlib_guidance.guidance._registry import method
@@ -20,6 +20,7 @@ from jaxlib_guidance.types import (
     Context,
     PyTree,
     expand,
+    known_false,
     per_sample,
     pytree_dataclass,
     static,

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance.guidance._base import sample_axes
-from jaxlib_guidance.guidance._checks import known_false
 from jaxlib_guidance.guidance._combine import Combine, combine
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.reduce import divide
-from jaxlib_guidance.types import Array, Context, PyTree
+from jaxlib_guidance.types import Array, Context, PyTree, known_false
 
 
 @method(

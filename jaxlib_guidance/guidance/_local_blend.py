@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.attention import match
 from jaxlib_guidance.guidance._base import BASE, Evals, sample_axes
-from jaxlib_guidance.guidance._checks import known_false, require_numbers, site_patterns
+from jaxlib_guidance.guidance._checks import require_numbers, site_patterns
 from jaxlib_guidance.guidance._pairs import join_pairs, split_pairs
 from jaxlib_guidance.guidance._pixels import (
     head_mean,
@@ -22,6 +22,7 @@ from jaxlib_guidance.types import (
     Branch,
     Context,
     PyTree,
+    known_false,
     per_sample,
     pytree_dataclass,
     static,

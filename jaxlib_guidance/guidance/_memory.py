@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.diffusion import Prediction, from_x0, require_prediction
 from jaxlib_guidance.guidance._base import BASE, Evals, fix, sample_norm
-from jaxlib_guidance.guidance._checks import known_false, require_numbers
+from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._contrast import like_cond
 from jaxlib_guidance.guidance._geometry import sample_dot
 from jaxlib_guidance.guidance._prediction import gain_of, to_x0_change
@@ -19,6 +19,7 @@ from jaxlib_guidance.types import (
     Context,
     PyTree,
     expand,
+    known_false,
     per_sample,
     pytree_dataclass,
     static,

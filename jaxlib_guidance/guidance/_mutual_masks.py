@@ -14,7 +14,7 @@ from jaxlib_guidance.attention import (
     queries_and_keys,
 )
 from jaxlib_guidance.guidance._base import BASE, Evals, init_term, sample_axes
-from jaxlib_guidance.guidance._checks import known_false, require_numbers, site_patterns
+from jaxlib_guidance.guidance._checks import require_numbers, site_patterns
 from jaxlib_guidance.guidance._edit_branches import edit_branches
 from jaxlib_guidance.guidance._pairs import join_pairs, split_pairs
 from jaxlib_guidance.guidance._pixels import (
@@ -29,6 +29,7 @@ from jaxlib_guidance.types import (
     Branch,
     Context,
     PyTree,
+    known_false,
     pytree_dataclass,
     static,
 )

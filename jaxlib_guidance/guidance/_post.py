@@ -18,7 +18,7 @@ from jaxlib_guidance.guidance._base import (
 )
 from jaxlib_guidance.guidance._branches import merge_branches
 from jaxlib_guidance.guidance._chain import chain
-from jaxlib_guidance.guidance._checks import known_false, require_numbers
+from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._prediction import gain_of, to_x0_change
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.guidance._tree import changes_condition, walk
@@ -28,6 +28,7 @@ from jaxlib_guidance.types import (
     Branch,
     Context,
     PyTree,
+    known_false,
     per_sample,
     pytree_dataclass,
     static,

@@ -6,11 +6,11 @@ import jax.numpy as jnp
 from jax.scipy.special import betaln
 
 from jaxlib_guidance.guidance._chain import Chain
-from jaxlib_guidance.guidance._checks import known_false, require_numbers
+from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.guidance._schedule import scheduled
 from jaxlib_guidance.guidance._step import step_grid
-from jaxlib_guidance.types import Array, Context
+from jaxlib_guidance.types import Array, Context, known_false
 
 
 def _done(ctx: Context, what: str) -> Array:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.diffusion import Prediction, from_x0, require_prediction
 from jaxlib_guidance.guidance._base import BASE, Evals
-from jaxlib_guidance.guidance._checks import known_false, require_numbers
+from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._prediction import gain_of, to_x0_change
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.reduce import divide
@@ -16,6 +16,7 @@ from jaxlib_guidance.types import (
     Context,
     PyTree,
     expand,
+    known_false,
     per_sample,
     pytree_dataclass,
     static,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.guidance._base import BASE, Evals
-from jaxlib_guidance.guidance._checks import known_false, require_numbers
+from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._pixels import to_pixels
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.reduce import divide
@@ -15,6 +15,7 @@ from jaxlib_guidance.types import (
     Branch,
     Context,
     PyTree,
+    known_false,
     per_sample,
     pytree_dataclass,
     static,

@@ -10,7 +10,7 @@ import numpy as np
 from jaxlib_guidance.diffusion import logsnr
 from jaxlib_guidance.guidance._base import fix, fixed, init_term
 from jaxlib_guidance.guidance._chain import Chain, chain
-from jaxlib_guidance.guidance._checks import known_false, require_numbers
+from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.guidance._tree import (
     changes_condition,
@@ -25,6 +25,7 @@ from jaxlib_guidance.types import (
     PyTree,
     concrete,
     expand,
+    known_false,
     per_sample,
     pytree_dataclass,
     static,

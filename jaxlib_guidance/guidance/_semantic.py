@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.attention import match
 from jaxlib_guidance.guidance._base import Evals, fix, sample_axes
-from jaxlib_guidance.guidance._checks import known_false, require_numbers, site_patterns
+from jaxlib_guidance.guidance._checks import require_numbers, site_patterns
 from jaxlib_guidance.guidance._contrast import like_cond
 from jaxlib_guidance.guidance._pixels import head_mean, to_pixels
 from jaxlib_guidance.guidance._registry import method
@@ -18,6 +18,7 @@ from jaxlib_guidance.types import (
     Context,
     PyTree,
     at_least_float32,
+    known_false,
     per_sample,
     pytree_dataclass,
     static,

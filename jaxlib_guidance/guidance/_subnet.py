@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxlib_guidance import rng
 from jaxlib_guidance.attention import Edit, identity, skip
 from jaxlib_guidance.guidance._base import BASE, Evals
-from jaxlib_guidance.guidance._checks import known_false, require_numbers, site_patterns
+from jaxlib_guidance.guidance._checks import require_numbers, site_patterns
 from jaxlib_guidance.guidance._contrast import Contrast
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.types import (
@@ -16,6 +16,7 @@ from jaxlib_guidance.types import (
     Branch,
     Context,
     PyTree,
+    known_false,
     per_sample,
     pytree_dataclass,
     static,

@@ -5,20 +5,13 @@ weights do not depend on its length.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.planning._trajectories import Trajectory
 from jaxlib_guidance.reduce import at_least_float32, require_shape
-from jaxlib_guidance.types import Array, concrete
-
-
-def _known_false(holds: Callable[..., Any], value: Any) -> bool:
-    """Whether a number is known and is not what it should be."""
-    known = concrete(value)
-    return known is not None and not holds(known).all()
+from jaxlib_guidance.types import Array, known_false
 
 
 def _require_horizon(name: str, x: Array, rank: int) -> None:
@@ -50,7 +43,7 @@ def goal_errors(values: Array, goal: Array | float, steps: int) -> Array:
       the horizon.
     """
     _require_horizon("values", values, 2)
-    if _known_false(lambda x: x >= 1, steps):
+    if known_false(lambda x: x >= 1, steps):
         raise ValueError(f"steps is {steps}; expected at least 1")
     require_shape("goal", goal, (), values.shape[:1])
     values = at_least_float32(values)
@@ -99,7 +92,7 @@ def phase_blend(distance: Array, threshold: float, softness: float) -> Array:
 
     Reference: Liang et al., DexHandDiff, arXiv 2411.18562, eq. 12, made smooth.
     """
-    if _known_false(lambda x: x > 0, softness):
+    if known_false(lambda x: x > 0, softness):
         raise ValueError(f"softness is {softness}; expected more than 0")
     distance = jax.lax.stop_gradient(at_least_float32(distance))
     return jax.nn.sigmoid((distance - threshold) / softness)
@@ -175,7 +168,7 @@ def rate_energy(values: Array, limit: float) -> Array:
       ValueError: Values of another shape, or a negative limit.
     """
     _require_horizon("values", values, 2)
-    if _known_false(lambda x: x >= 0, limit):
+    if known_false(lambda x: x >= 0, limit):
         raise ValueError(f"limit is {limit}; expected at least 0")
     change = jnp.abs(jnp.diff(at_least_float32(values), axis=1))
     return jnp.mean(jnp.maximum(change - limit, 0) ** 2, axis=1)

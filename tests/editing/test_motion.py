@@ -174,6 +174,11 @@ def test_maps_are_means_over_heads_and_sites_of_all_frames():
             "in which none of .* frames",
         ),
         (lambda: editing.erase_word(DRAW, COND, jnp.ones((1, 2, 3))), "columns has"),
+        (
+            lambda: editing.emphasise_word(DRAW, COND, jnp.ones(1), 0.5),
+            r"columns has shape \(1,\); expected .* M = 4 words",
+        ),
+        (lambda: editing.replace_word(DRAW, COND, OTHER, jnp.ones((3, 4))), "columns"),
         (lambda: editing.vary_motion(DRAW, COND, 0.0), "chunk is 0.0"),
         (
             lambda: editing.shift_motion(DRAW, COND, 0.5, share=2.0),

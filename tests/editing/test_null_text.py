@@ -144,6 +144,15 @@ def test_only_what_is_named_is_tuned(inversion):
         optimise_null(*given, tuned=("n",))
 
 
+def test_a_weight_that_is_none_is_refused_before_anything_is_optimised():
+    given = DENOISER, GRID, None, SOURCE, NULL
+    for wrong in ([1.0, 2.0], "3", None):
+        with pytest.raises(TypeError, match="weight is .*; expected a number or an ar"):
+            optimise_null(*given, weight=wrong)
+    with pytest.raises(ValueError, match="weight is nan; expected no NaN"):
+        optimise_null(*given, weight=float("nan"))
+
+
 @pytest.fixture(scope="module")
 def edit(inversion):
     words = align_words([["a", "b", "c"]] * 2, [["a", "x", "c"], ["a", "b", "c"]])

@@ -115,31 +115,39 @@ def test_contrasts_are_float32_whatever_the_network(context, guided):
     np.testing.assert_allclose(x0, c + 4 * (c - u), rtol=1e-6, atol=1e-7)
 
 
+NAMED = [
+    (lambda w: jg.cfg(w, null=10), "cfg's weight"),
+    (jg.cfg_scale, "cfg_scale's scale"),
+    (jg.autoguidance, "autoguidance's weight"),
+    (lambda w: jg.pag(w, "mid"), "pag's weight"),
+    (lambda w: jg.seg(w, "mid"), "seg's weight"),
+    (lambda w: jg.seg(1.0, "mid", w), "seg's sigma"),
+    (lambda w: jg.redirect(w, "mid", jnp.ones(4)), "redirect's weight"),
+    (lambda w: jg.energy(jnp.sum, w), "energy's weight"),
+    (lambda w: jg.classifier_guidance(jnp.sum, w), "energy's weight"),
+    (lambda w: jg.classifier_guidance(jnp.sum, tau2=w), "guidance's tau2"),
+    (lambda w: jg.apg(w, null=10), "apg's weight"),
+    (lambda w: jg.apg(1.0, null=10, eta=w), "apg's eta"),
+    (lambda w: jg.rescale_std(w), "rescale_std's phi"),
+    (lambda w: jg.rescale_norm(jg.cfg(1.0, 0), w, 3.0), "rescale_norm's low"),
+    (lambda w: jg.clip_x0(w, 1.0), "clip_x0's low"),
+    (lambda w: jg.dynamic_threshold(99.5, w), "dynamic_threshold's limit"),
+    (lambda w: jg.during(jg.cfg(1.0, 0), w, 1.0), "during's start"),
+]
+
+
 @pytest.mark.parametrize("wrong", ["3", None, [1.0, 2.0], np.array(["3"])])
-@pytest.mark.parametrize(
-    ("build", "name"),
-    [
-        (lambda w: jg.cfg(w, null=10), "cfg's weight"),
-        (jg.cfg_scale, "cfg_scale's scale"),
-        (jg.autoguidance, "autoguidance's weight"),
-        (lambda w: jg.pag(w, "mid"), "pag's weight"),
-        (lambda w: jg.seg(w, "mid"), "seg's weight"),
-        (lambda w: jg.seg(1.0, "mid", w), "seg's sigma"),
-        (lambda w: jg.redirect(w, "mid", jnp.ones(4)), "redirect's weight"),
-        (lambda w: jg.energy(jnp.sum, w), "energy's weight"),
-        (lambda w: jg.classifier_guidance(jnp.sum, w), "energy's weight"),
-        (lambda w: jg.classifier_guidance(jnp.sum, tau2=w), "guidance's tau2"),
-        (lambda w: jg.apg(w, null=10), "apg's weight"),
-        (lambda w: jg.apg(1.0, null=10, eta=w), "apg's eta"),
-        (lambda w: jg.rescale_std(w), "rescale_std's phi"),
-        (lambda w: jg.rescale_norm(jg.cfg(1.0, 0), w, 3.0), "rescale_norm's low"),
-        (lambda w: jg.clip_x0(w, 1.0), "clip_x0's low"),
-        (lambda w: jg.dynamic_threshold(99.5, w), "dynamic_threshold's limit"),
-        (lambda w: jg.during(jg.cfg(1.0, 0), w, 1.0), "during's start"),
-    ],
-)
+@pytest.mark.parametrize(("build", "name"), NAMED)
 def test_a_weight_that_is_no_number_is_named_at_once(build, name, wrong):
     with pytest.raises(TypeError, match=f"{name} is .*; expected a number or an array"):
+        build(wrong)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), np.array([1.0, np.nan])])
+@pytest.mark.parametrize(("build", "name"), NAMED)
+def test_a_weight_that_is_nan_is_named_at_once(build, name, wrong):
+    """And not drawn: every picture would be NaN."""
+    with pytest.raises(ValueError, match=f"{name} is .*nan.*; expected no NaN"):
         build(wrong)
 
 

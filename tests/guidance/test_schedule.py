@@ -201,7 +201,7 @@ def test_schedules_that_do_not_fit(counter, context, guided):
         ((0, 500), "stop is 500; expected a fraction of the steps"),
         ((-0.1, 0.5), "start is -0.1; expected a fraction"),
         ((0.0, np.array([0.5, 1.5])), "stop is .*1.5.*; expected a fraction"),
-        ((0.2, np.nan), "expected start < stop"),
+        ((0.2, np.nan), "stop is nan; expected no NaN"),
         ((-2.0, -1.0, "t"), "stop is -1.0; expected a t above 0"),
         ((-1.0, 0.0, "sigma"), "stop is 0.0; expected a sigma above 0"),
     ],

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance.guidance._base import BASE, Evals
-from jaxlib_guidance.guidance._checks import known_false, require_numbers
+from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.types import (
     Array,
@@ -15,6 +15,7 @@ from jaxlib_guidance.types import (
     Context,
     PyTree,
     at_least_float32,
+    known_false,
     per_sample,
     pytree_dataclass,
     static,

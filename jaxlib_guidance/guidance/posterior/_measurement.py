@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxlib_guidance.guidance._base import sample_axes
-from jaxlib_guidance.guidance._checks import known_false, require_numbers
+from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._jacobian import conjugate_gradient
 from jaxlib_guidance.guidance.posterior._operators import Masking, Operator
 from jaxlib_guidance.reduce import sqrt
@@ -14,6 +14,7 @@ from jaxlib_guidance.types import (
     Array,
     Context,
     at_least_float32,
+    known_false,
     per_sample,
     pytree_dataclass,
 )

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxlib_guidance.guidance._base import BASE, Evals
-from jaxlib_guidance.guidance._checks import known_false, require_numbers
+from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.guidance.posterior._measurement import (
     Measurement,
@@ -22,6 +22,7 @@ from jaxlib_guidance.types import (
     Branch,
     Context,
     PyTree,
+    known_false,
     per_sample,
     pytree_dataclass,
     static,

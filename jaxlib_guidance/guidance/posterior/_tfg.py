@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.guidance._base import BASE, Evals
-from jaxlib_guidance.guidance._checks import known_false, require_numbers
+from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.guidance._step import step_grid, step_kernel
 from jaxlib_guidance.guidance.posterior._smoothing import require_loss, smooth_loss
@@ -17,6 +17,7 @@ from jaxlib_guidance.types import (
     Branch,
     Context,
     PyTree,
+    known_false,
     per_sample,
     pytree_dataclass,
     static,
