@@ -5,11 +5,12 @@ and a weight do not. A loss stays per element until `aggregate`, and its parts m
 `merge` or over a mesh axis before `finalize` divides, once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlib_guidance.types import Array, at_least_float32, concrete
 
@@ -54,6 +55,21 @@ def require_shape(name: str, x: Array | float, *shapes: tuple[int, ...]) -> None
     if jnp.shape(x) not in shapes:
         expected = " or ".join(map(str, dict.fromkeys(shapes)))
         raise ValueError(f"{name} has shape {jnp.shape(x)}; expected {expected}")
+
+
+def known_false(holds: Callable[..., Any], *values: Any) -> bool:
+    """Whether the values are known and what they should fulfil does not hold.
+
+    Args:
+      holds: Function of the values as numpy that says where they are as they should be,
+        such as ``lambda x: x > 0``, so that NaN fails it too.
+      *values: Numbers or arrays, which may be traced.
+
+    Returns:
+      False while any of them is traced or lies on other hosts.
+    """
+    known = [concrete(value) for value in values]
+    return all(k is not None for k in known) and not np.all(holds(*known))
 
 
 def mask_like(mask: Array | None, x: Array, name: str = "mask") -> Array:

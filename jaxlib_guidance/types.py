@@ -195,11 +195,9 @@ def process_of(
 def _differ(a: Process, b: Process) -> bool:
     if jax.tree.structure(a) != jax.tree.structure(b):
         return True
-    known = (map(concrete, jax.tree.leaves(each)) for each in (a, b))
-    return any(
-        x is not None and y is not None and not np.array_equal(x, y)
-        for x, y in zip(*known, strict=True)
-    )
+    leaves = (map(concrete, jax.tree.leaves(each)) for each in (a, b))
+    pairs = zip(*leaves, strict=True)
+    return any(not (x is None or y is None or np.array_equal(x, y)) for x, y in pairs)
 
 
 def require_labels(cond: PyTree, classes: int | None, name: str = "cond") -> None:
@@ -346,23 +344,7 @@ def at_least_float32(x: Array) -> Array:
 
 def concrete(a: Any) -> np.ndarray | None:
     """The value of ``a`` as numpy; None while it is traced or lies on other hosts."""
-    if isinstance(a, jax.core.Tracer):
-        return None
-    if isinstance(a, jax.Array) and not a.is_fully_addressable:
+    traced = isinstance(a, jax.core.Tracer)
+    if traced or (isinstance(a, jax.Array) and not a.is_fully_addressable):
         return None
     return np.asarray(a)
-
-
-def known_false(holds: Callable[..., Any], *values: Any) -> bool:
-    """Whether the values are known and what they should fulfil does not hold.
-
-    Args:
-      holds: Function of the values as numpy that says where they are as they should be,
-        such as ``lambda x: x > 0``, so that NaN fails it too.
-      *values: Numbers or arrays, which may be traced.
-
-    Returns:
-      False while any of them is traced or lies on other hosts.
-    """
-    known = [concrete(value) for value in values]
-    return all(k is not None for k in known) and not np.all(holds(*known))

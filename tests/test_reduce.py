@@ -14,6 +14,7 @@ from jaxlib_guidance.reduce import (
     divide,
     finalize,
     hide,
+    known_false,
     masked_mean,
     masked_var,
     merge,
@@ -209,3 +210,13 @@ def test_merge_wants_the_same_reports():
 def test_a_mask_that_is_no_weight_is_refused(mask):
     with pytest.raises(ValueError, match="mask has values from .* expected weights"):
         masked_mean(jnp.ones(2), np.array(mask))
+
+
+def test_known_false_is_of_what_is_known():
+    """NaN fails whatever is asked; what is traced is not known to fail."""
+    assert not known_false(lambda a: a > 0, jnp.array([1.0, 2.0]))
+    assert known_false(lambda a: a > 0, np.array([1.0, np.nan]))
+    assert known_false(lambda low, high: low < high, 2.0, 1)
+    traced = []
+    jax.jit(lambda a: traced.append(known_false(lambda a: a > 0, a)))(-1.0)
+    assert traced == [False]

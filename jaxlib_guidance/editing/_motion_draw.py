@@ -7,10 +7,9 @@ from the first.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.attention import match_sites
+from jaxlib_guidance.editing._map_sizes import map_sizes
 from jaxlib_guidance.guidance import cfg, chain, join_pairs, like_cond, split_pairs
 from jaxlib_guidance.sampling import Sampler, ddim, sample
 from jaxlib_guidance.types import Array, Denoiser, PyTree
@@ -102,19 +101,5 @@ def site_frames(draw: MotionDraw, cond: PyTree, sites: str) -> dict[str, int]:
     Raises:
       ValueError: The pattern selects nothing.
     """
-    return {site: frames for site, (frames, _) in site_maps(draw, cond, sites).items()}
-
-
-def site_maps(draw: MotionDraw, cond: PyTree, sites: str) -> dict[str, tuple[int, int]]:
-    """Number of queries and of keys at each attention site.
-
-    Raises:
-      ValueError: The pattern selects nothing.
-    """
-    names = match_sites(sites, draw.denoiser.sites)
-    x = jax.ShapeDtypeStruct((len(draw.keys), *draw.shape), jnp.float32)
-    t = jax.ShapeDtypeStruct(draw.keys.shape, jnp.float32)
-    maps = jax.eval_shape(
-        lambda x, t, cond: draw.denoiser(x, t, cond, capture=names).maps, x, t, cond
-    )
-    return {site: maps[site].shape[-2:] for site in names}
+    of = draw.denoiser, draw.keys, draw.shape
+    return {site: size[0] for site, size in map_sizes(*of, cond, sites).items()}

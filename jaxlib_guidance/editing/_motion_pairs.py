@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance.attention import Edit
-from jaxlib_guidance.editing._motion_draw import MotionDraw, site_maps
+from jaxlib_guidance.editing._map_sizes import map_sizes
+from jaxlib_guidance.editing._motion_draw import MotionDraw
 from jaxlib_guidance.editing._pairs import until
 from jaxlib_guidance.guidance import edit_branches, join_pairs
 from jaxlib_guidance.types import Array, PyTree
@@ -22,7 +23,7 @@ def edited_terms(
     start: float = 0.0,
 ) -> tuple[Any, ...]:
     """The term with an edit for each site, of its numbers of frames and of keys."""
-    maps = site_maps(draw, cond, sites)
+    maps = map_sizes(draw.denoiser, draw.keys, draw.shape, cond, sites)
     control: dict[str, Edit] = {site: edit(*size) for site, size in maps.items()}
     return until(edit_branches(control), share, start)
 

@@ -3,12 +3,8 @@
 from typing import Any
 
 from jaxlib_guidance.attention import Before, attenuate, borrow, combine, emphasise
-from jaxlib_guidance.editing._motion_draw import (
-    MotionDraw,
-    MotionPair,
-    draw_pair,
-    site_maps,
-)
+from jaxlib_guidance.editing._map_sizes import map_sizes
+from jaxlib_guidance.editing._motion_draw import MotionDraw, MotionPair, draw_pair
 from jaxlib_guidance.editing._motion_pairs import (
     edited_terms,
     paired_columns,
@@ -181,7 +177,8 @@ def replace_word(
 
     Reference: Chen et al., MotionCLR, arXiv 2410.18977, section 4.2.
     """
-    [(_, words), *_] = site_maps(draw, source, cross_sites).values()
+    maps = map_sizes(draw.denoiser, draw.keys, draw.shape, source, cross_sites)
+    words = next(iter(maps.values()))[1]
     kept = 1 - paired_columns(draw, columns, words)
     cross = borrow("probs", Before(), columns=kept)
     # The same queries and keys are the same map, without one that is ever held.

@@ -9,6 +9,7 @@ import numpy as np
 
 from jaxlib_guidance.editing._pairs import require_states
 from jaxlib_guidance.guidance import like_cond
+from jaxlib_guidance.reduce import known_false
 from jaxlib_guidance.sampling import Inversion
 from jaxlib_guidance.types import (
     Array,
@@ -17,7 +18,6 @@ from jaxlib_guidance.types import (
     PyTree,
     at_least_float32,
     expand,
-    known_false,
     per_sample,
     process_of,
 )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance.guidance._base import Fixed, fixed
-from jaxlib_guidance.types import known_false
+from jaxlib_guidance.reduce import known_false
 
 
 def require_numbers(term: str, **values: Any) -> None:

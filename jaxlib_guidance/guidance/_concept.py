@@ -12,12 +12,12 @@ from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._contrast import like_cond
 from jaxlib_guidance.guidance._prediction import gain_of, to_x0_change
 from jaxlib_guidance.guidance._registry import method
+from jaxlib_guidance.reduce import known_false
 from jaxlib_guidance.types import (
     Array,
     Branch,
     Context,
     PyTree,
-    known_false,
     per_sample,
     pytree_dataclass,
     static,

@@ -9,14 +9,13 @@ from jaxlib_guidance import rng
 from jaxlib_guidance.guidance._base import Evals, sample_axes
 from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._registry import method
-from jaxlib_guidance.reduce import divide, sqrt
+from jaxlib_guidance.reduce import divide, known_false, sqrt
 from jaxlib_guidance.types import (
     Array,
     Branch,
     Context,
     PyTree,
     expand,
-    known_false,
     per_sample,
     pytree_dataclass,
 )

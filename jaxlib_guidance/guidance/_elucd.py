@@ -16,7 +16,7 @@ from jaxlib_guidance.guidance._classifier import (
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.guidance._schedule import scheduled
 from jaxlib_guidance.guidance._step import step_grid
-from jaxlib_guidance.reduce import divide, sqrt
+from jaxlib_guidance.reduce import divide, known_false, sqrt
 from jaxlib_guidance.types import (
     Array,
     Branch,
@@ -24,7 +24,6 @@ from jaxlib_guidance.types import (
     PyTree,
     at_least_float32,
     concrete,
-    known_false,
     per_sample,
     pytree_dataclass,
     static,

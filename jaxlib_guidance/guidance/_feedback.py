@@ -13,14 +13,13 @@ from jaxlib_guidance.guidance._contrast import like_cond
 from jaxlib_guidance.guidance._geometry import cosine, sample_dot
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.guidance._step import step_grid, step_kernel
-from jaxlib_guidance.reduce import divide
+from jaxlib_guidance.reduce import divide, known_false
 from jaxlib_guidance.types import (
     Array,
     Branch,
     Context,
     PyTree,
     expand,
-    known_false,
     per_sample,
     pytree_dataclass,
     static,

@@ -9,8 +9,8 @@ import numpy as np
 from jaxlib_guidance.guidance._base import sample_axes
 from jaxlib_guidance.guidance._combine import Combine, combine
 from jaxlib_guidance.guidance._registry import method
-from jaxlib_guidance.reduce import divide
-from jaxlib_guidance.types import Array, Context, PyTree, known_false
+from jaxlib_guidance.reduce import divide, known_false
+from jaxlib_guidance.types import Array, Context, PyTree
 
 
 @method(

@@ -12,14 +12,13 @@ from jaxlib_guidance.guidance._contrast import like_cond
 from jaxlib_guidance.guidance._geometry import cosine, project
 from jaxlib_guidance.guidance._prediction import gain_of, to_x0_change
 from jaxlib_guidance.guidance._registry import method
-from jaxlib_guidance.reduce import divide, sqrt
+from jaxlib_guidance.reduce import divide, known_false, sqrt
 from jaxlib_guidance.types import (
     Array,
     Branch,
     Context,
     PyTree,
     expand,
-    known_false,
     per_sample,
     pytree_dataclass,
     static,

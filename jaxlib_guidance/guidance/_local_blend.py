@@ -16,13 +16,12 @@ from jaxlib_guidance.guidance._pixels import (
     token_grid,
     word_columns,
 )
-from jaxlib_guidance.reduce import divide
+from jaxlib_guidance.reduce import divide, known_false
 from jaxlib_guidance.types import (
     Array,
     Branch,
     Context,
     PyTree,
-    known_false,
     per_sample,
     pytree_dataclass,
     static,

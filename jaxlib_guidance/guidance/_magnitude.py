@@ -9,7 +9,8 @@ from jaxlib_guidance.diffusion import Prediction
 from jaxlib_guidance.guidance._base import sample_norm
 from jaxlib_guidance.guidance._combine import Combine, combine
 from jaxlib_guidance.guidance._registry import method
-from jaxlib_guidance.types import Array, Context, PyTree, known_false
+from jaxlib_guidance.reduce import known_false
+from jaxlib_guidance.types import Array, Context, PyTree
 
 
 @method(

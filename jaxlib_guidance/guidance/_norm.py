@@ -8,8 +8,8 @@ from jaxlib_guidance.diffusion import Prediction
 from jaxlib_guidance.guidance._combine import Combine, combine
 from jaxlib_guidance.guidance._geometry import sample_dot
 from jaxlib_guidance.guidance._registry import method
-from jaxlib_guidance.reduce import divide, sqrt
-from jaxlib_guidance.types import Array, Context, PyTree, known_false
+from jaxlib_guidance.reduce import divide, known_false, sqrt
+from jaxlib_guidance.types import Array, Context, PyTree
 
 
 @method(

@@ -10,7 +10,8 @@ from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.guidance._schedule import scheduled
 from jaxlib_guidance.guidance._step import step_grid
-from jaxlib_guidance.types import Array, Context, known_false
+from jaxlib_guidance.reduce import known_false
+from jaxlib_guidance.types import Array, Context
 
 
 def _done(ctx: Context, what: str) -> Array:

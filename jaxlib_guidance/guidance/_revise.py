@@ -9,14 +9,13 @@ from jaxlib_guidance.guidance._base import BASE, Evals
 from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._prediction import gain_of, to_x0_change
 from jaxlib_guidance.guidance._registry import method
-from jaxlib_guidance.reduce import divide
+from jaxlib_guidance.reduce import divide, known_false
 from jaxlib_guidance.types import (
     Array,
     Branch,
     Context,
     PyTree,
     expand,
-    known_false,
     per_sample,
     pytree_dataclass,
     static,

@@ -17,6 +17,7 @@ from jaxlib_guidance.guidance._tree import (
     conditioned,
     rewrites,
 )
+from jaxlib_guidance.reduce import known_false
 from jaxlib_guidance.types import (
     Array,
     Branch,
@@ -25,7 +26,6 @@ from jaxlib_guidance.types import (
     PyTree,
     concrete,
     expand,
-    known_false,
     per_sample,
     pytree_dataclass,
     static,

@@ -12,13 +12,13 @@ from jaxlib_guidance.guidance._checks import require_numbers, site_patterns
 from jaxlib_guidance.guidance._contrast import like_cond
 from jaxlib_guidance.guidance._pixels import head_mean, to_pixels
 from jaxlib_guidance.guidance._registry import method
+from jaxlib_guidance.reduce import known_false
 from jaxlib_guidance.types import (
     Array,
     Branch,
     Context,
     PyTree,
     at_least_float32,
-    known_false,
     per_sample,
     pytree_dataclass,
     static,

@@ -11,12 +11,12 @@ from jaxlib_guidance.guidance._base import BASE, Evals
 from jaxlib_guidance.guidance._checks import require_numbers, site_patterns
 from jaxlib_guidance.guidance._contrast import Contrast
 from jaxlib_guidance.guidance._registry import method
+from jaxlib_guidance.reduce import known_false
 from jaxlib_guidance.types import (
     Array,
     Branch,
     Context,
     PyTree,
-    known_false,
     per_sample,
     pytree_dataclass,
     static,

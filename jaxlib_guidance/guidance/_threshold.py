@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jaxlib_guidance.guidance._base import BASE, Evals, sample_axes
 from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._registry import method
+from jaxlib_guidance.reduce import known_false
 from jaxlib_guidance.types import (
     Array,
     Branch,
     Context,
     PyTree,
-    known_false,
     per_sample,
     pytree_dataclass,
 )

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.planning._trajectories import Trajectory
-from jaxlib_guidance.reduce import at_least_float32, require_shape
-from jaxlib_guidance.types import Array, known_false
+from jaxlib_guidance.reduce import at_least_float32, known_false, require_shape
+from jaxlib_guidance.types import Array
 
 
 def _require_horizon(name: str, x: Array, rank: int) -> None:

@@ -9,13 +9,13 @@ import numpy as np
 from jaxlib_guidance.guidance._base import BASE, Evals
 from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._registry import method
+from jaxlib_guidance.reduce import known_false
 from jaxlib_guidance.types import (
     Array,
     Branch,
     Context,
     PyTree,
     at_least_float32,
-    known_false,
     per_sample,
     pytree_dataclass,
     static,

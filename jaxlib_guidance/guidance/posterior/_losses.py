@@ -16,13 +16,12 @@ from jaxlib_guidance.guidance.posterior._smoothing import (
     require_loss,
     smooth_loss,
 )
-from jaxlib_guidance.reduce import divide, sqrt
+from jaxlib_guidance.reduce import divide, known_false, sqrt
 from jaxlib_guidance.types import (
     Array,
     Branch,
     Context,
     PyTree,
-    known_false,
     per_sample,
     pytree_dataclass,
     static,

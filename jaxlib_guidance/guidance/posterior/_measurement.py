@@ -9,12 +9,11 @@ from jaxlib_guidance.guidance._base import sample_axes
 from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._jacobian import conjugate_gradient
 from jaxlib_guidance.guidance.posterior._operators import Masking, Operator
-from jaxlib_guidance.reduce import sqrt
+from jaxlib_guidance.reduce import known_false, sqrt
 from jaxlib_guidance.types import (
     Array,
     Context,
     at_least_float32,
-    known_false,
     per_sample,
     pytree_dataclass,
 )

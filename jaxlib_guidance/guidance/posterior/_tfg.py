@@ -11,13 +11,12 @@ from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.guidance._step import step_grid, step_kernel
 from jaxlib_guidance.guidance.posterior._smoothing import require_loss, smooth_loss
-from jaxlib_guidance.reduce import divide
+from jaxlib_guidance.reduce import divide, known_false
 from jaxlib_guidance.types import (
     Array,
     Branch,
     Context,
     PyTree,
-    known_false,
     per_sample,
     pytree_dataclass,
     static,
