@@ -35,6 +35,8 @@ class Config:
     """Options drawn for an update; each pair of them is one verdict."""
     seeds: int = 5
     """Runs of each cell."""
+    search: int = 3
+    """Runs that choose the settings of each cell, which are not reported."""
     rates: tuple[float, ...] = (0.03, 0.1, 0.3)
     """Step sizes of the policy, each tried by each method."""
     entropies: tuple[float, ...] = (0.0, 0.01, 0.1)
@@ -134,14 +136,20 @@ def main(config: Config) -> dict:
     """Prints the table; returns exploitabilities by world, method."""
     settings = [(r, w) for r in config.rates for w in config.entropies]
     keys = jax.random.split(jax.random.key(0), config.seeds)
-    found, paths = {}, {}
+    others = jax.random.split(jax.random.key(100), config.search)
+    both = jnp.concatenate([others, keys])
+    found, paths, chosen = {}, {}, {}
     for name, preference in worlds().items():
         for number, method in enumerate(METHODS):
             each = partial(learn, config, number, jnp.asarray(preference, jnp.float32))
             run = jax.jit(jax.vmap(jax.vmap(each, (None, 0)), (0, None)))
-            score, path = run(jnp.array(settings), keys)
-            found[name, method] = np.asarray(score)
-            paths[name, method] = np.asarray(path)
+            score, path = map(np.asarray, run(jnp.array(settings), both))
+            tried = score[:, : config.search]
+            last = tried[:, :, -config.updates // 10 :, 0].mean((1, 2))
+            means = tried[:, :, -1, 1].mean(1)
+            chosen[name, method] = int(last.argmin()), int(means.argmin())
+            found[name, method] = score[:, config.search :]
+            paths[name, method] = path[:, config.search :]
     print("| raters | method | rate, entropy | last policy (seeds) | mean policy |")
     print("|---|---|---|---|---|")
     for name, preference in worlds().items():
@@ -154,8 +162,8 @@ def main(config: Config) -> dict:
         print(f"| | best single option | | {corner:.3f} | {corner:.3f} |")
         for method in METHODS:
             last = found[name, method][:, :, -config.updates // 10 :].mean(2)
-            at = int(last[..., 0].mean(1).argmin())
-            mean = found[name, method][:, :, -1, 1].mean(1).min()
+            at, other = chosen[name, method]
+            mean = found[name, method][other, :, -1, 1].mean()
             each = " ".join(f"{x:.3f}" for x in last[at, :, 0])
             rate, weight = settings[at]
             print(
@@ -163,11 +171,11 @@ def main(config: Config) -> dict:
                 f"**{last[at, :, 0].mean():.3f}** ({each}) | {mean:.3f} |"
             )
     if config.picture is not None:
-        draw(config, paths, found)
+        draw(config, paths, chosen)
     return found
 
 
-def draw(config, paths, found):
+def draw(config, paths, chosen):
     """Policies in the circle of three over updates, as shares of the three options."""
     import matplotlib.pyplot as plt
 
@@ -175,8 +183,7 @@ def draw(config, paths, found):
     winner = world.solve(preference)
     figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.4), layout="constrained")
     for axis, method in zip(axes, METHODS, strict=True):
-        last = found[name, method][:, :, -config.updates // 10 :, 0].mean((1, 2))
-        path = paths[name, method][int(last.argmin()), 0]
+        path = paths[name, method][chosen[name, method][0], 0]
         for option, letter in enumerate("ABC"):
             axis.plot(path[:, option], color=f"C{option}", label=letter)
             axis.axhline(winner[option], color=f"C{option}", linestyle="--")

@@ -9,11 +9,14 @@ from jaxlib_guidance.worlds import _dynamical_bandit as dynamical_bandit
 from jaxlib_guidance.worlds import _errand as errand
 from jaxlib_guidance.worlds import _gaussian_bandit as gaussian_bandit
 from jaxlib_guidance.worlds import _grids as grids
+from jaxlib_guidance.worlds import _hosts as hosts
 from jaxlib_guidance.worlds import _key_door as key_door
 from jaxlib_guidance.worlds import _kuhn as kuhn
 from jaxlib_guidance.worlds import _linear_game as linear_game
 from jaxlib_guidance.worlds import _maze as maze
+from jaxlib_guidance.worlds import _pendulum as pendulum
 from jaxlib_guidance.worlds import _programs as programs
+from jaxlib_guidance.worlds import _pusher as pusher
 from jaxlib_guidance.worlds import _raters as raters
 from jaxlib_guidance.worlds import _room as room
 from jaxlib_guidance.worlds import _site_graph as site_graph
@@ -31,11 +34,14 @@ __all__ = [
     "errand",
     "gaussian_bandit",
     "grids",
+    "hosts",
     "key_door",
     "kuhn",
     "linear_game",
     "maze",
+    "pendulum",
     "programs",
+    "pusher",
     "raters",
     "room",
     "site_graph",

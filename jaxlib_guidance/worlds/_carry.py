@@ -11,8 +11,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.reduce import require_shape, sqrt
+from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.types import Array
+from jaxlib_guidance.worlds._checks import at_most_one
 from jaxlib_guidance.worlds._picture import disc, paper
 
 
@@ -88,7 +89,7 @@ def step(
     """
     del key
     require_shape("action", action, (3,))
-    way = action[:2] / jnp.maximum(sqrt(jnp.sum(action[:2] ** 2)), 1.0)
+    way = at_most_one(action[:2])
     closed = action[2] > 0
     near = jnp.linalg.norm(state.hand - state.thing) <= world.reach
     held = closed & ((state.held > 0) | near)

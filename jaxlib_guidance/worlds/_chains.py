@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.types import Array, concrete
+from jaxlib_guidance.types import Array
 from jaxlib_guidance.worlds import _sums_rows as rows
+from jaxlib_guidance.worlds._checks import require_chance
 from jaxlib_guidance.worlds._sums import Problem
 
 
@@ -71,7 +72,7 @@ def write(
         (error, recheck, notice, again),
         strict=True,
     ):
-        _require_chance(name, value)
+        require_chance(name, value)
     keys = jax.random.split(key, 3)
     first, second = (_pass(one, problem, error, recheck, notice) for one in keys[:2])
     twice = jax.random.bernoulli(keys[2], again)
@@ -133,9 +134,3 @@ def _pass(key, problem, error, recheck, notice):
     columns = tokens.reshape(-1), keep.reshape(-1)
     solution = rows.number(value, problem.digits + 1)
     return rows.join(columns, rows.token(rows.SOLUTION), solution)
-
-
-def _require_chance(name, value):
-    known = concrete(value)
-    if known is not None and not ((known >= 0) & (known <= 1)).all():
-        raise ValueError(f"{name} is {value}; expected 0 to 1")

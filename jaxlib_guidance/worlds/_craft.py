@@ -37,6 +37,7 @@ import numpy as np
 
 from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.types import Array
+from jaxlib_guidance.worlds._checks import require_index, require_number
 from jaxlib_guidance.worlds._grids import MOVES
 from jaxlib_guidance.worlds._paint import AGENT, FLOOR, paint, spot
 
@@ -177,7 +178,12 @@ def step(
 
     Returns:
       ``(state, observation, reward, terminated)``: the next state twice, 0 and False.
+
+    Raises:
+      ValueError: A state or an action that the world has not.
     """
+    require_index("state", state, len(world.after))
+    require_index("action", action, USE + 1)
     del key
     to = jnp.asarray(world.after)[state, action]
     return to, to, jnp.zeros(()), jnp.zeros((), bool)
@@ -232,7 +238,12 @@ def render(world: World, state: Array, *, scale: int = 12) -> Array:
     Returns:
       Float32 ``[9 scale, 7 scale, 3]`` in [0, 1], y upward; the two upper rows are the
       items in order, coloured once they are had.
+
+    Raises:
+      ValueError: A state that the world has not, ``scale`` below 1.
     """
+    require_index("state", state, len(world.after))
+    require_number("scale", scale, 1)
     cell, items = state % SIDE**2, jnp.asarray(world.has)[state // SIDE**2]
     shape = (SIDE + 2, SIDE)
     cells = jnp.tile(jnp.array(FLOOR), (*shape, 1))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.reduce import require_shape, sqrt
 from jaxlib_guidance.types import Array
+from jaxlib_guidance.worlds._checks import at_most_one
 from jaxlib_guidance.worlds._picture import disc, paper
 
 WALL = 0.5
@@ -145,8 +146,7 @@ def step(
       ValueError: Another shape of ``action``.
     """
     del key
-    require_shape("action", action, (2,))
-    action = action / jnp.maximum(sqrt(jnp.sum(action**2)), 1.0)
+    action = at_most_one(action)
     to = jnp.clip(state + world.speed * action, 0.0, 1.0)
     crosses = (state[0] < WALL) != (to[0] < WALL)
     at = _crosses_at(state, to)

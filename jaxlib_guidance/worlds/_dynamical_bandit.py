@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.types import Array
+from jaxlib_guidance.worlds._picture import bars, line, paper
 
 
 class System(NamedTuple):
@@ -205,3 +206,34 @@ def expected_reward(system: System, state: Array, action: Array) -> Array:
       A scalar.
     """
     return system.omega @ state + system.theta @ jnp.asarray(system.arms)[action]
+
+
+def render(system: System, state: Array, *, size: int = 64) -> Array:
+    """A picture: a bar for each arm, what it pays at once in a state.
+
+    The black line upon it is what the arm pays when it is held.
+
+    Args:
+      system: The bandit.
+      state: State ``[N]``.
+      size: Pixels of a side.
+
+    Returns:
+      Float32 ``[size, size, 3]`` in [0, 1]; the largest of these pays fills it.
+    """
+    arms = jnp.arange(len(system.arms))
+    now = jax.vmap(lambda arm: expected_reward(system, state, arm))(arms)
+    held = solve(system).values
+    most = jnp.maximum(jnp.max(jnp.abs(jnp.stack([now, held]))), 1e-9)
+    zero = jnp.where(jnp.min(jnp.stack([now, held])) < 0, 0.5, 0.02)
+    tall = lambda pay: zero + (0.98 - zero) * pay / most  # noqa: E731
+    picture, _, _ = paper(size)
+    green = jnp.broadcast_to(jnp.array([0.35, 0.7, 0.4]), (len(arms), 3))
+    picture = bars(picture, tall(now), zero, green)
+    for arm, height in enumerate(tall(held)):
+        left, right = (
+            jnp.stack([jnp.float32(x / len(arms)), height])
+            for x in (arm + 0.1, arm + 0.9)
+        )
+        picture = line(picture, left, right, 2 / size, (0.1, 0.1, 0.1))
+    return picture

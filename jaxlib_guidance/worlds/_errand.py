@@ -9,8 +9,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.reduce import require_shape, sqrt
 from jaxlib_guidance.types import Array
+from jaxlib_guidance.worlds._checks import at_most_one
 from jaxlib_guidance.worlds._picture import disc, paper
 
 
@@ -84,8 +84,7 @@ def step(
       ValueError: Another shape of ``action``.
     """
     del key
-    require_shape("action", action, (2,))
-    action = action / jnp.maximum(sqrt(jnp.sum(action**2)), 1.0)
+    action = at_most_one(action)
     position = jnp.clip(state.position + world.speed * action, 0.0, 1.0)
     at = lambda place: jnp.linalg.norm(position - place) <= world.radius  # noqa: E731
     touched = jnp.maximum(state.touched, at(world.first).astype(jnp.float32))

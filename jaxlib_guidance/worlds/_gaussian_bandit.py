@@ -17,7 +17,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.types import Array, at_least_float32, concrete
+from jaxlib_guidance.types import Array, at_least_float32
+from jaxlib_guidance.worlds._checks import require_index, require_number
+from jaxlib_guidance.worlds._picture import line, paper
 
 SAFE, UNKNOWN = 0, 1
 """The two arms."""
@@ -63,7 +65,11 @@ def reset(bandit: Bandit, key: Array) -> tuple[Array, Array]:
 
     Returns:
       The mean, a scalar, and an empty observation ``[0]``: it is hidden.
+
+    Raises:
+      ValueError: A bandit whose known numbers are NaN or out of range.
     """
+    _require(bandit)
     mean = bandit.prior_mean + bandit.prior_std * jax.random.normal(key)
     return mean, jnp.zeros(0)
 
@@ -81,7 +87,11 @@ def step(
 
     Returns:
       The next mean, an empty observation ``[0]``, the reward, and False: it never ends.
+
+    Raises:
+      ValueError: Another arm, a bandit whose known numbers are out of range.
     """
+    require_index("action", action, 2)
     noise_key, key = jax.random.split(key)
     reward = state + bandit.noise * jax.random.normal(noise_key)
     again, nothing = reset(bandit, key)
@@ -106,7 +116,12 @@ def posterior(
 
     Returns:
       Two arrays of the shape of ``pulls``.
+
+    Raises:
+      ValueError: Fewer than 0 pulls, a bandit whose known numbers are out of range.
     """
+    _require(bandit)
+    require_number("pulls", pulls, 0)
     known, told = (
         at_least_float32(jnp.asarray(x)) ** -2.0
         for x in (bandit.prior_std, bandit.noise)
@@ -142,13 +157,17 @@ def solve(
       Thresholds and values.
 
     Raises:
-      ValueError: A horizon below 1, a known discount outside [0, 1].
+      ValueError: A horizon below 1, fewer than 2 points or nodes, a known discount
+        outside [0, 1], a bandit whose known numbers are out of range.
     """
-    if horizon < 1:
-        raise ValueError(f"horizon is {horizon}; expected at least 1")
-    known = concrete(gamma)
-    if known is not None and not ((known >= 0) & (known <= 1)).all():
-        raise ValueError(f"gamma is {known}; expected 0 to 1")
+    _require(bandit)
+    for name, value, least in (
+        ("horizon", horizon, 1),
+        ("points", points, 2),
+        ("nodes", nodes, 2),
+    ):
+        require_number(name, value, least)
+    require_number("gamma", gamma, 0, 1)
     # The value has a kink, on which Gauss-Hermite nodes converge slowly.
     x = jnp.linspace(-6, 6, nodes)
     w = jax.nn.softmax(-0.5 * x**2)
@@ -176,3 +195,36 @@ def solve(
     (value, total), thresholds = jax.lax.scan(back, (zeros, zeros), pulls, reverse=True)
     at = lambda v: jnp.interp(bandit.prior_mean, grid, v)  # noqa: E731
     return Solution(thresholds, at(value), at(total))
+
+
+def _require(bandit):
+    """Raises where a bandit's known numbers are NaN or out of range."""
+    require_number("prior_mean", bandit.prior_mean)
+    require_number("prior_std", bandit.prior_std, 0, above=True)
+    require_number("noise", bandit.noise, 0, above=True)
+
+
+def render(bandit: Bandit, state: Array, *, size: int = 64) -> Array:
+    """A picture: the prior of the unknown arm's mean as a grey hill.
+
+    Four standard deviations to either side; the safe arm's 0 in black, and the mean
+    that was drawn in blue.
+
+    Args:
+      bandit: The world.
+      state: The unknown arm's mean, scalar.
+      size: Pixels of a side.
+
+    Returns:
+      Float32 ``[size, size, 3]`` in [0, 1].
+    """
+    _require(bandit)
+    picture, x, y = paper(size)
+    hill = 0.05 + 0.8 * jnp.exp(-0.5 * (8 * x - 4) ** 2)
+    inside = (y >= 0.05) & (y <= hill)
+    picture = jnp.where(inside[..., None], 0.8, picture)
+    for mean, color in ((0.0, (0.1, 0.1, 0.1)), (state, (0.2, 0.3, 0.9))):
+        at = 0.5 + (jnp.float32(mean) - bandit.prior_mean) / (8 * bandit.prior_std)
+        low, high = (jnp.stack([at, jnp.float32(y)]) for y in (0.05, 0.95))
+        picture = line(picture, low, high, 2 / size, color)
+    return picture

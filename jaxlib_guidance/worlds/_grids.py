@@ -3,6 +3,10 @@
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlib_guidance.reduce import require_shape
+from jaxlib_guidance.types import Array
+from jaxlib_guidance.worlds._checks import require_chance, require_index, require_number
+from jaxlib_guidance.worlds._paint import AGENT, FLOOR, GOAL, paint, spot
 from jaxlib_guidance.worlds._tables import Table
 
 SIDE = 7
@@ -32,7 +36,7 @@ def four_rooms(
 
     Reference: EXPRD, Devidze et al., NeurIPS 2021, ROOMSNAVENV of the released code.
     """
-    _require_chance("slip", slip)
+    require_chance("slip", slip)
     end = SIDE**2
     p = np.zeros((end + 1, 4, end + 1))
     for state in range(end):
@@ -93,7 +97,7 @@ def chain(
     Returns:
       A table of ``length + 1`` states, the last terminal, and 2 actions.
     """
-    _require_chance("slip", slip)
+    require_chance("slip", slip)
     if length < 1:
         raise ValueError(f"length is {length}; expected at least 1")
     for name, value in (("start", start), ("at", at)):
@@ -124,6 +128,70 @@ def _table(p, r, start, gamma):
     )
 
 
-def _require_chance(name, value):
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} is {value}; expected 0 to 1")
+def render_rooms(
+    state: Array | int, values: Array | None = None, *, scale: int = 12
+) -> Array:
+    """The four rooms: walls, the corner that pays in green, the agent in red.
+
+    Args:
+      state: Number of the state, 0 to 49; in the last, terminal one nobody is drawn.
+      values: Of each state, ``[50]``: the larger, the bluer its cell; None for none.
+      scale: Side of a cell in pixels, at least 6.
+
+    Returns:
+      Float32 ``[7 scale, 7 scale, 3]`` in [0, 1], y upward.
+    """
+    require_index("state", state, SIDE**2 + 1)
+    require_number("scale", scale, 6)
+    cells = _shaded(values, SIDE, SIDE)
+    cells = cells.at[SIDE - 1, SIDE - 1].set(jnp.array(GOAL))
+    agent = spot((SIDE, SIDE), state % SIDE, state // SIDE, AGENT)
+    picture = paint(cells, agent[None], scale=scale, inset=(scale // 4,))
+    place = jnp.arange(SIDE * scale)
+    middle = (SIDE // 2) * scale
+    thick = max(scale // 8, 1)
+    wall = (place >= middle - thick) & (place < middle + thick)
+    door = jnp.isin(place // scale, jnp.array(DOORS))
+    # Rows are counted from the top, and cells from below.
+    across = wall[None] & ~door[::-1, None]
+    picture = jnp.where(
+        (across | (wall[::-1, None] & ~door[None]))[..., None], 0.2, picture
+    )
+    return picture.astype(jnp.float32)
+
+
+def render_chain(
+    table: Table, state: Array | int, values: Array | None = None, *, scale: int = 12
+) -> Array:
+    """The corridor: what pays in green, the agent in red.
+
+    Args:
+      table: A table of `chain`.
+      state: Number of the state; in the last, terminal one nobody is drawn.
+      values: Of each state, ``[S]``: the larger, the bluer its cell; None for none.
+      scale: Side of a cell in pixels, at least 6.
+
+    Returns:
+      Float32 ``[scale, (S - 1) scale, 3]`` in [0, 1].
+    """
+    length = len(table.rewards) - 1
+    require_index("state", state, length + 1)
+    require_number("scale", scale, 6)
+    cells = _shaded(values, 1, length)
+    pays = jnp.any(table.rewards[:-1] > 0, -1)
+    cells = jnp.where(pays[:, None], jnp.array(GOAL), cells)
+    agent = spot((1, length), state, 0, AGENT)
+    picture = paint(cells, agent[None], scale=scale, inset=(scale // 4,))
+    return picture.astype(jnp.float32)
+
+
+def _shaded(values, height, width):
+    """Cells ``[height, width, 3]`` of the floor, bluer where a value is larger."""
+    floor = jnp.tile(jnp.array(FLOOR), (height, width, 1))
+    if values is None:
+        return floor
+    require_shape("values", values, (height * width + 1,))
+    kept = jnp.asarray(values, jnp.float32)[:-1].reshape(height, width, 1)
+    low, high = jnp.min(kept), jnp.max(kept)
+    share = (kept - low) / jnp.maximum(high - low, 1e-9)
+    return floor + share * (jnp.array((0.35, 0.55, 0.90)) - floor)

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance.types import Array
-from jaxlib_guidance.worlds._grids import MOVES, _require_chance, _table
+from jaxlib_guidance.worlds._checks import require_chance
+from jaxlib_guidance.worlds._grids import MOVES, _table
 from jaxlib_guidance.worlds._paint import AGENT, FLOOR, GOAL, WALL, paint, spot
 from jaxlib_guidance.worlds._tables import Table
 
@@ -40,7 +41,7 @@ def build(side: int = 7, *, slip: float = 0.0, gamma: float = 0.95) -> Table:
       ValueError: Another side, probability or discount.
     """
     _require_side(side)
-    _require_chance("slip", slip)
+    require_chance("slip", slip)
     cells, end = side**2, 3 * side**2
     middle, key, door = side // 2, (side - 1) * side, _door(side)
     p = np.zeros((end + 1, 5, end + 1))

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.types import Array
+from jaxlib_guidance.worlds._picture import disc, line, paper
 
 LIMIT = 2**0.5
 """Least attenuation that a controller can have, in the limit ``K = 1``."""
@@ -189,3 +190,31 @@ def step(
     after = state + action[0] + push
     reward = -(state**2) - action[0] ** 2
     return after, after, reward, jnp.zeros((), bool)
+
+
+def render(game: Game, state: Array, action: Array, *, size: int = 64) -> Array:
+    """A picture: the state on a line of -3 to 3, and both pushes below it.
+
+    The actor's is green and the disturber's red.
+
+    Args:
+      game: The game.
+      state: State, scalar.
+      action: What the actor and what the disturber does, ``[2]``.
+      size: Pixels of a side.
+
+    Returns:
+      Float32 ``[size, size, 3]`` in [0, 1].
+    """
+    require_shape("action", action, (2,))
+    picture, _, _ = paper(size)
+    at = lambda x, y: jnp.stack([0.5 + x / 6, jnp.asarray(y, jnp.float32)])  # noqa: E731
+    x = jnp.clip(jnp.asarray(state, jnp.float32), -3.0, 3.0)
+    picture = line(picture, at(-3.0, 0.6), at(3.0, 0.6), 0.02, (0.8, 0.8, 0.8))
+    picture = line(picture, at(0.0, 0.5), at(0.0, 0.7), 0.02, (0.3, 0.3, 0.3))
+    push = jnp.stack([action[0], jnp.clip(action[1], -game.cap, game.cap)])
+    for y, one, color in zip(
+        (0.4, 0.25), push, ((0.2, 0.6, 0.3), (0.8, 0.2, 0.15)), strict=True
+    ):
+        picture = line(picture, at(x, y), at(x + one, y), 0.04, color)
+    return disc(picture, at(x, 0.6), 0.06, (0.2, 0.3, 0.9))

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.reduce import require_shape
+from jaxlib_guidance.reduce import require_shape, sqrt
 from jaxlib_guidance.types import Array
-from jaxlib_guidance.worlds._picture import disc, paper
+from jaxlib_guidance.worlds._picture import disc, line, paper
 
 ANGLES = (-1.57, -0.785, 0.0, 0.785, 1.57)
 """Of the ranges, from the heading in rad."""
@@ -125,7 +125,8 @@ def step(
 
 def pay(world: World, position: Array) -> Array:
     """1 at the disc's centre, falling to 0 at its border and outside: a scalar."""
-    away = jnp.linalg.norm(position - world.goal)
+    # The slope at the very centre is 0, where that of a norm is NaN.
+    away = sqrt(jnp.sum((position - world.goal) ** 2))
     return jnp.maximum(1 - away / world.radius, 0.0)
 
 
@@ -204,13 +205,8 @@ def render(world: World, position: Array, *, size: int = 64) -> Array:
     Returns:
       Float32 ``[size, size, 3]`` in [0, 1], the top row where ``y`` is 1.
     """
-    picture, x, y = paper(size)
+    picture, _, _ = paper(size)
     picture = disc(picture, world.goal, world.radius, (0.7, 0.9, 0.7))
-    place = jnp.stack([x, y], -1)
     for wall in world.walls:
-        along = wall[2:] - wall[:2]
-        share = (place - wall[:2]) @ along / jnp.sum(along**2)
-        near = wall[:2] + jnp.clip(share, 0, 1)[..., None] * along
-        close = jnp.linalg.norm(place - near, axis=-1) < 0.6 / size
-        picture = jnp.where(close[..., None], 0.2, picture)
+        picture = line(picture, wall[:2], wall[2:], 1.2 / size, (0.2, 0.2, 0.2))
     return disc(picture, position, 0.04, (0.2, 0.3, 0.9))

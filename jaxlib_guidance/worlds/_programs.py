@@ -15,11 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.types import Array
+from jaxlib_guidance.worlds._checks import require_chance, require_index, require_number
 from jaxlib_guidance.worlds._picture import paper
 
 OPS, SOURCES, REGISTERS = 8, 5, 4
 LIMITS = (OPS, SOURCES, SOURCES, REGISTERS)
+COLUMNS = ("op", "a", "b", "to")
 TARGETS = ("quartic", "quintic", "sines")
 """``x^4 + x^3 + x^2 + x``, ``x^5 - 2 x^3 + x`` and ``sin(x^2) cos(x) - 1``."""
 
@@ -51,8 +54,7 @@ def make(target: str, *, points: int = 20) -> World:
     """
     if target not in TARGETS:
         raise ValueError(f"target is {target!r}; expected one of {TARGETS}")
-    if points < 2:
-        raise ValueError(f"points is {points}; expected at least 2")
+    require_number("points", points, 2)
     x = jnp.linspace(-1.0, 1.0, points, dtype=jnp.float32)
     y = {
         "quartic": x**4 + x**3 + x**2 + x,
@@ -73,10 +75,9 @@ def run(program: Array, x: Array) -> Array:
       Float32 ``[N]``.
 
     Raises:
-      ValueError: Another shape of ``program``.
+      ValueError: Another shape of ``program``, known numbers that no instruction has.
     """
-    if jnp.ndim(program) != 2 or jnp.shape(program)[1] != 4:
-        raise ValueError(f"program has shape {jnp.shape(program)}; expected [L, 4]")
+    _require_program("program", program)
     x = jnp.asarray(x, jnp.float32)
 
     def one(registers, row):
@@ -128,8 +129,7 @@ def reset(key: Array, *, length: int = 16) -> Array:
     Raises:
       ValueError: ``length`` below 1.
     """
-    if length < 1:
-        raise ValueError(f"length is {length}; expected at least 1")
+    require_number("length", length, 1)
     return _numbers(jax.random.uniform(key, (length, 4)))
 
 
@@ -149,7 +149,12 @@ def mutate(key: Array, program: Array, rate: float | Array) -> Array:
 
     Returns:
       int32 ``[L, 4]``.
+
+    Raises:
+      ValueError: Another shape of ``program``, ``rate`` that is no probability.
     """
+    _require_program("program", program)
+    require_chance("rate", rate)
     which, fresh = jax.random.uniform(key, (2, *program.shape))
     return jnp.where(which < rate, _numbers(fresh), program)
 
@@ -164,7 +169,13 @@ def cross(key: Array, one: Array, other: Array) -> Array:
 
     Returns:
       int32 ``[L, 4]``.
+
+    Raises:
+      ValueError: Other shapes, or two of them.
     """
+    _require_program("one", one)
+    _require_program("other", other)
+    require_shape("other", other, jnp.shape(one))
     ends = jnp.floor(jax.random.uniform(key, (2,)) * (len(one) + 1))
     at = jnp.arange(len(one), dtype=jnp.float32)
     inside = (at >= jnp.min(ends)) & (at < jnp.max(ends))
@@ -172,7 +183,21 @@ def cross(key: Array, one: Array, other: Array) -> Array:
 
 
 def distance(one: Array, other: Array) -> Array:
-    """Share of instructions that differ, ``[..., L, 4]`` each to ``[...]``."""
+    """Share of instructions that differ, ``[..., L, 4]`` each to ``[...]``.
+
+    Raises:
+      ValueError: Lengths that differ.
+    """
+    for name, program in (("one", one), ("other", other)):
+        if jnp.ndim(program) < 2 or jnp.shape(program)[-1] != len(LIMITS):
+            raise ValueError(
+                f"{name} has shape {jnp.shape(program)}; expected [..., L, 4]"
+            )
+    if jnp.shape(one)[-2] != jnp.shape(other)[-2]:
+        raise ValueError(
+            f"other has {jnp.shape(other)[-2]} instructions; expected those of one, "
+            f"{jnp.shape(one)[-2]}"
+        )
     return jnp.mean(jnp.any(one != other, -1).astype(jnp.float32), -1)
 
 
@@ -243,3 +268,11 @@ def render(world: World, program: Array, *, size: int = 64) -> Array:
         near = jnp.abs(y - (curve + 2) / 6) < 1.0 / size
         picture = jnp.where(near[..., None], jnp.array(color, jnp.float32), picture)
     return picture
+
+
+def _require_program(name, program):
+    """Raises for another shape, and for known numbers that no instruction has."""
+    if jnp.ndim(program) != 2 or jnp.shape(program)[1] != len(LIMITS):
+        raise ValueError(f"{name} has shape {jnp.shape(program)}; expected [L, 4]")
+    for column, (what, count) in enumerate(zip(COLUMNS, LIMITS, strict=True)):
+        require_index(f"{name}'s {what}", program[:, column], count)

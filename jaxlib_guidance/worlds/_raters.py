@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.types import Array
+from jaxlib_guidance.worlds._checks import require_chance, require_number
 
 
 def crowd(
@@ -135,3 +137,26 @@ def compare(preference: Array, first: Array, second: Array, key: Array) -> Array
     """
     odds = jnp.asarray(preference, jnp.float32)[first, second]
     return (jax.random.uniform(key, odds.shape) < odds).astype(jnp.float32)
+
+
+def render(preference: Array | np.ndarray, *, scale: int = 12) -> Array:
+    """Chances that the row beats the column: blue does, red is beaten, white is even.
+
+    Args:
+      preference: ``[A, A]``, the first option on top.
+      scale: Pixels of a cell.
+
+    Returns:
+      Float32 ``[A scale, A scale, 3]`` in [0, 1].
+
+    Raises:
+      ValueError: Another shape, chances outside [0, 1], ``scale`` below 1.
+    """
+    p = jnp.asarray(preference, jnp.float32)
+    require_shape("preference", p, (len(p), len(p)))
+    require_chance("preference", p)
+    require_number("scale", scale, 1)
+    blue, red = jnp.array([0.2, 0.3, 0.9]), jnp.array([0.85, 0.25, 0.2])
+    far = jnp.abs(2 * p - 1)[..., None]
+    cells = 1 - far * (1 - jnp.where(p[..., None] > 0.5, blue, red))
+    return jnp.kron(cells, jnp.ones((scale, scale, 1)))

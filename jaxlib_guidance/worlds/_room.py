@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.reduce import require_shape, sqrt
 from jaxlib_guidance.types import Array
+from jaxlib_guidance.worlds._checks import require_number
 from jaxlib_guidance.worlds._picture import disc, paper
 
 SIDE, FEATURES, PATCHES = 5.0, 12, 5
@@ -66,10 +67,10 @@ def make(key: Array, *, noise: float = 0.1, speed: float = 0.1) -> World:
       The room.
 
     Raises:
-      ValueError: A negative ``noise`` or ``speed``.
+      ValueError: ``noise`` or ``speed`` that is negative or no number.
     """
-    if noise < 0 or speed < 0:
-        raise ValueError(f"noise is {noise} and speed {speed}; expected at least 0")
+    require_number("noise", noise, 0)
+    require_number("speed", speed, 0)
     keys = jax.random.split(key, 4)
     turn = jax.random.uniform(keys[0], (), maxval=2 * jnp.pi)
     angles = turn + 2 * jnp.pi * jnp.arange(3, dtype=jnp.float32) / 3

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.types import Array, pytree_dataclass
+from jaxlib_guidance.worlds._checks import require_chance, require_index, require_number
+from jaxlib_guidance.worlds._picture import disc, line, paper
 
 
 @pytree_dataclass
@@ -44,18 +46,22 @@ def build(
       key: A typed key.
       pages: Number of pages, at least 2.
       links: Links of a page, at least 1.
-      features: Number of features.
+      features: Number of features, at least 1.
       stray: Probability that a click goes astray, in [0, 1].
 
     Returns:
       The site.
 
     Raises:
-      ValueError: Too few pages or links.
+      ValueError: Too few pages, links or features, ``stray`` that is no probability.
     """
-    for name, value, least in (("pages", pages, 2), ("links", links, 1)):
-        if value < least:
-            raise ValueError(f"{name} is {value}; expected at least {least}")
+    for name, value, least in (
+        ("pages", pages, 2),
+        ("links", links, 1),
+        ("features", features, 1),
+    ):
+        require_number(name, value, least)
+    require_chance("stray", stray)
     around, others, had = jax.random.split(key, 3)
     circle = jax.random.permutation(around, pages)
     first = jnp.zeros(pages, jnp.int32).at[circle].set(jnp.roll(circle, -1))
@@ -92,7 +98,13 @@ def step(
 
     Returns:
       The next page's number, its features ``[F]``, 0 and False.
+
+    Raises:
+      ValueError: A page or a link that the site has not.
     """
+    pages, links = jnp.shape(site.links)
+    require_index("state", state, pages)
+    require_index("action", action, links)
     lost, where = jax.random.split(key)
     there, _ = reset(site, where)
     aim = jnp.asarray(site.links)[state, action]
@@ -129,8 +141,12 @@ def success(site: Site, goal: Array, policy: Array, clicks: int) -> Array:
 
     Returns:
       Float32 ``[P]``, from each first page; 1 where the first one fulfils it.
+
+    Raises:
+      ValueError: Another shape, fewer than 0 clicks, a policy that is no probability.
     """
     require_shape("policy", policy, jnp.shape(site.links))
+    require_chance("policy", policy)
     return _back(site, goal, clicks, lambda each: jnp.sum(policy * each, -1))
 
 
@@ -147,11 +163,16 @@ def solve(site: Site, goal: Array, clicks: int) -> Array:
 
     Returns:
       Float32 ``[P]``, from each first page.
+
+    Raises:
+      ValueError: Another shape, fewer than 0 clicks.
     """
     return _back(site, goal, clicks, lambda each: jnp.max(each, -1))
 
 
 def _back(site, goal, clicks, choose):
+    require_number("clicks", clicks, 0)
+    require_chance("stray", site.stray)
     there = fulfilled(site, goal)
 
     def click(value, _):
@@ -159,3 +180,44 @@ def _back(site, goal, clicks, choose):
         return jnp.where(there, 1.0, choose(each)), None
 
     return jax.lax.scan(click, there.astype(jnp.float32), length=clicks)[0]
+
+
+def render(
+    site: Site, page: Array | int, goal: Array | None = None, *, size: int = 128
+) -> Array:
+    """Pages on a circle with their links; where one is, in blue, its links in orange.
+
+    Args:
+      site: The world.
+      page: Number of the page.
+      goal: Which features are asked for, bool ``[F]``: pages that have them are green;
+        None for none.
+      size: Pixels of a side.
+
+    Returns:
+      Float32 ``[size, size, 3]`` in [0, 1].
+    """
+    links = jnp.asarray(site.links)
+    pages = len(links)
+    require_index("page", page, pages)
+    angle = 2 * jnp.pi / pages * jnp.arange(pages, dtype=jnp.float32)
+    at = 0.5 + 0.45 * jnp.stack([jnp.sin(angle), jnp.cos(angle)], -1)
+    there = jnp.zeros(pages, bool) if goal is None else fulfilled(site, goal)
+    green, grey = jnp.array([0.2, 0.65, 0.3]), jnp.array([0.45, 0.45, 0.45])
+    blank, _, _ = paper(size)
+
+    def link(picture, ends):
+        return line(picture, at[ends[0]], at[ends[1]], 1 / size, (0.86,) * 3), None
+
+    def own(picture, to):
+        return line(picture, at[page], at[to], 2 / size, (0.95, 0.6, 0.1)), None
+
+    def dot(picture, one):
+        color = jnp.where(there[one], green, grey)
+        return disc(picture, at[one], 0.45 / pages + 1 / size, color), None
+
+    both = jnp.stack([jnp.repeat(jnp.arange(pages), links.shape[1]), links.ravel()], 1)
+    picture, _ = jax.lax.scan(link, blank, both)
+    picture, _ = jax.lax.scan(own, picture, links[page])
+    picture, _ = jax.lax.scan(dot, picture, jnp.arange(pages))
+    return disc(picture, at[page], 0.6 / pages + 2 / size, (0.2, 0.3, 0.9))

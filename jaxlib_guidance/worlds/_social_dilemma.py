@@ -14,6 +14,8 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.types import Array
+from jaxlib_guidance.worlds._checks import require_index, require_number
+from jaxlib_guidance.worlds._paint import FLOOR, paint
 
 COOPERATE, DEFECT, UNKNOWN = 0, 1, 2
 """Actions, and what stands for the action of a player who has not played yet."""
@@ -141,3 +143,25 @@ def views(state: Array) -> Array:
       Int32 ``[2, 2]``, a row for each player.
     """
     return jnp.stack([state[::-1], state], -1)
+
+
+def render(game: Game, state: Array, *, scale: int = 16) -> Array:
+    """Two players: green cooperated last, red defected, grey has not played.
+
+    Args:
+      game: The game.
+      state: Last actions, int32 ``[2]``.
+      scale: Pixels of a player.
+
+    Returns:
+      Float32 ``[scale, 2 scale, 3]`` in [0, 1].
+    """
+    del game
+    require_shape("state", state, (2,))
+    require_index("state", state, UNKNOWN + 1)
+    require_number("scale", scale, 4)
+    colors = jnp.array([(0.3, 0.65, 0.35), (0.8, 0.25, 0.2), (0.7, 0.7, 0.7)])
+    cells = jnp.tile(jnp.array(FLOOR), (1, 2, 1))
+    players = colors[jnp.asarray(state)][None, None]
+    picture = paint(cells, players, scale=scale, inset=(scale // 6,))
+    return picture.astype(jnp.float32)

@@ -69,6 +69,7 @@ def test_the_shortest_keep_a_step():
         (3, (np.arange(5), 3), "truncate", "other and other_length are given"),
         (3, (np.arange(4), 3), "swap", "other has shapes"),
         (3, (np.arange(5), 1), "swap", "other_length is 1"),
+        (3, (np.arange(5), 6), "swap", "other_length is 6"),
     ],
 )
 def test_bad_arguments(length, more, kind, match):

@@ -20,7 +20,9 @@ def test_numbers():
     """From the formulas of the released code of arXiv 2410.14972, on paper."""
     layer = np.array([[1, 1, 0.01, 0], [1, 3, 0.01, 0]])
     np.testing.assert_allclose(dormant_ratio(layer), 0.5)
-    np.testing.assert_allclose(dormant_ratio(-layer, threshold=0.0), 0)
+    # At threshold 0 the dead ones; of a dead layer all, as by definition 3.1 of ReDo.
+    np.testing.assert_allclose(dormant_ratio(-layer, threshold=0.0), 0.25)
+    np.testing.assert_array_equal(dormant_ratio(np.zeros((3, 4))), 1)
     ratio = np.array([0, 0.1, 0.2, 0.5])
     np.testing.assert_allclose(perturb_factor(ratio), [0.95, 0.8, 0.6, 0.2], rtol=1e-6)
     std = [0.119203, 0.268941, 0.5, 0.952574]
@@ -72,6 +74,8 @@ def test_perturbation_is_drawn_from_the_checkpoints():
             r"expected \[K, 2\]",
         ),
         (lambda: perturb_toward(KEY, np.ones(2), np.ones((1, 2)), 2.0), "factor is 2"),
+        (lambda: perturb_toward(KEY, np.ones(2), np.ones((0, 2)), 0.5), "has none"),
+        (lambda: perturb_toward(KEY, np.arange(2), np.ones((1, 2)), 0.5), "of int32"),
     ],
 )
 def test_bad_arguments(call, match):

@@ -100,3 +100,54 @@ def test_discounts():
     # A ramp grows; progress never falls.
     assert (np.diff(curves[-2, ..., 2]) > 0).all()
     assert (np.diff(curves[-1, ..., 3]) >= 0).all()
+
+
+def test_skills(capsys):
+    import skills
+
+    config = skills.Config(
+        updates=2, episodes=16, length=10, seeds=2, search=1, skills=(1.0,)
+    )
+    rows = skills.main(config)
+    assert len(rows) == 6
+    for row in rows.values():
+        goals, told, moved, unsafe = row.T
+        # No eight places are nearer than the best, and none farther than the corners.
+        assert (goals > 0.13).all()
+        assert (goals < 0.77).all()
+        for share in (told, moved, unsafe):
+            assert (share >= 0).all()
+            assert (share <= 1).all()
+    assert "| three critics | 1 1 0.3 |" in capsys.readouterr().out
+
+
+def test_experts(capsys):
+    import experts
+
+    config = experts.Config(
+        rounds=2, updates=10, every=1, rates=(3e-3,), seeds=2, search=1
+    )
+    curves = experts.main(config)
+    assert set(curves) == set(experts.METHODS)
+    plain, fresh, _, *_ = (curve[..., 2] for curve in curves.values())
+    # Until the first perturbation both have the same weights.
+    np.testing.assert_allclose(plain[:, 0], fresh[:, 0])
+    assert (
+        "| experts, toward good weights (MENTOR) | 0.003 |" in capsys.readouterr().out
+    )
+
+
+def test_robust_pendulum(capsys):
+    import robust_pendulum
+
+    config = robust_pendulum.Config(
+        updates=2, episodes=8, length=20, caps=(0.5,), seeds=2, search=1
+    )
+    rows = robust_pendulum.main(config)
+    for row in rows.values():
+        free, worst, fallen = row.T
+        assert (free <= worst).all()
+        assert (fallen <= 1).all()
+    linear, game = rows[0.5, "linear"], rows[0.5, "linear game, bound searched"]
+    assert game[0, 1] <= linear[0, 1]
+    assert "| 0.5 | game |" in capsys.readouterr().out

@@ -21,6 +21,7 @@ from jaxlib_guidance.policy.explore._plasticity import (
     perturb_factor,
     perturb_toward,
 )
+from jaxlib_guidance.policy.explore._skills import skill_reward
 from jaxlib_guidance.policy.explore._targets import ensemble_min, sac_target
 
 __all__ = [
@@ -45,6 +46,8 @@ __all__ = [
     "perturb_factor",
     "perturb_toward",
     "expert_gate",
+    # Skills
+    "skill_reward",
     # Novelty
     "knn_novelty",
     "emitter_gain",

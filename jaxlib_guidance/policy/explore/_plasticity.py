@@ -8,13 +8,14 @@ from jaxlib_guidance.types import Array, PyTree, at_least_float32
 
 
 def dormant_ratio(activations: Array, *, threshold: float = 0.025) -> Array:
-    """Share of a layer's units whose mean size is below a share of the layer's.
+    """Share of a layer's units whose mean size is at most a share of the layer's.
 
-    A unit is dormant where ``mean |h_i| < threshold mean_j mean |h_j|``, over a batch.
+    A unit is dormant where ``mean |h_i| <= threshold mean_j mean |h_j|``, over a batch,
+    so of a layer that is 0 everywhere all units are.
 
     Args:
       activations: Outputs of a layer, ``[N, H]``.
-      threshold: Share of the layer's mean below which a unit is dormant, at least 0.
+      threshold: Share of the layer's mean up to which a unit is dormant, at least 0.
 
     Returns:
       Float32 scalar in [0, 1].
@@ -22,8 +23,8 @@ def dormant_ratio(activations: Array, *, threshold: float = 0.025) -> Array:
     Raises:
       ValueError: Another shape, a negative threshold.
 
-    Reference: Sokar et al., arXiv 2302.12902; MENTOR, Huang et al., arXiv 2410.14972,
-    and its code.
+    Reference: Sokar et al., arXiv 2302.12902, definition 3.1; MENTOR, Huang et al.,
+    arXiv 2410.14972, whose code has "<", by which a dead layer has no dormant unit.
     """
     if jnp.ndim(activations) != 2:
         raise ValueError(
@@ -31,7 +32,7 @@ def dormant_ratio(activations: Array, *, threshold: float = 0.025) -> Array:
         )
     require_range("threshold", threshold, 0)
     size = jnp.mean(jnp.abs(at_least_float32(activations)), 0)
-    return jnp.mean((size < threshold * jnp.mean(size)).astype(jnp.float32))
+    return jnp.mean((size <= threshold * jnp.mean(size)).astype(jnp.float32))
 
 
 def dormant_std(ratio: Array, *, steepness: float = 10.0, middle: float = 0.2) -> Array:
@@ -88,7 +89,7 @@ def perturb_toward(
 
     Args:
       key: Typed key.
-      params: Weights now, a tree of arrays.
+      params: Weights now, a tree of arrays of floating-point numbers.
       checkpoints: Weights of the checkpoints, each array with a leading ``[K]``; one is
         enough, and then nothing is drawn.
       factor: Share ``f`` that is kept, in [0, 1], from `perturb_factor`; 1 changes
@@ -98,7 +99,8 @@ def perturb_toward(
       A tree as ``params``.
 
     Raises:
-      ValueError: Another tree, other shapes, ``factor`` out of range.
+      ValueError: Another tree, other shapes, no checkpoint, integers, ``factor`` out of
+        range.
 
     Reference: MENTOR, Huang et al., arXiv 2410.14972; its code.
     """
@@ -114,6 +116,13 @@ def perturb_toward(
             raise ValueError(
                 f"checkpoints has an array {jnp.shape(good)}; expected "
                 f"[K, {', '.join(map(str, jnp.shape(leaf)))}]"
+            )
+        if jnp.shape(good)[0] < 1:
+            raise ValueError("checkpoints has none; expected at least one, [K, ...]")
+        if not jnp.issubdtype(jnp.asarray(leaf).dtype, jnp.floating):
+            raise ValueError(
+                f"params has an array of {jnp.asarray(leaf).dtype}; expected "
+                "floating-point numbers, which can be averaged"
             )
         good = at_least_float32(good)
         noise = jax.random.normal(one, jnp.shape(leaf), good.dtype)

@@ -49,7 +49,7 @@ def corrupt(
       length: Number of steps that are the trajectory's, at least 2, for "wrong_end" 3;
         for "redundant" below ``S``.
       other: Steps of another trajectory, like ``steps``; for "swap" alone.
-      other_length: Number of steps of ``other``, at least 2; its last is not taken.
+      other_length: Number of steps of ``other``, 2 to ``S``; its last is not taken.
       kind: What is done: "truncate", "redundant", "swap" or "wrong_end".
 
     Returns:
@@ -91,10 +91,10 @@ def corrupt(
         taken = jnp.where(place == kept, length - 1, place)
         return Corrupted(_take(steps, taken), kept + 1)
     assert other_length is not None
-    require_range("other_length", other_length, 2)
     shapes = [jax.tree.map(jnp.shape, x) for x in (steps, other)]
     if shapes[0] != shapes[1]:
         raise ValueError(f"other has shapes {shapes[1]}; expected {shapes[0]}")
+    require_range("other_length", other_length, 2, size)
     one, two = jax.random.split(key)
     which = jax.random.randint(one, (), 0, length - 1)
     source = jax.random.randint(two, (), 0, jnp.asarray(other_length) - 1)
