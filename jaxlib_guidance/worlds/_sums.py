@@ -37,6 +37,7 @@ from jaxlib_guidance.worlds._sums_rows import (
     digit,
     join,
     number,
+    require_row,
     right,
     split,
     token,
@@ -277,9 +278,15 @@ def check(
 
     Returns:
       What is known of it.
+
+    Raises:
+      ValueError: Tokens that are not one answer, empty ones, a mask of another shape,
+        no steps to look at, or a token that does not exist, where it is known.
+      TypeError: Tokens that are not integers.
     """
-    tokens = jnp.asarray(tokens)
-    mask = jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask, bool)
+    tokens, mask = require_row(tokens, mask)
+    if most < 1:
+        raise ValueError(f"most is {most}; expected at least 1")
     step_of, steps, mark, body, count = split(tokens, mask, most)
     index = jnp.arange(most, dtype=jnp.int32)
     exists = index < steps

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from jaxlib_guidance.types import Array
+from jaxlib_guidance.types import Array, concrete
 
 TOKENS = "0123456789+=(#.wxRW?h"
 """Letters in the order of their numbers; a digit is its own number."""
@@ -86,5 +86,30 @@ def split(tokens: Array, mask: Array, most: int) -> tuple[Array, ...]:
     padded = jnp.pad(t, (0, 8), constant_values=END)
     rows = padded[at[:, None] + jnp.arange(7)]
     body = rows[:, 1:]
-    count = jnp.sum(jnp.cumprod(body < PLUS, 1), 1, dtype=jnp.int32)
+    digits = (body >= 0) & (body < PLUS)
+    count = jnp.sum(jnp.cumprod(digits, 1), 1, dtype=jnp.int32)
     return step_of, steps, rows[:, 0], body, count
+
+
+def require_row(tokens: Array, mask: Array | None) -> tuple[Array, Array]:
+    """One answer's tokens and which of them count, or an error."""
+    tokens = jnp.asarray(tokens)
+    if tokens.ndim != 1 or not tokens.size:
+        raise ValueError(
+            f"tokens has shape {tokens.shape}; expected [T], at least one token of one "
+            "answer: jax.vmap is for many"
+        )
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise TypeError(f"tokens is {tokens.dtype}; expected integers")
+    mask = jnp.ones(tokens.shape, bool) if mask is None else jnp.asarray(mask, bool)
+    if mask.shape != tokens.shape:
+        raise ValueError(f"mask has shape {mask.shape}; expected {tokens.shape}")
+    known, keep = concrete(tokens), concrete(mask)
+    if known is not None and keep is not None:
+        strange = known[keep & ((known < 0) | (known >= len(TOKENS)))]
+        if strange.size:
+            raise ValueError(
+                f"tokens has {strange[0]}; expected 0 to {len(TOKENS) - 1} where the "
+                "mask is True"
+            )
+    return tokens, mask

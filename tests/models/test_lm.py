@@ -1,5 +1,6 @@
 """The language model against a transformer written in numpy; its cache and sampler."""
 
+import dataclasses
 import functools
 import os
 import re
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxlib_guidance.attention import inject, steer
 from jaxlib_guidance.files import CorruptFileError
 from jaxlib_guidance.models import (
     chat,
@@ -528,3 +530,71 @@ def test_smollm2_knows_the_capital_of_france():
     out = run(params)
     answer = tokenizer.decode(out.tokens[0][out.mask[0]])
     assert answer == "The capital of France is Paris."
+
+
+def test_residuals_are_captured_and_edited_by_block(model):
+    """An edit moves the captured stream by its direction, and what follows alone."""
+    lm, params = model
+    direction = np.random.default_rng(3).standard_normal(WIDTH).astype(np.float32)
+    taps = functools.partial(
+        lm.apply,
+        {"params": params},
+        TOKENS,
+        method="residuals",
+        capture=("block0", "block1"),
+    )
+    plain = taps()
+    moved = taps(control={"block0": steer(direction, jnp.arange(4.0))})
+    want = plain["block0"] + np.arange(4.0)[:, None, None] * direction
+    np.testing.assert_allclose(moved["block0"], want, atol=1e-5)
+    gap = np.abs(moved["block1"] - plain["block1"]).max((1, 2))
+    assert gap[0] == 0
+    assert (gap[1:] > 0.1).all()
+    # The last block's stream is what is normed and read out.
+    scale = np.asarray(params["norm"]["scale"])
+    states, _ = lm.apply({"params": params}, TOKENS, method="read")
+    np.testing.assert_allclose(rms(plain["block1"], scale), states, atol=1e-5)
+
+
+def test_strength_0_is_off_to_the_bit_and_edits_are_scored_as_sampled(model):
+    lm, params = model
+    direction = np.random.default_rng(3).standard_normal(WIDTH).astype(np.float32)
+    prompts, mask = pad_rows(ROWS, length=6)
+    keys = sample_keys(jax.random.key(1), jnp.arange(4))
+
+    @jax.jit
+    def run(strength):
+        control = {"block1": steer(direction, strength)}
+        given = lm, params, prompts
+        out = generate(keys, *given, mask, steps=STEPS, eos=EOS, control=control)
+        rest = out.tokens, mask, out.mask
+        return out, completion_logp(*given, *rest, control=control)
+
+    plain = jax.jit(
+        lambda: generate(keys, lm, params, prompts, mask, steps=STEPS, eos=EOS)
+    )
+    (out, _), want = run(0.0), plain()
+    for x, y in zip(out, want, strict=True):
+        np.testing.assert_array_equal(x, y)
+    out, scored = run(3.0)
+    np.testing.assert_allclose(scored, out.logp, atol=2e-5)
+    assert np.any(out.tokens != want.tokens)
+
+
+def test_no_edit_leaves_the_program_as_it_was(model):
+    lm, params = model
+    read = functools.partial(lm.apply, {"params": params}, method="read")
+    programs = [
+        jax.make_jaxpr(functools.partial(read, **x))(TOKENS)
+        for x in ({}, {"control": {}})
+    ]
+    assert str(programs[0]) == str(programs[1])
+    with pytest.raises(ValueError, match=r"control names \['block7'\].*block0, block1"):
+        read(TOKENS, control={"block7": steer(np.zeros(WIDTH))})
+    with pytest.raises(ValueError, match=r"\['block0'\].add has shape \(3,\)"):
+        read(TOKENS, control={"block0": steer(np.zeros(3))})
+    with pytest.raises(TypeError, match="expected an attention.FeatureEdit with add"):
+        read(TOKENS, control={"block0": np.zeros(WIDTH)})
+    edit = dataclasses.replace(inject("x"), add=np.zeros(WIDTH))
+    with pytest.raises(ValueError, match="has borrow, borrow_gate; the residual"):
+        read(TOKENS, control={"block0": edit})

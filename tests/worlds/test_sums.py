@@ -191,6 +191,9 @@ def test_a_tenth_of_all_sums_is_held_out_and_never_drawn(cases):
     assert np.abs(out.mean(1) - 0.1).max() < 0.12
 
 
+EMPTY, SHORT = jnp.zeros(0, jnp.int32), jnp.zeros(2, jnp.int32)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -199,9 +202,33 @@ def test_a_tenth_of_all_sums_is_held_out_and_never_drawn(cases):
         (lambda p: sums.prompt(p, hint=4), "hint is 4; expected 0 to 3"),
         (lambda p: chains.encode("1-2"), r"text has \['-'\]"),
         (lambda p: chains.write(None, p, length=9, again=2), "again is 2"),
+        (lambda p: sums.check(p, EMPTY), r"tokens has shape \(0,\); expected \[T\]"),
+        (lambda p: sums.check(p, EMPTY.reshape(1, 0)), "jax.vmap is for many"),
+        (lambda p: sums.check(p, jnp.zeros(0)), "at least one token"),
+        (lambda p: sums.check(p, SHORT - 1), "tokens has -1; expected 0 to 20"),
+        (lambda p: sums.check(p, SHORT + 21), "tokens has 21; expected 0 to 20"),
+        (lambda p: sums.check(p, SHORT, SHORT[:1] > 0), r"mask has shape \(1,\)"),
+        (lambda p: sums.check(p, SHORT, jnp.bool_(True)), r"mask has shape \(\)"),
+        (lambda p: sums.check(p, SHORT, most=0), "most is 0; expected at least 1"),
     ],
 )
 def test_what_cannot_be_is_refused(call, message):
     problem = sums.Problem(*map(jnp.int32, (7, 58, 2)))
     with pytest.raises(ValueError, match=message):
         call(problem)
+
+
+def test_what_is_no_answer_is_not_parsed():
+    """Padding may be any number; what is traced and does not exist is no digit."""
+    problem = sums.Problem(*map(jnp.int32, (7, 58, 2)))
+    for tokens, keep in (([-5, 99], [False] * 2), ([0, 0, 0], [True] * 3)):
+        found = sums.check(problem, jnp.array(tokens), jnp.array(keep))
+        assert not found.parsed
+        assert found.answer == -1
+        assert found.steps == 0
+    tokens = jnp.array(chains.encode("#065."))
+    check = jax.jit(lambda tokens: sums.check(problem, tokens))
+    assert check(tokens).right
+    assert not check(tokens.at[1].set(-3)).parsed
+    with pytest.raises(TypeError, match="tokens is float32; expected integers"):
+        sums.check(problem, tokens.astype(jnp.float32))

@@ -4,7 +4,7 @@ The sampler returns the log-probabilities it drew by, and `completion_logp` give
 same numbers from one pass over the whole, so that ratios start at 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance import rng
+from jaxlib_guidance.attention import FeatureEdit
 from jaxlib_guidance.models.lm._network import (
     LM,
     empty_cache,
@@ -49,6 +50,7 @@ def generate(
     temperature: Array | float = 1.0,
     eos: int | Sequence[int] | None = (),
     pad: int = 0,
+    control: Mapping[str, FeatureEdit] | None = None,
 ) -> Generated:
     """Samples a completion of each prompt, token by token with cached keys and values.
 
@@ -67,13 +69,16 @@ def generate(
         likeliest token is taken, and its log-probability is that of temperature 1.
       eos: Token, or tokens, that end a sequence; None or ``()`` for no end.
       pad: Token number that stands after the end.
+      control: Edits of the residual stream by block, as for `LM.read`, at each token of
+        prompt and completion; None changes nothing.
 
     Returns:
       The completions; those of no prompts are empty.
 
     Raises:
       ValueError: Shapes that do not fit, a prompt without tokens, a token of a prompt
-        or an ``eos`` outside the vocabulary, a negative temperature, or no steps.
+        or an ``eos`` outside the vocabulary, a negative temperature, no steps, or an
+        edit of no block.
         Prompts that are traced and hold such a token get log-probabilities of NaN.
       TypeError: Keys that are not typed keys.
     """
@@ -114,7 +119,8 @@ def generate(
         return token, logp, done | jnp.any(token[:, None] == ends, -1)
 
     def read(tokens, mask, cache) -> Any:
-        return lm.apply({"params": params}, tokens, mask, cache, method="read")
+        given = tokens, mask, cache
+        return lm.apply({"params": params}, *given, method="read", control=control)
 
     def step(carry, i):
         token, done, cache = carry
@@ -145,6 +151,7 @@ def completion_logp(
     *,
     temperature: Array | float = 1.0,
     chunk: int = 4096,
+    control: Mapping[str, FeatureEdit] | None = None,
 ) -> Array:
     """Log-probabilities of completions, from one pass; differentiable in ``params``.
 
@@ -162,6 +169,7 @@ def completion_logp(
       temperature: Number that divides the logits, a scalar or ``[B]``, the same as for
         `generate`; 0 is scored as 1, as there.
       chunk: Number of vocabulary entries that `token_logp` handles at once.
+      control: Edits of the residual stream by block, as for `generate`.
 
     Returns:
       Float32 ``[B, S]``; 0 where masked, NaN for a traced token outside the vocabulary.
@@ -179,7 +187,9 @@ def completion_logp(
     whole, visible = (
         jnp.concatenate(pair, 1) for pair in ((prompts, tokens), (prompt_mask, mask))
     )
-    read: Any = lm.apply({"params": params}, whole, visible, method="read")
+    read: Any = lm.apply(
+        {"params": params}, whole, visible, method="read", control=control
+    )
     length = prompts.shape[1]
     first = _last(read[0][:, :length], prompt_mask)
     states = jnp.concatenate([first[:, None], read[0][:, length:-1]], 1)

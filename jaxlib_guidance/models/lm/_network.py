@@ -2,17 +2,22 @@
 
 Pre-normalised blocks of grouped-query attention with rotary positions and a gated MLP,
 as in Llama and SmolLM2, in one scan over stacked parameters. `LM.read` serves training
-and decoding: with a cache it continues where the cache ends.
+and decoding: with a cache it continues where the cache ends. The residual stream after
+each block can be captured and edited by the block's name.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.attention import FeatureEdit, edit_features
+from jaxlib_guidance.models.lm._block import Block
 from jaxlib_guidance.models.lm._require import require_tokens
-from jaxlib_guidance.types import Array, PyTree, concrete
+from jaxlib_guidance.models.lm._residual import stack_edits
+from jaxlib_guidance.types import Array, PyTree, concrete, require_known
 
 
 class Cache(NamedTuple):
@@ -29,74 +34,6 @@ class Cache(NamedTuple):
     v: Array
     mask: Array
     length: Array
-
-
-class _Block(nn.Module):
-    """``x + attention(norm(x))``, then ``x + mlp(norm(x))``.
-
-    Attributes:
-      heads: Number of query heads.
-      kv_heads: Number of key and value heads; each serves ``heads / kv_heads`` queries.
-      head_width: Number of features of a head.
-      hidden: Hidden width of the MLP.
-      eps: Number added to the mean square in normalisations.
-      dtype: Type of the computation; residual stream, norms and softmax are float32.
-    """
-
-    heads: int
-    kv_heads: int
-    head_width: int
-    hidden: int
-    eps: float
-    dtype: Any
-
-    @nn.compact
-    def __call__(
-        self, x: Array, turn: Array, mask: Array, cache: Any
-    ) -> tuple[Array, Any]:
-        """``(x, cache)``.
-
-        Args:
-          x: Features of the tokens ``[B, T, C]``, float32.
-          turn: Rotary angles ``[B, T, D / 2]``.
-          mask: ``bool [B, T, M]``, True where a token may attend to a slot.
-          cache: This block's ``(k, v, start)``, or None where the T tokens are all.
-        """
-
-        def norm(name):
-            layer = nn.RMSNorm(self.eps, dtype=jnp.float32, name=name)
-            return layer(x).astype(self.dtype)
-
-        def dense(name, shape, a, axis=-1):
-            layer = nn.DenseGeneral(
-                shape, axis, use_bias=False, dtype=self.dtype, name=name
-            )
-            return layer(a)
-
-        h = norm("attn_norm")
-        q = _rotate(dense("q", (self.heads, self.head_width), h), turn)
-        k = _rotate(dense("k", (self.kv_heads, self.head_width), h), turn)
-        v = dense("v", (self.kv_heads, self.head_width), h)
-        if cache is not None:
-            held_k, held_v, start = cache
-            k = jax.lax.dynamic_update_slice_in_dim(held_k, k, start, 1)
-            v = jax.lax.dynamic_update_slice_in_dim(held_v, v, start, 1)
-        # The kernel mixes bfloat16 and float32, which strict promotion forbids.
-        with jax.numpy_dtype_promotion("standard"):
-            h = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
-        width = x.shape[-1]
-        x = x + dense("out", width, h, (-2, -1)).astype(jnp.float32)
-        h = norm("mlp_norm")
-        h = nn.silu(dense("gate", self.hidden, h)) * dense("up", self.hidden, h)
-        return x + dense("down", width, h).astype(jnp.float32), (k, v)
-
-
-def _rotate(a, turn):
-    """Turns feature pairs ``(i, i + D/2)`` of ``a [B, T, H, D]`` by their angles."""
-    cos, sin = jnp.cos(turn)[:, :, None], jnp.sin(turn)[:, :, None]
-    first, second = jnp.split(a.astype(jnp.float32), 2, -1)
-    turned = first * cos - second * sin, second * cos + first * sin
-    return jnp.concatenate(turned, -1).astype(a.dtype)
 
 
 class LM(nn.Module):
@@ -139,9 +76,39 @@ class LM(nn.Module):
         params = self.variables["params"]
         return logits(states, unembedding(params))
 
-    @nn.compact
+    @property
+    def feature_sites(self) -> tuple[str, ...]:
+        """What can be captured and edited: the residual stream after each block."""
+        return tuple(f"block{i}" for i in range(self.depth))
+
+    def residuals(
+        self,
+        tokens: Array,
+        mask: Array | None = None,
+        *,
+        capture: Sequence[str],
+        control: Mapping[str, FeatureEdit] | None = None,
+    ) -> dict[str, Array]:
+        """The residual stream after some blocks, float32 ``[B, T, C]`` by name.
+
+        Args:
+          tokens: Token numbers, integers ``[B, T]``.
+          mask: ``bool [B, T]``, False on padding; None where nothing is padding.
+          capture: Names of blocks, of `feature_sites`.
+          control: Edits by block, as for `read`; what is captured is edited.
+
+        Raises:
+          ValueError: A name of no block, or what `read` refuses.
+        """
+        return self._run(tokens, mask, None, control, capture)[2]
+
     def read(
-        self, tokens: Array, mask: Array | None = None, cache: Cache | None = None
+        self,
+        tokens: Array,
+        mask: Array | None = None,
+        cache: Cache | None = None,
+        *,
+        control: Mapping[str, FeatureEdit] | None = None,
     ) -> tuple[Array, Cache | None]:
         """Last hidden states of tokens, each of which sees those before it.
 
@@ -154,6 +121,8 @@ class LM(nn.Module):
             is padding.
           cache: Keys and values of what came before, with T free slots, as from
             `empty_cache`; None where the tokens are all there is.
+          control: Edits of the residual stream after blocks, by the names of
+            `feature_sites`, as from `attention.steer`; None changes nothing.
 
         Returns:
           ``(states [B, T, C] of dtype, cache)``; states of padding mean nothing. Those
@@ -161,11 +130,20 @@ class LM(nn.Module):
           all that follow.
 
         Raises:
-          ValueError: Heads that do not divide, shapes that do not fit, or a token
-            outside the vocabulary where the mask is True. Where tokens are traced, a
-            row with such a token is NaN from there on, or as a whole.
+          ValueError: Heads that do not divide, shapes that do not fit, an edit of no
+            block, or a token outside the vocabulary where the mask is True. Where
+            tokens are traced, a row with such a token is NaN from there on, or as a
+            whole.
           TypeError: Tokens that are not integers, or a mask that is not boolean.
         """
+        states, cache, _ = self._run(tokens, mask, cache, control, ())
+        return states, cache
+
+    @nn.compact
+    def _run(self, tokens, mask, cache, control, capture):
+        control = dict(control or {})
+        require_known("control", control, self.feature_sites, "feature sites")
+        require_known("capture", capture, self.feature_sites, "feature sites")
         mask = jnp.ones(tokens.shape, bool) if mask is None else mask
         self._require(tokens, mask, cache)
         table = self.param(
@@ -192,18 +170,20 @@ class LM(nn.Module):
         turn = place.astype(jnp.float32)[..., None] * rates
         slots, queries = jnp.arange(valid.shape[1]), jnp.arange(tokens.shape[1])
         visible = valid[:, None] & (slots <= start + queries[:, None])
-        x, held = cast(Any, self._blocks(x, turn, visible, cache))
+        taps = {}
+        watched = control, capture, taps
+        x, held = cast(Any, self._blocks(x, turn, visible, cache, watched))
         if cache is not None:
             k, v = held
             cache = Cache(k, v, valid, start + jnp.int32(tokens.shape[1]))
             # What no longer fits has overwritten what came before.
             x = jnp.where(cache.length <= valid.shape[1], x, jnp.nan)
         norm = nn.RMSNorm(self.eps, dtype=jnp.float32, name="norm")
-        return norm(x).astype(self.dtype), cache
+        return norm(x).astype(self.dtype), cache, taps
 
-    def _blocks(self, x, turn, visible, cache):
+    def _blocks(self, x, turn, visible, cache, watched):
         sizes = (self.heads, self.kv_heads, self.width // self.heads, self.hidden)
-        block = _Block(*sizes, self.eps, self.dtype, parent=None)
+        block = Block(*sizes, self.eps, self.dtype, parent=None)
 
         def init(key):
             return block.init(key, x[:1, :1], turn[:1, :1], visible[:1, :1, :1], None)
@@ -220,14 +200,20 @@ class LM(nn.Module):
 
         if self.remat:
             run = jax.checkpoint(run)
-        if cache is None:
-            return jax.lax.scan(lambda x, p: (run(p, x, None)[0], None), x, stacked)
+        control, capture, taps = watched
+        adds = stack_edits(control, self.feature_sites, x.shape)
+        several = cache is not None
 
         def step(x, inputs):
-            params, k, v = inputs
-            return run(params, x, (k, v, cache.length))
+            params, held, add = inputs
+            x, held = run(params, x, (*held, cache.length) if several else None)
+            x = edit_features(x, None if add is None else FeatureEdit(add=add))
+            return x, (held if several else None, x if capture else None)
 
-        return jax.lax.scan(step, x, (stacked, cache.k, cache.v))
+        past = (cache.k, cache.v) if several else None
+        x, (held, seen) = jax.lax.scan(step, x, (stacked, past, adds))
+        taps |= {name: seen[self.feature_sites.index(name)] for name in capture}
+        return x, held
 
     def _require(self, tokens, mask, cache):
         if self.width % (2 * self.heads) or self.heads % self.kv_heads:

@@ -25,6 +25,7 @@ from jaxlib_guidance.policy.select._pairs import (
 )
 from jaxlib_guidance.policy.select._splices import Splice, splice
 from jaxlib_guidance.policy.select._tree_search import quality_values, uct_scores
+from jaxlib_guidance.policy.select._value_tree import ValueTree, value_tree
 
 __all__ = [
     # Which tokens train
@@ -50,6 +51,8 @@ __all__ = [
     # Tree search
     "quality_values",
     "uct_scores",
+    "ValueTree",
+    "value_tree",
     # Settings of the next round
     "behaviour_rate",
     "balance_score",
