@@ -76,10 +76,11 @@ def draw(
     *,
     steps: int = SHORT,
     temperature: Array | float = 1.0,
+    control: Any = None,
 ) -> Drawn:
     """Samples an answer to each prompt ``[N]``."""
     keys = rng.sample_keys(key, jnp.arange(len(asked[0])))
-    ends: dict[str, Any] = {"eos": sums.END, "pad": sums.END}
+    ends: dict[str, Any] = {"eos": sums.END, "pad": sums.END, "control": control}
     out = generate(
         keys, lm, params, *asked, steps=steps, temperature=temperature, **ends
     )
@@ -140,39 +141,51 @@ def learn(
     *,
     updates: int,
     every: int,
-    rate: float,
+    rate: float | Array,
     seeds: int,
     falls: bool = True,
+    each: bool = False,
+    first: int = 0,
 ) -> Any:
-    """Figures ``[setting, seed, 1 + updates / every, ...]``, the first before all."""
-    falling = optax.linear_schedule(rate, 0.0 if falls else rate, updates)
-    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(falling, b2=0.99))
+    """Figures ``[setting, seed, 1 + updates / every, ...]``, the first before all.
 
-    def begin(setting, key):
+    ``rate`` is one for all or ``[setting]``. With ``each`` every seed begins with
+    parameters of its own, ``[seed, ...]``. Other ``first`` are other seeds.
+    """
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam(b2=0.99))
+    rates = jnp.broadcast_to(rate, len(jax.tree.leaves(settings)[0]))
+
+    def begin(params, setting, key):
         return params, tx.init(params), plan.memory(key)
 
-    def stage(carry, setting, key, first):
+    def stage(carry, setting, key, begun):
+        setting, rate = setting
+
         def update(carry, index):
             params, moments, memory = carry
             key_now = jax.random.fold_in(key, index)
             batch, memory = plan.collect(params, key_now, setting, memory)
             slope = jax.grad(plan.loss)(params, batch, setting)
             change, moments = tx.update(slope, moments)
-            return (optax.apply_updates(params, change), moments, memory), None
+            size = rate * (1 - index / updates if falls else 1.0)
+            params = jax.tree.map(lambda x, y: x - size * y, params, change)
+            return (params, moments, memory), None
 
-        return jax.lax.scan(update, carry, first + jnp.arange(every))[0]
+        return jax.lax.scan(update, carry, begun + jnp.arange(every))[0]
 
-    def over_all(f, carries=1, rest=()):
-        inner = (0,) * carries
-        seeds = jax.vmap(f, (*inner, None, 0, *rest))
-        return jax.jit(jax.vmap(seeds, (*inner, 0, None, *rest)))
+    def over_all(f, carries=(0, 0), rest=()):
+        seeds = jax.vmap(f, (carries[1], None, 0, *rest))
+        return jax.jit(jax.vmap(seeds, (carries[0], 0, None, *rest)))
 
-    keys = jax.random.split(jax.random.key(0), seeds)
-    carry = over_all(begin, 0)(settings, keys)
+    keys = jax.random.split(jax.random.key(first), seeds)
+    carry = over_all(begin, (None, 0 if each else None))(params, settings, keys)
     evaluate = over_all(plan.evaluate)
-    figures, advance = [evaluate(carry[0], settings, keys)], over_all(stage, 1, (None,))
-    for first in range(0, updates, every):
-        carry = advance(carry, settings, keys, jnp.int32(first))
+    figures, advance = (
+        [evaluate(carry[0], settings, keys)],
+        over_all(stage, rest=(None,)),
+    )
+    for begun in range(0, updates, every):
+        carry = advance(carry, (settings, rates), keys, jnp.int32(begun))
         figures.append(evaluate(carry[0], settings, keys))
     return jax.tree.map(lambda *x: np.stack([np.asarray(y) for y in x], 2), *figures)
 

@@ -1,5 +1,6 @@
 """Examples of train/sums_start.py, and the benchmarks of sums at small sizes."""
 
+import dataclasses
 import importlib
 import re
 import sys
@@ -128,3 +129,50 @@ def test_rewards_of_length(tmp_path):
     assert found.right.shape == (7, 2, 3)
     assert (found.tokens[..., 0] > 10).all()
     assert config.picture.exists()
+
+
+FAST = {"rates": (1e-3,), "seeds": 2, "tests": 16}
+ROUNDS = {"rounds": 1, "prompts": 16, "group": 4, "steps": 3, "batch": 4}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sums_repair"])
+def test_rounds_of_self_training(name, tmp_path):
+    module = importlib.import_module(name)
+    config = module.Config(**FAST, **ROUNDS)
+    if name == "sums_balance":
+        config = dataclasses.replace(config, picture=tmp_path / "a.png", prompts=6)
+    if name == "sums_brake":
+        config = dataclasses.replace(config, taught=3)
+    found = module.main(config)
+    assert found.right.shape == (len(module.ROWS), 2, 2)
+    # All begin alike.
+    assert np.ptp(found.right[..., 0], axis=0).max() == 0
+
+
+@pytest.mark.slow
+def test_what_trains_of_an_answer_that_goes_wrong():
+    """Cells 47+58: a wrong first column, ``x`` and the right one, and the rest."""
+    import sums_repair
+
+    row = np.array(chains.encode("(78041(45110#104."))
+    good = np.array(chains.encode("(78051(45110#105."))
+    full = np.pad(row, (0, 15), constant_values=14), np.pad(good, (0, 15))
+    keep = np.arange(32) < 17
+    spliced = sums_repair.repair(full[0], 0, (full[1], keep), 32)
+    text = chains.decode(spliced.tokens, spliced.valid > 0)
+    assert text == "(78041x78051(45110#105."
+    assert chains.decode(spliced.tokens, spliced.mask > 0) == "x78051(45110#105."
+    spliced = sums_repair.repair(full[1], 1, (full[1], keep), 32)
+    text = chains.decode(spliced.tokens, spliced.valid > 0)
+    assert text == "(78051(45110x45110#105."
+
+
+@pytest.mark.slow
+def test_a_tree_beside_many_answers():
+    import sums_tree
+
+    config = sums_tree.Config(rounds=(2,), seeds=2, tests=8)
+    found = sums_tree.main(config)
+    assert set(found) == {"2 rounds, 0.0", "2 rounds, 0.2"}
+    assert all(x.shape == (2, 6) for x in found.values())
