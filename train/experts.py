@@ -82,14 +82,15 @@ def draw(model: DiffusionModel, params: Any, config: Config) -> jax.Array:
     part = min(config.samples, 128)
     solver = jg.recommended(model.process, config.solver_steps)
 
+    cond = nothing_told(model, part)
+
     @jax.jit
-    def some(params, keys):
-        cond = nothing_told(model, part)
+    def some(params, keys, cond):  # As a constant it would be folded, at length.
         return jg.sample(keys, model.denoiser(params), *solver, model.shape, cond)[0]
 
     keys = jg.sample_keys(jax.random.key(config.seed), config.samples // part * part)
     keys = keys.reshape(-1, part)
-    return jnp.concatenate([some(params, k) for k in keys]).clip(-1, 1)
+    return jnp.concatenate([some(params, k, cond) for k in keys]).clip(-1, 1)
 
 
 def train(config: Config) -> list[float]:
