@@ -123,17 +123,19 @@ def train(config: Config) -> list[float]:
         logits = teacher.logits(lora_merge(base, factors), x)
         return transfer_kl(logits, answers[rows], config.temperature).mean()
 
+    # One step at a time: inside a scan a CPU takes far longer for convolutions.
     @jax.jit
-    def learn(factors, key, n):
-        def step(carry, key):
-            factors, state = carry
-            value, slope = jax.value_and_grad(loss)(factors, key, n)
-            updates, state = tx.update(slope, state, factors)
-            return (optax.apply_updates(factors, updates), state), value
+    def step(factors, state, key, n):
+        value, slope = jax.value_and_grad(loss)(factors, key, n)
+        updates, state = tx.update(slope, state, factors)
+        return optax.apply_updates(factors, updates), state, value
 
-        start = factors, tx.init(factors)
-        (factors, _), losses = jax.lax.scan(step, start, jax.random.split(key, each))
-        return factors, losses
+    def learn(factors, key, n):
+        state, losses = tx.init(factors), []
+        for own in jax.random.split(key, each):
+            factors, state, value = step(factors, state, own, n)
+            losses.append(value)
+        return factors, np.asarray(losses)
 
     found, ends = [], []
     for n in range(config.experts):
