@@ -25,6 +25,8 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.types import Array
+from jaxlib_guidance.worlds._checks import require_chance
+from jaxlib_guidance.worlds._picture import bars, paper
 
 SETS = 12
 SEATS = (0, 1, 0)
@@ -169,3 +171,25 @@ def equilibrium(alpha: float) -> Array:
         raise ValueError(f"alpha is {alpha}; expected 0 to 1/3")
     rows = [alpha, 0, 3 * alpha, 1 / 3, 0, 1, 0, 1 / 3, 1, 0, alpha + 1 / 3, 1]
     return jnp.array(rows, jnp.float32)
+
+
+def render(policy: Array, *, size: int = 96) -> Array:
+    """A picture of a policy: how bold it is, a bar for each information set.
+
+    Three bars, of J, Q and K, for each of four places in the game, in the order of the
+    table above: player 0 in blue and player 1 in red.
+
+    Args:
+      policy: Probability of the bold action in each information set, ``[12]``.
+      size: Pixels of a side.
+
+    Returns:
+      Float32 ``[size, size, 3]`` in [0, 1]; a full bar is always bold.
+    """
+    require_shape("policy", policy, (SETS,))
+    require_chance("policy", policy)
+    picture, _, _ = paper(size)
+    blue, red = (0.2, 0.3, 0.9), (0.8, 0.25, 0.2)
+    colors = jnp.array([blue] * 3 + [red] * 6 + [blue] * 3)
+    tall = 0.02 + 0.96 * jnp.asarray(policy, jnp.float32)
+    return bars(picture, tall, 0.0, colors)

@@ -106,7 +106,7 @@ def test_skills(capsys):
     import skills
 
     config = skills.Config(
-        updates=2, episodes=16, length=10, seeds=2, search=1, skills=(1.0,)
+        updates=2, episodes=16, length=10, seeds=2, skills=(1.0,), safeties=(0.3,)
     )
     rows = skills.main(config)
     assert len(rows) == 6
@@ -146,7 +146,7 @@ def test_robust_pendulum(capsys):
     rows = robust_pendulum.main(config)
     for row in rows.values():
         free, worst, fallen = row.T
-        assert (free <= worst).all()
+        assert (free <= 1.01 * worst).all()
         assert (fallen <= 1).all()
     linear, game = rows[0.5, "linear"], rows[0.5, "linear game, bound searched"]
     assert game[0, 1] <= linear[0, 1]

@@ -9,6 +9,7 @@ from jaxlib_guidance.worlds import (
     dynamical_bandit,
     gaussian_bandit,
     grids,
+    kuhn,
     linear_game,
     pendulum,
     pusher,
@@ -85,6 +86,10 @@ def test_numbers():
     wide = np.abs(np.asarray(frame) - [0.35, 0.7, 0.4]).max(-1) < 1e-3
     shares = [part.sum() for part in np.array_split(wide, 3, 1)]
     assert shares[0] < shares[2] < shares[1]
+    policy = kuhn.equilibrium(0.0)
+    blue = painted(kuhn.render(policy), BLUE)
+    np.testing.assert_array_equal(np.asarray(policy)[:3], 0)
+    assert blue[1] > 0.5  # Player 0 bets nothing at first, and calls later.
     frame = social_dilemma.render(social_dilemma.prisoners(), jnp.array([0, 2]))
     np.testing.assert_allclose(painted(frame, (0.3, 0.65, 0.35)), [0.5, 0.25])
     np.testing.assert_allclose(painted(frame, (0.7, 0.7, 0.7)), [0.5, 0.75])
