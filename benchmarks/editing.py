@@ -203,7 +203,9 @@ def draw_curve(kept: dict[str, dict[str, Any]], plan: dict[str, Method], out: Pa
 
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
     for i, (name, row) in enumerate(kept.items()):
-        style = {"color": f"C{i}", "marker": "os^Dv<>pX*"[i % 10], "markersize": 5}
+        style = {"color": f"C{i}", "marker": "os^Dv<>pX*hP8d"[i % 14], "markersize": 5}
+        # There are ten colours.
+        style["ls"] = ("-", "--")[i // 10 % 2]
         for panel, column in zip(panels, ("inside", "accuracy"), strict=True):
             # A line for each fixed part and all numbers but the weight of CFG.
             lines: dict[Any, list[dict[str, float]]] = {}
@@ -218,7 +220,7 @@ def draw_curve(kept: dict[str, dict[str, Any]], plan: dict[str, Method], out: Pa
     for panel in panels:
         panel.set_xlabel("distance to the picture outside (less is better)")
         panel.grid(alpha=0.3)
-    panels[0].legend(fontsize=7)
+    panels[1].legend(fontsize=7, loc="center right", bbox_to_anchor=(1, 0.6))
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
 

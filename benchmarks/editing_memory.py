@@ -1,10 +1,11 @@
 """What Guide-and-Rescale holds at 64 by 64 latents, counted from the compiled program.
 
     python benchmarks/editing_memory.py             # the line of docs/editing.md
+    python benchmarks/editing_memory.py --samples 2 # what another sample holds more
     python benchmarks/editing_memory.py --side 16   # quick
 
 A network of Stable Diffusion 1.5's size, without weights: nothing runs, the compiler
-says how much it would allocate beside arguments and result, for one sample. Steps of
+says how much it would allocate beside arguments and result. Steps of
 Guide-and-Rescale with the energy of one small feature and with that of all 16
 self-attention sites evaluate and differentiate the same branches: their difference is
 what the maps cost.
@@ -30,6 +31,8 @@ class Config:
 
     side: int = 64
     """Latents along a side."""
+    samples: int = 1
+    """Samples at once; what two hold more than one is what a sample costs."""
     dtype: str = "float32"
     """Type of parameters and computation."""
     only: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -43,7 +46,7 @@ def main(config: Config) -> None:
     shape, text = (config.side, config.side, 4), {"text": (77, 768)}
 
     def spec(*dims):
-        return jax.ShapeDtypeStruct((1, *dims), jnp.float32)
+        return jax.ShapeDtypeStruct((config.samples, *dims), jnp.float32)
 
     x, cond = spec(*shape), {name: spec(*dims) for name, dims in text.items()}
     params = parameter_shapes(net.init, x, spec(), cond)
@@ -52,7 +55,7 @@ def main(config: Config) -> None:
     def step(**given):
         def run(params, x, next_x, source, target, null):
             denoiser = jg.parametrize(from_linen(net, params), jg.VPLinear(), "eps")
-            keys, grid = jg.sample_keys(jax.random.key(0), 1), [0.5, 0.4]
+            keys, grid = jg.sample_keys(jax.random.key(0), len(x)), [0.5, 0.4]
             if not given:
                 guidance = jg.cfg(6.5, null)
                 start = keys, denoiser, jg.ddim(), grid, x, target

@@ -24,11 +24,11 @@ from jaxlib_guidance.attention._negative import FLIP, RULES
 from jaxlib_guidance.attention._order import in_order
 from jaxlib_guidance.attention._queries import queries_and_keys
 from jaxlib_guidance.attention._require import require_edit, require_shapes
+from jaxlib_guidance.attention._rows import by_rows
 from jaxlib_guidance.reduce import divide
 from jaxlib_guidance.types import Array, expand
 
 KERNELS = (None, "xla", "cudnn")
-LARGE = 2**20  # Entries of the map of a head.
 
 
 def attend(
@@ -147,9 +147,9 @@ def _fused(q, k, v, mask, kernel, bias=None):
                 *given, mask=keys, implementation=kernel
             )
 
-    # A large map is made again on the way back, and not held for it.
-    large = kernel != "cudnn" and q.shape[1] * k.shape[1] >= LARGE
-    out = (jax.checkpoint(attention) if large else attention)(q, k, v, bias)
+    # A kernel of its own holds no map.
+    whole = kernel == "cudnn"
+    out = attention(q, k, v, bias) if whole else by_rows(attention, q, k, v, bias)
     if mask is None:
         return out
     return jnp.where(

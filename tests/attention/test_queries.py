@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxlib_guidance.attention import _queries as module
+from jaxlib_guidance.attention import _rows as attention_rows
 from jaxlib_guidance.attention import (
     attend,
     emphasise,
@@ -74,3 +75,40 @@ def test_a_large_map_is_not_held_for_the_way_back(monkeypatch):
     whole = slope(lambda a, b: map_distance(maps(a), maps(b)))
     assert whole.temp_size_in_bytes > 2 * 4 * 2 * 1024**2
     assert found.temp_size_in_bytes < whole.temp_size_in_bytes / 3
+
+
+def test_a_few_rows_at_a_time_are_the_whole_attention(monkeypatch):
+    """Under a mask too, and their slopes; a prime number of queries is not parted."""
+    k, v = (jax.random.normal(jax.random.key(i), (2, 20, 2, 4)) for i in (3, 4))
+    q = jax.random.normal(jax.random.key(5), (2, 48, 2, 4))
+    hidden = jnp.ones((2, 20), bool).at[1, 3:].set(False)
+
+    def total(q, k, v):
+        out = attend(q, k, v)[0], attend(q, k, v, mask=hidden)[0]
+        return sum((o**3).sum() for o in out), out
+
+    def run():
+        return jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))(q, k, v)
+
+    want = run()
+    monkeypatch.setattr(attention_rows, "LARGE", 16 * 20)
+    for queries, parts in ((q, 2), (q[:, :47], 0)):
+        jaxpr = jax.make_jaxpr(lambda q: total(q, k, v))(queries)
+        assert str(jaxpr).count("scan[") == parts
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-5), run(), want)
+
+
+def test_a_large_map_of_attention_is_not_held_either(monkeypatch):
+    """As compiled, on the way back too."""
+    a = jax.ShapeDtypeStruct((1, 1024, 2, 4), jnp.float32)
+
+    def held():
+        grad = jax.grad(lambda q, k: attend(q, k, k)[0].sum(), (0, 1))
+        found = jax.jit(grad).lower(a, a).compile().memory_analysis()
+        return None if found is None else found.temp_size_in_bytes
+
+    whole = held()
+    if whole is None:
+        pytest.skip("this backend does not count")
+    monkeypatch.setattr(attention_rows, "LARGE", 2**15)
+    assert held() < whole / 10

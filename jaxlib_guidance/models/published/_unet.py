@@ -80,6 +80,8 @@ class UNet2DCondition(nn.Module):
       addition_time_embed_dim: Number of features of each size.
       projection_class_embeddings_input_dim: Number of features of these together.
       kernel: What computes unedited maps; see `attention.attend`.
+      remat: Whether the backward pass recomputes each block, for which accelerators
+        take more time and less memory; compiled for a CPU it changes nothing.
       dtype: Type of the computation. Norms, softmax and the last convolution are
         float32.
 
@@ -112,6 +114,7 @@ class UNet2DCondition(nn.Module):
     addition_time_embed_dim: int | None = None
     projection_class_embeddings_input_dim: int | None = None
     kernel: str | None = None
+    remat: bool = False
     dtype: Any = jnp.float32
 
     # `capture` may map taps to functions.
@@ -260,9 +263,8 @@ class UNet2DCondition(nn.Module):
         return self._resnet("mid_block.resnets.1", h, run, channels[-1]), skips
 
     def _resnet(self, name, h, run, width):
-        layer = ResnetBlock(
-            width, self.norm_num_groups, self.norm_eps, self.dtype, name=name
-        )
+        block = nn.remat(ResnetBlock) if self.remat else ResnetBlock
+        layer = block(width, self.norm_num_groups, self.norm_eps, self.dtype, name=name)
         return layer(h, run.emb)
 
     def _attend(self, name, place, h, run, stage):
@@ -272,6 +274,7 @@ class UNet2DCondition(nn.Module):
             self._stages(heads, "attention_head_dim")[stage],
             self.norm_num_groups,
             self.kernel,
+            self.remat,
             self.dtype,
             name=name,
         )

@@ -147,6 +147,7 @@ class Transformer2D(nn.Module):
       heads: Number of attention heads.
       groups: Number of groups of the norm.
       kernel: What computes unedited maps; see `attention.attend`.
+      remat: Whether the backward pass recomputes each block.
       dtype: Type of the computation.
     """
 
@@ -154,6 +155,7 @@ class Transformer2D(nn.Module):
     heads: int
     groups: int
     kernel: str | None = None
+    remat: bool = False
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -184,13 +186,14 @@ class Transformer2D(nn.Module):
             block = _TransformerBlock(
                 self.heads, self.kernel, self.dtype, name=f"transformer_blocks.{k}"
             )
-            h, found = block(
-                h,
-                context,
-                x.shape[1:3],
-                control={k: control[s] for k, s in sites.items() if s in control},
-                capture={kind: capture_at(s, capture) for kind, s in sites.items()},
-            )
+            wanted = {kind: capture_at(s, capture) for kind, s in sites.items()}
+
+            def call(block, h, context, edits, wanted=wanted):
+                return block(h, context, x.shape[1:3], control=edits, capture=wanted)
+
+            run = nn.remat(call) if self.remat else call
+            edits = {kind: control[s] for kind, s in sites.items() if s in control}
+            h, found = run(block, h, context, edits)
             maps |= {sites[kind]: probs for kind, probs in found.items()}
         h = nn.Dense(width, dtype=self.dtype, name="proj_out")(h)
         return x + h.reshape(x.shape), maps
