@@ -2,9 +2,11 @@
 
     python benchmarks/motion.py                   # the tables of docs/motion.md
     python benchmarks/motion.py --clips 64 --steps 20
+    python benchmarks/motion.py --recorded --weights runs/recorded/ema.safetensors
 
 The bundled motion model draws synthetic clips (`data.make_motions`), of which action,
-repetitions and place are known by their words or by what was drawn. A classifier that
+repetitions and place are known by their words or by what was drawn; a model that
+train/motion.py made of recorded ones draws these. A classifier that
 is trained here on other clips, and that nothing else uses, says which action a motion
 is; peaks are counted in the channel that the action moves. Each edit stands beside a
 drawing without it: the same words, or the target's. The setting of each edit, and the
@@ -19,12 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from motion_edits import SIDED, WORDS, condition, edits, phrases
-from motion_judging import overlap, repetitions, train_judge
+from motion_edits import RECORDED, SYNTHETIC, WORDS, condition, edits, phrases
+from motion_judging import overlap, train_judge
 
 import jaxlib_guidance as jg
 from jaxlib_guidance import editing
-from jaxlib_guidance.data import MOTION_ACTIONS, make_motions
 from jaxlib_guidance.models import load_pretrained
 
 # Edits whose setting may be traced, and those that are beside the same drawing.
@@ -44,6 +45,9 @@ class Config:
         *("edits", "emphasis", "maps"),
     )
     """Tables: edits, the size of motions by emphasis, what the maps say."""
+    recorded: bool = False
+    """Recorded clips (`data.load_motions`), which have no words of size, in place of
+    synthetic ones; they need weights of train/motion.py --recorded."""
     weights: str = "motion"
     """A name of `load_pretrained`, or a file that train/motion.py wrote."""
     clips: int = 16
@@ -53,13 +57,19 @@ class Config:
     judged: int = 200
     """Steps of training of the classifier."""
 
+    @property
+    def source(self) -> Any:
+        """Where clips come from."""
+        return RECORDED if self.recorded else SYNTHETIC
+
 
 def beside(config: Config, model: Any, params: Any, grid: Any) -> None:
     """Each edit beside a drawing without it: searches, judges and prints."""
-    judge = train_judge(config.judged)
-    held = make_motions(999, 1000)
+    judge = train_judge(config.source.draw(777, 4000), config.judged)
+    held = config.source.draw(999, 1000)
     print(f"classifier: {(judge(held.poses) == held.labels).mean():.3f} of held-out, ")
-    print(f"peaks: {(repetitions(held.poses) == held.counts).mean():.3f}\n")
+    counted = config.source.count(held.poses, held.labels)
+    print(f"peaks: {(counted == held.counts).mean():.3f}\n")
 
     @cache
     def program(name, run, static):
@@ -71,14 +81,14 @@ def beside(config: Config, model: Any, params: Any, grid: Any) -> None:
                     weight,
                 )
 
-            chosen = edits(draw, judge)[name][run]
+            chosen = edits(draw, judge, config.source)[name][run]
             setting = number if static is None else static
             return chosen(keys, source, target, weight, setting)
 
         return drawn
 
     def measured(name, run, functions, seed, weight, setting):
-        texts, others, first, second = phrases(seed, config.clips)
+        texts, others, first, second = phrases(seed, config.clips, config.source)
         keys = jg.sample_keys(jax.random.key(seed), config.clips)
         conds = condition(texts), condition(others)
         # Numbers of attention need no program of their own, nor do drawings.
@@ -101,7 +111,7 @@ def beside(config: Config, model: Any, params: Any, grid: Any) -> None:
 
     print("| edit | measure | setting | with the edit | without it |")
     print("|---|---|---|---:|---:|")
-    for name, (_, _, functions, settings) in edits(None, judge).items():
+    for name, (_, _, functions, settings) in edits(None, judge, config.source).items():
         best = []
         for run, searched in (
             (0, [(1.5, each) for each in settings]),
@@ -140,8 +150,9 @@ def emphasis(config: Config, model: Any, params: Any, grid: Any) -> None:
     print("| size of motions |", " | ".join(f"{a:+.1f}" for a in amounts), "|")
     print("|---|" + "---:|" * len(amounts))
     for text in ("high",):
-        actions = [MOTION_ACTIONS[i % 8] for i in range(config.clips)]
-        texts = [f"{text} {a}" + " left" * (a in SIDED) for a in actions]
+        names, sided = SYNTHETIC.actions, SYNTHETIC.sided
+        actions = [names[i % len(names)] for i in range(config.clips)]
+        texts = [f"{text} {a}" + " left" * (a in sided) for a in actions]
         cells = []
         for amount in amounts:
             sizes = []
@@ -178,7 +189,7 @@ def reading(config: Config, model: Any, params: Any) -> None:
     for level in (0.05, 0.2, 0.4):
         rows = []
         for seed in range(config.seeds):
-            held = make_motions(2000 + seed, 256)
+            held = config.source.draw(2000 + seed, 256)
             texts = [
                 " ".join(
                     w
@@ -189,7 +200,8 @@ def reading(config: Config, model: Any, params: Any) -> None:
             ]
             columns = np.zeros((256, WORDS), np.float32)
             for i, text in enumerate(texts):
-                columns[i, text.split().index(MOTION_ACTIONS[held.labels[i]])] = 1
+                action = config.source.actions[held.labels[i]]
+                columns[i, text.split().index(action)] = 1
             keys = jg.sample_keys(jax.random.key(seed), 256)
             by_word, by_contrast, place = run(
                 params, held.poses, condition(texts), keys, columns, jnp.float32(level)
@@ -222,7 +234,7 @@ def main(config: Config) -> None:
     grid = jg.uniform_grid(model.process, config.steps)
     if "edits" in config.parts:
         beside(config, model, params, grid)
-    if "emphasis" in config.parts:
+    if "emphasis" in config.parts and not config.recorded:
         emphasis(config, model, params, grid)
     if "maps" in config.parts:
         reading(config, model, params)

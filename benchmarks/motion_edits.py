@@ -1,6 +1,7 @@
 """Edits of benchmarks/motion.py, with drawings without them and what is measured."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,48 @@ from motion_judging import active, activity, correlation, overlap, repetitions
 
 import jaxlib_guidance as jg
 from jaxlib_guidance import editing
-from jaxlib_guidance.data import MOTION_ACTIONS, embed_words
+from jaxlib_guidance.data import (
+    MOTION_ACTIONS,
+    RECORDED_ACTIONS,
+    Motions,
+    embed_words,
+    load_motions,
+    make_motions,
+)
 
 WORDS = 6
-SIDED = ("kick", "punch", "wave")
+
+
+class Clips(NamedTuple):
+    """Where clips come from.
+
+    Attributes:
+      draw: Function ``(seed, count) -> Motions``.
+      actions: Names of the actions, by label.
+      sided: Those of the left or the right.
+      count: Function ``(poses, labels) -> repetitions``.
+    """
+
+    draw: Callable[[int, int], Motions]
+    actions: tuple[str, ...]
+    sided: tuple[str, ...]
+    count: Callable[[Any, Any], Any]
+
+
+def rises(poses: Any, labels: Any) -> Any:
+    """Peaks of the channel that rises once in a repetition of a recorded action."""
+    known = load_motions(0, 200)
+    channels = dict(zip(known.labels.tolist(), known.moved.tolist(), strict=True))
+    own = np.array([channels[label] for label in labels])
+    rising = np.take_along_axis(np.asarray(poses), own[:, None, None], 2)[..., 0]
+    return np.asarray(editing.count_peaks(rising))
+
+
+SYNTHETIC = Clips(
+    *(make_motions, MOTION_ACTIONS, ("kick", "punch", "wave")),
+    lambda poses, labels: repetitions(poses),
+)
+RECORDED = Clips(load_motions, RECORDED_ACTIONS, ("kick", "punch"), rises)
 
 
 def condition(texts: list[str]) -> dict[str, jax.Array]:
@@ -22,25 +61,25 @@ def condition(texts: list[str]) -> dict[str, jax.Array]:
 
 
 def phrases(
-    seed: int, count: int
+    seed: int, count: int, clips: Clips
 ) -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
     """Texts, others with another action, and the labels of both."""
     random = np.random.default_rng(seed)
     texts, others, labels = [], [], []
     for i in range(count):
         # Both have a side or neither, so that a single word differs.
-        sided = i % 8 < len(SIDED)
-        kinds = [a for a in MOTION_ACTIONS if (a in SIDED) == sided]
+        sided = i % len(clips.actions) < len(clips.sided)
+        kinds = [a for a in clips.actions if (a in clips.sided) == sided]
         pair = random.choice(kinds, 2, replace=False)
         speed, side = random.choice(["fast", "slow"]), random.choice(["left", "right"])
         for found, action in zip((texts, others), pair, strict=True):
             found.append(f"{speed} {action} {side if sided else ''}".strip())
-        labels.append([MOTION_ACTIONS.index(action) for action in pair])
+        labels.append([clips.actions.index(action) for action in pair])
     first, second = np.array(labels).T
     return texts, others, first, second
 
 
-def edits(draw: Any, judge: Any) -> dict[str, tuple]:
+def edits(draw: Any, judge: Any, clips: Clips) -> dict[str, tuple]:
     """Edit, drawing without it, measures and the settings that are searched.
 
     An edit or a drawing is a function of keys, conditions, a weight of CFG and a
@@ -100,7 +139,10 @@ def edits(draw: Any, judge: Any) -> dict[str, tuple]:
         return judge(edited) == second
 
     def same_number(source, edited, first, second):
-        return repetitions(source) == repetitions(edited)
+        return clips.count(source, first) == clips.count(edited, first)
+
+    def same_number_of_other(source, edited, first, second):
+        return clips.count(source, first) == clips.count(edited, second)
 
     def same_place(source, edited, first, second):
         return overlap(active(source), active(edited))
@@ -118,7 +160,7 @@ def edits(draw: Any, judge: Any) -> dict[str, tuple]:
             name: {
                 "new action": new_action,
                 "same place": same_place,
-                "same number of peaks": same_number,
+                "same number of peaks": same_number_of_other,
             }
             for name in ("replace", "style")
         },

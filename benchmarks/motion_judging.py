@@ -8,15 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxlib_guidance.data import MOTION_ACTIONS, make_motions
+from jaxlib_guidance.data import Motions
 from jaxlib_guidance.editing import count_peaks
 from jaxlib_guidance.models import Classifier
 
 
-def train_judge(steps: int) -> Callable[[Any], np.ndarray]:
+def train_judge(motions: Motions, steps: int) -> Callable[[Any], np.ndarray]:
     """Motions ``[N, T, C]`` to labels ``[N]``, by a classifier of clips."""
-    motions = make_motions(777, 4000)
-    module = Classifier(classes=len(MOTION_ACTIONS), widths=(32, 64))
+    module = Classifier(classes=int(motions.labels.max()) + 1, widths=(32, 64))
     params = module.init(jax.random.key(0), jnp.zeros((1, 48, 12)))["params"]
     tx = optax.adam(2e-3)
 

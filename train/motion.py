@@ -2,11 +2,14 @@
 
     python train/motion.py                       # minutes on two cores of a CPU
     python train/motion.py --steps 300 --directory runs/try
+    python train/motion.py --recorded --directory runs/recorded
     python train/motion.py --help
 
 The clips are made by `data.make_motions`: an action, repeated one to five times in a
-part of the clip, with words that say so. The words are those of the bundled vocabulary;
-a tenth of the clips is shown without any, so that the model draws with and without.
+part of the clip, with words that say so. With --recorded they are those of people, by
+`data.load_motions`, from a package that must be installed. The words are those of the
+bundled vocabulary; a tenth of the clips is shown without any, so that the model draws
+with and without.
 
 A run lives in one folder: config.json, metrics.jsonl, checkpoints/, and, renewed at
 every evaluation, ema.safetensors, which `load_pretrained` and sample/motion.py read.
@@ -27,7 +30,13 @@ import tyro
 from tyro.conf import OmitArgPrefixes, arg
 
 from jaxlib_guidance import diffusion, rng
-from jaxlib_guidance.data import Loader, embed_words, emoji_vocabulary, make_motions
+from jaxlib_guidance.data import (
+    Loader,
+    embed_words,
+    emoji_vocabulary,
+    load_motions,
+    make_motions,
+)
 from jaxlib_guidance.files import export_weights
 from jaxlib_guidance.models import DiffusionModel, from_config
 from jaxlib_guidance.training import (
@@ -90,6 +99,8 @@ class Config:
     """Of the weights, the order of clips and the noise."""
     clips: int = 20_000
     """Number of clips of the training set."""
+    recorded: bool = False
+    """Whether clips are recorded ones."""
     drop: float = 0.1
     """Share of clips that are shown without words."""
     level_mean: float = -0.6
@@ -164,7 +175,8 @@ def train(config: Config) -> bool:
       Whether it is at its end.
     """
     run = open_run(config, settings_of(config), free=("directory", "log", "store"))
-    motions = make_motions(config.seed, config.clips, config.model.frames)
+    source = load_motions if config.recorded else make_motions
+    motions = source(config.seed, config.clips, config.model.frames)
     scale = round(float(np.std(motions.poses)), 3)
     about = describe(config, scale)
     model = from_config(about)

@@ -67,6 +67,6 @@ def test_motions_are_judged_by_peaks_and_by_a_classifier():
 
     motions = make_motions(31, 400)
     assert (motion_judging.repetitions(motions.poses) == motions.counts).all()
-    judge = motion_judging.train_judge(120)
+    judge = motion_judging.train_judge(make_motions(777, 4000), 120)
     assert (judge(motions.poses) == motions.labels).mean() > 0.95
     assert len(MOTION_ACTIONS) == 8

@@ -6,6 +6,7 @@ from jaxlib_guidance.data.motions._motions import (
     Motions,
     make_motions,
 )
+from jaxlib_guidance.data.motions._recorded import RECORDED_ACTIONS, load_motions
 from jaxlib_guidance.data.motions._skeleton import BONES, skeleton_positions
 
 __all__ = [
@@ -14,6 +15,9 @@ __all__ = [
     "MOTION_CHANNELS",
     "Motions",
     "make_motions",
+    # Recorded clips of an installed package
+    "RECORDED_ACTIONS",
+    "load_motions",
     # A skeleton to draw
     "BONES",
     "skeleton_positions",

@@ -80,8 +80,7 @@ class UNet2DCondition(nn.Module):
       addition_time_embed_dim: Number of features of each size.
       projection_class_embeddings_input_dim: Number of features of these together.
       kernel: What computes unedited maps; see `attention.attend`.
-      remat: Whether the backward pass recomputes each block, for which accelerators
-        take more time and less memory; compiled for a CPU it changes nothing.
+      remat: Whether the backward pass recomputes each block; a CPU's compiler does not.
       dtype: Type of the computation. Norms, softmax and the last convolution are
         float32.
 
@@ -255,8 +254,7 @@ class UNet2DCondition(nn.Module):
                 skips.append(h)
             h = skips[-1] = run.end(f"down{i}", h)
             if i < len(channels) - 1:
-                layer = Downsample(dtype=self.dtype, name=f"{block}.downsamplers.0")
-                h = layer(h)
+                h = Downsample(dtype=self.dtype, name=f"{block}.downsamplers.0")(h)
                 skips.append(h)
         h = self._resnet("mid_block.resnets.0", h, run, channels[-1])
         h = self._attend("mid_block.attentions.0", "mid/0", h, run, -1)
@@ -321,9 +319,8 @@ class UNet2DCondition(nn.Module):
             return found.astype(self.dtype)
 
         width = 4 * self.block_out_channels[0]
-        emb = TimestepEmbedding(width, self.dtype, name="time_embedding")(
-            sinusoid(t, self.block_out_channels[0])
-        )
+        time = sinusoid(t, self.block_out_channels[0])
+        emb = TimestepEmbedding(width, self.dtype, name="time_embedding")(time)
         if self.addition_embed_type is None:
             return emb
         for key in ("pooled", "time_ids"):
