@@ -169,6 +169,19 @@ def test_what_trains_of_an_answer_that_goes_wrong():
 
 
 @pytest.mark.slow
+def test_a_direction_that_shortens(tmp_path):
+    import sums_steering
+
+    sizes = {"prompts": 8, "group": 4, "seeds": 2, "tests": 8, "strengths": (0.0, 1.0)}
+    config = sums_steering.Config(**sizes, picture=tmp_path / "a.png")
+    found = sums_steering.main(config)
+    assert config.picture.exists()
+    # Strength 0 is the same model, whatever the direction and the block.
+    plain = [x[:, 0] for name, x in found.items() if name != "temperature"]
+    assert all(np.array_equal(plain[0], x) for x in plain)
+
+
+@pytest.mark.slow
 def test_a_tree_beside_many_answers():
     import sums_tree
 
