@@ -1,6 +1,6 @@
 """Experts in an actor, and pushes of its weights toward good ones: MENTOR.
 
-    python benchmarks/experts.py                 # N minutes of one core
+    python benchmarks/experts.py                 # four minutes of one core
     python benchmarks/experts.py --rounds 4
     python benchmarks/experts.py --picture experts.png
 
@@ -9,7 +9,7 @@ sees a picture of both. Its trunk is one layer, or four experts of which two ans
 (`policy.expert_gate`), with as many weights. Now and then the weights are moved, the
 farther the more of its units sleep (`policy.dormant_ratio`, `policy.perturb_factor`),
 toward a draw from the weights of the best rounds so far (`policy.perturb_toward`), or
-toward fresh ones. Rates are searched for each on other seeds.
+toward fresh ones. Rates are searched for each on another seed.
 """
 
 import dataclasses
@@ -265,7 +265,7 @@ def draw(config, curves):
     )
     axes[0].imshow(world.render(PLACE, state, size=120))
     seen = np.asarray(look(obs)[:-1]).reshape(2, PIXELS, PIXELS)[:, ::-1]
-    axes[1].imshow(1 - np.stack([seen[1], seen.sum(0), seen[0]], -1).clip(0, 1))
+    axes[1].imshow(1 - np.stack([seen[0], seen.sum(0), seen[1]], -1).clip(0, 1))
     for axis, title in zip(
         axes, ("hand, object, goal", "what the actor sees"), strict=False
     ):

@@ -31,6 +31,7 @@ def painted(picture, color):
     return (at.mean(0) + 0.5) / picture.shape[:2] if len(at) else None
 
 
+@pytest.mark.slow
 def test_rooms():
     frame = grids.render_rooms(7 * 5 + 2, jnp.arange(50.0), scale=8)
     assert frame.shape == (56, 56, 3)
@@ -52,6 +53,7 @@ def test_chain():
     assert painted(frame, (0.30, 0.62, 0.36)) is not None
 
 
+@pytest.mark.slow
 def test_site():
     site = site_graph.build(jax.random.key(0), pages=12, links=2)
     frame = jax.jit(lambda p: site_graph.render(site, p, size=64))(3)
@@ -77,6 +79,7 @@ def test_motion():
     assert left[1] < 0.75 < right[1]
 
 
+@pytest.mark.slow
 def test_numbers():
     frame = gaussian_bandit.render(gaussian_bandit.Bandit(), jnp.float32(0.75))
     np.testing.assert_allclose(painted(frame, BLUE)[1], 0.5 + 1 / 8, atol=0.02)

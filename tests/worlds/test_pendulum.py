@@ -65,6 +65,7 @@ def test_the_linear_saddle():
         world.solve(made, 0.1)
 
 
+@pytest.mark.slow
 def test_the_worst_pushes():
     """As good as any of all 3^6 sequences, and better than pushes by the sign."""
     made = world.make(cap=1.5)
