@@ -347,3 +347,27 @@ def test_words_and_gains_of_other_shapes_are_told():
             ValueError, match="gain has shape .*; expected .M. or .2, M"
         ):
             editing.prompt_to_prompt(*given, gain=gain)
+
+
+@pytest.mark.slow
+def test_on_a_published_network_guide_and_rescale_without_contrast_is_the_way_back(
+    stable_diffusion,
+):
+    """And with it, it holds the picture's maps by a gradient through the network."""
+    x = jax.random.normal(jax.random.key(4), (2, 4, 4, 4))
+    grid, source = jg.uniform_grid(jg.VPLinear(), 3), {"text": SOURCE}
+
+    @jax.jit
+    def run(target, weight):
+        given = KEYS, stable_diffusion, grid, x, source, {"text": target}
+        got = editing.guide_and_rescale(*given, {"text": 0.0}, weight=weight)
+        back = jg.sample(
+            *(KEYS, stable_diffusion, jg.ddim(), grid, got.inversion.x, source)
+        )[0]
+        return got.x, back
+
+    got, back = run(SOURCE, 0.0)
+    np.testing.assert_allclose(got, back, atol=1e-4)
+    got, back = run(TARGET, 3.0)
+    assert np.isfinite(got).all()
+    assert np.abs(got - back).max() > 1e-2
