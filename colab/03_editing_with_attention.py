@@ -26,6 +26,7 @@
 # 3. Six editors, one picture, the truth beside them.
 # 4. How much of each: the curve between "nothing happened" and "another picture".
 # 5. A layer that sees only itself: perturbed attention.
+# 6. A picture of your own, from a file: changed in words, and rid of a thing.
 #
 # In this library a map is edited by data: `control` maps a site, such as
 # "block2/cross", to an edit. No hooks, and without an edit the program is unchanged.
@@ -284,9 +285,63 @@ for block in blocks:
 show(rows)
 
 # %% [markdown]
+# ## 6. A picture of your own
+#
+# The recipes `sample/edit.py` and `sample/erase.py` are command lines, and functions that
+# a notebook calls. They read files: of any size, grey or transparent too, cropped to what
+# the model takes. Give the path of yours and its words, from the emoji's vocabulary;
+# without a path we paint a file: a red square with a dark spot, on nothing.
+
+# %%
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+from jaxlib_guidance.__main__ import recipe_folder
+
+sys.path.insert(0, str(recipe_folder() / "sample"))
+import edit as edit_recipe
+import erase as erase_recipe
+
+my_picture = ""  # @param {type:"string"}
+what_it_shows, what_it_becomes = "red square", "blue square"
+out = Path(tempfile.mkdtemp())
+if not my_picture:
+    my_picture = str(out / "mine.png")
+    painted = np.zeros((200, 260, 4), np.uint8)
+    painted[30:170, 60:200] = 225, 45, 60, 255
+    painted[75:115, 105:145] = 60, 60, 60, 255
+    Image.fromarray(painted).save(my_picture)
+height, width = np.asarray(Image.open(my_picture)).shape[:2]
+mask = np.zeros((height, width), np.uint8)
+mask[height // 3 : 2 * height // 3, width // 3 : 2 * width // 3] = 255  # White goes.
+Image.fromarray(mask).save(out / "mask.png")
+
+few = 4 if FAST else 25
+config = edit_recipe.Config(
+    source=what_it_shows,
+    target=(what_it_becomes,),
+    picture=Path(my_picture),
+    method="prompt-to-prompt",
+    weight=4.0,
+    steps=few,
+)
+mine, changed = edit_recipe.edit(config)
+config = erase_recipe.Config(picture=Path(my_picture), mask=out / "mask.png", steps=few)
+_, hidden, without = erase_recipe.remove(config)
+hidden = np.broadcast_to(hidden[..., None], mine.shape)
+show(
+    {"": [mine, *changed, 1 - 2.0 * hidden, *without]},
+    ["your picture", what_it_becomes, "black goes", "without it"],
+    size=1.5,
+)
+
+# %% [markdown]
 # ## Exercise
 #
 # Prompt-to-Prompt keeps the source's self-attention in the first `self_share` of the
-# steps. Set it to 0 and to 1 and look at the shape. On a photograph of your own and a
-# published model: `python sample/edit.py --model FOLDER --picture photo.png --source
-# "..." --target "..."`.
+# steps. Set it to 0 and to 1 and look at the shape. With a published model, section 6
+# takes photographs: `weights=FOLDER` in the first `Config`, `model=FOLDER` in the second,
+# or `python sample/edit.py --model FOLDER --picture photo.png --source "..." --target
+# "..."`.
