@@ -182,6 +182,23 @@ def test_a_direction_that_shortens(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_monitor_of_deception():
+    import sums_monitor
+
+    sizes = {
+        "updates": 4,
+        "every": 2,
+        "prompts": 2,
+        "group": 4,
+        "seeds": 2,
+        "tests": 16,
+    }
+    found = sums_monitor.main(sums_monitor.Config(**sizes, taught=3))
+    assert found.deceives.shape == (len(sums_monitor.ROWS), 2, 3)
+    assert (found.low <= found.deceives).all()
+
+
+@pytest.mark.slow
 def test_a_tree_beside_many_answers():
     import sums_tree
 
