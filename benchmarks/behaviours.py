@@ -36,8 +36,6 @@ class Config:
     """Generations of 20 new policies."""
     seeds: int = 5
     """Runs of each method."""
-    search: int = 3
-    """Runs that choose the spread of each method, which are not reported."""
     spreads: tuple[float, ...] = (0.3, 0.6)
     """Standard deviation of a mutation, each tried by each method."""
     picture: Path | None = None
@@ -191,22 +189,17 @@ def coverage(places, cells=20):
 def main(config: Config) -> dict:
     """Prints the table; returns ends and rewards by method."""
     keys = jax.random.split(jax.random.key(0), config.seeds)
-    others = jax.random.split(jax.random.key(100), config.search)
     spreads = jnp.array(config.spreads)
-    found, chosen = {}, {}
+    found = {}
     for number, method in enumerate(METHODS):
         each = jax.vmap(partial(search, config, number), (None, 0))
-        both = jnp.concatenate([others, keys])
-        place, reward = map(
-            np.asarray, jax.jit(jax.vmap(each, (0, None)))(spreads, both)
-        )
-        tried = reward[:, : config.search].max((2, 3))
-        chosen[method] = int(tried.mean(1).argmax())
-        found[method] = place[:, config.search :], reward[:, config.search :]
+        place, reward = jax.jit(jax.vmap(each, (0, None)))(spreads, keys)
+        found[method] = np.asarray(place), np.asarray(reward)
     print("| space | spread | covered | runs to a reward | best reward (seeds) |")
     print("|---|---|---|---|---|")
     for method, (places, rewards) in found.items():
-        best, at = rewards.max((2, 3)), chosen[method]
+        best = rewards.max((2, 3))
+        at = int(best.mean(1).argmax())
         covered = np.mean([coverage(x) for x in places[at]])
         flat = rewards[at].reshape(config.seeds, -1) > 0
         first = [str(x.argmax() + 1) if x.any() else "never" for x in flat]
@@ -218,11 +211,11 @@ def main(config: Config) -> dict:
     length = world.solve(MAZE)
     print(f"\nThe shortest way is {length:.2f} long, {length / 0.03:.0f} steps.")
     if config.picture is not None:
-        draw(config.picture, found, chosen)
+        draw(config, found)
     return found
 
 
-def draw(path, found, chosen):
+def draw(config, found):
     """The maze, and the ends of all runs of the first seed by three methods."""
     import matplotlib.pyplot as plt
 
@@ -230,11 +223,12 @@ def draw(path, found, chosen):
     names = "learned", "never learned", "true place", "random weights"
     figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.7), layout="constrained")
     for axis, name in zip(axes, names, strict=True):
-        places, at = found[name][0], chosen[name]
+        places, rewards = found[name]
+        at = int(rewards.max((2, 3)).mean(1).argmax())
         axis.imshow(frame, extent=(0, 1, 0, 1))
         axis.plot(*places[at, 0].reshape(-1, 2).T, ".", markersize=1.5, color="C1")
         axis.set(title=name, xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1))
-    figure.savefig(path, dpi=90)
+    figure.savefig(config.picture, dpi=90)
 
 
 if __name__ == "__main__":
