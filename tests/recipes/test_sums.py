@@ -181,6 +181,24 @@ def test_a_direction_that_shortens(tmp_path):
     assert all(np.array_equal(plain[0], x) for x in plain)
 
 
+PLAYED = {"updates": 3, "prompts": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("sums_judge", PLAYED | {"runs": 2, "tests": 4, "votes": 4}),
+    ],
+)
+def test_updates_by_judges_and_players(name, options):
+    module = importlib.import_module(name)
+    found = module.main(module.Config(**(FAST | options)))
+    shapes = {x.shape[:2] for x in jax.tree.leaves(found)}
+    assert shapes == {(len(module.ROWS), 2)}
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(found))
+
+
 @pytest.mark.slow
 def test_a_monitor_of_deception():
     import sums_monitor
