@@ -1,6 +1,6 @@
 """A pendulum that learns to stand against pushes: H-infinity beside plain learning.
 
-    python benchmarks/robust_pendulum.py                 # N minutes of one core
+    python benchmarks/robust_pendulum.py                 # a minute of one core
     python benchmarks/robust_pendulum.py --updates 10
     python benchmarks/robust_pendulum.py --picture robust_pendulum.png
 
