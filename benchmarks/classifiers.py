@@ -53,6 +53,8 @@ class Config:
     """Weights of five experts."""
     model: str = "digits"
     judge: str = "digits_judge"
+    only: tuple[str, ...] = ()
+    """Rows to measure, by name; all by default."""
     weights: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
     beta: float = 3.0
     """Sharpness of the softened classifier."""
@@ -152,15 +154,18 @@ def main(config: Config) -> dict[str, Any]:
 
     config.cache.parent.mkdir(parents=True, exist_ok=True)
     kept = json.loads(config.cache.read_text()) if config.cache.exists() else {}
-    for name, (make, own) in ({"no guidance": (None, None)} | rows(config)).items():
+    found = {"no guidance": (None, None)} | rows(config)
+    for name in config.only or found:
         if name in kept or time.monotonic() - begin > 60 * config.minutes:
             continue
+        make, own = found[name]
         kept[name] = measured(make, own)
         config.cache.write_text(json.dumps(kept, indent=1))
         print(f"{time.monotonic() - begin:4.0f} s  {name}", flush=True)
     print("| guidance | weight | " + " | ".join(COLUMNS) + " |")
     print("|---|---:|" + "---:|" * len(COLUMNS))
-    for name, row in kept.items():
+    for name in filter(kept.get, found):
+        row = kept[name]
         cells = (
             f"{np.mean(row[k]):.3f} ± {np.std(row[k], ddof=1):.3f}" for k in COLUMNS
         )
