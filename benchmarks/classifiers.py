@@ -144,13 +144,14 @@ def main(config: Config) -> dict[str, Any]:
             images = draw(params, own, jnp.float32(weight), seed, *told)
             return judge_samples(score(images), held_out, classes(count))
 
-        best = 0.0
+        best, tuned = 0.0, {}
         if make is not None:
             tuned = {w: scores(w, 100, config.tuning) for w in config.weights}
             best = min(config.weights, key=lambda w: tuned[w]["frechet"])
         each = [scores(best, seed, config.count) for seed in SEEDS]
         found = {k: [row[k] for row in each] for k in COLUMNS}
-        return {"weight": best} | found
+        tried = {w: {k: row[k] for k in COLUMNS} for w, row in tuned.items()}
+        return {"weight": best, "tried": tried} | found
 
     config.cache.parent.mkdir(parents=True, exist_ok=True)
     kept = json.loads(config.cache.read_text()) if config.cache.exists() else {}
