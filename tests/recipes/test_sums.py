@@ -188,6 +188,7 @@ PLAYED = {"updates": 3, "prompts": 2}
 @pytest.mark.parametrize(
     ("name", "options"),
     [
+        ("sums_preference", PLAYED | {"group": 4}),
         ("sums_judge", PLAYED | {"runs": 2, "tests": 4, "votes": 4}),
     ],
 )
