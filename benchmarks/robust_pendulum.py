@@ -1,6 +1,6 @@
 """A pendulum that learns to stand against pushes: H-infinity beside plain learning.
 
-    python benchmarks/robust_pendulum.py                 # a minute of one core
+    python benchmarks/robust_pendulum.py                 # two minutes of one core
     python benchmarks/robust_pendulum.py --updates 10
     python benchmarks/robust_pendulum.py --picture robust_pendulum.png
 
@@ -30,7 +30,7 @@ from jaxlib_guidance.worlds import pendulum as world
 class Config:
     """Sizes of the comparison."""
 
-    updates: int = 60
+    updates: int = 120
     """Updates of both players, each from one episode of every environment."""
     episodes: int = 32
     """Episodes of an update."""
