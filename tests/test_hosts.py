@@ -26,12 +26,18 @@ def shown(host, part=0, **names):
     return space
 
 
-@pytest.mark.parametrize("host", ["equinox", "diffrax", "gensbi", "flowjax", "gymnax"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("equinox", "diffrax", "gensbi", "hackable_diffusion"),
+        *("flowjax", "tunix", "gymnax"),
+    ],
+)
 def test_an_adapter_has_at_most_three_lines_of_its_own(host):
     """Imports, a model to adapt, blank lines and the `def` itself apart."""
     for block in blocks(host):
         lines = [line for line in block.splitlines() if line.strip()]
-        own = ("import", "def ", "model = ", "env, ")
+        own = ("import", "from ", "def ", "model = ", "env, ", "trainer = ")
         own = [line for line in lines if not line.startswith(own)]
         assert 1 <= len(own) <= 3 * block.count("def "), block
 
@@ -107,6 +113,79 @@ def test_gensbi():
     denoiser = shown("gensbi", velocity=velocity)["denoiser"]
     got = denoiser(drawn.x_t, 1 - s, None).x0
     np.testing.assert_allclose(got, data, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_hackable_diffusion_there_and_back():
+    """Its sampler on our denoiser takes the steps of ours; ours reads its networks."""
+    pytest.importorskip("hackable_diffusion")
+    from hackable_diffusion.lib.corruption.gaussian import GaussianProcess
+    from hackable_diffusion.lib.corruption.schedules import CosineSchedule, RFSchedule
+    from hackable_diffusion.lib.sampling import (
+        gaussian_step_sampler,
+        sampling,
+        time_scheduling,
+    )
+
+    keys = jg.sample_keys(jax.random.key(0), 3)
+    for schedule, process in (
+        (CosineSchedule(), jg.VPCosine()),
+        (RFSchedule(), jg.RectifiedFlow()),
+    ):
+        corruption = GaussianProcess(schedule=schedule)
+        exact = exact_denoiser(plane_mixture(), process)
+        names = {"denoiser": exact, "corruption": corruption}
+        infer = shown("hackable_diffusion", 1, **names)["infer"]
+        x, t = jax.random.normal(jax.random.key(1), (3, 2)), jnp.full(3, 0.4)
+        np.testing.assert_allclose(schedule.alpha(t), process.alpha(t), atol=1e-6)
+        np.testing.assert_allclose(schedule.sigma(t), process.sigma(t), atol=1e-6)
+        back = shown("hackable_diffusion", infer=infer)["network"]
+        np.testing.assert_allclose(back(x, t, None), exact(x, t, None).x0, atol=1e-6)
+
+        span = time_scheduling.jax_helpers.SafeSpan(
+            _minval=0.0, _maxval=1.0, safety_epsilon=1e-2
+        )
+        sampler = sampling.DiffusionSampler(
+            time_schedule=time_scheduling.UniformTimeSchedule(span=span),
+            stepper=gaussian_step_sampler.DDIMStep(
+                corruption_process=corruption, stoch_coeff=0.0
+            ),
+            num_steps=9,
+        )
+        # Both over the times of their schedule, from one state.
+        grid = jnp.linspace(0.99, 0.01, 9)
+        ours, _ = jg.sample(keys, exact, jg.ddim(), grid, x)
+        last, steps = sampler(infer, jax.random.key(2), x)
+        np.testing.assert_allclose(steps.step_info.time[:, 0, 0], grid, atol=1e-6)
+        np.testing.assert_allclose(last.xt, ours, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_tunix():
+    """Its trainer, with our loss: what was rewarded becomes likelier."""
+    peft_trainer = pytest.importorskip("tunix.sft.peft_trainer")
+    import optax
+    from flax import nnx
+
+    class Model(nnx.Module):
+        def __init__(self):
+            self.table = nnx.Param(jnp.zeros((5, 5)))
+
+        def __call__(self, tokens):
+            return self.table.value[tokens]
+
+    model = Model()
+    how = peft_trainer.TrainingConfig(eval_every_n_steps=100, max_steps=20)
+    trainer = peft_trainer.PeftTrainer(model, optax.adam(0.1), how)
+    tokens = jax.random.randint(jax.random.key(1), (2, 8, 4), 0, 5)
+    batch = {
+        "tokens": tokens,
+        "logp_old": jnp.full((2, 8, 3), -jnp.log(5.0)),
+        "rewards": jnp.mean(tokens[..., 1:] == 2, axis=-1),
+    }
+    shown("tunix", trainer=trainer)["trainer"].train([batch] * 20)
+    assert (jnp.argmax(model.table.value, axis=-1) == 2).all()
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -15,6 +15,7 @@ like and start it again with the same arguments: it goes on with the same next b
 """
 
 import dataclasses
+import zlib
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -234,6 +235,8 @@ def train(config: Config) -> bool:
     if not 2 <= horizon <= length:
         raise ValueError(f"model.horizon is {horizon}; expected 2 to {length}")
     settings = settings_of(config)
+    if config.episodes is not None:
+        settings["episodes_file"] = f"{zlib.crc32(config.episodes.read_bytes()):08x}"
     layout = planning.fit_layout(data)
     rows = {"x": np.asarray(layout.pack(data))}
     run = open_run(config, settings, free=("directory", "log", "store"))

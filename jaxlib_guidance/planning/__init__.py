@@ -14,7 +14,14 @@ from jaxlib_guidance.planning._energies import (
     phased,
     rate_energy,
 )
-from jaxlib_guidance.planning._plan import Episode, carry_out, first_state, plan
+from jaxlib_guidance.planning._plan import (
+    Episode,
+    carry_out,
+    choose,
+    first_state,
+    plan,
+    roll_out,
+)
 from jaxlib_guidance.planning._planner import (
     Planner,
     load_planner,
@@ -36,8 +43,10 @@ __all__ = [
     # Plans, and carrying them out
     "Episode",
     "carry_out",
+    "choose",
     "first_state",
     "plan",
+    "roll_out",
     # What a plan is asked for
     "alignment_errors",
     "dynamics_energy",

@@ -89,6 +89,74 @@ def first_state(layout: Layout, state: Array, horizon: int) -> Array:
     return jnp.broadcast_to(scaled, (*scaled.shape[:-2], horizon, layout.states))
 
 
+def roll_out(
+    dynamics: Callable[[Array, Array], Array], state: Array, actions: Array
+) -> Trajectory:
+    """Where actions lead, one after another, ``s_{t+1} = f(s_t, a_t)``.
+
+    Args:
+      dynamics: Function ``(states [..., S], actions [..., A]) -> [..., S]``, known or
+        learned (`Planner.dynamics`).
+      state: States to begin in ``[..., S]``.
+      actions: Actions ``[..., T, A]``.
+
+    Returns:
+      The actions, and the states in which they are taken ``[..., T, S]``.
+
+    Raises:
+      ValueError: Actions without a step, or for other states than are given.
+    """
+    if jnp.ndim(actions) < 2 or jnp.shape(actions)[-2] < 1:
+        raise ValueError(
+            f"actions have shape {jnp.shape(actions)}; expected [..., T, A] with T >= 1"
+        )
+    require_shape("state", state, (*actions.shape[:-2], jnp.shape(state)[-1]))
+
+    def one(state, action):
+        return dynamics(state, action), state
+
+    _, states = jax.lax.scan(one, state, jnp.moveaxis(actions, -2, 0))
+    return Trajectory(actions, jnp.moveaxis(states, 0, -2))
+
+
+def choose(
+    plans: Trajectory,
+    dynamics: Callable[[Array, Array], Array],
+    energy: Callable[[Trajectory], Array],
+) -> Trajectory:
+    """Of several plans the one whose *actions* lead to the lowest energy.
+
+    What a plan says of its own states is not believed: they are rolled out. So plans
+    may be drawn under any guidance, at several weights of it too, and a plan that only
+    dreams of its goal is not taken.
+
+    Args:
+      plans: Actions ``[B, M, T, A]`` and states ``[B, M, T, S]``, ``M`` plans from the
+        same first state.
+      dynamics: Function ``(states [..., S], actions [..., A]) -> [..., S]``.
+      energy: Function ``trajectory [B, T, ...] -> [B]`` of one plan of each sample.
+
+    Returns:
+      Actions ``[B, T, A]`` and the plan's own states ``[B, T, S]``; energies that are
+      not numbers are never the lowest.
+
+    Raises:
+      ValueError: Plans of another shape.
+    """
+    actions, states = plans
+    if jnp.ndim(actions) != 4 or jnp.ndim(states) != 4:
+        raise ValueError(
+            f"plans have actions {jnp.shape(actions)} and states {jnp.shape(states)}; "
+            "expected [B, M, T, A] and [B, M, T, S]"
+        )
+    led = roll_out(dynamics, states[:, :, 0], actions)
+    cost = jax.vmap(energy, 1, 1)(led)
+    require_shape("what energy returned", cost, actions.shape[:2])
+    best = jnp.argmin(jnp.where(jnp.isnan(cost), jnp.inf, cost), axis=1)
+    take = jax.vmap(lambda each, i: each[i])
+    return Trajectory(take(actions, best), take(states, best))
+
+
 class Episode(NamedTuple):
     """What was done and met.
 

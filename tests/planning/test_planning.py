@@ -232,6 +232,31 @@ def test_carrying_out_is_a_loop_of_python():
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_what_actions_lead_to_is_a_loop_and_the_best_of_them_is_chosen():
+    made = some(12)
+    led = planning.roll_out(linear, made.states[:, 0], made.actions)
+    np.testing.assert_allclose(led.states, made.states, atol=1e-5)
+    # Plans that dream: their own states are at the goal, their actions lead elsewhere.
+    plans = jax.tree.map(lambda x: x.reshape(3, 4, *x.shape[1:]), made)
+    start = plans.states[:, :1, :1]
+    plans = plans._replace(states=jnp.broadcast_to(start, plans.states.shape))
+    want = roll(np.asarray(start[:, 0, 0])[:, None].repeat(4, 1), plans.actions)
+
+    def energy(made):
+        return jnp.sum(made.states[..., 0] ** 2, axis=-1)
+
+    best = np.argmin(energy(want), axis=1)
+    got = jax.jit(lambda p: planning.choose(p, linear, energy))(plans)
+    np.testing.assert_array_equal(got.actions, plans.actions[np.arange(3), best])
+    assert len(set(best)) > 1
+
+    def broken(made):
+        return jnp.where(made.actions[:, 0, 0] == got.actions[:, 0, 0], jnp.nan, 1.0)
+
+    other = planning.choose(plans, linear, broken)
+    assert (other.actions[:, 0] != got.actions[:, 0]).all()
+
+
 def test_learned_dynamics_begin_at_rest_and_learn_a_linear_system():
     made = some(64)
     layout = planning.fit_layout(jax.tree.map(np.asarray, made))
@@ -341,6 +366,14 @@ KEYS, TWO = jg.sample_keys(jax.random.key(0), 2), some(2)
                 execute=T + 1,
             ),
             "execute is 7; expected 1 to 6",
+        ),
+        (
+            lambda: planning.roll_out(linear, jnp.ones((2, S)), jnp.ones((3, T, A))),
+            r"state has shape .2, 2.; expected .3, 2.",
+        ),
+        (
+            lambda: planning.choose(some(), linear, lambda p: p.states[:, 0, 0]),
+            r"expected .B, M, T, A. and .B, M, T, S.",
         ),
         (
             lambda: planning.carry_out(

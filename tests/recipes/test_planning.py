@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxlib_guidance import planning
-from jaxlib_guidance.training import Log
+from jaxlib_guidance.training import Log, OtherRunError
 from jaxlib_guidance.worlds import door
 
 ROOT = Path(__file__).parents[2]
@@ -64,9 +64,13 @@ def test_own_episodes(tmp_path):
     own = tiny(tmp_path / "run", episodes=tmp_path / "mine.npz")
     with pytest.raises(ValueError, match="count is 16, which has no effect"):
         recipe.train(own)
-    assert recipe.train(replace(own, count=2000, length=80))
+    own = replace(own, count=2000, length=80)
+    assert recipe.train(own)
     planner, _ = planning.load_planner(tmp_path / "run/ema.safetensors")
     assert (planner.layout.actions, planner.layout.states) == (2, 4)
+    np.savez(tmp_path / "mine.npz", **{**parts, "actions": parts["actions"] + 1})
+    with pytest.raises(OtherRunError, match="episodes_file"):
+        recipe.train(own)
 
 
 def test_the_scripted_hand_opens_to_its_goals():
