@@ -4,12 +4,13 @@
     python sample/plan.py                             # to .6 with what was learned
     python sample/plan.py --goal 1.1 --seeds 4
     python sample/plan.py --goal 0 --start 0.9        # closes it
-    python sample/plan.py --guide none --candidates 1  # what it does unguided
+    python sample/plan.py --candidates 1              # what it does by itself
+    python sample/plan.py --guide goal --weights 0 3 10
 
-Every few steps it draws plans again from what it sees, under several weights of an
-energy that asks for the angle: the one whose actions lead nearest, by the learned
-dynamics, is carried out. The result is a GIF of the door and the hand (red while free,
-green while it holds), a PNG of some frames, and the angle that each hand ends at.
+Every few steps it draws plans again from what it sees, and carries out the one whose
+actions lead nearest to the angle by the learned dynamics. An energy may guide the plans
+as well, at several weights. The result is a GIF of the door and the hand (red while
+free, green while it holds), a PNG of some frames, and the angle that each hand ends at.
 docs/planning.md has the success by angle.
 """
 
@@ -40,19 +41,19 @@ class Config:
     """Angle that the door is to have, in radians, 0 when closed."""
     start: float = 0.0
     """Angle that it has at first."""
-    guide: Literal["none", "goal", "dynamics", "phases"] = "phases"
+    guide: Literal["none", "goal", "dynamics", "phases"] = "none"
     """Energies: the goal's; that states follow from actions too; that the hand comes to
     the handle first, as well."""
-    weights: tuple[float, ...] = (0.0, 10.0, 100.0, 1000.0)
+    weights: tuple[float, ...] = (0.0, 1.0, 3.0, 10.0)
     """Weights of the energies, which the candidates share in turn."""
     candidates: int = 16
     """Plans that are drawn each time, of which the best is carried out."""
     planner: Path = Path("runs/planner/ema.safetensors")
     """File that train/planner.py wrote."""
-    plans: int = 12
+    plans: int = 24
     """Number of times that it plans."""
-    execute: int = 8
-    """Actions of each plan that are taken."""
+    execute: int = 4
+    """Actions of each plan that are taken, and by which candidates are judged."""
     steps: int = 12
     """Steps of the solver."""
     seeds: int = 3
@@ -64,8 +65,19 @@ class Config:
     out: Path = Path("out/plan.gif")
 
 
-def task_energy(made: Trajectory, goal: Array) -> Array:
-    """How far a plan is from its task: at the handle the angle, before it the way.
+def goal_energy(made: Trajectory, goal: Array) -> Array:
+    """How far the door is from its way to the goal, ``[B]``.
+
+    Args:
+      made: Trajectories ``[B, T, ...]``.
+      goal: Angle ``[B]``.
+    """
+    errors = planning.goal_errors(made.states[..., 4], goal, steps=16)
+    return jnp.mean(errors, axis=1)
+
+
+def phases_energy(made: Trajectory, goal: Array) -> Array:
+    """At the handle the door's way, before it the hand's, ``[B]``.
 
     Args:
       made: Trajectories ``[B, T, ...]``.
@@ -91,11 +103,7 @@ def energy_of(guide: str, planner: Planner, params: PyTree, goal: Array) -> Any:
         return None
 
     def energy(made: Trajectory) -> Array:
-        if guide == "phases":
-            value = task_energy(made, goal)
-        else:
-            errors = planning.goal_errors(made.states[..., 4], goal, steps=16)
-            value = jnp.mean(errors, axis=1)
+        value = (phases_energy if guide == "phases" else goal_energy)(made, goal)
         if guide != "goal":
             led = lambda s, a: planner.dynamics(params, s, a)  # noqa: E731
             scale = planner.layout.state_std
@@ -106,7 +114,12 @@ def energy_of(guide: str, planner: Planner, params: PyTree, goal: Array) -> Any:
 
 
 def make_planner(
-    planner: Planner, params: PyTree, guide: str, candidates: int, steps: int
+    planner: Planner,
+    params: PyTree,
+    guide: str,
+    candidates: int,
+    execute: int,
+    steps: int,
 ) -> Any:
     """A function ``(keys, state [B, S], goal [B], weights [W]) -> Trajectory``.
 
@@ -115,6 +128,7 @@ def make_planner(
       params: Its parameters.
       guide: One of those of `Config`.
       candidates: Plans of which the best is chosen; 1 takes what is drawn.
+      execute: Actions by which they are judged.
       steps: Steps of the solver.
     """
     grid = planner.model.grid(steps, jg.flow_grid)
@@ -140,7 +154,8 @@ def make_planner(
         return planning.choose(
             jax.tree.map(split, made),
             lambda s, a: planner.dynamics(params, s, jnp.clip(a, -1, 1)),
-            lambda made: task_energy(made, goal),
+            lambda made: goal_energy(made, goal),
+            execute,
         )
 
     return make
@@ -212,7 +227,8 @@ def run(config: Config) -> Episode:
     @jax.jit
     def all_of(params, goal, start, weights):
         make = make_planner(
-            planner, params, config.guide, config.candidates, config.steps
+            *(planner, params, config.guide, config.candidates),
+            *(config.execute, config.steps),
         )
         options = config.plans, config.execute
         return open_doors(make, keys, goal, start, weights, *options)

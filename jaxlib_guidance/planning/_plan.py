@@ -123,18 +123,23 @@ def choose(
     plans: Trajectory,
     dynamics: Callable[[Array, Array], Array],
     energy: Callable[[Trajectory], Array],
+    steps: int | None = None,
 ) -> Trajectory:
     """Of several plans the one whose *actions* lead to the lowest energy.
 
     What a plan says of its own states is not believed: they are rolled out. So plans
     may be drawn under any guidance, at several weights of it too, and a plan that only
-    dreams of its goal is not taken.
+    dreams of its goal is not taken. But learned dynamics dream as well, and of many
+    plans that one is chosen whose error is most to the liking of the energy: roll out
+    no further than they can be trusted, such as the actions that will be taken.
 
     Args:
       plans: Actions ``[B, M, T, A]`` and states ``[B, M, T, S]``, ``M`` plans from the
         same first state.
       dynamics: Function ``(states [..., S], actions [..., A]) -> [..., S]``.
       energy: Function ``trajectory [B, T, ...] -> [B]`` of one plan of each sample.
+      steps: Actions of a plan that are rolled out and judged, from 1; None is all but
+        the last, which leads beyond the plan.
 
     Returns:
       Actions ``[B, T, A]`` and the plan's own states ``[B, T, S]``; energies that are
@@ -149,7 +154,11 @@ def choose(
             f"plans have actions {jnp.shape(actions)} and states {jnp.shape(states)}; "
             "expected [B, M, T, A] and [B, M, T, S]"
         )
-    led = roll_out(dynamics, states[:, :, 0], actions)
+    last = actions.shape[2] - 1
+    if steps is not None and not 1 <= steps <= last:
+        raise ValueError(f"steps is {steps}; expected 1 to {last}, or None")
+    first = actions[:, :, : (last if steps is None else steps) + 1]
+    led = roll_out(dynamics, states[:, :, 0], first)
     cost = jax.vmap(energy, 1, 1)(led)
     require_shape("what energy returned", cost, actions.shape[:2])
     best = jnp.argmin(jnp.where(jnp.isnan(cost), jnp.inf, cost), axis=1)

@@ -250,6 +250,11 @@ def test_what_actions_lead_to_is_a_loop_and_the_best_of_them_is_chosen():
     np.testing.assert_array_equal(got.actions, plans.actions[np.arange(3), best])
     assert len(set(best)) > 1
 
+    few = planning.choose(plans, linear, energy, steps=2)
+    short = want._replace(states=want.states[:, :, :3])
+    best = np.asarray(jnp.argmin(energy(short), axis=1))
+    np.testing.assert_array_equal(few.actions, plans.actions[np.arange(3), best])
+
     def broken(made):
         return jnp.where(made.actions[:, 0, 0] == got.actions[:, 0, 0], jnp.nan, 1.0)
 
@@ -374,6 +379,12 @@ KEYS, TWO = jg.sample_keys(jax.random.key(0), 2), some(2)
         (
             lambda: planning.choose(some(), linear, lambda p: p.states[:, 0, 0]),
             r"expected .B, M, T, A. and .B, M, T, S.",
+        ),
+        (
+            lambda: planning.choose(
+                jax.tree.map(lambda x: x[None], some()), linear, None, steps=T
+            ),
+            "steps is 6; expected 1 to 5, or None",
         ),
         (
             lambda: planning.carry_out(

@@ -1,4 +1,4 @@
-"""train/planner.py: what it writes, and mistakes."""
+"""train/planner.py, sample/plan.py and their benchmark: what they do, and mistakes."""
 
 import importlib.util
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxlib_guidance import planning
 from jaxlib_guidance.training import Log, OtherRunError
@@ -29,6 +30,7 @@ def load(kind, name):
 
 
 recipe = load("train", "planner")
+sampler = load("sample", "plan")
 
 
 def tiny(folder, **changes):
@@ -51,6 +53,27 @@ def test_a_planner_is_trained_goes_on_and_opens(tmp_path):
     planner, params = planning.load_planner(tmp_path / "run/ema.safetensors")
     assert planner.model.shape == (12, door.ACTIONS + door.STATES)
     assert set(params) == {"planner", "dynamics", "inverse"}
+
+    # What was trained plans, alone or the best of several, and draws.
+    file, few = tmp_path / "run/ema.safetensors", {"plans": 2, "steps": 2, "seeds": 2}
+    for guide in ("none", "phases"):
+        out = tmp_path / f"{guide}.gif"
+        config = sampler.Config(
+            guide=guide, candidates=4, planner=file, side=24, out=out, **few
+        )
+        made = sampler.run(config)
+        assert made.trajectory.states.shape == (2, 8, door.STATES)
+        again = sampler.run(replace(config, seeds=1))
+        np.testing.assert_allclose(
+            again.trajectory.actions[0], made.trajectory.actions[0], atol=1e-5
+        )
+        sampler.main(config)
+        with Image.open(out) as picture:
+            assert picture.size == (48, 24)
+        assert out.with_suffix(".png").exists()
+    table = load("benchmarks", "planning")
+    text = table.main(table.Config(file, hands=1, seeds=2, steps=2))
+    assert len(text.splitlines()) == 2 + len(table.ROWS)
 
 
 @pytest.mark.slow
@@ -99,3 +122,20 @@ def test_mistakes_of_training(tmp_path):
         with pytest.raises(ValueError, match=message):
             recipe.train(replace(config, **changes))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"goal": 2.0}, "goal is 2.0; expected 0 to 1.6 rad"),
+        ({"start": float("nan")}, "start is nan"),
+        ({"seeds": 0}, "seeds is 0; expected at least 1"),
+        ({"weights": ()}, "weights are ..; expected"),
+        ({"weights": (float("inf"),)}, "weights are .inf"),
+        ({"guide": "goal", "candidates": 2}, "candidates is 2; expected at least 4"),
+        ({"planner": Path("none.safetensors")}, "train/planner.py writes it"),
+    ],
+)
+def test_mistakes_of_planning(changes, message):
+    with pytest.raises(ValueError, match=message):
+        sampler.run(sampler.Config(**changes))
