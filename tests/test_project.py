@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from collections import Counter
 
 import pytest
 
@@ -235,6 +236,10 @@ def test_every_paper_has_a_row():
             pages = [name for name in quoted(measured) if name.endswith(".md")]
             assert pages, f"{where}: name the page that has its table"
             assert all("|---" in (ROOT / page).read_text() for page in pages)
+    counts = Counter(row[3] for row in rows)
+    text = (ROOT / "README.md").read_text()
+    said = re.search(r"(\d+) of the 78 are shown, (\d+) are .*?, (\d+) are in part", text)
+    assert [int(n) for n in said.groups()] == [counts[s] for s in STATES[:3]]
 
 
 @pytest.mark.parametrize(

@@ -211,7 +211,8 @@ class LM(nn.Module):
             return x, (held if several else None, x if capture else None)
 
         past = (cache.k, cache.v) if several else None
-        x, (held, seen) = jax.lax.scan(step, x, (stacked, past, adds))
+        found: Any = jax.lax.scan(step, x, (stacked, past, adds))
+        x, (held, seen) = found
         taps |= {name: seen[self.feature_sites.index(name)] for name in capture}
         return x, held
 
