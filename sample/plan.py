@@ -209,6 +209,10 @@ def run(config: Config) -> Episode:
     for name in ("candidates", "plans", "execute", "steps", "seeds", "side"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} is {getattr(config, name)}; expected at least 1")
+    if config.guide == "none" and config.weights != Config.weights:
+        raise ValueError(
+            f"weights are {config.weights}, which do nothing without guide"
+        )
     if not config.weights or not all(0 <= w < np.inf for w in config.weights):
         raise ValueError(f"weights are {config.weights}; expected some, at least 0")
     if config.candidates < len(config.weights) and config.guide != "none":
@@ -219,6 +223,11 @@ def run(config: Config) -> Episode:
     if not config.planner.exists():
         raise ValueError(f"no {config.planner}; train/planner.py writes it")
     planner, params = planning.load_planner(config.planner)
+    if config.execute >= planner.horizon:
+        raise ValueError(
+            f"execute is {config.execute}; expected 1 to {planner.horizon - 1}, all of "
+            "a plan but its last action"
+        )
     if (planner.layout.actions, planner.layout.states) != (door.ACTIONS, door.STATES):
         raise ValueError(f"{config.planner} plans for another world")
     keys = jg.sample_keys(jax.random.key(config.seed), config.seeds)

@@ -10,7 +10,7 @@ from jaxlib_guidance import rng
 from jaxlib_guidance.planning._trajectories import Layout, Trajectory
 from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.sampling import Sampler, inpaint, sample
-from jaxlib_guidance.types import Array, PyTree
+from jaxlib_guidance.types import Array, PyTree, at_least_float32
 
 
 def plan(
@@ -110,7 +110,8 @@ def roll_out(
         raise ValueError(
             f"actions have shape {jnp.shape(actions)}; expected [..., T, A] with T >= 1"
         )
-    require_shape("state", state, (*actions.shape[:-2], jnp.shape(state)[-1]))
+    require_shape("state", state, (*jnp.shape(actions)[:-2], jnp.shape(state)[-1]))
+    actions, state = at_least_float32(actions), at_least_float32(state)
 
     def one(state, action):
         return dynamics(state, action), state
@@ -142,18 +143,21 @@ def choose(
         the last, which leads beyond the plan.
 
     Returns:
-      Actions ``[B, T, A]`` and the plan's own states ``[B, T, S]``; energies that are
-      not numbers are never the lowest.
+      Actions ``[B, T, A]`` and the plan's own states ``[B, T, S]``. A plan or an energy
+      with what is not finite is taken only where there is no other.
 
     Raises:
       ValueError: Plans of another shape.
     """
     actions, states = plans
-    if jnp.ndim(actions) != 4 or jnp.ndim(states) != 4:
+    shapes = jnp.shape(actions), jnp.shape(states)
+    if any(len(s) != 4 for s in shapes) or shapes[0][:3] != shapes[1][:3]:
         raise ValueError(
-            f"plans have actions {jnp.shape(actions)} and states {jnp.shape(states)}; "
-            "expected [B, M, T, A] and [B, M, T, S]"
+            f"plans have actions {shapes[0]} and states {shapes[1]}; expected "
+            "[B, M, T, A] and [B, M, T, S]"
         )
+    if shapes[0][1] < 1 or shapes[0][2] < 2:
+        raise ValueError(f"plans have actions {shapes[0]}; expected M >= 1 and T >= 2")
     last = actions.shape[2] - 1
     if steps is not None and not 1 <= steps <= last:
         raise ValueError(f"steps is {steps}; expected 1 to {last}, or None")
@@ -161,7 +165,9 @@ def choose(
     led = roll_out(dynamics, states[:, :, 0], first)
     cost = jax.vmap(energy, 1, 1)(led)
     require_shape("what energy returned", cost, actions.shape[:2])
-    best = jnp.argmin(jnp.where(jnp.isnan(cost), jnp.inf, cost), axis=1)
+    whole = [jnp.all(jnp.isfinite(x), axis=(2, 3)) for x in (actions, states)]
+    sound = jnp.isfinite(cost) & whole[0] & whole[1]
+    best = jnp.argmin(jnp.where(sound, cost, jnp.inf), axis=1)
     take = jax.vmap(lambda each, i: each[i])
     return Trajectory(take(actions, best), take(states, best))
 

@@ -5,6 +5,7 @@ params) -> (obs, state)`` and ``step_env(key, state, action, params) -> (obs, st
 reward, terminated, info)``, with ``reset`` and ``step`` that begin anew after an end.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -202,7 +203,8 @@ def to_gymnax(
         if not callable(getattr(world, name, None)):
             raise ValueError(f"world is {world!r} without {name}; expected a world")
     require_number("length", length, 1)
-    if isinstance(actions, int):
+    if not isinstance(actions, tuple | list):
+        actions = operator.index(actions)  # Also an integer of numpy.
         require_number("actions", actions, 1)
         space = Space((), jnp.int32, actions, 0, actions - 1)
     else:

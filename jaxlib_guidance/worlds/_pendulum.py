@@ -124,11 +124,13 @@ def solve(
       ``K`` and ``L``, float64 ``[2]`` each.
 
     Raises:
-      ValueError: No controller has this bound.
+      ValueError: No controller has this bound, one that is not positive, no sweeps.
 
     Reference: Basar and Bernhard, "H-infinity Optimal Control and Related Minimax
     Design Problems" (1995), theorem 3.7.
     """
+    require_number("attenuation", attenuation, 0, above=True)
+    require_number("sweeps", sweeps, 1)
     time, price = float(world.time), float(world.price)
     a = np.array([[1 + 15 * time**2, time], [15 * time, 1.0]])
     b = 3 * time * np.array([[time], [1.0]])
@@ -167,14 +169,16 @@ def worst(
       points: Points of the grid in either direction, at least 3.
 
     Returns:
-      Costs ``[N]``, and the pushes ``[N, steps]``.
+      Costs ``[N]``, NaN where a torque on the way is, and the pushes ``[N, steps]``.
 
     Raises:
-      ValueError: Another shape of ``start``, too few points.
+      ValueError: Another shape of ``start``, no steps, too few points.
     """
     if jnp.ndim(start) != 2 or jnp.shape(start)[1] != 2:
         raise ValueError(f"start has shape {jnp.shape(start)}; expected [N, 2]")
+    require_number("steps", steps, 1)
     require_number("points", points, 3)
+    start = jnp.asarray(start, jnp.float32)
     angles = jnp.linspace(-jnp.pi, jnp.pi, points)
     speeds = jnp.linspace(-FASTEST, FASTEST, points)
     grid = jnp.stack(jnp.meshgrid(angles, speeds, indexing="ij"), -1).reshape(-1, 2)
@@ -204,7 +208,10 @@ def worst(
 
     def move(state, table):
         reached, paid = tried(state)
-        best = jnp.argmax(jax.vmap(partial(read, table))(reached))
+        values = jax.vmap(partial(read, table))(reached)
+        best = jnp.argmax(values)
+        # A controller that fails somewhere has no worst cost.
+        paid = jnp.where(jnp.any(jnp.isnan(values)), jnp.nan, paid)
         return reached[best], (paid, pushes[best])
 
     # The tables were found backwards: the first is of the last step.

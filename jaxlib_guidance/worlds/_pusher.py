@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxlib_guidance.reduce import require_shape, sqrt
 from jaxlib_guidance.types import Array
+from jaxlib_guidance.worlds._checks import require_number
 from jaxlib_guidance.worlds._picture import disc, paper
 
 BEYOND = 0.2
@@ -127,8 +128,9 @@ def _contact(world, hand, puck):
 
 def unsafe(world: World, state: State) -> Array:
     """Whether the hand is outside of the square or faster than its limit: a bool."""
-    outside = jnp.any((state.hand < 0) | (state.hand > 1))
-    return outside | (jnp.sum(state.speed**2) > world.limit**2)
+    inside = jnp.all((state.hand >= 0) & (state.hand <= 1))
+    # What is not a number is not safe.
+    return ~(inside & (jnp.sum(state.speed**2) <= world.limit**2))
 
 
 def rest(world: World, state: State) -> Array:
@@ -180,10 +182,11 @@ def solve(places: int = 8, *, side: int = 30, sweeps: int = 60) -> np.ndarray:
       Float64 ``[places, 2]``.
 
     Raises:
-      ValueError: ``places`` below 1.
+      ValueError: ``places`` or ``side`` below 1, ``sweeps`` below 0.
     """
-    if places < 1:
-        raise ValueError(f"places is {places}; expected at least 1")
+    require_number("places", places, 1)
+    require_number("side", side, 1)
+    require_number("sweeps", sweeps, 0)
     line = (np.arange(side) + 0.5) / side
     goals = np.stack(np.meshgrid(line, line), -1).reshape(-1, 2)
     best, least = np.empty((places, 2)), np.inf

@@ -8,7 +8,7 @@ features, and a page fulfils it that has them all.
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.reduce import require_shape
+from jaxlib_guidance.reduce import known_false, require_shape
 from jaxlib_guidance.types import Array, pytree_dataclass
 from jaxlib_guidance.worlds._checks import require_chance, require_index, require_number
 from jaxlib_guidance.worlds._picture import disc, line, paper
@@ -147,6 +147,8 @@ def success(site: Site, goal: Array, policy: Array, clicks: int) -> Array:
     """
     require_shape("policy", policy, jnp.shape(site.links))
     require_chance("policy", policy)
+    if known_false(lambda p: abs(p.sum(-1) - 1) < 1e-3, policy):
+        raise ValueError("policy has rows that do not sum to 1; expected probabilities")
     return _back(site, goal, clicks, lambda each: jnp.sum(policy * each, -1))
 
 

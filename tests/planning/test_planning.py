@@ -260,6 +260,12 @@ def test_what_actions_lead_to_is_a_loop_and_the_best_of_them_is_chosen():
 
     other = planning.choose(plans, linear, broken)
     assert (other.actions[:, 0] != got.actions[:, 0]).all()
+    # Nor is a plan with a hole in it.
+    torn = plans._replace(actions=plans.actions.at[:, 0, -1].set(jnp.nan))
+    one = planning.choose(torn, linear, lambda p: 0 * p.states[:, 0, 0])
+    np.testing.assert_array_equal(one.actions, plans.actions[:, 1])
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), plans)
+    assert planning.choose(half, linear, energy).actions.dtype == jnp.bfloat16
 
 
 def test_learned_dynamics_begin_at_rest_and_learn_a_linear_system():

@@ -81,3 +81,15 @@ def test_perturbation_is_drawn_from_the_checkpoints():
 def test_bad_arguments(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_units_of_nan_sleep_and_one_checkpoint_has_a_slope():
+    assert dormant_ratio(jnp.full((4, 3), jnp.nan)) == 1
+    with pytest.raises(ValueError, match="expected .N, H., some"):
+        dormant_ratio(jnp.ones((0, 3)))
+    params = {"a": jnp.ones(2)}
+
+    def total(good):
+        return perturb_toward(KEY, params, {"a": good}, 0.5)["a"].sum()
+
+    np.testing.assert_array_equal(jax.grad(total)(jnp.ones((1, 2))), 0.5)

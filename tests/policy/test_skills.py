@@ -1,5 +1,6 @@
 """A skill's reward by hand, and the information that it bounds, by enumeration."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -44,3 +45,8 @@ def test_the_best_judge_pays_the_information():
 def test_bad_arguments(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_a_traced_skill_out_of_range_is_not_another():
+    made = jax.jit(skill_reward)(jnp.zeros((3, 3)), jnp.array([-1, 0, 3]))
+    np.testing.assert_array_equal(np.isnan(made), [True, False, True])

@@ -179,3 +179,27 @@ def test_refuses():
         value_tree(key, root, expand, value, ended, mix=2)
     with pytest.raises(ValueError, match="as many next steps of each"):
         value_tree(key, root, lambda k, s: s, value, ended)
+
+
+def test_what_is_not_known_is_not_good_and_the_deeper_of_equals_is_the_answer():
+    key, steps = jax.random.key(0), jnp.array([1.0, 2.0])
+
+    def expand(key, state):
+        return state + steps
+
+    def unknown(state):
+        return jnp.where(state == 1, jnp.nan, 0.8)
+
+    over = lambda state: state >= 1  # noqa: E731
+    made = value_tree(key, jnp.float32(0), expand, unknown, over, rounds=1)
+    assert made.best == 2
+    assert not np.isnan(made.values).any()
+    # The root has the value of the one child that was visited.
+    good = lambda state: jnp.where(state == 2, 0.95, 0.1)  # noqa: E731
+    never = lambda state: jnp.bool_(False)  # noqa: E731
+    made = value_tree(key, jnp.float32(0), expand, good, never, rounds=1)
+    assert (made.best, made.found) == (2, False)
+    with pytest.raises(ValueError, match=r"float32.*leaves .K, .S. for .'int32"):
+        value_tree(key, 0, expand, good, never)
+    with pytest.raises(ValueError, match="stop is nan"):
+        value_tree(key, jnp.float32(0), expand, good, never, stop=np.nan)

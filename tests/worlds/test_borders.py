@@ -11,7 +11,9 @@ from jaxlib_guidance.worlds import (
     gaussian_bandit,
     grids,
     maze,
+    pendulum,
     programs,
+    pusher,
     room,
     site_graph,
     sums,
@@ -87,3 +89,33 @@ def test_the_slope_at_the_discs_centre_is_nothing():
     np.testing.assert_array_equal(slope(made.goal), 0)
     beside = slope(made.goal + jnp.array([0.05, 0.0]))
     np.testing.assert_allclose(beside, [-1 / made.radius, 0], atol=1e-5)
+
+
+def test_what_is_not_a_number_is_not_safe_and_has_no_worst():
+    made = pusher.default()
+    state, _ = pusher.reset(made, KEY)
+    assert pusher.unsafe(made, state._replace(speed=state.speed * jnp.nan))
+    assert not pusher.unsafe(made, state)
+    for options, message in (({"side": 0}, "side is 0"), ({"sweeps": -1}, "sweeps")):
+        with pytest.raises(ValueError, match=message):
+            pusher.solve(2, **options)
+    rod = pendulum.make(cap=1.0)
+
+    def fails(seen):
+        return jnp.where(jnp.abs(seen[0]) > 0.5, jnp.nan, -8 * seen[0] - 2 * seen[1])
+
+    start = jnp.array([[0.1, 0.0]], jnp.bfloat16)
+    found, _ = pendulum.worst(rod, fails, start, steps=4, points=5)
+    assert np.isnan(found).all()
+    for options, message in (
+        ({"attenuation": -10.0}, "attenuation is -10"),
+        ({"attenuation": 10.0, "sweeps": 0}, "sweeps is 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pendulum.solve(rod, **options)
+
+
+def test_a_policy_of_links_is_probabilities():
+    goal = jnp.ones(3, bool)
+    with pytest.raises(ValueError, match="rows that do not sum to 1"):
+        site_graph.success(SITE, goal, jnp.ones((4, 2)), 3)

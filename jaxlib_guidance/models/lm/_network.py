@@ -143,6 +143,7 @@ class LM(nn.Module):
     def _run(self, tokens, mask, cache, control, capture):
         control = dict(control or {})
         require_known("control", control, self.feature_sites, "feature sites")
+        capture = tuple(capture)
         require_known("capture", capture, self.feature_sites, "feature sites")
         mask = jnp.ones(tokens.shape, bool) if mask is None else mask
         self._require(tokens, mask, cache)

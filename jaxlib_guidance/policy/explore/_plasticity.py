@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.policy._ranges import require_range
+from jaxlib_guidance.reduce import sqrt
 from jaxlib_guidance.types import Array, PyTree, at_least_float32
 
 
@@ -11,7 +12,7 @@ def dormant_ratio(activations: Array, *, threshold: float = 0.025) -> Array:
     """Share of a layer's units whose mean size is at most a share of the layer's.
 
     A unit is dormant where ``mean |h_i| <= threshold mean_j mean |h_j|``, over a batch,
-    so of a layer that is 0 everywhere all units are.
+    so of a layer that is 0 everywhere all units are, and of one of NaN too.
 
     Args:
       activations: Outputs of a layer, ``[N, H]``.
@@ -21,18 +22,19 @@ def dormant_ratio(activations: Array, *, threshold: float = 0.025) -> Array:
       Float32 scalar in [0, 1].
 
     Raises:
-      ValueError: Another shape, a negative threshold.
+      ValueError: Another shape, nothing in it, a negative threshold.
 
     Reference: Sokar et al., arXiv 2302.12902, definition 3.1; MENTOR, Huang et al.,
     arXiv 2410.14972, whose code has "<", by which a dead layer has no dormant unit.
     """
-    if jnp.ndim(activations) != 2:
+    if jnp.ndim(activations) != 2 or not jnp.size(activations):
         raise ValueError(
-            f"activations has shape {jnp.shape(activations)}; expected [N, H]"
+            f"activations has shape {jnp.shape(activations)}; expected [N, H], some"
         )
     require_range("threshold", threshold, 0)
     size = jnp.mean(jnp.abs(at_least_float32(activations)), 0)
-    return jnp.mean((size <= threshold * jnp.mean(size)).astype(jnp.float32))
+    awake = size > threshold * jnp.mean(size)
+    return jnp.mean((~awake).astype(jnp.float32))
 
 
 def dormant_std(ratio: Array, *, steepness: float = 10.0, middle: float = 0.2) -> Array:
@@ -126,7 +128,7 @@ def perturb_toward(
             )
         good = at_least_float32(good)
         noise = jax.random.normal(one, jnp.shape(leaf), good.dtype)
-        drawn = jnp.mean(good, 0) + jnp.std(good, 0) * noise
+        drawn = jnp.mean(good, 0) + sqrt(jnp.var(good, 0)) * noise
         kept = factor * at_least_float32(leaf) + (1 - factor) * drawn
         moved.append(kept.astype(jnp.asarray(leaf).dtype))
     return jax.tree.unflatten(tree, moved)

@@ -20,7 +20,7 @@ def skill_reward(logits: Array, skill: Array) -> Array:
       skill: Number of the skill that was followed, integers ``[...]``, 0 to ``Z - 1``.
 
     Returns:
-      Float32 ``[...]``.
+      Float32 ``[...]``; NaN where a traced number is out of range.
 
     Raises:
       ValueError: Other shapes, numbers that are not integers or out of range.
@@ -36,5 +36,6 @@ def skill_reward(logits: Array, skill: Array) -> Array:
     require_shape("skill", skill, jnp.shape(logits)[:-1])
     require_range("skill", skill, 0, count - 1)
     said = jax.nn.log_softmax(at_least_float32(logits), -1)
+    skill = jnp.where(skill < 0, count, skill)  # -1 would be the last.
     told = jnp.take_along_axis(said, skill[..., None], -1)[..., 0]
     return told + jnp.log(jnp.float32(count))

@@ -66,7 +66,7 @@ def value_tree(
       key: Typed key.
       root: State before the first step, a pytree of arrays; `jax.vmap` for a batch.
       expand: ``(key, state) -> states``, ``K`` next steps as leaves ``[K, ...]``.
-      value: ``state -> scalar``, 0 to 1.
+      value: ``state -> scalar``, 0 to 1; NaN, which is not known, counts as 0.
       ended: ``state -> bool``, whether the reasoning has ended there.
       follow: ``(key, state) -> state``, one next step of a simulation; None for no
         simulation.
@@ -80,17 +80,19 @@ def value_tree(
       The tree, of fixed size.
 
     Raises:
-      ValueError: No rounds or steps, a mix outside [0, 1], or next steps whose number
-        differs or whose shapes are not the root's.
+      ValueError: No rounds or steps, a mix outside [0, 1], a stop that is NaN, or next
+        steps whose number differs or whose shapes or types are not the root's.
 
     Reference: ReST-MCTS*, Zhang et al., arXiv 2406.03816, its ``MCTS/mcts.py``, which
-    breaks ties by chance, where the first is taken here; and whose answer, if none has
-    the value to stop at, is the node of the greatest value, an end or not.
+    breaks ties by chance, where the first is taken here, and of nodes that are no end
+    the last; and whose answer, if none has the value to stop at, is the node of the
+    greatest value, an end or not.
     """
     for name, number in (("rounds", rounds), ("steps", steps)):
         if number < 1:
             raise ValueError(f"{name} is {number}; expected at least 1")
     require_range("mix", mix, 0, 1)
+    require_range("stop", stop, -jnp.inf)
     root = jax.tree.map(jnp.asarray, root)
     branch = _branch(jax.eval_shape(expand, key, root), root)
     size = 1 + rounds * branch
@@ -111,6 +113,10 @@ def value_tree(
     )
     offsets = jnp.arange(branch, dtype=jnp.int32)
 
+    def worth(state):
+        found = jnp.asarray(value(state), jnp.float32)
+        return jnp.where(jnp.isnan(found), 0.0, found)
+
     def best_child(tree, node):
         places = tree.first[node] + offsets
         parts = tree.values[places], tree.visits[places], tree.visits[node]
@@ -124,7 +130,7 @@ def value_tree(
         def step(carry, key):
             state, over, most = carry
             after = follow(key, state)
-            most = jnp.where(over, most, jnp.maximum(most, value(after)))
+            most = jnp.where(over, most, jnp.maximum(most, worth(after)))
             state = jax.tree.map(lambda x, y: jnp.where(over, x, y), state, after)
             return (state, over | ended(state), most), None
 
@@ -136,7 +142,7 @@ def value_tree(
         """The tree with the steps that may follow a leaf, the best of them tried."""
         one, two = jax.random.split(key)
         states = expand(one, jax.tree.map(lambda x: x[node], tree.states))
-        values = jax.vmap(value)(states).astype(jnp.float32)
+        values = jax.vmap(worth)(states)
         pick = jnp.argmax(values)
         chosen = jax.tree.map(lambda x: x[pick], states)
         most = simulate(two, chosen, values[pick])
@@ -187,9 +193,10 @@ def value_tree(
 
     tree = jax.lax.while_loop(lambda x: ~x.found & (x.rounds < rounds), go, tree)
     ends = jnp.where(tree.ended, tree.values, -jnp.inf)
-    ends = jnp.where(jnp.any(tree.ended), ends, tree.values)
-    best = jnp.where(tree.found, tree.best, jnp.argmax(ends).astype(jnp.int32))
-    return tree._replace(best=best)
+    # A node has the value of its only child that was visited: the child is the answer.
+    last = size - 1 - jnp.argmax(tree.values[::-1])
+    best = jnp.where(jnp.any(tree.ended), jnp.argmax(ends), last).astype(jnp.int32)
+    return tree._replace(best=jnp.where(tree.found, tree.best, best))
 
 
 def _branch(states, root):
@@ -199,11 +206,12 @@ def _branch(states, root):
         raise ValueError(f"expand returns {structures[0]}; expected {structures[1]}")
     pairs = list(zip(jax.tree.leaves(states), jax.tree.leaves(root), strict=True))
     counts = {x.shape[:1] for x, _ in pairs}
-    wrong = [x.shape for x, y in pairs if x.shape[1:] != y.shape]
-    if wrong or len(counts) != 1 or counts & {(), (0,)}:
-        shapes = [y.shape for _, y in pairs]
+    same = all((x.shape[1:], x.dtype) == (y.shape, y.dtype) for x, y in pairs)
+    if not same or len(counts) != 1 or counts & {(), (0,)}:
+        found = [f"{x.dtype}{x.shape}" for x, _ in pairs]
+        shapes = [f"{y.dtype}{y.shape}" for _, y in pairs]
         raise ValueError(
-            f"expand returns leaves {[x.shape for x, _ in pairs]}; expected as many "
-            f"next steps of each, leaves [K, *S] for {shapes}"
+            f"expand returns leaves {found}; expected as many next steps of each, "
+            f"leaves [K, *S] for {shapes}"
         )
     return counts.pop()[0]
