@@ -102,9 +102,10 @@ def train(config: Config) -> float | None:
         load_images(config.source, split, config.size, on_bad=on_bad)
         for split in ("train", "test")
     )
-    # Files that come or go make other batches, and so another run.
+    # Files that come or go make other batches, and so another run; not their place.
     settings["identity"] = data.identity
-    run = open_run(config, settings, free=("directory", "log", "store", "steps", "bad"))
+    free = ("directory", "log", "store", "steps", "bad", "source")
+    run = open_run(config, settings, free=free)
     if run.chief:
         tell_left_out(bad, run.folder)
     classes, shape = len(data.classes), data.images.shape[1:]

@@ -211,7 +211,7 @@ def train(config: Config) -> dict[str, Any]:
     shape = data.images.shape[1:]
     config = completed(config, shape)
     settings = settings_of(config)
-    # Files that come or go make other batches, and so another run.
+    # Files that come or go make other batches, and so another run; not their place.
     settings["data"]["identity"] = found.identity
     judge = config.evaluation.judge
     # Now: what is not there at the end would be missed too late.
@@ -226,7 +226,7 @@ def train(config: Config) -> dict[str, Any]:
     about = describe(config, shape, len(data.classes), scale, before and before[1])
     model, about["class_names"] = from_config(about), list(data.classes)
     assert isinstance(model, DiffusionModel)
-    free = ("directory", "log", "evaluation", "store", "optimiser.steps")
+    free = ("directory", "log", "evaluation", "store", "optimiser.steps", "data.source")
     run = open_run(config, settings, free=free)
     if run.chief:
         tell_left_out(bad, run.folder)

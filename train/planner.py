@@ -239,7 +239,7 @@ def train(config: Config) -> bool:
         settings["episodes_file"] = f"{zlib.crc32(config.episodes.read_bytes()):08x}"
     layout = planning.fit_layout(data)
     rows = {"x": np.asarray(layout.pack(data))}
-    run = open_run(config, settings, free=("directory", "log", "store"))
+    run = open_run(config, settings, free=("directory", "log", "store", "episodes"))
     about = describe(config, layout)
     planner = planning.planner_from_config(about)
     optim = config.optimiser

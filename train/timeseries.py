@@ -215,9 +215,8 @@ def train(config: Config) -> dict[str, Any]:
     config = dataclasses.replace(config, directory=folder_of(config))
     settings = settings_of(config)
     settings["data"]["identity"] = series.identity
-    run = open_run(
-        config, settings, free=("directory", "log", "search", "optimiser.steps")
-    )
+    free = ("directory", "log", "search", "optimiser.steps", "data.source")
+    run = open_run(config, settings, free=free)
     data, optim = config.data, config.optimiser
     positions = training_positions(
         series.values,

@@ -226,6 +226,8 @@ def _require_long_enough(room, needed, begin, end, names):
     if len(short):
         i = short[0]
         there = f"{max(0, end[i] - begin[i])} values before column {max(0, end[i])}"
+        if end[i] <= 0:
+            there = "none before the windows that are kept apart"
         raise ValueError(
             f"series {_named(short, names)} are too short: they need {needed}, and "
             f"the first has {there}. Leave them out, or take shorter lags, a shorter "
