@@ -36,7 +36,7 @@ def map_distance(one: Array, other: Array) -> Array:
     Args:
       one: ``[B, 2, T, H, D]``, as `queries_and_keys` captures it, or a map
         ``[B, H, T, T]``.
-      other: Another of the same shape.
+      other: Another of the same tokens, in either form.
 
     Returns:
       Float32 ``[B]``.
@@ -44,6 +44,10 @@ def map_distance(one: Array, other: Array) -> Array:
     Raises:
       ValueError: Two shapes.
     """
+    if one.ndim != other.ndim:  # An edit has made a map of one of them.
+        one, other = (
+            x if x.ndim == 4 else _map(x[:, 0], x[:, 1]) for x in (one, other)
+        )
     if one.shape != other.shape:
         raise ValueError(f"maps have shapes {one.shape} and {other.shape}")
     if one.ndim != 5:

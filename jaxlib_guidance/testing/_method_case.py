@@ -46,6 +46,7 @@ def _arguments(shape: tuple[int, ...]) -> dict[str, Any]:
         "mask": (jnp.arange(tokens) < tokens // 3).astype(jnp.float32),
         "seen": measurement(jnp.full(windows, 0.3), masking(known), 0.5),
         "y": jnp.full(windows, 0.3),
+        "picture": jnp.full(windows, 0.3),
         "weights": known,
         "pool": jnp.sin(jnp.arange(5 * math.prod(shape), dtype=jnp.float32)).reshape(
             5, *shape
@@ -98,6 +99,8 @@ def method_term(
         for name, parameter in parameters.items()
         if name in known and parameter.default is parameter.empty
     } | dict(row.example)
+    if shape is not None and "picture" in arguments:
+        arguments["picture"] = known["picture"]
     scale = weight
     for name in ("term", "terms"):
         if name in parameters:

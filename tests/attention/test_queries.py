@@ -56,8 +56,11 @@ def test_attention_returns_them_where_they_are_the_map():
         attend(q, k, v, emphasise(jnp.ones(12), 0.1), capture=queries_and_keys),
     ]
     assert [m.shape[-2:] for _, m in wholes] == [(5, 12), *[(12, 12)] * 3]
+    # One in either form: another term's edit may have made a map of it.
+    mixed = map_distance(A, maps(B)), map_distance(maps(A), B)
+    np.testing.assert_allclose(mixed, [map_distance(A, B)] * 2, rtol=1e-5)
     with pytest.raises(ValueError, match="maps have shapes"):
-        map_distance(A, maps(A))
+        map_distance(A, maps(B[:, :, :5]))
 
 
 def test_a_large_map_is_not_held_for_the_way_back(monkeypatch):
