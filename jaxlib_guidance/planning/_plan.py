@@ -106,11 +106,12 @@ def roll_out(
     Raises:
       ValueError: Actions without a step, or for other states than are given.
     """
+    actions, state = jnp.asarray(actions), jnp.asarray(state)
     if jnp.ndim(actions) < 2 or jnp.shape(actions)[-2] < 1:
         raise ValueError(
             f"actions have shape {jnp.shape(actions)}; expected [..., T, A] with T >= 1"
         )
-    require_shape("state", state, (*jnp.shape(actions)[:-2], jnp.shape(state)[-1]))
+    require_shape("state", state, (*jnp.shape(actions)[:-2], *jnp.shape(state)[-1:]))
     actions, state = at_least_float32(actions), at_least_float32(state)
 
     def one(state, action):

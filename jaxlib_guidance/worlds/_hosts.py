@@ -142,8 +142,15 @@ class Environment:
         self, key: Array, state: Timed, action: Array, params: PyTree
     ) -> tuple[Array, Timed, Array, Array, dict]:
         """``(obs, state, reward, terminated, info)``, without a reset."""
-        after, *seen = self._world.step(params, state.world, action, key)
-        obs, reward, terminated = seen
+        seen = self._world.step(params, state.world, action, key)
+        if len(seen) != 4 or jnp.shape(seen[3]):
+            shapes = [jax.tree.map(jnp.shape, x) for x in seen]
+            raise ValueError(
+                f"the world's step returned {shapes}; expected state, observation, "
+                "reward and terminated, one boolean"
+            )
+        after, obs, reward, terminated = seen
+        terminated = jnp.asarray(terminated).astype(bool)
         return obs, Timed(after, state.time + 1), reward, terminated, {}
 
     def is_truncated(self, state: Timed, params: PyTree = None) -> Array:
@@ -170,6 +177,12 @@ class Environment:
         truncated = self.is_truncated(after, params)
         over = terminated | truncated
         fresh = self.reset_env(reset_key, params)
+        shapes = [jax.tree.map(jnp.shape, x) for x in (fresh, (last, after))]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"the world's step returned an observation and a state {shapes[1]}; "
+                f"expected {shapes[0]}, as its reset"
+            )
         obs, state = jax.tree.map(
             lambda new, old: jnp.where(over, new, old), fresh, (last, after)
         )

@@ -48,8 +48,10 @@ def make(*, cap: float | Array = 0.0, price: float | Array = 0.1) -> World:
       price: Cost of a squared torque, above 0.
 
     Raises:
-      ValueError: Numbers out of range.
+      ValueError: Numbers out of range, more than one of a kind.
     """
+    require_shape("cap", cap, ())
+    require_shape("price", price, ())
     require_number("cap", cap, 0)
     require_number("price", price, 0, above=True)
     return World(*map(jnp.float32, (2.0, cap, 0.05, price)))

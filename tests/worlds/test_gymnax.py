@@ -134,3 +134,21 @@ def test_with_the_package():
         want, _, paid, ended, _ = theirs.step_env(key, state, 1, params)
     np.testing.assert_array_equal(seen, want)
     assert (reward, over) == (paid, ended)
+
+
+def test_a_world_whose_step_is_not_as_its_reset_is_told_of():
+    reset = lambda params, key: (jnp.zeros(2), jnp.zeros(2))  # noqa: E731
+    key = jax.random.key(0)
+    for returned, message in (
+        ((jnp.zeros((2, 1)), jnp.zeros(2), 0.0, False), r"expected .*as its reset"),
+        ((jnp.zeros(2), jnp.zeros(2), 0.0, jnp.zeros(2)), "terminated, one boolean"),
+        ((jnp.zeros(2), 0.0, False), "expected state, observation, reward"),
+    ):
+        world = hosts.World(reset, lambda *_, seen=returned: seen)
+        env = hosts.to_gymnax(world, None, length=3, actions=np.int64(4))
+        _, state = env.reset(key)
+        with pytest.raises(ValueError, match=message):
+            env.step(key, state, 0)
+    fine = hosts.World(reset, lambda *_: (jnp.zeros(2), jnp.zeros(2), 0.0, 1.0))
+    env = hosts.to_gymnax(fine, None, length=3, actions=4)
+    assert env.step(key, env.reset(key)[1], 0)[3]
