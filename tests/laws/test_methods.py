@@ -13,7 +13,7 @@ from jaxlib_guidance.guidance import FAMILIES, METHODS, collect_methods, method
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(5)
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_obey_the_laws(name):
     jg.testing.check_method(name)

@@ -259,6 +259,7 @@ def test_resumes(recipe, tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, *weights)
 
 
+@pytest.mark.slow
 def test_a_start_is_shared_by_runs_that_learn_the_same_there(recipe, tmp_path):
     def learn(**changes):
         config = tiny(recipe, directory=tmp_path / "run", **changes)

@@ -103,7 +103,7 @@ def begun(sampler, guidance, steps=1):
     )[0]
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_loop_of_single_steps_is_the_whole(name):
     """One compilation serves all places; states agree after each step."""
@@ -122,7 +122,7 @@ def test_a_loop_of_single_steps_is_the_whole(name):
     assert len(traces) == 1
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(5)
 @pytest.mark.parametrize("chain", CHAINS)
 @pytest.mark.parametrize("name", ["2m sde", "inpaint fresh", "adams"])
 def test_cuts_anywhere_with_any_guidance(name, chain):
@@ -147,7 +147,7 @@ def test_cuts_anywhere_with_any_guidance(name, chain):
     np.testing.assert_allclose(estimates, x0, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.parametrize("name", SOLVERS)
 def test_the_same_program_gives_the_same_bits(name):
     """Eager operations are one program each: nothing is fused, and bits agree."""
