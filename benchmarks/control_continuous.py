@@ -15,13 +15,14 @@ import optax
 from jaxlib_guidance.policy import ensemble_min, sac_target
 
 
-def init_mlp(key, sizes):
-    """Weights of a network with layers of these sizes."""
+def init_mlp(key, sizes, last=1.0):
+    """Weights of a network with layers of these sizes, the last scaled."""
     keys = jax.random.split(key, len(sizes) - 1)
-    shapes = zip(keys, sizes[:-1], sizes[1:], strict=True)
+    scales = [1.0] * (len(keys) - 1) + [last]
+    shapes = zip(keys, sizes[:-1], sizes[1:], scales, strict=True)
     return [
-        {"w": jax.random.normal(k, (n, m)) / n**0.5, "b": jnp.zeros(m)}
-        for k, n, m in shapes
+        {"w": s * jax.random.normal(k, (n, m)) / n**0.5, "b": jnp.zeros(m)}
+        for k, n, m, s in shapes
     ]
 
 

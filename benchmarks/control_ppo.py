@@ -10,19 +10,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from control_continuous import init_mlp
 
 from jaxlib_guidance.policy import gae, ppo_clip
-
-
-def init_mlp(key, sizes, last=1.0):
-    """Weights of a network with layers of these sizes, the last scaled."""
-    keys = jax.random.split(key, len(sizes) - 1)
-    scales = [1.0] * (len(keys) - 1) + [last]
-    shapes = zip(keys, sizes[:-1], sizes[1:], scales, strict=True)
-    return [
-        {"w": s * jax.random.normal(k, (n, m)) / n**0.5, "b": jnp.zeros(m)}
-        for k, n, m, s in shapes
-    ]
 
 
 def mlp(layers, x):

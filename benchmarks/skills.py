@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from control_continuous import init_mlp
 
 from jaxlib_guidance.policy import aggregate_advantages, skill_reward
 from jaxlib_guidance.worlds import pusher as world
@@ -92,7 +93,7 @@ def learn(config, critics, weights, key):
     """Networks of a learner after its updates."""
     make, judge_key, key = jax.random.split(key, 3)
     agent = ppo.init_agent(make, 10 + SKILLS, 2, critics=critics, width=16)
-    judge = ppo.init_mlp(judge_key, (2, 32, SKILLS), last=0.1)
+    judge = init_mlp(judge_key, (2, 32, SKILLS), last=0.1)
     tx = optax.adam(3e-3)
     settings = ppo.Settings(rate=3e-3)
     skills = jnp.arange(config.episodes) % SKILLS

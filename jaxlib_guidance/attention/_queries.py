@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.attention._rows import rows_at_once
 from jaxlib_guidance.types import Array
 
 # Entries of two maps' rows that are held at once.
@@ -53,7 +54,7 @@ def map_distance(one: Array, other: Array) -> Array:
     if one.ndim != 5:
         return jnp.mean(jnp.square(one - other), axis=tuple(range(1, one.ndim)))
     batch, _, tokens, heads, _ = one.shape
-    rows = max(n for n in _divisors(tokens) if n == 1 or heads * tokens * n <= HELD)
+    rows = rows_at_once(tokens, heads * tokens, HELD)
 
     def parts(q):
         return jnp.moveaxis(q.reshape(batch, -1, rows, *q.shape[2:]), 1, 0)
@@ -69,10 +70,6 @@ def map_distance(one: Array, other: Array) -> Array:
         part, jnp.zeros(batch), (parts(one[:, 0]), parts(other[:, 0]))
     )
     return total / (heads * tokens**2)
-
-
-def _divisors(n):
-    return [d for d in range(1, n + 1) if n % d == 0]
 
 
 def _map(q, k):

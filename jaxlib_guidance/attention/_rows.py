@@ -30,10 +30,21 @@ def by_rows(
         return attention(q, k, v, bias)
     # A large map is made again on the way back, and not held for it.
     again = jax.checkpoint(attention)
-    divisors = (n for n in range(1, tokens + 1) if tokens % n == 0)
-    rows = max((n for n in divisors if n * keys <= LARGE), default=1)
+    rows = rows_at_once(tokens, keys, LARGE)
     if rows == tokens or rows < FEW:
         return again(q, k, v, bias)
     parts = jnp.moveaxis(q.reshape(q.shape[0], -1, rows, *q.shape[2:]), 1, 0)
     out = jax.lax.map(lambda part: again(part, k, v, bias), parts)
     return jnp.moveaxis(out, 0, 1).reshape(*q.shape[:-1], v.shape[-1])
+
+
+def rows_at_once(tokens: int, entries: int, held: int) -> int:
+    """Most rows of a map that are made at once: a divisor of their number, at least 1.
+
+    Args:
+      tokens: Number of rows.
+      entries: Entries of a row.
+      held: Entries that may be held.
+    """
+    divisors = (n for n in range(1, tokens + 1) if tokens % n == 0)
+    return max(n for n in divisors if n == 1 or n * entries <= held)

@@ -1,5 +1,6 @@
 """Clips of a skeleton that acts, with words and a known truth; synthetic."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -68,10 +69,7 @@ def make_motions(seed: int, count: int, frames: int = 48) -> Motions:
       >>> motions.poses.shape, motions.texts[0].split()[-1] != ""
       ((3, 48, 12), True)
     """
-    if frames < 16 or count < 0:
-        raise ValueError(
-            f"frames {frames}, count {count}; expected at least 16 frames and 0 clips"
-        )
+    require_clips(frames, count, least=16)
     random = np.random.default_rng(seed)
     poses = np.zeros((count, frames, len(MOTION_CHANNELS)))
     texts, labels, counts, spans, moved = [], [], [], [], []
@@ -96,6 +94,27 @@ def make_motions(seed: int, count: int, frames: int = 48) -> Motions:
         counts.append(number)
         spans.append((first, first + len(whole)))
         moved.append(moved_channel(action, side))
+    return gathered(poses, texts, labels, counts, spans, moved)
+
+
+def require_clips(frames: int, count: int, *, least: int) -> None:
+    """Raises unless clips have at least so many frames and their number is from 0."""
+    if frames < least or count < 0:
+        raise ValueError(
+            f"frames {frames}, count {count}; expected at least {least} frames and 0 "
+            "clips"
+        )
+
+
+def gathered(
+    poses: np.ndarray,
+    texts: Sequence[str],
+    labels: Sequence[int],
+    counts: Sequence[int],
+    spans: Sequence[tuple[int, int]],
+    moved: Sequence[int],
+) -> Motions:
+    """Clips that were drawn one by one, as arrays."""
     return Motions(
         poses.astype(np.float32),
         tuple(texts),

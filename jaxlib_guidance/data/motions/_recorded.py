@@ -13,7 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from jaxlib_guidance.data.motions._actions import MOTION_CHANNELS
-from jaxlib_guidance.data.motions._motions import NUMBERS, Motions
+from jaxlib_guidance.data.motions._motions import (
+    NUMBERS,
+    Motions,
+    gathered,
+    require_clips,
+)
 
 # Actions, which name their files: the side that acts in the recording or None, and what
 # rises once in each repetition. The other eight files turn over or lie down, or have
@@ -68,10 +73,7 @@ def load_motions(seed: int, count: int, frames: int = 48) -> Motions:
       ModuleNotFoundError: The package ``pybullet`` is not there.
       ValueError: Fewer frames, or a negative number of clips.
     """
-    if frames < 32 or count < 0:
-        raise ValueError(
-            f"frames {frames}, count {count}; expected at least 32 frames and 0 clips"
-        )
+    require_clips(frames, count, least=32)
     random = np.random.default_rng(seed)
     poses = np.zeros((count, frames, len(MOTION_CHANNELS)))
     texts, labels, counts, spans, moved = [], [], [], [], []
@@ -100,14 +102,7 @@ def load_motions(seed: int, count: int, frames: int = 48) -> Motions:
         counts.append(number)
         spans.append((first, first + len(whole)))
         moved.append(MOTION_CHANNELS.index(rising))
-    return Motions(
-        poses.astype(np.float32),
-        tuple(texts),
-        np.array(labels, np.int32),
-        np.array(counts, np.int32),
-        np.array(spans, np.int32).reshape(-1, 2),
-        np.array(moved, np.int32),
-    )
+    return gathered(poses, texts, labels, counts, spans, moved)
 
 
 @cache
