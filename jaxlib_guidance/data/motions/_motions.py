@@ -1,6 +1,5 @@
 """Clips of a skeleton that acts, with words and a known truth; synthetic."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from jaxlib_guidance.data.motions._actions import (
     cycle,
     moved_channel,
 )
+from jaxlib_guidance.data.motions._clips import gathered, require_clips
 
 MOTION_ACTIONS = tuple(ACTIONS)
 """Names of the actions of motions, by label."""
@@ -94,32 +94,4 @@ def make_motions(seed: int, count: int, frames: int = 48) -> Motions:
         counts.append(number)
         spans.append((first, first + len(whole)))
         moved.append(moved_channel(action, side))
-    return gathered(poses, texts, labels, counts, spans, moved)
-
-
-def require_clips(frames: int, count: int, *, least: int) -> None:
-    """Raises unless clips have at least so many frames and their number is from 0."""
-    if frames < least or count < 0:
-        raise ValueError(
-            f"frames {frames}, count {count}; expected at least {least} frames and 0 "
-            "clips"
-        )
-
-
-def gathered(
-    poses: np.ndarray,
-    texts: Sequence[str],
-    labels: Sequence[int],
-    counts: Sequence[int],
-    spans: Sequence[tuple[int, int]],
-    moved: Sequence[int],
-) -> Motions:
-    """Clips that were drawn one by one, as arrays."""
-    return Motions(
-        poses.astype(np.float32),
-        tuple(texts),
-        np.array(labels, np.int32),
-        np.array(counts, np.int32),
-        np.array(spans, np.int32).reshape(-1, 2),
-        np.array(moved, np.int32),
-    )
+    return Motions(*gathered(poses, texts, labels, counts, spans, moved))

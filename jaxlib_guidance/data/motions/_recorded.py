@@ -13,12 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from jaxlib_guidance.data.motions._actions import MOTION_CHANNELS
-from jaxlib_guidance.data.motions._motions import (
-    NUMBERS,
-    Motions,
-    gathered,
-    require_clips,
-)
+from jaxlib_guidance.data.motions._clips import gathered, require_clips
+from jaxlib_guidance.data.motions._motions import NUMBERS, Motions
 
 # Actions, which name their files: the side that acts in the recording or None, and what
 # rises once in each repetition. The other eight files turn over or lie down, or have
@@ -102,7 +98,7 @@ def load_motions(seed: int, count: int, frames: int = 48) -> Motions:
         counts.append(number)
         spans.append((first, first + len(whole)))
         moved.append(MOTION_CHANNELS.index(rising))
-    return gathered(poses, texts, labels, counts, spans, moved)
+    return Motions(*gathered(poses, texts, labels, counts, spans, moved))
 
 
 @cache
