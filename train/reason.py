@@ -2,16 +2,17 @@
 
     python train/reason.py                         # GRPO, minutes on a CPU
     python train/reason.py --method score          # two attempts, SCoRe
+    python train/reason.py --reward vote           # without the truth
     python train/reason.py --compare 3             # all methods, 3 seeds each
     python train/reason.py --smollm2 SmolLM2-135M-Instruct.Q4_1.gguf --sums 20
     python train/reason.py --help
 
 The model answers "12+34=" with "64.", last digit first. Examples come first, so few
 that it is often wrong; then it samples answers to the training sums, each is checked
-against the true sum, and a policy gradient follows what was right. Accuracy is that of
-greedy answers to sums that were never trained on. After "?" the model may try again:
-SCoRe trains that second attempt, and the accuracy of both is reported. docs/policy.md
-has the table.
+against the true sum, or against what most answers to it say, and a policy gradient
+follows what was right. Accuracy is that of greedy answers to sums that were never
+trained on. After "?" the model may try again: SCoRe trains that second attempt, and
+the accuracy of both is reported. docs/policy.md has the table.
 
 A run lives in one folder and goes on where it was stopped; see train/images.py.
 """
@@ -27,10 +28,18 @@ import optax
 import tyro
 from reason_methods import CLIPPED, Method, Name, make_loss, make_method
 from reason_options import Config
-from reason_task import Task, attempt_twice, make_examples, make_task, score
+from reason_task import (
+    Task,
+    attempt_twice,
+    fingerprint,
+    load_smollm2_sums,
+    make_examples,
+    make_task,
+    score,
+)
 
-from jaxlib_guidance import rng
-from jaxlib_guidance.models import LM, chat, load_smollm2
+from jaxlib_guidance import policy, rng
+from jaxlib_guidance.models import LM
 from jaxlib_guidance.reduce import masked_mean
 from jaxlib_guidance.training import (
     FREE,
@@ -60,15 +69,9 @@ class State(NamedTuple):
 
 def load(config: Config) -> tuple[LM, Any, Task]:
     """The network, its parameters (or None, if it begins at random) and the task."""
-    dtype = jnp.dtype(config.scale.precision)
     if config.smollm2 is not None:
-        lm, params, tokenizer = load_smollm2(config.smollm2)
-        lm = lm.clone(dtype=dtype, remat=config.scale.remat)
-        ask = chat([("user", "What is {a}+{b}? Answer with the number alone.")])
-        turn = chat([("system", ""), ("user", "Is that right? Answer again.")])
-        hint = "\n" + turn[turn.index("<|im_start|>user") :]
-        encode, eos = tokenizer.encode, tokenizer.eos
-        return lm, params, make_task(encode, ask, str, hint, eos, config.sums)
+        return load_smollm2_sums(config.smollm2, config.sums, config.scale)
+    dtype = jnp.dtype(config.scale.precision)
     letters = "0123456789+=?."
     model = config.model
     lm = LM(
@@ -108,6 +111,9 @@ def make_round(
         report = {
             f"right{i + 1}": jnp.mean(row["right"]) for i, row in enumerate(turns)
         }
+        if config.reward == "vote":
+            for row in turns:
+                row["right"] = agrees(row, group, task.eos)
         for row in turns:
             row |= {"stage": stage, "ref": score(lm, ref, row)}
         by_sum = lambda x: x.reshape(-1, group, *x.shape[1:])  # noqa: E731
@@ -119,6 +125,15 @@ def make_round(
         return State(state.step + 1, trained), {**metrics, **report}
 
     return take
+
+
+def agrees(row: dict[str, Array], group: int, eos: int) -> Array:
+    """Whether an answer, with its end, is that of most in its group, ``[B]``."""
+    ended = jnp.any((row["tokens"] == eos) & row["mask"], 1).reshape(-1, group)
+    said = fingerprint(row["tokens"], row["mask"]).reshape(-1, group)
+    winner = policy.weighted_vote(said, mask=ended).label
+    same = ended & (said == winner[:, None])
+    return same.reshape(-1).astype(jnp.float32)
 
 
 def score_groups(lm: LM, params: Any, row: dict[str, Array]) -> Array:

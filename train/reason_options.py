@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from reason_methods import Name
 from tyro.conf import OmitArgPrefixes, arg
@@ -46,6 +46,8 @@ class Config:
     """Folder of the run."""
     method: Name = "grpo"
     """How an update learns from its answers; see docs/policy.md."""
+    reward: Literal["truth", "vote"] = "truth"
+    """What is right: the sum, or the answer of most in a group (no truth is used)."""
     sums: int = 100
     """Numbers below this are added; a tenth of all sums is held out."""
     updates: Annotated[int, arg(aliases=["--steps"])] = 150

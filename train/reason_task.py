@@ -1,6 +1,7 @@
 """The sums of train/reason.py: their tokens, examples, and attempts at them."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.models import LM, completion_logp, generate, pad_rows
+from jaxlib_guidance.models import (
+    LM,
+    chat,
+    completion_logp,
+    generate,
+    load_smollm2,
+    pad_rows,
+)
+from jaxlib_guidance.training import Scale
 
 Array = jax.Array
 
@@ -54,6 +63,17 @@ def make_task(
     tables = (*prompts, *pad_rows(answers, pad=eos, side="right"))
     rest = (encode(hint), train, test)
     return Task(*map(jnp.asarray, (*tables, *rest)), eos=eos)
+
+
+def load_smollm2_sums(file: Path, sums: int, scale: Scale) -> tuple[LM, Any, Task]:
+    """SmolLM2, its parameters, and sums of numbers below ``sums`` asked in a chat."""
+    lm, params, tokenizer = load_smollm2(file)
+    lm = lm.clone(dtype=jnp.dtype(scale.precision), remat=scale.remat)
+    ask = chat([("user", "What is {a}+{b}? Answer with the number alone.")])
+    turn = chat([("system", ""), ("user", "Is that right? Answer again.")])
+    hint = "\n" + turn[turn.index("<|im_start|>user") :]
+    encode, eos = tokenizer.encode, tokenizer.eos
+    return lm, params, make_task(encode, ask, str, hint, eos, sums)
 
 
 def again(task: Task, prompts: tuple[Array, Array], first: tuple[Array, Array]) -> Any:
@@ -119,6 +139,16 @@ def attempt_twice(
         )
         prompts = again(task, prompts, (out.tokens, out.mask))
     return found
+
+
+def fingerprint(tokens: Array, mask: Array) -> Array:
+    """One number for each row, int32 ``[...]`` of ``[..., S]``; equal rows have one.
+
+    Of two rows that differ, one pair in four thousand million has the same.
+    """
+    factors = jnp.uint32(2654435761) ** jnp.arange(tokens.shape[-1], dtype=jnp.uint32)
+    kept = jnp.where(mask, tokens + 1, 0).astype(jnp.uint32)
+    return jnp.sum(kept * factors, -1).astype(jnp.int32)
 
 
 def score(lm: LM, params: Any, row: dict[str, Array]) -> Array:

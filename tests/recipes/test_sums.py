@@ -136,7 +136,7 @@ ROUNDS = {"rounds": 1, "prompts": 16, "group": 4, "steps": 3, "batch": 4}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sums_repair"])
+@pytest.mark.parametrize("name", ["sums_repair", "sums_balance", "sums_brake"])
 def test_rounds_of_self_training(name, tmp_path):
     module = importlib.import_module(name)
     config = module.Config(**FAST, **ROUNDS)
@@ -190,6 +190,8 @@ PLAYED = {"updates": 3, "prompts": 2}
     [
         ("sums_preference", PLAYED | {"group": 4}),
         ("sums_judge", PLAYED | {"runs": 2, "tests": 4, "votes": 4}),
+        ("sums_critic", PLAYED | {"group": 2, "verdicts": 2}),
+        ("sums_second", PLAYED | {"group": 4}),
     ],
 )
 def test_updates_by_judges_and_players(name, options):
@@ -225,3 +227,61 @@ def test_a_tree_beside_many_answers():
     found = sums_tree.main(config)
     assert set(found) == {"2 rounds, 0.0", "2 rounds, 0.2"}
     assert all(x.shape == (2, 6) for x in found.values())
+
+
+@pytest.mark.slow
+def test_a_brake_cuts_what_comes_after_the_solution():
+    import sums_brake
+
+    from jaxlib_guidance.worlds import sums
+
+    problem = sums.Problem(*map(np.int32, (47, 58, 2)))
+    text = "(78051(45110#105(78051(45110#105."
+    tokens = np.pad(
+        np.array(chains.encode(text)), (0, 48 - len(text)), constant_values=14
+    )
+    mask = np.arange(48) < len(text)
+    found = sums.check(problem, tokens, mask)
+    config = sums_brake.Config()
+
+    def told(method):
+        return [
+            np.asarray(x)
+            for x in sums_brake.braked(config, found, (tokens, mask), method)
+        ]
+
+    assert chains.decode(told(0)[0], told(0)[1]) == text
+    assert chains.decode(told(2)[0], told(2)[1]) == "(78051(45110#105."
+    kept = told(4)
+    assert chains.decode(kept[0], kept[1]).startswith("(78051(45110#105(78051")
+    assert chains.decode(kept[0], kept[2]) == "(78051(45110#105."
+    assert chains.decode(*told(3)[::2]) == chains.decode(kept[0], kept[1])
+    text = text[:-1] + text
+    tokens = np.pad(np.array(chains.encode(text)), (0, 64), constant_values=14)
+    tokens, mask = tokens[:64], np.arange(64) < len(text)
+    found = sums.check(problem, tokens, mask)
+    assert found.solutions == 4
+    kept = told(5)
+    twice = "(78051(45110#105(78051(45110#105."
+    assert chains.decode(kept[0], kept[1]) == twice
+    assert chains.decode(kept[0], kept[2]) == "(78051(45110#105."
+
+
+@pytest.mark.slow
+def test_habits_before_rewards():
+    import sums_habits
+
+    config = sums_habits.Config(**FAST, primed=3, updates=2, prompts=2, group=4)
+    found = sums_habits.main(config)
+    assert found.right.shape == (4, 2, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sums_strategy", "sums_self"])
+def test_which_way_and_which_answer(name):
+    module = importlib.import_module(name)
+    sizes = {"rounds": 1, "prompts": 16, "steps": 3, "batch": 4}
+    if name == "sums_self":
+        sizes |= {"taught": 3, "examples": 16}
+    found = module.main(module.Config(**FAST, **sizes))
+    assert all(x.shape[1:] == (2, 2) for x in found)

@@ -93,6 +93,17 @@ def test_an_attempt_is_right_if_it_is_the_answer_to_its_end(recipe, setting):
     np.testing.assert_array_equal(second["prompt"][:, -1], 12)
 
 
+def test_a_vote_is_of_answers_that_end(recipe):
+    tokens = jnp.array([[5, 13], [5, 13], [7, 13], [5, 6], [6, 13], [7, 13]])
+    mask = jnp.ones(tokens.shape, bool)
+    rows = {"tokens": tokens, "mask": mask}
+    # Of the first three two say 5; of the last three one has no end, and of two that
+    # are alone the first wins.
+    np.testing.assert_array_equal(recipe.agrees(rows, 3, 13), [1, 1, 0, 0, 1, 0])
+    rows["mask"] = mask.at[0, 1].set(False)
+    np.testing.assert_array_equal(recipe.agrees(rows, 3, 13), [0, 1, 0, 0, 1, 0])
+
+
 @pytest.mark.parametrize(
     "method",
     [
