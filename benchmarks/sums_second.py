@@ -41,7 +41,7 @@ class Config:
 
     start: str = "sums_plain"
     """Model to begin with."""
-    updates: int = 50
+    updates: int = 150
     """Updates of each run; SCoRe's first stage is half of them."""
     prompts: int = 4
     """Sums of an update."""

@@ -3,10 +3,11 @@
     python benchmarks/sums_strategy.py           # minutes of one core
 
 The model can say a sum at once or work it out by columns, which has three times the
-tokens and fails for other sums. It tries the one, and the other if that failed, and
-learns to begin with what it ended with (SMART), without the truth of a sum at test
-time. Beside it stand the model before, either way alone, a coin, trying both, and the
-oracle that knows which way succeeds. The rate is searched with another seed.
+tokens and fails for other sums. It tries the way that it would choose, and the other if
+that failed, and learns to begin with what it ended with (SMART), without the truth of a
+sum at test time; or it tries them in an order that is fixed. Beside it stand the model
+before, either way alone, a coin, trying both, and the oracle that knows which way
+succeeds. The rate is searched with another seed.
 """
 
 import dataclasses
@@ -48,7 +49,7 @@ class Config:
     """Held-out sums of each number of digits."""
 
 
-ROWS = ("at once first", "columns first")
+ROWS = ("own choice first (SMART)", "at once first", "columns first")
 
 
 class Figures(NamedTuple):
@@ -60,7 +61,7 @@ class Figures(NamedTuple):
     columns: jax.Array
     oracle: jax.Array
     both: jax.Array
-    """Tokens of trying both, in the order of the row."""
+    """Tokens of trying both, own choice first."""
     at_once: jax.Array
     """Share of answers that begin at once."""
     known: jax.Array
@@ -84,16 +85,23 @@ def ways(lm, params, key, asked, length):
     return jnp.stack(right, 1), jnp.stack(size, 1)
 
 
-def make_cycle(config, lm, models):
+def make_cycle(config, lm):
     """What a round and an evaluation are."""
 
+    def choose(params, key, asked):
+        """The way that the model begins with, ``[N]``."""
+        first = draw(lm, params, key, jax.vmap(sums.prompt)(asked), steps=1)
+        return (first.tokens[:, 0] == WAYS[1]).astype(jnp.int32)
+
     def gather(params, key, row):
-        which, how = jax.random.split(key)
+        which, how, pick = jax.random.split(key, 3)
         asked = problems(which, sums.Sums(1, 2), config.prompts)
         right, _ = ways(lm, params, how, asked, config.length)
-        order = jnp.where(row[1] == 0, jnp.array([0, 1]), jnp.array([1, 0]))
-        first, some = policy.first_success(right[:, order])
-        target = jnp.array(WAYS)[order[first]][:, None]
+        own = choose(params, pick, asked)
+        begin = jnp.where(row[1] == 0, own, row[1] - 1)
+        order = jnp.stack([begin, 1 - begin], 1)
+        first, some = policy.first_success(jnp.take_along_axis(right, order, 1))
+        target = jnp.array(WAYS)[jnp.where(first == 0, begin, 1 - begin)][:, None]
         prompt = jax.vmap(sums.prompt)(asked)
         one = jnp.ones(target.shape, bool)
         return lesson(Drawn(*prompt, target, one, one * 0.0), some)
@@ -103,13 +111,12 @@ def make_cycle(config, lm, models):
 
     def evaluate(params, row, key):
         right, size = ways(lm, params, key, tests, config.length)
-        first = draw(lm, params, key, jax.vmap(sums.prompt)(tests), steps=1)
-        chosen = (first.tokens[:, 0] == WAYS[1]).astype(jnp.int32)[:, None]
+        chosen = choose(params, key, tests)[:, None]
         own, cost = (
             jnp.take_along_axis(x, chosen, 1)[:, 0] * 1.0 for x in (right, size)
         )
-        begin = size[:, row[1]]
-        both = begin + jnp.where(right[:, row[1]], 0, size[:, 1 - row[1]])
+        other = jnp.take_along_axis(size, 1 - chosen, 1)[:, 0]
+        both = cost + jnp.where(own > 0, 0, other)
         differ = right[:, 0] != right[:, 1]
         hit = jnp.sum(own * differ) / jnp.maximum(jnp.sum(differ), 1)
         shown = own, cost, right[:, 0], right[:, 1], jnp.any(right, 1), both
@@ -126,7 +133,7 @@ def main(config: Config) -> Figures:
     lm = loaded[0][0]
     models = jax.tree.map(lambda *x: jnp.stack(x), *(x[1] for x in loaded))
     sizes = {"steps": config.steps, "batch": config.batch}
-    tune = make_run(lm, make_cycle(config, lm, models), rounds=config.rounds, **sizes)
+    tune = make_run(lm, make_cycle(config, lm), rounds=config.rounds, **sizes)
 
     def run(_, rows, rates, keys):
         return tune(jax.tree.map(lambda x: x[rows[:, 0]], models), rows, rates, keys)
