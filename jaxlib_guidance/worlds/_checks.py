@@ -15,7 +15,7 @@ def require_number(
     *,
     above: bool = False,
 ) -> None:
-    """Raises where a known number is NaN or outside ``[low, high]``, or is ``low``.
+    """Raises where a known number is not finite, or outside ``[low, high]``, or ``low``.
 
     Args:
       name: What to call the value in the error.
@@ -25,19 +25,21 @@ def require_number(
       above: Whether ``low`` itself is refused.
 
     Raises:
-      ValueError: A value out of range, or NaN.
+      ValueError: A value out of range, infinite, or NaN.
     """
     known = concrete(value)
     if known is None:
         return
-    # Written so that NaN fails too.
+    # Written so that NaN fails too; no world has an infinity among its settings.
     right = (known > low if above else known >= low) & (known <= high)
+    right &= np.isfinite(known)
     if not right.all():
         wrong = known[~right].flat[0].item()
         if np.isinf([low, high]).all():
-            wanted = "a number"
+            wanted = "a finite number"
         elif np.isinf(high):
             wanted = f"more than {low:g}" if above else f"at least {low:g}"
+            wanted += " and finite" if np.isinf(wrong) else ""
         else:
             wanted = f"{'above ' if above else ''}{low:g} to {high:g}"
         raise ValueError(f"{name} is {wrong}; expected {wanted}")

@@ -182,6 +182,8 @@ def step(
     Raises:
       ValueError: A state or an action that the world has not.
     """
+    require_shape("state", state, ())
+    require_shape("action", action, ())
     require_index("state", state, len(world.after))
     require_index("action", action, USE + 1)
     del key

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.types import Array, at_least_float32
 from jaxlib_guidance.worlds._checks import require_index, require_number
 from jaxlib_guidance.worlds._picture import line, paper
@@ -91,6 +92,8 @@ def step(
     Raises:
       ValueError: Another arm, a bandit whose known numbers are out of range.
     """
+    require_shape("state", state, ())
+    require_shape("action", action, ())
     require_index("action", action, 2)
     noise_key, key = jax.random.split(key)
     reward = state + bandit.noise * jax.random.normal(noise_key)

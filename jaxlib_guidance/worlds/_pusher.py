@@ -160,7 +160,12 @@ def spread(ends: Array, goals: Array) -> Array:
     Returns:
       Float32 ``[...]``; over the whole square .383 for a puck that stays in the middle,
       and for eight places that were chosen best what `solve` finds.
+
+    Raises:
+      ValueError: Other shapes.
     """
+    require_shape("ends", ends, (*jnp.shape(ends)[:-1], 2))
+    require_shape("goals", goals, (len(goals), 2))
     apart = ends[..., :, None, :] - goals
     nearest = jnp.min(sqrt(jnp.sum(apart**2, -1)), -2)
     return jnp.mean(nearest, -1)

@@ -41,6 +41,22 @@ Bandit = gaussian_bandit.Bandit
             "pulls is -1",
         ),
         (lambda: gaussian_bandit.step(Bandit(), 0.0, 2, KEY), "action is 2"),
+        (
+            lambda: gaussian_bandit.solve(Bandit(prior_std=np.inf), 5),
+            "prior_std is inf; expected more than 0 and finite",
+        ),
+        (
+            lambda: gaussian_bandit.step(Bandit(), jnp.zeros(3), 1, KEY),
+            r"state has shape \(3,\); expected \(\)",
+        ),
+        (
+            lambda: craft.step(craft.build(), 0, jnp.zeros(2, int), KEY),
+            r"action has shape \(2,\); expected \(\)",
+        ),
+        (
+            lambda: pusher.spread(jnp.zeros((8, 2)), jnp.zeros((3, 1))),
+            r"goals has shape \(3, 1\); expected \(3, 2\)",
+        ),
         (lambda: site_graph.build(KEY, stray=NAN), "stray is nan"),
         (lambda: site_graph.build(KEY, stray=1.5), "stray is 1.5; expected 0 to 1"),
         (lambda: site_graph.build(KEY, features=0), "features is 0"),
