@@ -46,6 +46,11 @@ def _opened(path: Path, ground: str) -> Any:
 
     try:
         with Image.open(path) as image:
+            if image.mode == "F":
+                raise ValueError(
+                    f"{path} holds floating-point numbers, of which none is known to "
+                    "be white; expected 8 or 16 bits"
+                )
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):  # 16 bits of grey, which convert would clip.
                 image = Image.fromarray((np.asarray(image) / 257).astype(np.uint8))

@@ -91,6 +91,14 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
     np.testing.assert_allclose(bytes_[0, 0, :, 0], [0, 0, 1, 128, 255], atol=1e-4)
 
 
+def test_pictures_of_unknown_white_are_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    share = np.linspace(0, 1, 16, dtype=np.float32).reshape(4, 4)
+    Image.fromarray(share).save(tmp_path / "a" / "0.tif")
+    with pytest.raises(ValueError, match=r"0.tif cannot .*floating-point .*8 or 16"):
+        load_images(str(tmp_path))
+
+
 FINDERS = [load_images, lambda *a: open_images(*a).take(9)]
 # How each EXIF orientation turns the picture as it is stored into the one shown.
 TURNS = {

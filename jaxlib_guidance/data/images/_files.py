@@ -178,10 +178,15 @@ def read_file(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
+            if image.mode == "F":
+                raise ValueError(
+                    "floating-point numbers, of which none is known to be white; "
+                    "expected 8 or 16 bits"
+                )
             if image.mode.startswith("I"):
                 # Pillow would clip 16 bits to 8 instead of scaling them.
                 return (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
-            grey = image.mode in ("1", "L", "LA", "La", "F")
+            grey = image.mode in ("1", "L", "LA", "La")
             if image.has_transparency_data:
                 image = image.convert("RGBA")
                 white = Image.new("RGBA", image.size, "white")
