@@ -15,7 +15,7 @@ def require_number(
     *,
     above: bool = False,
 ) -> None:
-    """Raises where a known number is not finite, or outside ``[low, high]``, or ``low``.
+    """Raises where a known number is not finite, outside ``[low, high]``, or ``low``.
 
     Args:
       name: What to call the value in the error.
