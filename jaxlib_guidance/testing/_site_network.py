@@ -30,7 +30,8 @@ def site_denoiser(shape: tuple[int, ...], process: Process, seed: int = 0) -> De
     """Two blocks of attention with random weights, the second with cross-attention.
 
     Tokens are patches of two by two pixels, or steps of a sequence. Cross-attention is
-    to three words that the label stands for.
+    to three words that the label stands for. A smaller picture, as of a crop, has the
+    places of the upper left corner.
 
     Args:
       shape: One sample ``*S``, an image ``(H, W, C)`` with even sides or a sequence
@@ -50,15 +51,18 @@ def site_denoiser(shape: tuple[int, ...], process: Process, seed: int = 0) -> De
 # Of one shape there is one, whose compiled form serves all terms.
 @functools.cache
 def _network(shape, seed) -> Adapted:
-    grid = tuple(n // 2 for n in shape[:2]) if len(shape) == 3 else shape[:1]
-    inputs = math.prod(shape) // math.prod(grid)
-    weights = _weights(seed, math.prod(grid), inputs)
+    whole = _grid(shape)
+    inputs = math.prod(shape) // math.prod(whole)
+    weights = _weights(seed, math.prod(whole), inputs)
+    places = weights["place"].reshape(*whole, WIDTH)
 
     # Compiled where it is called without jit too: what is checked is the term.
     @functools.partial(jax.jit, static_argnames="capture")
     def compiled(x, t, cond, control, capture):
         capture, maps = dict(capture), {}
         edits: dict[str, Any] = dict(control)
+        grid = _grid(x.shape[1:])
+        here = places[tuple(map(slice, grid))].reshape(-1, WIDTH)
 
         def attention(site, queries, keys):
             q = _heads(queries @ weights[f"{site} q"])
@@ -71,7 +75,7 @@ def _network(shape, seed) -> Adapted:
             maps[site] = probs
             return jnp.tanh(out.reshape(queries.shape))
 
-        h = _tokens(x, grid) @ weights["in"] + weights["place"]
+        h = _tokens(x, grid) @ weights["in"] + here
         words = weights["words"][cond]
         h = skip = h + words[:, :1] + t[:, None, None]
         for block in (f"block{i}" for i in range(BLOCKS)):
@@ -102,6 +106,11 @@ def _network(shape, seed) -> Adapted:
         reduces=True,
         feature_sites=(*blocks, "join"),
     )
+
+
+def _grid(shape):
+    """How many tokens there are along each axis."""
+    return tuple(n // 2 for n in shape[:2]) if len(shape) == 3 else shape[:1]
 
 
 def _weights(seed, tokens, inputs) -> dict[str, Array]:

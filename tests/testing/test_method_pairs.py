@@ -1,5 +1,6 @@
 """Any two methods of the catalogue go together: jit, vmap and grad, without NaN."""
 
+import dataclasses
 import inspect
 
 import jax
@@ -13,7 +14,7 @@ from jaxlib_guidance.testing._term_case import TermCase, default_state
 
 NAMES = list(METHODS)
 # Arguments of methods whose networks, in checks, have labels for a condition.
-LABELLED = {"sites", "site", "classes", "classifier"}
+LABELLED = {"sites", "site", "joins", "features", "classes", "classifier"}
 
 
 def condition(one, other):
@@ -34,26 +35,37 @@ SAMPLE = [
 
 
 def require_together(one, other):
-    kind = condition(one, other)
+    kind, rows = condition(one, other), (METHODS[one], METHODS[other])
     try:
-        require_finite(one, other, kind)
+        require_finite(rows, kind)
     except ValueError as error:
-        # Two of one kind, which look elsewhere, are told to take names of their own.
-        if one != other or "give one of them another name" not in str(error):
+        # Two that look elsewhere under one name are told to take names of their own.
+        if "give one of them another name" not in str(error):
             raise
+        require_finite((rows[0], renamed(rows[1])), kind)
 
 
-def require_finite(one, other, kind):
-    shape = max((jg.testing.method_shape(name) for name in (one, other)), key=len)
+def renamed(row):
+    """The method with other names for its branches."""
+    parameters = inspect.signature(row.make).parameters
+    if "names" in parameters:
+        names = (n if n == "uncond" else "other" for n in parameters["names"].default)
+        return dataclasses.replace(row, example={**row.example, "names": tuple(names)})
+    assert "name" in parameters, row.name
+    return dataclasses.replace(row, example={**row.example, "name": "other"})
 
-    def made(weight, *names):
+
+def require_finite(rows, kind):
+    shape = max(map(jg.testing.method_shape, rows), key=len)
+
+    def made(weight, *rows):
         # Of other strengths: some are the opposite of others.
-        each = zip(names, (1.0, 0.7), strict=False)
+        each = zip(rows, (1.0, 0.7), strict=False)
         terms = (jg.testing.method_term(n, k * weight, shape) for n, k in each)
         return jg.chain(*terms)
 
     def both(weight):
-        return made(weight, one, other)
+        return made(weight, *rows)
 
     x = default_state(shape)
     cond = default_state((3,)) if kind == "numbers" else None
@@ -65,14 +77,14 @@ def require_finite(one, other, kind):
 
     graded = jax.jit(jax.vmap(jax.value_and_grad(total, has_aux=True)))
     (_, x0), slopes = graded(jnp.asarray([0.0, 0.5, 1.0]))
-    assert np.isfinite(x0).all(), (one, other)
-    assert np.isfinite(slopes).all(), (one, other)
+    assert np.isfinite(x0).all()
+    assert np.isfinite(slopes).all()
     if np.abs(x0[1] - x0[2]).max() > 1e-5:
         return
     # Nothing comes of two that do nothing here, such as those that wait for a past.
-    for name in (one, other):
-        alone = [case.evaluate(made(w, name), case.rows, x)[0] for w in (0.5, 1.0)]
-        assert np.abs(alone[0] - alone[1]).max() < 1e-4, (one, other)
+    for row in rows:
+        alone = [case.evaluate(made(w, row), case.rows, x)[0] for w in (0.5, 1.0)]
+        assert np.abs(alone[0] - alone[1]).max() < 1e-4
 
 
 @pytest.mark.parametrize("pair", [*SAMPLE, ("cads", "cfg")], ids="+".join)
