@@ -87,6 +87,13 @@ def draw(
     return Drawn(*asked, out.tokens, out.mask, out.logp)
 
 
+def after(asked: tuple[Array, Array], *begun: tuple[Array, Array]) -> Any:
+    """Prompts and what was written since, ``[N, T]`` each, padded on the left."""
+    tokens, seen = (jnp.concatenate(x, 1) for x in zip(asked, *begun, strict=True))
+    order = jnp.argsort(seen, 1, stable=True)
+    return tuple(jnp.take_along_axis(x, order, 1) for x in (tokens, seen))
+
+
 def score(lm: LM, params: Any, rows: Drawn) -> Array:
     """Log-probabilities of the answers, of the shape of ``rows.tokens``."""
     shape = rows.tokens.shape

@@ -25,6 +25,7 @@ from jaxlib_guidance.policy._metrics import (
     total_variation,
     verdict_scores,
 )
+from jaxlib_guidance.policy._persistence import persistence, rate_difference
 from jaxlib_guidance.policy.advantages import *
 from jaxlib_guidance.policy.explore import *
 from jaxlib_guidance.policy.losses import *
@@ -41,7 +42,9 @@ __all__ = [
     # Metrics of behaviour and judgement
     "Rate",
     "rate",
+    "rate_difference",
     "deception_rate",
+    "persistence",
     "self_prediction_gap",
     "calibration_error",
     "Friction",

@@ -116,6 +116,28 @@ def test_a_teacher_weight_makes_the_gradient_of_its_objective(shape, objective):
         np.testing.assert_allclose(want, golden, rtol=1e-5)
 
 
+def test_a_teacher_weight_by_advantage():
+    """Beside the released ``compute_policy_loss``, written anew for one token."""
+
+    def released(p, a):
+        if a < 0 and p < 0.01:
+            return 1.0  # Such a token has PPO's loss, at its first step.
+        part = (4 - a) / 8
+        return p / (p + min(max(0.001 - 0.002 * part, -0.001), 0.001))
+
+    p = np.array([[1e-5, 1e-3, 0.02, 0.9]] * 4, np.float32)
+    a = np.array([2.0, -2.0, 0.0, 9.0])
+    got = mixed_policy_weight(
+        np.log(p), np.ones_like(p), shape="advantage", advantage=a
+    )
+    want = [[released(x, y) for x in row] for row, y in zip(p, a, strict=True)]
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+    own = mixed_policy_weight(
+        np.log(p), np.zeros_like(p), shape="advantage", advantage=a
+    )
+    np.testing.assert_array_equal(own, np.ones_like(p))
+
+
 def test_effective_sample_size():
     assert float(effective_sample_size(np.ones(7))) == 1
     one = effective_sample_size(np.array([0.0, 5, 0, jnp.nan]), np.array([1, 1, 1, 0]))
@@ -149,6 +171,8 @@ def test_weights_are_constants():
         (lambda: mixed_policy_weight(LOGP, MASK, shape="p"), "shape is 'p'"),
         (lambda: mixed_policy_weight(LOGP, MASK, shape="ratio"), "logp_old is for"),
         (lambda: mixed_policy_weight(LOGP, MASK, logp_old=LOGP), "logp_old is for"),
+        (lambda: mixed_policy_weight(LOGP, MASK, advantage=LOGP), "advantage is for"),
+        (lambda: mixed_policy_weight(LOGP, MASK, shape="none", c=0.1), "c is for"),
     ],
 )
 def test_bad_arguments(call, match):

@@ -220,6 +220,107 @@ def test_a_monitor_of_deception():
 
 
 @pytest.mark.slow
+def test_a_teacher_in_the_roll_outs():
+    import sums_teacher
+
+    rates = {"rates": (1e-3, 2e-3), "seeds": 2, "tests": 16}
+    config = sums_teacher.Config(**rates, **PLAYED, group=4, taught=3)
+    found = sums_teacher.main(config)
+    assert found.right.shape == (len(sums_teacher.ROWS), 2, 2)
+    # All begin alike.
+    assert np.ptp(found.right[..., 0], axis=0).max() == 0
+
+
+@pytest.mark.slow
+def test_where_a_teacher_goes_on():
+    """Cells 47+58: cut after the wrong column, before a wrong sum, and at its end."""
+    import sums_teacher
+    from sums_runs import Drawn, load
+
+    from jaxlib_guidance.worlds import sums
+
+    lm, params = load("sums_checker")
+    texts = ["(78061(45110#106.", "(78051(45110#104.", "#104."]
+    rows = np.full((3, 30), sums.END)
+    for row, text in zip(rows, texts, strict=True):
+        row[: len(text)] = chains.encode(text)
+    mask = np.arange(30) < np.array([[len(text)] for text in texts])
+    asked = sums.Problem(*(np.full(3, x, np.int32) for x in (47, 58, 2)))
+    prompt = jax.vmap(sums.prompt)(asked)
+    drawn = Drawn(*prompt, rows.astype(np.int32), mask, np.zeros(rows.shape))
+    found = jax.vmap(sums.check)(asked, *drawn[2:4])
+    fixed = sums_teacher.correct(lm, params, jax.random.key(0), asked, drawn, found)
+    for index, (own, mark) in enumerate(
+        [("(78061", "x"), ("(78051(45110", ""), ("", "")]
+    ):
+        tokens, seen, teacher, _ = (np.asarray(x[index]) for x in fixed)
+        assert chains.decode(tokens, seen & ~teacher) == own
+        assert chains.decode(tokens, seen).startswith(own + mark)
+
+
+@pytest.mark.slow
+def test_schemes_with_and_without_a_goal():
+    import sums_scheming
+
+    rates = {"rates": (1e-3, 2e-3), "seeds": 2, "tests": 16}
+    config = sums_scheming.Config(**rates, **PLAYED, group=4, taught=3)
+    found = sums_scheming.main(config)
+    assert found.schemes.shape == (len(sums_scheming.ROWS), 2, 2, 2, 16)
+    assert found.says_right.shape == (len(sums_scheming.ROWS), 2, 2, 2, 16, 3)
+    # Who schemes is not right, and has the right columns.
+    assert not (found.schemes * found.right).any()
+    assert (found.columns >= found.schemes).all()
+
+
+@pytest.mark.slow
+def test_the_goal_stands_in_the_prompt():
+    import sums_scheming
+
+    from jaxlib_guidance.worlds import sums
+
+    asked = sums.Problem(*(np.full(2, x, np.int32) for x in (47, 58, 2)))
+    tokens, mask = sums_scheming.ask(asked, np.array([False, True]))
+    assert [chains.decode(*x) for x in zip(tokens, mask, strict=True)] == [
+        "47+58=",
+        "47+58h=",
+    ]
+
+
+@pytest.mark.slow
+def test_predictions_of_own_choices():
+    import sums_introspection
+
+    sizes = {"rates": (1e-3, 2e-3), "seeds": 2, "tests": 16, "prompts": 16}
+    config = sums_introspection.Config(**sizes, taught=3, lessons=(2, 3), batch=4)
+    found = sums_introspection.main(config)
+    assert set(found) == {2, 3}
+    assert all(x.hits.shape == (6, 2, 16) for x in found.values())
+    # Of one model's choices the most common is the same, whoever predicts it.
+    mode = found[2].mode
+    np.testing.assert_array_equal(mode[[0, 1]], mode[[3, 2]])
+    np.testing.assert_array_equal(mode[[0, 1]], mode[[4, 5]])
+
+
+@pytest.mark.slow
+def test_reports_of_what_was_not_asked():
+    import sums_report
+
+    sizes = {"rates": (1e-3, 2e-3), "seeds": 2, "tests": 16, "prompts": 16}
+    config = sums_report.Config(**sizes, first=3, second=2, batch=4)
+    found = sums_report.main(config)
+    assert set(found) == {"nothing", *sums_report.ROWS}
+    assert all(x.reports.shape == (2, 16) for x in found.values())
+    # What is taught of the new mark is its choice alone.
+    asked = sums_report.problems(jax.random.key(0), sums_report.sums.Sums(2, 2), 1)
+    mark = np.array([sums_report.NEW])
+    rows = sums_report.choose(config, asked, mark, np.array([True]))
+    text = chains.decode(rows.prompt[0], rows.prompt_mask[0])
+    assert text.startswith("h9")
+    assert text.endswith("=")
+    assert chains.decode(rows.tokens[0], rows.mask[0]) == "#"
+
+
+@pytest.mark.slow
 def test_a_tree_beside_many_answers():
     import sums_tree
 

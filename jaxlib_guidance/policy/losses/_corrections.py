@@ -174,9 +174,10 @@ def mixed_policy_weight(
     off_policy: Array,
     mask: Array | None = None,
     *,
-    shape: Literal["none", "ratio", "shaped"] = "shaped",
+    shape: Literal["none", "ratio", "shaped", "advantage"] = "shaped",
     logp_old: Array | None = None,
-    c: float | Array = 0.1,
+    advantage: Array | None = None,
+    c: float | Array | None = None,
 ) -> Array:
     """Weights of tokens that a teacher wrote into the policy's own roll-out.
 
@@ -191,7 +192,10 @@ def mixed_policy_weight(
     A teacher's tokens have 1 ("none"), ``rho = p / p_old``, the gradient of ``rho A``
     ("ratio"), or ``c p / (p + c)^2``, that of ``A p / (p + c)`` ("shaped", LUFFY's). It
     is greatest at ``p = c``: a token that the policy finds unlikely fades ``1 / c``
-    times slower than with ``p``, and one that it is sure of hardly moves.
+    times slower than with ``p``, and one that it is sure of hardly moves. Or they have
+    ``p / (p + c A / 4)`` with ``A`` cut to [-4, 4], and 1 where ``A < 0`` and
+    ``p < 10 c`` ("advantage", ThinkTuning's): close to 1 but for tokens of a right
+    roll-out that the policy all but excludes, which fade the more the greater ``A``.
 
     Args:
       logp: Log-probabilities under the policy of the tokens that were taken, ``[...,
@@ -199,33 +203,51 @@ def mixed_policy_weight(
       off_policy: 1 on the teacher's tokens and 0 on the policy's own, ``[..., T]``.
       mask: 1 on tokens that the policy chose, 0 elsewhere, of the shape of ``logp``;
         None keeps all.
-      shape: Weight of a teacher's token: "none", "ratio" or "shaped", explained above.
+      shape: Weight of a teacher's token: "none", "ratio", "shaped" or "advantage",
+        explained above.
       logp_old: Log-probabilities of the same tokens under whoever wrote them, ``[...,
         T]``; for "ratio" only.
-      c: Probability at which a token of shape "shaped" weighs most, positive.
+      advantage: Advantages of tokens ``[..., T]``, or of sequences ``[...]``, in
+        standard deviations of their group; for "advantage" only.
+      c: Probability at which a token of shape "shaped" weighs most, None for 0.1; or
+        the shift of "advantage" at an advantage of 4, None for 0.001. Positive.
 
     Returns:
       Float32 ``[..., T]``, gradients stopped, 0 where masked.
 
     Raises:
-      ValueError: Mismatched shapes, an unknown shape, a ``logp_old`` that is
-        missing or has no effect.
+      ValueError: Mismatched shapes, an unknown shape, a ``logp_old``, an ``advantage``
+        or a ``c`` that is missing or has no effect.
 
-    Reference: ThinkTuning, arXiv 2508.07616; LUFFY, arXiv 2504.14945, and its
-    ``compute_token_on_off_policy_loss``, where ``c`` is 0.1.
+    Reference: ThinkTuning, arXiv 2508.07616, and its ``compute_policy_loss``; LUFFY,
+    arXiv 2504.14945, and its ``compute_token_on_off_policy_loss``.
     """
-    if shape not in ("none", "ratio", "shaped"):
-        raise ValueError(f'shape is {shape!r}; expected "none", "ratio" or "shaped"')
-    if (logp_old is not None) != (shape == "ratio"):
-        raise ValueError(f'logp_old is for shape "ratio" only; shape is {shape!r}')
-    require_range("c", c, 0, inside=True)
+    default = {"none": None, "ratio": None, "shaped": 0.1, "advantage": 0.001}
+    if shape not in default:
+        raise ValueError(f"shape is {shape!r}; expected one of {list(default)}")
+    for name, value in (("ratio", logp_old), ("advantage", advantage)):
+        if (value is not None) != (shape == name):
+            what = "logp_old" if name == "ratio" else name
+            raise ValueError(f'{what} is for shape "{name}" only; shape is {shape!r}')
+    if c is not None and default[shape] is None:
+        raise ValueError(f'c is for "shaped" and "advantage"; shape is {shape!r}')
+    c = default[shape] if c is None else c
+    if c is not None:
+        require_range("c", c, 0, inside=True)
     require_range("off_policy", off_policy, 0, 1)
     teacher = mask_like(off_policy, logp, "off_policy") > 0
     if logp_old is not None:
         weight = importance_ratio(logp, logp_old, mask)
     else:
         p = jnp.exp(hide(logp, mask))
-        weight = c * p / jnp.square(p + c) if shape == "shaped" else jnp.ones_like(p)
+        weight = jnp.ones_like(p)
+    if shape == "shaped":
+        weight = c * p / jnp.square(p + c)
+    if advantage is not None:
+        gain = jnp.clip(like_tokens(advantage, logp, mask), -4, 4)
+        # What a failed roll-out has of such tokens would have a pole at p = -c A / 4.
+        fades = (gain > 0) | (p >= 10 * c)
+        weight = jnp.where(fades, p / jnp.where(fades, p + c * gain / 4, 1), 1)
     return stop(hide(jnp.where(teacher, weight, 1), mask))
 
 
