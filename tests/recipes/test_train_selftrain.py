@@ -122,6 +122,16 @@ def test_it_goes_on_where_it_was_stopped_and_the_author_stays_for_a_round(tmp_pa
 
 
 @pytest.mark.slow
+def test_where_nothing_is_kept_nothing_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "choose", lambda keep, found: found.right & False)
+    figures = recipe.train(tiny(tmp_path, rounds=1))
+    assert figures["before"] == figures["after"]
+    kept, _ = load_weights(tmp_path / "ema.safetensors")
+    _, begun, _ = tasks.load(tiny(tmp_path))
+    jax.tree.map(np.testing.assert_array_equal, kept, dict(begun))
+
+
+@pytest.mark.slow
 def test_of_several_temperatures_a_round_takes_one(tmp_path):
     config = tiny(tmp_path, temperatures=(0.001, 1.0), tries=4, wanted=2, steps=1)
     recipe.train(replace(config, direct=False, log=replace(config.log, every=1)))
