@@ -63,7 +63,7 @@ def _call(denoiser, group, ctx, x):
     batch, count = x.shape[0], len(names)
     controls = [_by_name(branch.control or {}, denoiser) for branch in branches]
     captures = [_by_tap(branch.capture, denoiser.taps) for branch in branches]
-    wanted = _one_of_each(captures)
+    wanted = _of_all(captures)
     reduced = any(function is not None for function in wanted.values())
     capture = wanted if reduced and denoiser.reduces else tuple(wanted)
     control = fold_controls(controls, names, batch)
@@ -105,8 +105,13 @@ def _call(denoiser, group, ctx, x):
         found = {tap: captured(found[tap], wanted[tap] or True) for tap in wanted}
     if count > 1:
         _require_rows(found, batch * count)
+
+    def of_branch(k, tap, function):
+        array = unfold(found[tap], k)
+        return array if function == wanted[tap] else captured(array, function)
+
     maps = {
-        name: {tap: unfold(found[tap], k) for tap in captures[k]}
+        name: {tap: of_branch(k, tap, f) for tap, f in captures[k].items()}
         for k, name in enumerate(names)
         if captures[k]
     }
@@ -119,26 +124,23 @@ def _by_tap(capture, taps):
     for entry in capture:
         pattern, function = (entry, None) if isinstance(entry, str) else entry
         for tap in match([pattern], taps, "capture"):
-            _add(found, tap, function)
+            if found.setdefault(tap, function) != function:
+                raise ValueError(
+                    f"two captures of {tap!r} in one branch want different functions "
+                    f"of it, {found[tap]} and {function} (None is the array as it is); "
+                    "capture one that serves both"
+                )
     return {tap: found[tap] for tap in taps if tap in found}
 
 
-def _one_of_each(captures):
-    """What all branches of a call capture."""
+def _of_all(captures):
+    """What a call captures: where branches want different functions, the array."""
     wanted = {}
     for one in captures:
         for tap, function in one.items():
-            _add(wanted, tap, function)
+            same = wanted.setdefault(tap, function) == function
+            wanted[tap] = function if same else None
     return wanted
-
-
-def _add(found, tap, function):
-    if found.setdefault(tap, function) != function:
-        raise ValueError(
-            f"two captures of {tap!r} in one call want different functions of it, "
-            f"{found[tap]} and {function} (None is the array as it is); capture one "
-            "that serves both"
-        )
 
 
 def _require_rows(found, rows):

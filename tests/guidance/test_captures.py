@@ -66,17 +66,23 @@ def test_what_is_captured_may_be_a_function_of_it(kind, context):
     assert (max(sizes) < large) == (kind != "foreign")
 
 
-def test_captures_that_contradict_are_named(context):
+def test_branches_of_a_call_may_capture_other_functions_and_one_may_not(context):
     module, params = tiny_dit(jax.random.key(0))
     denoiser = jg.parametrize(from_linen(module, params), PROCESS, "v")
-    x, labels = jnp.zeros((3, 8, 8, 1)), jnp.arange(3)
-    ctx = context(PROCESS, x, 0.4, labels)
+    x, labels = jax.random.normal(jax.random.key(1), (3, 8, 8, 1)), jnp.arange(3)
+    ctx, site = context(PROCESS, x, 0.4, labels), "block1/attn"
 
     def found(*captures):
         branches = {str(i): Branch(labels, capture=c) for i, c in enumerate(captures)}
-        jax.eval_shape(lambda x: evaluate((denoiser,), branches, ctx, x), x)
+        return jax.jit(lambda x: evaluate((denoiser,), branches, ctx, x).maps)(x)
 
-    with pytest.raises(ValueError, match="two captures of 'block1/attn' in one call"):
-        found((("block1/attn", by_key),), ("block1/attn",))
-    with pytest.raises(ValueError, match=r"captured of 'block1/attn' has shape \(\)"):
-        found((("block1/attn", jnp.sum),), ())
+    maps = found(((site, by_key),), (site,), ((site, norms),), ())
+    assert set(maps) == {"0", "1", "2"}
+    whole = maps["1"][site]
+    assert whole.ndim == 4
+    np.testing.assert_allclose(maps["0"][site], by_key(whole), rtol=1e-6)
+    np.testing.assert_allclose(maps["2"][site], norms(whole), rtol=1e-6)
+    with pytest.raises(ValueError, match=f"two captures of '{site}' in one branch"):
+        found(((site, by_key), site))
+    with pytest.raises(ValueError, match=rf"captured of '{site}' has shape \(\)"):
+        found(((site, jnp.sum),), ())
