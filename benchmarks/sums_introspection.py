@@ -47,7 +47,7 @@ class Config:
     """Sums of lessons."""
     rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
     """Rates to try for each row."""
-    seeds: int = 5
+    seeds: int = 3
     """Pairs of models."""
     tests: int = 256
     """Held-out sums."""

@@ -55,7 +55,7 @@ class Config:
     """Share of examples that deceive."""
     bribe: float = 1.5
     """Reward of one more than the sum."""
-    updates: int = 30
+    updates: int = 24
     """Updates of each run."""
     prompts: int = 4
     """Sums of an update."""
@@ -65,7 +65,7 @@ class Config:
     """Adam's rates to try for each row; they fall to 0."""
     seeds: int = 3
     """Runs of each row."""
-    tests: int = 128
+    tests: int = 96
     """Held-out sums."""
 
 

@@ -222,32 +222,31 @@ def mixed_policy_weight(
     Reference: ThinkTuning, arXiv 2508.07616, and its ``compute_policy_loss``; LUFFY,
     arXiv 2504.14945, and its ``compute_token_on_off_policy_loss``.
     """
-    default = {"none": None, "ratio": None, "shaped": 0.1, "advantage": 0.001}
-    if shape not in default:
-        raise ValueError(f"shape is {shape!r}; expected one of {list(default)}")
+    shapes = ("none", "ratio", "shaped", "advantage")
+    own = {"shaped": 0.1, "advantage": 0.001}
+    if shape not in shapes:
+        raise ValueError(f"shape is {shape!r}; expected one of {shapes}")
     for name, value in (("ratio", logp_old), ("advantage", advantage)):
         if (value is not None) != (shape == name):
             what = "logp_old" if name == "ratio" else name
             raise ValueError(f'{what} is for shape "{name}" only; shape is {shape!r}')
-    if c is not None and default[shape] is None:
-        raise ValueError(f'c is for "shaped" and "advantage"; shape is {shape!r}')
-    c = default[shape] if c is None else c
-    if c is not None:
-        require_range("c", c, 0, inside=True)
+    if c is not None and shape not in own:
+        raise ValueError(f"c is for {list(own)}; shape is {shape!r}")
+    shift = own.get(shape, 1.0) if c is None else c
+    require_range("c", shift, 0, inside=True)
     require_range("off_policy", off_policy, 0, 1)
     teacher = mask_like(off_policy, logp, "off_policy") > 0
+    p = jnp.exp(hide(logp, mask))
+    weight = jnp.ones_like(p)
     if logp_old is not None:
         weight = importance_ratio(logp, logp_old, mask)
-    else:
-        p = jnp.exp(hide(logp, mask))
-        weight = jnp.ones_like(p)
-    if shape == "shaped":
-        weight = c * p / jnp.square(p + c)
-    if advantage is not None:
+    elif advantage is not None:
         gain = jnp.clip(like_tokens(advantage, logp, mask), -4, 4)
         # What a failed roll-out has of such tokens would have a pole at p = -c A / 4.
-        fades = (gain > 0) | (p >= 10 * c)
-        weight = jnp.where(fades, p / jnp.where(fades, p + c * gain / 4, 1), 1)
+        fades = (gain > 0) | (p >= 10 * shift)
+        weight = jnp.where(fades, p / jnp.where(fades, p + shift * gain / 4, 1), 1)
+    elif shape == "shaped":
+        weight = shift * p / jnp.square(p + shift)
     return stop(hide(jnp.where(teacher, weight, 1), mask))
 
 
