@@ -45,7 +45,7 @@ class Config:
     """Rows of a step."""
     prompts: int = 1024
     """Sums of lessons."""
-    rates: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
+    rates: tuple[float, ...] = (1e-3, 2e-3, 4e-3)
     """Rates to try for each row."""
     seeds: int = 3
     """Pairs of models."""
