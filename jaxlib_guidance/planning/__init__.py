@@ -1,5 +1,12 @@
 """Plans by guided diffusion of states and actions, and worlds to carry them out in."""
 
+from jaxlib_guidance.planning._chunks import (
+    ChunkedEpisode,
+    carry_out_chunks,
+    draw_chunk,
+    flow_policy,
+    init_flow_policy,
+)
 from jaxlib_guidance.planning._dynamics import (
     apply_dynamics,
     apply_inverse,
@@ -47,6 +54,12 @@ __all__ = [
     "first_state",
     "plan",
     "roll_out",
+    # Chunks of actions by a flow, carried out late
+    "ChunkedEpisode",
+    "carry_out_chunks",
+    "draw_chunk",
+    "flow_policy",
+    "init_flow_policy",
     # What a plan is asked for
     "alignment_errors",
     "dynamics_energy",

@@ -1,12 +1,10 @@
 """A small network that learns where actions lead, or which action led there."""
 
-import itertools
 from collections.abc import Sequence
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.planning._layers import apply_layers, init_layers
 from jaxlib_guidance.planning._trajectories import Layout
 from jaxlib_guidance.types import Array, PyTree
 
@@ -25,7 +23,7 @@ def init_dynamics(
       Layers ``{"layer0": {"kernel", "bias"}, ...}``; the last is 0, so that at first
       nothing moves.
     """
-    return _init(key, layout.states + layout.actions, layout.states, widths)
+    return init_layers(key, layout.states + layout.actions, layout.states, widths)
 
 
 def apply_dynamics(
@@ -43,7 +41,9 @@ def apply_dynamics(
       The states after them ``[..., S]``.
     """
     scaled = (actions - layout.action_mean) / layout.action_std
-    moved = _apply(params, jnp.concatenate([layout.scale(states), scaled], axis=-1))
+    moved = apply_layers(
+        params, jnp.concatenate([layout.scale(states), scaled], axis=-1)
+    )
     return states + layout.state_std * moved
 
 
@@ -60,7 +60,7 @@ def init_inverse(
     Returns:
       Layers ``{"layer0": {"kernel", "bias"}, ...}``; the last is 0.
     """
-    return _init(key, 2 * layout.states, layout.actions, widths)
+    return init_layers(key, 2 * layout.states, layout.actions, widths)
 
 
 def apply_inverse(params: PyTree, layout: Layout, states: Array, after: Array) -> Array:
@@ -79,23 +79,4 @@ def apply_inverse(params: PyTree, layout: Layout, states: Array, after: Array) -
     """
     change = (after - states) / layout.state_std
     pair = jnp.concatenate([layout.scale(states), change], axis=-1)
-    return layout.action_mean + layout.action_std * _apply(params, pair)
-
-
-def _init(key: Array, entries: int, outputs: int, widths: Sequence[int]) -> Any:
-    sizes = [entries, *widths, outputs]
-    layers = {}
-    for i, (a, b) in enumerate(itertools.pairwise(sizes)):
-        last = i == len(widths)
-        noise = jax.random.normal(jax.random.fold_in(key, i), (a, b))
-        kernel = jnp.zeros((a, b)) if last else noise * (2 / a) ** 0.5
-        layers[f"layer{i}"] = {"kernel": kernel, "bias": jnp.zeros(b)}
-    return layers
-
-
-def _apply(params: Any, x: Array) -> Array:
-    for i in range(len(params)):
-        layer = params[f"layer{i}"]
-        x = x @ layer["kernel"] + layer["bias"]
-        x = x if i == len(params) - 1 else jax.nn.silu(x)
-    return x
+    return layout.action_mean + layout.action_std * apply_layers(params, pair)

@@ -20,6 +20,7 @@ from jaxlib_guidance.worlds import _pusher as pusher
 from jaxlib_guidance.worlds import _raters as raters
 from jaxlib_guidance.worlds import _room as room
 from jaxlib_guidance.worlds import _site_graph as site_graph
+from jaxlib_guidance.worlds import _slalom as slalom
 from jaxlib_guidance.worlds import _social_dilemma as social_dilemma
 from jaxlib_guidance.worlds import _sums as sums
 from jaxlib_guidance.worlds import _tables as tables
@@ -45,6 +46,7 @@ __all__ = [
     "raters",
     "room",
     "site_graph",
+    "slalom",
     "social_dilemma",
     "sums",
     "tables",

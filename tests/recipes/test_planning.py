@@ -5,6 +5,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -74,6 +75,18 @@ def test_a_planner_is_trained_goes_on_and_opens(tmp_path):
     table = load("benchmarks", "planning")
     text = table.main(table.Config(file, hands=1, seeds=2, steps=2))
     assert len(text.splitlines()) == 2 + len(table.ROWS)
+
+
+@pytest.mark.slow
+def test_late_chunks_are_compared():
+    bench = load("benchmarks", "flow_policy")
+    with jax.numpy_dtype_promotion("standard"):  # As whoever runs it has it.
+        text = bench.main(bench.Config(flights=4, seeds=1, updates=20, data=50))
+    assert len(text.splitlines()) == 2 + len(bench.ROWS) + 2
+    assert "| naive | – |" in text
+    assert "arrives in 1.000" in text
+    with pytest.raises(ValueError, match="flights is 0; expected at least 1"):
+        bench.main(bench.Config(flights=0))
 
 
 @pytest.mark.slow
