@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.types import Array
 from jaxlib_guidance.worlds._checks import require_number
+from jaxlib_guidance.worlds._picture import disc, line, paper
 
 PILLARS, SPACING = 4, 20
 """Number of pillars; steps from one to the next, and from the start to the first."""
@@ -167,3 +168,29 @@ def expert(world: World, state: State, side: Array | float) -> Array:
     # Where the glider comes to rest if nothing pushes it.
     rest = state.y + state.velocity * DRAG / (1 - DRAG)
     return jnp.clip(3 * (aim - rest), -1, 1)[None]
+
+
+def render(world: World, state: State, *, size: int = 64) -> Array:
+    """A picture of the track from the left to the right: pillars and glider.
+
+    Args:
+      world: Parameters.
+      state: The state.
+      size: Pixels of a side.
+
+    Returns:
+      Float32 ``[size, size, 3]`` in [0, 1], the top row where ``y`` is `EDGE`; the
+      glider is blue, and red once it has touched something.
+    """
+    del world
+    picture, *_ = paper(size)
+    across = lambda y: 0.5 + 0.5 * y / EDGE  # noqa: E731
+    along = lambda steps: 0.05 + 0.9 * jnp.float32(steps) / LENGTH  # noqa: E731
+    for i in range(PILLARS):
+        x, centre = along((i + 1) * SPACING), state.centres[i]
+        low, high = (jnp.stack([x, across(centre + s)]) for s in (-HALF, HALF))
+        picture = line(picture, low, high, 0.03, (0.2, 0.2, 0.2))
+    at = jnp.stack([along(state.steps), across(state.y)])
+    blue, red = jnp.array([0.2, 0.3, 0.9]), jnp.array([0.8, 0.2, 0.16])
+    color = jnp.where(state.whole, blue, red)
+    return disc(picture, at, 0.03, color)

@@ -88,6 +88,18 @@ def test_both_sides_are_as_good_and_their_mean_is_the_pillar():
     assert arrive(push) < 0.2
 
 
+def test_a_frame_shows_pillars_and_glider():
+    frame = np.asarray(world.render(CALM, at(0.55, 0, world.LENGTH // 2), size=60))
+    assert frame.shape == (60, 60, 3)
+    blue = np.argwhere(np.abs(frame - [0.2, 0.3, 0.9]).max(-1) < 1e-3)
+    np.testing.assert_allclose(blue.mean(0) / 60, [0.25, 0.5], atol=0.02)
+    dark = np.abs(frame - 0.2).max(-1) < 1e-3
+    last = np.argwhere(dark[:, 54:]).mean(0)[0] / 60
+    np.testing.assert_allclose(last, 0.5 - 0.5 * 0.2 / world.EDGE, atol=0.02)
+    out = world.render(CALM, at()._replace(whole=jnp.array(False)), size=60)
+    assert (jnp.abs(out - jnp.array([0.8, 0.2, 0.16])).max(-1) < 1e-3).any()
+
+
 def test_mistakes():
     with pytest.raises(ValueError, match="gust is -1"):
         world.reset(world.World(-1.0), KEY)
