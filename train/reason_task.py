@@ -66,14 +66,18 @@ def make_task(
 
 
 def load_smollm2_sums(file: Path, sums: int, scale: Scale) -> tuple[LM, Any, Task]:
-    """SmolLM2, its parameters, and sums of numbers below ``sums`` asked in a chat."""
+    """SmolLM2, its parameters, and sums of numbers below ``sums`` as it answers them.
+
+    Asked in words it explains itself at length and is never right to the letter. Its
+    answer is begun for it, with two sums; it writes the third and a new line.
+    """
     lm, params, tokenizer = load_smollm2(file)
     lm = lm.clone(dtype=jnp.dtype(scale.precision), remat=scale.remat)
-    ask = chat([("user", "What is {a}+{b}? Answer with the number alone.")])
-    turn = chat([("system", ""), ("user", "Is that right? Answer again.")])
-    hint = "\n" + turn[turn.index("<|im_start|>user") :]
-    encode, eos = tokenizer.encode, tokenizer.eos
-    return lm, params, make_task(encode, ask, str, hint, eos, sums)
+    begun = "2 + 3 = 5\n10 + 11 = 21\n{a} + {b} = "
+    ask = chat([("user", "Add the numbers.")]) + begun
+    (line,) = tokenizer.encode("\n")
+    hint = "The right sum is "
+    return lm, params, make_task(tokenizer.encode, ask, str, hint, line, sums)
 
 
 def again(task: Task, prompts: tuple[Array, Array], first: tuple[Array, Array]) -> Any:
