@@ -21,6 +21,7 @@ from jaxlib_guidance.planning._energies import (
     phased,
     rate_energy,
 )
+from jaxlib_guidance.planning._improve import Improvement, improve
 from jaxlib_guidance.planning._plan import (
     Episode,
     carry_out,
@@ -72,6 +73,9 @@ __all__ = [
     "apply_inverse",
     "init_dynamics",
     "init_inverse",
+    # A loop that learns from its own plans
+    "Improvement",
+    "improve",
     # All of it in a file
     "Planner",
     "load_planner",
