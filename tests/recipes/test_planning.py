@@ -90,6 +90,19 @@ def test_late_chunks_are_compared():
 
 
 @pytest.mark.slow
+def test_a_planner_learns_from_its_own_plans():
+    bench = load("benchmarks", "self_improvement")
+    tiny = {"demonstrations": 3, "updates": 4, "finetuning": 2, "films": 27, "prior": 4}
+    config = bench.Config(seeds=1, hands=4, iterations=1, steps=2, **tiny)
+    with jax.numpy_dtype_promotion("standard"):  # As whoever runs it has it.
+        lines = bench.main(config).splitlines()
+    assert len(lines) == 2 + 1 + len(bench.ROWS)
+    assert lines[0] == "| | w, g | at first | after 1 |"
+    with pytest.raises(ValueError, match="hands is 0; expected at least 1"):
+        bench.main(bench.Config(hands=0))
+
+
+@pytest.mark.slow
 def test_own_episodes(tmp_path):
     rng = np.random.default_rng(0)
     parts = {
