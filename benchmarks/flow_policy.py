@@ -53,11 +53,11 @@ ROWS: dict[str, tuple[str, tuple[Any, ...]]] = {
 class Config:
     """What to measure."""
 
-    flights: int = 200
+    flights: int = 100
     """Flights of each seed and delay."""
     seeds: int = 5
     """Policies, each trained and flown on its own."""
-    updates: int = 12000
+    updates: int = 3000
     """Steps of training."""
     data: int = 2000
     """Flights of the script to learn from."""
