@@ -58,7 +58,7 @@ class Config:
     """Sums of an update."""
     group: int = 8
     """Answers to each."""
-    rates: tuple[float, ...] = (2e-4, 5e-4, 1e-3)
+    rates: tuple[float, ...] = (5e-5, 1e-4, 2e-4)
     """Adam's rates to try for each row; they fall to 0."""
     seeds: int = 3
     """Runs of each row."""
