@@ -39,7 +39,7 @@ class Config:
     """Model to begin with."""
     taught: int = 200
     """Steps in which choices are taught."""
-    lessons: tuple[int, ...] = (10,)
+    lessons: tuple[int, ...] = (10, 40)
     """Steps in which predictions are learned."""
     batch: int = 32
     """Rows of a step."""
