@@ -14,6 +14,7 @@ def require_number(
     high: float = np.inf,
     *,
     above: bool = False,
+    finite: bool = True,
 ) -> None:
     """Raises where a known number is not finite, outside ``[low, high]``, or ``low``.
 
@@ -23,6 +24,7 @@ def require_number(
       low: Smallest value allowed.
       high: Largest value allowed.
       above: Whether ``low`` itself is refused.
+      finite: Whether infinities are refused too.
 
     Raises:
       ValueError: A value out of range, infinite, or NaN.
@@ -30,9 +32,10 @@ def require_number(
     known = concrete(value)
     if known is None:
         return
-    # Written so that NaN fails too; no world has an infinity among its settings.
+    # Written so that NaN fails too.
     right = (known > low if above else known >= low) & (known <= high)
-    right &= np.isfinite(known)
+    if finite:
+        right &= np.isfinite(known)
     if not right.all():
         wrong = known[~right].flat[0].item()
         if np.isinf([low, high]).all():

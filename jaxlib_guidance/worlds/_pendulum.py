@@ -131,7 +131,7 @@ def solve(
     Reference: Basar and Bernhard, "H-infinity Optimal Control and Related Minimax
     Design Problems" (1995), theorem 3.7.
     """
-    require_number("attenuation", attenuation, 0, above=True)
+    require_number("attenuation", attenuation, 0, above=True, finite=False)
     require_number("sweeps", sweeps, 1)
     time, price = float(world.time), float(world.price)
     a = np.array([[1 + 15 * time**2, time], [15 * time, 1.0]])

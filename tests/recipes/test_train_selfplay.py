@@ -64,6 +64,7 @@ def test_expected_gradient_is_that_of_each_seats_winnings(recipe, baseline):
     assert np.abs(seat * winnings).max() > 0.05
 
 
+@pytest.mark.slow
 def test_learns_and_resumes(recipe, tmp_path, monkeypatch):
     config = recipe.Config(
         directory=tmp_path / "whole",

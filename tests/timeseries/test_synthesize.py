@@ -25,6 +25,7 @@ def draw(seed, n):
     return 3 + (z * np.sqrt(LAW.variances)) @ np.asarray(LAW.axes).T
 
 
+@pytest.mark.slow
 def test_synthetic_windows_teach_a_ridge_as_much_as_real_ones():
     process = VPCosine()
     layout = Layout(LENGTH - HORIZON, HORIZON, centre=3.0)
