@@ -43,12 +43,19 @@ def read(place: Path) -> list[dict[str, float]]:
     if not file.is_file():
         raise ValueError(f"runs has {str(place)!r}, in which there is no metrics.jsonl")
     records = {}
-    for line in file.read_text().splitlines():
+    lines = file.read_bytes().splitlines()
+    for i, line in enumerate(lines):
         try:
             record = json.loads(line)
-        except json.JSONDecodeError:  # The last line of a run that is being written.
-            continue
-        records[record["step"]] = records.get(record["step"], {}) | record
+            numbers = {name: float(x) for name, x in record.items() if x is not None}
+            step = record["step"]
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if i == len(lines) - 1:  # It is being written.
+                continue
+            raise ValueError(
+                f"{file} has no record of a run in line {i + 1} ({error!r})"
+            ) from error
+        records[step] = records.get(step, {}) | numbers
     if not records:
         raise ValueError(f"runs has {str(place)!r}, which has logged nothing yet")
     return [records[step] for step in sorted(records)]
@@ -58,11 +65,23 @@ def curve(
     records: list[dict[str, float]], metric: str, smooth: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of one metric, with a running mean."""
-    found = [(x["step"], x[metric]) for x in records if x.get(metric) is not None]
+    found = [(x["step"], x[metric]) for x in records if metric in x]
     steps, values = np.array(found, float).reshape(-1, 2).T
-    width = min(smooth, max(len(values), 1))
-    sums = np.cumsum(np.concatenate([[0.0], values]))
-    return steps[width - 1 :], (sums[width:] - sums[:-width]) / width
+    if not len(values):
+        return steps, values
+    width = min(smooth, len(values))
+    # A value that is not finite leaves a gap, as wide as the mean, and no more.
+    windows = np.lib.stride_tricks.sliding_window_view(values, width)
+    return steps[width - 1 :], windows.mean(1)
+
+
+def method_of(place: Path) -> str:
+    """A run's path without the number of its seed, "runs/vote" of "runs/vote2"."""
+    folder = place.resolve()
+    folder = folder.parent if place.suffix == ".jsonl" else folder
+    # The end of a number with a point, as of a rate, is no seed.
+    name = re.sub(r"(?<![\d.])\d+$", "", folder.name) or folder.name
+    return str(folder.with_name(name))
 
 
 def wanted(config: Config, runs: list[list[dict[str, float]]]) -> list[str]:
@@ -76,6 +95,8 @@ def wanted(config: Config, runs: list[list[dict[str, float]]]) -> list[str]:
     # Evaluations come less often than what each record has.
     often = {name for run in runs for name in run[0]}
     rare = [name for name in known if name not in often]
+    if not rare and "loss" not in known:
+        raise ValueError(f"metric is empty; expected some of {sorted(known)}")
     return rare or ["loss"]
 
 
@@ -92,12 +113,19 @@ def draw(config: Config) -> None:
     figure, axes = plt.subplots(1, len(names), squeeze=False, **shape)
     methods: dict[str, list[int]] = {}
     for i, place in enumerate(config.runs):
-        file = place.parent if place.suffix == ".jsonl" else place
-        methods.setdefault(re.sub(r"\d+$", "", file.name) or file.name, []).append(i)
+        methods.setdefault(method_of(place), []).append(i)
+    labels = [Path(name).name for name in methods]
+    if len(set(labels)) < len(labels):
+        labels = list(methods)
     for axis, metric in zip(axes[0], names, strict=True):
-        for color, (method, seeds) in enumerate(methods.items()):
+        for color, (label, seeds) in enumerate(
+            zip(labels, methods.values(), strict=True)
+        ):
+            # A legend leaves out what begins with an underscore.
+            method = label.lstrip("_") or label
             found = [curve(runs[i], metric, config.smooth) for i in seeds]
-            style = {"color": f"C{color % 10}"}
+            marker = "o" if max(len(x[0]) for x in found) == 1 else None
+            style = {"color": f"C{color % 10}", "marker": marker}
             alone = len(seeds) == 1
             same = all(np.array_equal(found[0][0], x[0]) for x in found)
             for seed, (steps, values) in enumerate(found):

@@ -249,15 +249,23 @@ def train(config: Config) -> dict[str, dict[str, float]]:
     parts = dict.fromkeys(("start", "digits", "direct"), own)
     parts |= {"sums": only} | dict.fromkeys(("tries", "wanted"), several)
     require_effect(config, parts)
-    if not config.temperatures or min(config.temperatures) < 0:
+    if not config.temperatures or not all(
+        0 <= heat < np.inf for heat in config.temperatures
+    ):
         raise ValueError(
-            f"temperatures are {config.temperatures}; expected some, not negative"
+            f"temperatures are {config.temperatures}; expected finite numbers from 0 up"
         )
     for name in ("rounds", "steps", "prompts", "group", "tries", "wanted", "tests"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} is {getattr(config, name)}; expected at least 1")
+    if not 0 < config.learning_rate < np.inf:
+        raise ValueError(
+            f"learning_rate is {config.learning_rate}; expected a finite number above 0"
+        )
+    if not 1 <= config.digits <= 3:
+        raise ValueError(f"digits is {config.digits}; expected 1 to 3")
+    lm, params, task, about = load(config)
     run = open_run(config)
-    lm, params, task = load(config)
     evaluate = make_evaluation(lm, task, run.mesh, config.seed)
     size, mine = config.prompts * config.group, run.rows(config.prompts)
     mine = slice(mine.start * config.group, mine.stop * config.group)
@@ -304,7 +312,7 @@ def train(config: Config) -> dict[str, dict[str, float]]:
         return {}
     params = run.gather(state.train.params)
     after = evaluate(params)
-    run.export(params, {"selftrain": run.settings})
+    run.export(params, about | {"selftrain": run.settings})
     if run.chief:
         for name, figures in (("before", before), ("after", after)):
             print(name, *(f"{k} {v:.3f}" for k, v in figures.items()), sep="  ")
@@ -316,6 +324,10 @@ def compare(config: Config) -> None:
 
     Stopped, it leaves without the rest of the table.
     """
+    if config.compare < 1:
+        raise ValueError(f"compare is {config.compare}; expected at least 1, or 0")
+    unused = config.keep == Config.keep, "a comparison, which tries all"
+    require_effect(config, {"keep": unused})
     print("| kept | figure | before | after | gains |\n|---|---|---|---|---|")
     for keep in get_args(Keep):
         runs = []

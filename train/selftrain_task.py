@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from reason_task import fingerprint, load_smollm2_sums
 
-from jaxlib_guidance.models import LM, load_pretrained
+from jaxlib_guidance.models import LM, from_config, read_pretrained
 from jaxlib_guidance.training import Scale
 from jaxlib_guidance.worlds import sums
 
@@ -103,16 +103,20 @@ def smollm2_task(
     return lm, params, task
 
 
-def load(config: Any) -> tuple[LM, Any, Task]:
-    """The network, its parameters and the task that the options name."""
+def load(config: Any) -> tuple[LM, Any, Task, dict[str, Any]]:
+    """Network, parameters and task, and what `load_pretrained` has to know of them."""
     if config.smollm2 is not None:
         below, tests = config.sums, config.tests
-        return smollm2_task(config.smollm2, below, tests, config.scale)
-    lm, params = load_pretrained(config.start)
+        return *smollm2_task(config.smollm2, below, tests, config.scale), {}
+    params, about = read_pretrained(config.start)
+    if "network" not in about:
+        raise ValueError(f"start is {config.start!r}, which does not say what it is of")
+    lm, params = from_config(about), jax.tree.map(jnp.asarray, params)
     if not isinstance(lm, LM):
         raise ValueError(
             f"start is {config.start!r}, {type(lm).__name__}; expected a language model"
         )
     scale = config.scale
     lm = lm.clone(dtype=jnp.dtype(scale.precision), remat=scale.remat)
-    return lm, params, sums_task(config.digits, config.direct, config.tests)
+    task = sums_task(config.digits, config.direct, config.tests)
+    return lm, params, task, {"network": about["network"]}

@@ -108,7 +108,11 @@ def _call(denoiser, group, ctx, x):
 
     def of_branch(k, tap, function):
         array = unfold(found[tap], k)
-        return array if function == wanted[tap] else captured(array, function)
+        if function == wanted[tap]:
+            return array
+        array = captured(array, function)
+        _require_rows({tap: array}, batch)
+        return array
 
     maps = {
         name: {tap: of_branch(k, tap, f) for tap, f in captures[k].items()}

@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlib_guidance import rng
 from jaxlib_guidance.diffusion import RectifiedFlow, parametrize
 from jaxlib_guidance.guidance import chain, inpaint_flow
 from jaxlib_guidance.planning._layers import apply_layers, init_layers
 from jaxlib_guidance.planning._trajectories import Layout, Trajectory
-from jaxlib_guidance.reduce import require_shape
+from jaxlib_guidance.reduce import known_false, require_shape
 from jaxlib_guidance.sampling import Sampler, sample
 from jaxlib_guidance.types import Array, Denoiser, PyTree
 
@@ -190,15 +191,28 @@ def carry_out_chunks(
       The episodes.
 
     Raises:
-      ValueError: Numbers that do not fit each other or the horizon.
+      TypeError: Numbers that are not whole.
+      ValueError: Numbers that do not fit each other or the horizon, a ``decay`` that is
+        not finite, a chunk of another shape.
 
     Reference: Black et al., arXiv 2506.07339, section 3, and its released simulation;
       temporal averaging: Zhao et al., ACT, arXiv 2304.13705, algorithm 2.
     """
+    for name, value in (("chunks", chunks), ("execute", execute), ("delay", delay)):
+        if not isinstance(value, (int, np.integer)):
+            raise TypeError(f"{name} is {value!r}; expected a Python integer")
     if chunks < 1:
         raise ValueError(f"chunks is {chunks}; expected at least 1")
+    if decay is not None and known_false(np.isfinite, decay):
+        raise ValueError(f"decay is {decay}; expected a finite number, or None")
+    observation = jnp.asarray(observation)
     # Chunks and steps draw from streams of even and odd numbers.
     held = make_chunk(rng.fold(keys, 2 * chunks), observation, None)
+    require_shape("what make_chunk returned", held, (len(keys), *held.shape[1:]))
+    if held.ndim != 3:
+        raise ValueError(
+            f"what make_chunk returned has shape {held.shape}; expected [B, H, A]"
+        )
     horizon = held.shape[1]
     if not (0 <= delay <= execute and 1 <= execute <= horizon - delay):
         raise ValueError(
@@ -245,12 +259,13 @@ def carry_out_chunks(
 
 def _average(held: Array, new: Array, counts: Array, decay: Array | float) -> Array:
     """The mean of ``counts`` older chunks and a new one, weighted by age."""
-    ages = jnp.arange(len(counts), dtype=counts.dtype)
-    each = jnp.exp(-decay * ages)
-    before = jnp.sum(jnp.where(ages < counts[:, None], each, 0), axis=1)
-    mine = jnp.exp(-decay * counts)
-    share = (mine / (before + mine))[:, None]
-    return jnp.where(counts[:, None] > 0, held + share * (new - held), new)
+    ages = jnp.arange(len(counts) + 1, dtype=counts.dtype)
+    there = ages <= counts[:, None]
+    weights = jax.nn.softmax(jnp.where(there, -decay * ages, -jnp.inf), axis=1)
+    own = jnp.take_along_axis(weights, counts[:, None].astype(jnp.int32), 1)
+    some = counts[:, None] > 0
+    # Where there is none before, held is NaN, and so would be its derivative.
+    return jnp.where(some, jnp.where(some, held, 0) * (1 - own) + own * new, new)
 
 
 def _require_chunk(horizon: int) -> None:

@@ -56,8 +56,8 @@ def improve(
       The parameters, and the success before each iteration and after the last.
 
     Raises:
-      ValueError: No iterations, success of another shape than ``[E]``, or a filter that
-        returns one.
+      ValueError: No iterations, success of another shape than ``[E]`` or that is
+        neither 0 nor 1, or a filter that returns another shape.
 
     Reference: SAIL, arXiv 2506.06658.
     """
@@ -66,12 +66,15 @@ def improve(
     shares, counts, kept = [], [], []
     for i in range(iterations + 1):
         now = jax.random.fold_in(key, 2 * i)
-        episodes, success = jax.tree.map(np.asarray, roll_out(now, params))
+        episodes, success = roll_out(now, params)
+        episodes, success = jax.tree.map(np.asarray, episodes), np.asarray(success)
         size = _episodes(episodes)
         if success.shape != (size,):
             raise ValueError(
                 f"success has shape {success.shape}; expected ({size},), one an episode"
             )
+        if not np.isin(success, (0, 1)).all():
+            raise ValueError(f"success has {success}; expected bools, or 0 and 1")
         success = success.astype(bool)
         shares.append(success.mean())
         if i == iterations:

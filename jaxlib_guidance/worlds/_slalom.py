@@ -50,7 +50,7 @@ class State(NamedTuple):
       y: Place across the track, scalar.
       velocity: Lengths that it moves sideways in a step, scalar.
       steps: Steps that it has flown, int32 scalar.
-      centres: Place of each pillar's centre ``[5]``.
+      centres: Place of each pillar's centre ``[4]``.
       whole: Whether it has touched nothing, bool scalar.
     """
 
@@ -143,7 +143,9 @@ def step(
     velocity = DRAG * state.velocity + PUSH * push + gust
     y = state.y + velocity
     left, centre, _ = _ahead(state)
-    touched = (left == 1) & (jnp.abs(y - centre) < HALF) | (jnp.abs(y) > EDGE)
+    # Written so that a place that is not known, NaN, has touched something.
+    clear = (left != 1) | (jnp.abs(y - centre) >= HALF)
+    touched = ~(clear & (jnp.abs(y) <= EDGE))
     whole = state.whole & ~touched
     after = State(y, velocity, state.steps + 1, state.centres, whole)
     done = after.steps >= LENGTH

@@ -137,7 +137,10 @@ def by_hand(make, step, start, plans, execute, delay, decay):
 
 @pytest.mark.parametrize(
     ("execute", "delay", "decay"),
-    [(1, 0, None), (3, 2, None), (3, 3, None), (1, 1, 0.5), (2, 1, -1.0), (3, 0, 0.0)],
+    [
+        *((1, 0, None), (3, 2, None), (3, 3, None), (1, 1, 0.5), (2, 1, -1.0)),
+        *((3, 0, 0.0), (1, 0, -40.0)),
+    ],
 )
 def test_late_chunks_are_lists_of_python(execute, delay, decay):
     def make(keys, seen, held):
@@ -167,8 +170,26 @@ def test_late_chunks_are_lists_of_python(execute, delay, decay):
     assert got.chunks.shape == (B, 5, H, A)
 
 
-def made(*args, horizon=H):
-    return jnp.zeros((B, horizon, A))
+def test_averaging_has_a_slope():
+    def total(decay):
+        def make(keys, seen, held):
+            return jg.rng.normal(keys, (H, A)) + seen[:, None]
+
+        def step(state, actions, keys):
+            after = 0.8 * state + 0.1 * actions
+            return after, after, after[:, 0]
+
+        options = {"chunks": 4, "execute": 2, "decay": decay}
+        run = planning.carry_out_chunks(KEYS, make, step, SEEN, SEEN, **options)
+        return run.trajectory.actions.sum()
+
+    slope = jax.jit(jax.grad(total))(0.1)
+    apart = (total(0.11) - total(0.09)) / 0.02
+    np.testing.assert_allclose(slope, apart, rtol=2e-2)
+
+
+def made(*args, horizon=H, batch=B):
+    return jnp.zeros((batch, horizon, A))
 
 
 @pytest.mark.parametrize(
@@ -204,6 +225,18 @@ def made(*args, horizon=H):
                 KEYS, made, None, SEEN, SEEN, chunks=1, execute=4, delay=3
             ),
             "horizon 6, execute 4, delay 3",
+        ),
+        (
+            lambda: planning.carry_out_chunks(
+                KEYS, partial(made, batch=1), None, SEEN, SEEN, chunks=1, execute=1
+            ),
+            r"what make_chunk returned has shape .1, 6, 2.; expected .3, 6, 2.",
+        ),
+        (
+            lambda: planning.carry_out_chunks(
+                KEYS, made, None, SEEN, SEEN, chunks=1, execute=1, decay=np.nan
+            ),
+            "decay is nan; expected a finite number",
         ),
     ],
 )

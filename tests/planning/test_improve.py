@@ -72,6 +72,10 @@ def test_a_loop_is_one_of_lists(start, filtered):
             {"roll_out": lambda k, p: ((np.ones(3), np.ones(2)), np.ones(3))},
             r"leaves of \[2, 3\] episodes; expected one number",
         ),
+        (
+            {"roll_out": lambda k, p: (np.ones(3), np.array([1, 0.5, np.nan]))},
+            r"success has \[1. +0.5 +nan\]; expected bools, or 0 and 1",
+        ),
         ({"keep": lambda s: s[:1]}, r"keep returned bool .1,.; expected bool .3,."),
         ({"keep": lambda s: s.astype(int)}, "keep returned int64"),
     ],

@@ -52,6 +52,11 @@ def test_persistence_counts_each_scheme_once():
         (lambda: rate_difference(np.ones(3), np.ones((2, 3))), "other has shape"),
         (lambda: rate_difference(np.ones(3), 2 * np.ones(3)), "other"),
         (lambda: persistence(np.ones((3, 2)), np.ones(2)), "schemed has shape"),
+        (lambda: persistence(np.ones((2, 2)), np.array([1, np.nan])), "schemed is"),
+        (
+            lambda: rate_difference(np.ones(4), np.ones(3), other_mask=np.ones(4)),
+            "other_mask has shape",
+        ),
         (lambda: persistence(2 * np.ones((3, 2)), np.ones(3)), "deceptive"),
     ],
 )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from jaxlib_guidance.files import load_weights
+from jaxlib_guidance.models import LM, load_pretrained
 from jaxlib_guidance.training import Log
 from jaxlib_guidance.worlds import chains, sums
 
@@ -117,8 +118,14 @@ def test_it_goes_on_where_it_was_stopped_and_the_author_stays_for_a_round(tmp_pa
         with pytest.raises(KeyboardInterrupt):
             recipe.train(stopped)
     assert recipe.train(stopped) == figures
-    one, two = (load_weights(x.directory / "ema.safetensors") for x in (whole, stopped))
+    one, two = (
+        load_weights(x.directory / "ema.safetensors")[0] for x in (whole, stopped)
+    )
     jax.tree.map(np.testing.assert_array_equal, one, two)
+    # What was learned is a start for the next run.
+    lm, params = load_pretrained(whole.directory / "ema.safetensors")
+    assert isinstance(lm, LM)
+    jax.tree.map(np.testing.assert_array_equal, one, params)
 
 
 @pytest.mark.slow
@@ -127,7 +134,7 @@ def test_where_nothing_is_kept_nothing_changes(tmp_path, monkeypatch):
     figures = recipe.train(tiny(tmp_path, rounds=1))
     assert figures["before"] == figures["after"]
     kept, _ = load_weights(tmp_path / "ema.safetensors")
-    _, begun, _ = tasks.load(tiny(tmp_path))
+    _, begun, *_ = tasks.load(tiny(tmp_path))
     jax.tree.map(np.testing.assert_array_equal, kept, dict(begun))
 
 
@@ -147,6 +154,9 @@ def test_of_several_temperatures_a_round_takes_one(tmp_path):
         ({"tries": 3}, "tries"),
         ({"temperatures": ()}, "temperatures"),
         ({"temperatures": (1.0, -0.5)}, "temperatures"),
+        ({"temperatures": (float("nan"),)}, "temperatures"),
+        ({"learning_rate": -1e-3}, "learning_rate"),
+        ({"digits": 4}, "digits is 4; expected 1 to 3"),
         ({"rounds": 0}, "rounds"),
         ({"start": "digits"}, "start is 'digits', .*language model"),
     ],
@@ -183,5 +193,14 @@ def test_curves_of_runs(tmp_path, capsys):
     assert config.out.exists()
     with pytest.raises(ValueError, match="metric has 'los'"):
         curves.main(replace(config, metric=("los",)))
+    records = [{"step": i, "loss": x} for i, x in enumerate([1, 1e17, np.nan, 3, 4])]
+    steps, values = curves.curve(records, "loss", 1)
+    np.testing.assert_array_equal(values, [1, 1e17, np.nan, 3, 4])
+    (runs[0] / "metrics.jsonl").write_text('3\n{"step": 1, "loss": 2}\n')
+    with pytest.raises(ValueError, match=r"run0.metrics.jsonl has no record .*line 1"):
+        curves.main(config)
+    assert curves.method_of(runs[0]) == curves.method_of(runs[1])
+    apart = "a/run1", "b/run1", "lr0.1", "lr0.01"
+    assert len({curves.method_of(tmp_path / x) for x in apart}) == 4
     with pytest.raises(ValueError, match="no metrics.jsonl"):
         curves.main(replace(config, runs=(tmp_path,)))

@@ -44,6 +44,7 @@ def test_a_constant_push_is_a_geometric_series():
         (0.1, world.SPACING, True),
         (-0.2, 2 * world.SPACING - 1, False),
         (world.EDGE + 0.01, 3, False),
+        (np.nan, 3, False),
         (-world.EDGE - 0.01, 3, False),
         (0.9, world.LENGTH - 1, True),
         (0.2, world.LENGTH - 1, False),
