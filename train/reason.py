@@ -32,13 +32,14 @@ from reason_task import (
     Task,
     attempt_twice,
     fingerprint,
+    in_majority,
     load_smollm2_sums,
     make_examples,
     make_task,
     score,
 )
 
-from jaxlib_guidance import policy, rng
+from jaxlib_guidance import rng
 from jaxlib_guidance.models import LM
 from jaxlib_guidance.reduce import masked_mean
 from jaxlib_guidance.training import (
@@ -131,9 +132,7 @@ def agrees(row: dict[str, Array], group: int, eos: int) -> Array:
     """Whether an answer, with its end, is that of most in its group, ``[B]``."""
     ended = jnp.any((row["tokens"] == eos) & row["mask"], 1).reshape(-1, group)
     said = fingerprint(row["tokens"], row["mask"]).reshape(-1, group)
-    winner = policy.weighted_vote(said, mask=ended).label
-    same = ended & (said == winner[:, None])
-    return same.reshape(-1).astype(jnp.float32)
+    return in_majority(said, ended).reshape(-1).astype(jnp.float32)
 
 
 def score_groups(lm: LM, params: Any, row: dict[str, Array]) -> Array:

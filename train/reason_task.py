@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance import rng
+from jaxlib_guidance import policy, rng
 from jaxlib_guidance.models import (
     LM,
     chat,
@@ -153,6 +153,12 @@ def fingerprint(tokens: Array, mask: Array) -> Array:
     factors = jnp.uint32(2654435761) ** jnp.arange(tokens.shape[-1], dtype=jnp.uint32)
     kept = jnp.where(mask, tokens + 1, 0).astype(jnp.uint32)
     return jnp.sum(kept * factors, -1).astype(jnp.int32)
+
+
+def in_majority(said: Array, ended: Array) -> Array:
+    """Which answers of groups ``[P, G]`` end and say what most do that end."""
+    winner = policy.weighted_vote(said, mask=ended).label
+    return ended & (said == winner[:, None])
 
 
 def score(lm: LM, params: Any, row: dict[str, Array]) -> Array:

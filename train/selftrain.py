@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from reason_task import in_majority
 from selftrain_options import Config, Keep
 from selftrain_task import Found, Task, load
 
@@ -72,11 +73,10 @@ def choose(keep: Keep, found: Found) -> Array:
     if keep == "all":
         return found.ended
     if keep == "shortest":
-        paid = policy.shortest_correct(found.right, found.length, weight=1.0)
-        most = jnp.max(jnp.where(found.right, paid, -1.0), 1, keepdims=True)
-        return found.right & (paid == most)
-    winner = policy.weighted_vote(found.said, mask=found.ended)
-    return found.ended & (found.said == winner.label[:, None])
+        most = jnp.iinfo(found.length.dtype).max
+        length = jnp.where(found.right, found.length, most)
+        return found.right & (length == jnp.min(length, 1, keepdims=True))
+    return in_majority(found.said, found.ended)
 
 
 def answer(
