@@ -1,12 +1,14 @@
 """Plans by guided diffusion of states and actions, and worlds to carry them out in."""
 
-from jaxlib_guidance.planning._chunks import (
-    ChunkedEpisode,
-    carry_out_chunks,
-    draw_chunk,
-    flow_policy,
-    init_flow_policy,
+from jaxlib_guidance.planning._advantages import (
+    apply_critic,
+    chunk_returns,
+    chunk_value,
+    init_critic,
+    tell_advantage,
+    with_advantage,
 )
+from jaxlib_guidance.planning._chunks import ChunkedEpisode, carry_out_chunks
 from jaxlib_guidance.planning._dynamics import (
     apply_dynamics,
     apply_inverse,
@@ -20,6 +22,11 @@ from jaxlib_guidance.planning._energies import (
     phase_blend,
     phased,
     rate_energy,
+)
+from jaxlib_guidance.planning._flow_policy import (
+    draw_chunk,
+    flow_policy,
+    init_flow_policy,
 )
 from jaxlib_guidance.planning._improve import Improvement, improve
 from jaxlib_guidance.planning._plan import (
@@ -61,6 +68,13 @@ __all__ = [
     "draw_chunk",
     "flow_policy",
     "init_flow_policy",
+    # What chunks are worth, and telling a policy
+    "apply_critic",
+    "chunk_returns",
+    "chunk_value",
+    "init_critic",
+    "tell_advantage",
+    "with_advantage",
     # What a plan is asked for
     "alignment_errors",
     "dynamics_energy",

@@ -1,136 +1,16 @@
-"""Policies that draw chunks of actions by a flow, and are late with them."""
+"""Chunks of actions carried out in a world that goes on while they are made."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.diffusion import RectifiedFlow, parametrize
-from jaxlib_guidance.guidance import chain, inpaint_flow
-from jaxlib_guidance.planning._layers import apply_layers, init_layers
-from jaxlib_guidance.planning._trajectories import Layout, Trajectory
+from jaxlib_guidance.planning._trajectories import Trajectory
 from jaxlib_guidance.reduce import known_false, require_shape
-from jaxlib_guidance.sampling import Sampler, sample
-from jaxlib_guidance.types import Array, Denoiser, PyTree
-
-_FREQUENCIES = 8
-
-
-def init_flow_policy(
-    key: Array, layout: Layout, horizon: int, widths: Sequence[int] = (256, 256, 256)
-) -> PyTree:
-    """New parameters of `flow_policy`.
-
-    Args:
-      key: One typed key.
-      layout: How actions and observations are scaled.
-      horizon: Number ``H`` of actions in a chunk.
-      widths: Units of the hidden layers.
-
-    Returns:
-      Layers ``{"layer0": {"kernel", "bias"}, ...}``; the last is 0.
-
-    Raises:
-      ValueError: No actions in a chunk.
-    """
-    _require_chunk(horizon)
-    outputs = horizon * layout.actions
-    entries = outputs + layout.states + 2 * _FREQUENCIES
-    return init_layers(key, entries, outputs, widths)
-
-
-def flow_policy(params: PyTree) -> Denoiser:
-    """A policy as the velocity ``v(x, t, o)`` of a flow to chunks of actions.
-
-    Train it with `diffusion.denoising_loss` and ``weighting="velocity"``, on actions
-    and observations in unit scale.
-
-    Args:
-      params: Parameters.
-
-    Returns:
-      A denoiser of arrays ``[B, H, A]`` on a `diffusion.RectifiedFlow`, whose condition
-      is the observation in unit scale ``[B, S]``.
-
-    Reference: Black et al., pi0, arXiv 2410.24164, eq. 1, with a small network.
-    """
-
-    def velocity(x: Array, t: Array, cond: Array) -> Array:
-        angles = t[:, None] * 100.0 ** jnp.linspace(0, 1, _FREQUENCIES)
-        flat = x.reshape(len(x), -1)
-        parts = flat, cond, jnp.sin(angles), jnp.cos(angles)
-        return apply_layers(params, jnp.concatenate(parts, axis=-1)).reshape(x.shape)
-
-    return parametrize(velocity, RectifiedFlow(), "velocity")
-
-
-def draw_chunk(
-    keys: Array,
-    denoiser: Any,
-    sampler: Sampler,
-    grid: Array,
-    layout: Layout,
-    observation: Array,
-    horizon: int,
-    *,
-    held: Array | None = None,
-    weights: Array | None = None,
-    w_max: Array | float = 5.0,
-    guidance: Any = None,
-    **options: Any,
-) -> Array:
-    """Draws a chunk of actions, as one that goes on from the chunk before.
-
-    Of the chunk before, what is still to be executed is inpainted with
-    `guidance.inpaint_flow`; each step of the solver then costs one vector-Jacobian
-    product of the denoiser more.
-
-    Args:
-      keys: Typed keys ``[B]``, one a chunk.
-      denoiser: Denoiser of arrays ``[B, H, A]`` whose condition is the observation in
-        unit scale ``[B, S]``, such as `flow_policy`.
-      sampler: Solver.
-      grid: Times ``[N + 1]``.
-      layout: How actions and observations are scaled.
-      observation: What is seen ``[B, S]``, in the units of the world.
-      horizon: Number ``H`` of actions in a chunk.
-      held: The chunk before, moved up to the present ``[B, H, A]``, in the units of the
-        world; where a weight is 0 it may be anything, NaN too. None is none, and each
-        chunk is drawn anew.
-      weights: How firmly each action of it holds ``[H]``, from `guidance.chunk_weights`
-        with ``overlap`` the horizon less the actions executed of a chunk.
-      w_max: Largest weight of the inpainting, see `guidance.inpaint_flow`.
-      guidance: Term or chain beside it; None is none.
-      **options: Of `sampling.sample`.
-
-    Returns:
-      Actions ``[B, H, A]`` in the units of the world.
-
-    Raises:
-      ValueError: An observation or a chunk of another shape, ``held`` without
-        ``weights`` or weights without it; anything that `sample` refuses.
-
-    Reference: Black et al., real-time chunking, arXiv 2506.07339.
-    """
-    _require_chunk(horizon)
-    require_shape("observation", observation, (keys.shape[0], layout.states))
-    if (held is None) != (weights is None):
-        given, other = ("weights", "held") if held is None else ("held", "weights")
-        raise ValueError(f"{given} without {other}; expected both or neither")
-    shape = horizon, layout.actions
-    if held is not None:
-        require_shape("held", held, (keys.shape[0], *shape))
-        known = (held - layout.action_mean) / layout.action_std
-        term = inpaint_flow(known, weights, w_max)
-        guidance = term if guidance is None else chain(guidance, term)
-    cond = layout.scale(jnp.asarray(observation, jnp.float32))
-    x, _ = sample(
-        keys, denoiser, sampler, grid, shape, cond, guidance=guidance, **options
-    )
-    return x * layout.action_std + layout.action_mean
+from jaxlib_guidance.types import Array, PyTree, at_least_float32
 
 
 class ChunkedEpisode(NamedTuple):
@@ -191,9 +71,9 @@ def carry_out_chunks(
       The episodes.
 
     Raises:
-      TypeError: Numbers that are not whole.
-      ValueError: Numbers that do not fit each other or the horizon, a ``decay`` that is
-        not finite, a chunk of another shape.
+      TypeError: Numbers that are not whole, or keys that are not typed keys.
+      ValueError: Numbers that do not fit each other or the horizon, one key for all
+        episodes, a ``decay`` that is not finite, a chunk of another shape.
 
     Reference: Black et al., arXiv 2506.07339, section 3, and its released simulation;
       temporal averaging: Zhao et al., ACT, arXiv 2304.13705, algorithm 2.
@@ -205,13 +85,20 @@ def carry_out_chunks(
         raise ValueError(f"chunks is {chunks}; expected at least 1")
     if decay is not None and known_false(np.isfinite, decay):
         raise ValueError(f"decay is {decay}; expected a finite number, or None")
-    observation = jnp.asarray(observation)
-    # Chunks and steps draw from streams of even and odd numbers.
-    held = make_chunk(rng.fold(keys, 2 * chunks), observation, None)
-    require_shape("what make_chunk returned", held, (len(keys), *held.shape[1:]))
-    if held.ndim != 3:
+    rng.require_keys(keys)
+    # Whole numbers and halves would change their type on the way.
+    observation = at_least_float32(jnp.asarray(observation))
+    if observation.shape[:1] != keys.shape:
         raise ValueError(
-            f"what make_chunk returned has shape {held.shape}; expected [B, H, A]"
+            f"observation has shape {observation.shape}; expected batch {len(keys)} of "
+            "keys"
+        )
+    # Chunks and steps draw from streams of even and odd numbers.
+    held = _made(make_chunk, rng.fold(keys, 2 * chunks), observation, None)
+    if held.ndim != 3 or len(held) != len(keys):
+        raise ValueError(
+            f"what make_chunk returned has shape {held.shape}; expected [B, H, A] with "
+            f"batch {len(keys)} of keys"
         )
     horizon = held.shape[1]
     if not (0 <= delay <= execute and 1 <= execute <= horizon - delay):
@@ -228,8 +115,12 @@ def carry_out_chunks(
 
     def one(carry, i):
         state, seen, held, counts = carry
-        drawn = make_chunk(rng.fold(keys, 2 * i), seen, held)
-        require_shape("what make_chunk returned", drawn, held.shape)
+        drawn = _made(make_chunk, rng.fold(keys, 2 * i), seen, held)
+        if drawn.shape != held.shape:
+            raise ValueError(
+                f"what make_chunk returned has shape {drawn.shape}, given held; "
+                f"expected that of its first chunk, {held.shape}"
+            )
         new = drawn
         if decay is not None:
             new = _average(held, drawn, counts, decay)
@@ -240,6 +131,8 @@ def carry_out_chunks(
             action, j = taken
             key = rng.fold(keys, 2 * (i * execute + j) + 1)
             state, after, reward = step(state, action, key)
+            require_shape("what step returned as observation", after, seen.shape)
+            after = jnp.asarray(after, seen.dtype)
             return (state, after), (action, seen, reward)
 
         first = jnp.moveaxis(ready, 1, 0), jnp.arange(execute)
@@ -257,6 +150,11 @@ def carry_out_chunks(
     )
 
 
+def _made(make_chunk, keys: Array, seen: Array, held: Array | None) -> Array:
+    """A chunk in the type that all of them have."""
+    return at_least_float32(jnp.asarray(make_chunk(keys, seen, held)))
+
+
 def _average(held: Array, new: Array, counts: Array, decay: Array | float) -> Array:
     """The mean of ``counts`` older chunks and a new one, weighted by age."""
     ages = jnp.arange(len(counts) + 1, dtype=counts.dtype)
@@ -266,8 +164,3 @@ def _average(held: Array, new: Array, counts: Array, decay: Array | float) -> Ar
     some = counts[:, None] > 0
     # Where there is none before, held is NaN, and so would be its derivative.
     return jnp.where(some, jnp.where(some, held, 0) * (1 - own) + own * new, new)
-
-
-def _require_chunk(horizon: int) -> None:
-    if horizon < 1:
-        raise ValueError(f"horizon is {horizon}; expected at least 1")

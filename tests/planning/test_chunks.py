@@ -192,6 +192,40 @@ def made(*args, horizon=H, batch=B):
     return jnp.zeros((batch, horizon, A))
 
 
+def still(state, actions, keys):
+    return state, state, state[:, 0]
+
+
+def carry(make, step=still, keys=KEYS, seen=SEEN):
+    return planning.carry_out_chunks(keys, make, step, SEEN, seen, chunks=2, execute=1)
+
+
+def test_lists_whole_numbers_and_halves_are_numbers():
+    """What is seen is float32 from the first step on, and chunks are too."""
+    whole = jnp.arange(B * S).reshape(B, S)
+    types = []
+
+    def chunk(keys, seen, held):
+        types.append(seen.dtype)
+        return [[[1.0] * A] * H] * B if held is None else jnp.ones((B, H, A), "float16")
+
+    def world(state, actions, keys):
+        after = (state + actions).astype("bfloat16")
+        return state + 1, after, after[:, 0]
+
+    got = planning.carry_out_chunks(
+        *(KEYS, chunk, world, jnp.zeros((B, S)), whole), chunks=2, execute=1
+    )
+    assert set(types) == {jnp.dtype("float32")}
+    np.testing.assert_array_equal(got.trajectory.states[:, 0], whole)
+    np.testing.assert_array_equal(got.trajectory.states[:, 1], 1.0)
+    held, weights = np.ones((B, H, A)), guidance.chunk_weights(H, 2, 4)
+    seen = np.asarray(SEEN).tolist()
+    setting = KEYS, unit(), jg.euler(), GRID, LAYOUT, seen, H
+    listed = planning.draw_chunk(*setting, held=held.tolist(), weights=weights.tolist())
+    np.testing.assert_array_equal(listed, draw(unit(), held=held, weights=weights))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -230,7 +264,23 @@ def made(*args, horizon=H, batch=B):
             lambda: planning.carry_out_chunks(
                 KEYS, partial(made, batch=1), None, SEEN, SEEN, chunks=1, execute=1
             ),
-            r"what make_chunk returned has shape .1, 6, 2.; expected .3, 6, 2.",
+            r"what make_chunk returned has shape .1, 6, 2.; expected .B, H, A. with b",
+        ),
+        (
+            lambda: carry(lambda k, o, held: made(horizon=H if held is None else 5)),
+            r"has shape .3, 5, 2., given held; expected that of its first chunk, .3, 6",
+        ),
+        (lambda: carry(made, keys=KEYS[0]), r"keys has shape ..; expected .B."),
+        (lambda: carry(made, seen=SEEN[:2]), r"observation has shape .2, 2.; expected"),
+        (
+            lambda: carry(made, lambda s, a, k: (s, s[:, :1], s[:, 0])),
+            r"what step returned as observation has shape .3, 1.; expected .3, 2.",
+        ),
+        (
+            lambda: planning.draw_chunk(
+                *(KEYS[0], unit(), jg.euler(), GRID, LAYOUT, SEEN, H)
+            ),
+            r"keys has shape ..; expected .B.",
         ),
         (
             lambda: planning.carry_out_chunks(
