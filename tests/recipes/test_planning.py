@@ -103,6 +103,24 @@ def test_a_planner_learns_from_its_own_plans():
 
 
 @pytest.mark.slow
+def test_policies_are_steered_by_advantage(tmp_path):
+    bench = load("benchmarks", "advantage")
+    tiny = {"flights": 4, "seeds": 1, "tuning": 1, "updates": 2, "data": 20}
+    tiny |= {"steps": 2, "particles": 2, "width": 8}
+    config = bench.Config(**tiny, picture=tmp_path / "a.png")
+    with jax.numpy_dtype_promotion("standard"):  # As whoever runs it has it.
+        lines = bench.main(config).splitlines()
+    assert len(lines) == 2 + len(bench.ROWS)
+    assert lines[0] == "| | setting | evaluations | delay 0 | delay 2 |"
+    counts = {line.split(" | ")[0]: line.split(" | ")[2] for line in lines[2:]}
+    assert counts["| guided by that"] == "4"
+    assert counts["| best of 8"] == "4"
+    assert config.picture.exists()
+    with pytest.raises(ValueError, match="particles is 0; expected at least 1"):
+        bench.main(bench.Config(particles=0))
+
+
+@pytest.mark.slow
 def test_own_episodes(tmp_path):
     rng = np.random.default_rng(0)
     parts = {
