@@ -60,7 +60,7 @@ ROWS = {
 class Config:
     """What to measure."""
 
-    seeds: int = 3
+    seeds: int = 5
     """Runs of each row, each with its own demonstrations."""
     hands: int = 100
     """Roll-outs of an iteration."""
