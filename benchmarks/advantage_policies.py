@@ -26,11 +26,11 @@ class Config:
     """Flights of each seed and delay."""
     seeds: int = 5
     """Sets of recorded flights, each with its own critic and policies."""
-    tuning: int = 3
+    tuning: int = 2
     """Sets with which settings are chosen."""
-    updates: int = 1500
+    updates: int = 3000
     """Steps of training of each network."""
-    width: int = 128
+    width: int = 256
     """Units of each of the three layers of a policy."""
     data: int = 1000
     """Recorded flights."""
