@@ -131,6 +131,7 @@ def test_imports_are_declared():
             "export",
             "lm",
             "emoji",
+            "adroit",
             "hosts",
         )
         for line in extras[name]
