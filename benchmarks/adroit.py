@@ -261,13 +261,15 @@ def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    fig, axis = plt.subplots(figsize=(6.4, 3.2), dpi=110)
+    fig, axis = plt.subplots(figsize=(7.4, 3.2), dpi=110)
     angles = [goal for goal, start in GOALS if start == 0]
     for row, each in found.items():
-        axis.plot(angles, each["done"].mean(1)[: len(angles)], "o-", label=row, ms=3)
+        style = "o-" if "best of" in row else "o:"
+        axis.plot(angles, each["done"].mean(1)[: len(angles)], style, label=row, ms=3)
     axis.axvline(90, color="0.7", lw=1)
     axis.set(xlabel="degrees asked for; 90 was trained on", ylabel="success")
-    axis.legend(fontsize=6)
+    axis.set_ylim(-0.02, 1.02)
+    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     fig.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path)
