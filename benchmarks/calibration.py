@@ -39,7 +39,7 @@ from jaxlib_guidance.sampling import Calibrated, tabulate
 from jaxlib_guidance.testing import judge_samples
 
 SEEN = 8  # classes that calibration may use
-SOLVERS = {
+FIXED = {
     "ddim": jg.ddim(),
     "dpmpp_2m": jg.dpmpp_2m(),
     "dpmpp_3m": jg.dpmpp_3m(),
@@ -49,14 +49,6 @@ SOLVERS = {
     "deis(3)": jg.deis(3),
     "lms(4)": jg.lms(4),
     "pndm(4)": jg.pndm(4),
-} | {
-    f"adams({order}{'' if correct else ', False'}, scale={scale})": jg.adams(
-        order, correct, scale
-    )
-    for scale in (0.4, 0.7, 1.0)
-    for order in (1, 2, 3)
-    for correct in (False, True)
-    if order > 1 or correct
 }
 
 
@@ -86,12 +78,27 @@ class Config:
     """File of the cells that are done."""
 
 
+def solvers(model: Any) -> dict[str, Any]:
+    """The fixed solvers; scales of `adams` are shares of the data's."""
+    return FIXED | {
+        f"adams({order}{'' if correct else ', False'}, scale={scale})": jg.adams(
+            order, correct, scale * model.data_scale
+        )
+        for scale in (0.4, 0.7, 1.0)
+        for order in (1, 2, 3)
+        for correct in (False, True)
+        if order > 1 or correct
+    }
+
+
 def grids(model: Any, n: int) -> dict[str, Any]:
     """The spacings, each to where it is at its best.
 
     They begin at log-SNR -7.5, which is all noise, as the reference does; two, from the
     same noise, also at -4.5: few steps have none to lose where there is no signal.
+    Shifts are shares of the data's scale.
     """
+    scale = model.data_scale
     at = lambda level: float(model.process.t_of_logsnr(jnp.float32(level)))  # noqa: E731
     found = {"uniform": jg.uniform_grid(model.process, n, t_max=at(-7.5))}
     for end in (4.0, 5.5, 7.5):
@@ -99,11 +106,12 @@ def grids(model: Any, n: int) -> dict[str, Any]:
         found[f"logsnr to {end:g}"] = jg.logsnr_grid(model.process, n, **ends)
         found[f"karras to {end:g}"] = jg.karras_grid(model.process, n, **ends)
     for shift in (0.3, 0.5, 0.7, 1.0):
-        made = jg.flow_grid(model.process, n, shift, t_max=at(-7.5))
+        made = jg.flow_grid(model.process, n, shift * scale, t_max=at(-7.5))
         found[f"flow, shift {shift:g}"] = made
     for shift in (1.0, 1.5):
         for level, name in ((-7.5, ""), (-4.5, ", from -4.5")):
-            made = jg.flow_grid(model.process, n, shift, t_max=at(level), rho=2.0)
+            ends = {"t_max": at(level), "rho": 2.0}
+            made = jg.flow_grid(model.process, n, shift * scale, **ends)
             found[f"flow, shift {shift:g}, rho 2{name}"] = made
     return found
 
@@ -217,10 +225,11 @@ class Bench:
 def cell(config: Config, bench: Bench, n: int) -> dict[str, Any]:
     """One number of evaluations: the best fixed row of each column, and calibration."""
     process, few = bench.model.process, config.few
+    fixed_solvers = solvers(bench.model)
     table = jax.jit(tabulate, static_argnums=0)
     tables = {
         f"{name} on {where}": (name, grid, table(solver, grid, process))
-        for name, solver in SOLVERS.items()
+        for name, solver in fixed_solvers.items()
         for where, grid in grids(bench.model, n).items()
     }
     # Most rows are far from the best: all are drawn from a few starts, some from all.
@@ -234,7 +243,7 @@ def cell(config: Config, bench: Bench, n: int) -> dict[str, Any]:
     first = {key: error for key, error in first.items() if np.isfinite(error)}
     best = sorted(first, key=first.__getitem__)[:8]
     rows = {key: bench.row(bench.draws(tables[key][2])) for key in best}
-    own = jg.recommended(process, n, t_max=bench.first)
+    own = jg.recommended(process, n, scale=bench.model.data_scale, t_max=bench.first)
     rows["recommended"] = bench.row(bench.draws(own))
     fixed = {
         column: min((row[column], key) for key, row in rows.items())
@@ -252,7 +261,7 @@ def cell(config: Config, bench: Bench, n: int) -> dict[str, Any]:
         bench.model.shape,
         bench.seen[1],
         guidance=bench.guidance,
-        start=(SOLVERS[name], grid),
+        start=(fixed_solvers[name], grid),
         reference=bench.seen_ends,
         steps=config.steps,
         batch=config.batch,

@@ -27,7 +27,7 @@ class Problem:
       kind: "mixture" or "network".
       process: Noise process; the starts stand at its ``t_max``.
       process_name: Key of `PROCESSES`.
-      scale: Standard deviation of the data.
+      scale: `data_scale` of the data.
       starts: States ``[B, *S]`` at ``process.t_max``, float32.
       denoiser: Function that makes the denoiser; call it inside what is jitted.
       cond: Condition ``[B]`` of a network, or None.

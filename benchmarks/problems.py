@@ -31,10 +31,10 @@ from distributions import DISTRIBUTIONS
 from problem import Problem
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.data import embed_words
+from jaxlib_guidance.data import embed_words, load_digits, load_emoji
 from jaxlib_guidance.diffusion import linear_betas, vp_discrete
 from jaxlib_guidance.models import load_pretrained, pretrained_names
-from jaxlib_guidance.testing import GaussianMixture, exact_denoiser
+from jaxlib_guidance.testing import GaussianMixture, draw_exact, exact_denoiser
 from jaxlib_guidance.types import Array, pytree_dataclass, static
 
 PROCESSES = {
@@ -159,6 +159,11 @@ def _noise(name, count, shape):
     return np.random.default_rng(_seed(name)).normal(size=(count, *shape))
 
 
+def _measured(examples):
+    """`data_scale` as a user has it, from examples; rounded, to compile less often."""
+    return float(f"{jg.data_scale(examples):.2g}")
+
+
 def _mark(*trees):
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(trees)]
     parts = [repr(trees[0]).encode(), *(leaf.tobytes() for leaf in leaves)]
@@ -176,7 +181,7 @@ def mixture_problem(name, half, distribution, process, scale, cache):
         "mixture",
         p,
         process,
-        scale,
+        _measured(draw_exact(mixture, jax.random.key(0), 500)),
         starts,
         lambda: exact_denoiser(mixture, p),
         mixture=mixture,
@@ -214,7 +219,7 @@ def _network_problem(name, half, network, labels, weight, cache):
         "network",
         model.process,
         "cosine",
-        float(model.options.get("sigma_data", 1.0)),
+        _measured(load_digits()[0] if network == "digits" else load_emoji().images),
         starts,
         lambda: model.denoiser(params),
         cond,

@@ -16,6 +16,7 @@ from jaxlib_guidance.diffusion import (
     VPDiscrete,
     VPLinear,
     convert,
+    data_scale,
     discrete_grid,
     flow_grid,
     from_function,
@@ -136,6 +137,7 @@ __all__ = [
     "RectifiedFlow",
     # Solver and grid in one
     "recommended",
+    "data_scale",
     # Time grids
     "uniform_grid",
     "flow_grid",

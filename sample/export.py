@@ -58,7 +58,9 @@ def write(config: Config) -> dict[str, Any]:
     null = model.classes
     about = {"weights": config.weights, "steps": config.steps}
     if config.calibrated is None:
-        sampler, grid = jg.recommended(model.process, config.steps)
+        sampler, grid = jg.recommended(
+            model.process, config.steps, scale=model.data_scale
+        )
     elif config.steps != Config.steps:
         raise ValueError("steps are the file's when calibrated is given")
     else:

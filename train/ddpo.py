@@ -146,7 +146,7 @@ def by_contrast(config: Config, model: DiffusionModel) -> Method:
             "x": jg.sample(
                 jg.sample_keys(root, ids),
                 net(params),
-                *jg.recommended(process, n),
+                *jg.recommended(process, n, scale=model.data_scale),
                 model.shape,
                 prompts,
                 guidance=guided(config, model),

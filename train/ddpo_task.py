@@ -186,7 +186,7 @@ def make_evaluation(
     keys = jg.sample_keys(jax.random.key(seed + 2), count)
     prompts = task.prompt(jnp.asarray(ids))
     net, grid = network(model), model.grid(solver_steps)
-    recommended = jg.recommended(model.process, solver_steps)
+    recommended = jg.recommended(model.process, solver_steps, scale=model.data_scale)
     options: Any = {"guidance": guidance}
 
     def draw(params, keys, prompts):

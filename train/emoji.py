@@ -147,7 +147,7 @@ def make_optimiser(config: Optimiser) -> optax.GradientTransformation:
 
 def make_sampler(model: DiffusionModel, steps: int, mesh: jax.sharding.Mesh) -> Any:
     """``(params, key, prompts, weight) -> images``: guided samples, on all devices."""
-    solver, grid = jg.recommended(model.process, steps)
+    solver, grid = jg.recommended(model.process, steps, scale=model.data_scale)
 
     def run(params, keys, cond, weight):
         return jg.sample(
@@ -200,6 +200,7 @@ def train(config: Config) -> bool:
     data = load_emoji("train")
     scale = round(float(np.std(data.images)), 3)
     about = describe(config, scale)
+    about["data_scale"] = float(f"{jg.data_scale(data.images):.3g}")
     model = from_config(about)
     assert isinstance(model, DiffusionModel)
     optim = config.optimiser

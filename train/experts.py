@@ -80,7 +80,7 @@ def nothing_told(model: Any, count: int) -> Any:
 def draw(model: DiffusionModel, params: Any, config: Config) -> jax.Array:
     """Samples without a condition ``[samples, *S]``."""
     part = min(config.samples, 128)
-    solver = jg.recommended(model.process, config.solver_steps)
+    solver = jg.recommended(model.process, config.solver_steps, scale=model.data_scale)
 
     cond = nothing_told(model, part)
 

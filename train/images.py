@@ -148,7 +148,7 @@ def make_sampler(model: DiffusionModel, steps: int, mesh: jax.sharding.Mesh) -> 
 
     A model without classes has neither labels nor guidance.
     """
-    solver, grid = jg.recommended(model.process, steps)
+    solver, grid = jg.recommended(model.process, steps, scale=model.data_scale)
 
     def run(params, keys, labels, weight):
         net, how = model.denoiser(params), (solver, grid, model.shape)
@@ -224,6 +224,9 @@ def train(config: Config) -> dict[str, Any]:
     scale = round(float(np.std(data.images)), 3)
     before = None if config.init is None else started(config.init, shape[-1])
     about = describe(config, shape, len(data.classes), scale, before and before[1])
+    if len(data.images) > 2:
+        few = data.images[:: 1 + len(data.images) // 2000]
+        about["data_scale"] = float(f"{jg.data_scale(few):.3g}")
     model, about["class_names"] = from_config(about), list(data.classes)
     assert isinstance(model, DiffusionModel)
     free = ("directory", "log", "evaluation", "store", "optimiser.steps", "data.source")

@@ -1,5 +1,6 @@
 """Noise processes, predictions, denoisers, time grids and training losses."""
 
+from jaxlib_guidance.diffusion._data_scale import data_scale
 from jaxlib_guidance.diffusion._denoise import (
     FunctionNetwork,
     from_function,
@@ -126,5 +127,6 @@ __all__ = [
     "edm_weight",
     "elbo_weight",
     "sigmoid_weight",
+    "data_scale",
     "denoising_loss",
 ]

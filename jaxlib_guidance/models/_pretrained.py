@@ -74,6 +74,8 @@ class DiffusionModel:
       options: Keywords of `parametrize`.
       shape: Shape ``*S`` of a sample.
       classes: Number of classes, or None; the null class is ``classes``.
+      data_scale: Scale of the data it was trained on, for `recommended`, as `data_scale`
+        measures it; 1 where the configuration does not say.
     """
 
     module: Any
@@ -81,6 +83,7 @@ class DiffusionModel:
     options: Mapping[str, Any]
     shape: tuple[int, ...]
     classes: int | None = None
+    data_scale: float = 1.0
 
     @property
     def null(self) -> PyTree:
@@ -264,7 +267,8 @@ def from_config(config: Mapping[str, Any]) -> DiffusionModel | ClassifierModel |
       config: Plain JSON with "network" (a dict with "kind" and the options of the
         class), which is all of an `LM`; "process" in the same form, "shape", "classes",
         and, for diffusion, "parametrize" (keywords of `parametrize`) or, for a
-        classifier of noisy samples, "sigma_data".
+        classifier of noisy samples, "sigma_data"; "data_scale" is that of a
+        `DiffusionModel`, 1 where it is missing.
 
     Returns:
       The model, without parameters.
@@ -285,7 +289,9 @@ def from_config(config: Mapping[str, Any]) -> DiffusionModel | ClassifierModel |
         if made is None:
             raise ValueError("config has no 'process'")
         options = config["parametrize"]
-        return DiffusionModel(module, made, options, shape, config.get("classes"))
+        scale = config.get("data_scale", 1.0)
+        classes = config.get("classes")
+        return DiffusionModel(module, made, options, shape, classes, scale)
     except KeyError as error:
         raise ValueError(f"config has no {error}") from error
 
