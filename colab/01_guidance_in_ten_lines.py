@@ -71,7 +71,7 @@ plt.rcParams["figure.dpi"] = 80
 model, params = load_pretrained("digits")
 keys = jg.sample_keys(jax.random.key(0), 100)  # one key a sample
 labels = jnp.repeat(jnp.arange(10), 10)
-solver, grid = jg.recommended(model.process, 20)
+solver, grid = jg.recommended(model.process, 20, scale=model.data_scale)
 
 
 @jax.jit
@@ -143,7 +143,7 @@ show({"cfg weight 0 → 6": swept.reshape(-1, *model.shape)}, height=5)
 # %%
 judge, judge_params = load_pretrained("digits_judge")
 steps = 12
-coarse = jg.recommended(model.process, steps)
+coarse = jg.recommended(model.process, steps, scale=model.data_scale)
 few = 16 if FAST else 64
 
 

@@ -273,7 +273,7 @@ nothing = like_cond(model.null, words(*["red heart"] * 8))
 
 @jax.jit
 def draw(params, guidance):
-    pair = jg.recommended(model.process, 8)
+    pair = jg.recommended(model.process, 8, scale=model.data_scale)
     net = model.denoiser(params)
     return jg.sample(many, net, *pair, model.shape, nothing, guidance=guidance)[0]
 

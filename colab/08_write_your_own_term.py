@@ -74,7 +74,7 @@ texts += ["flag japan", "woman singer", "panda", "blue circle"]
 text, text_mask = embed_words(texts)
 cond = {"label": jnp.full(8, model.classes), "text": text, "text_mask": text_mask}
 keys = jg.sample_keys(jax.random.key(0), 8)
-solver, grid = jg.recommended(model.process, 6 if FAST else 12)
+solver, grid = jg.recommended(model.process, 6 if FAST else 12, scale=model.data_scale)
 
 
 @jax.jit

@@ -159,7 +159,7 @@ steps = 8 if FAST else 20
 def restore(sampler_of=lambda solver: solver, guidance=None):
     @jax.jit
     def run(params, seen):
-        solver, grid = jg.recommended(model.process, steps)
+        solver, grid = jg.recommended(model.process, steps, scale=model.data_scale)
         net = model.denoiser(params)
         return jg.sample(
             keys, net, sampler_of(solver), grid, model.shape, none, guidance=guidance

@@ -13,16 +13,17 @@ def data_scale(examples: Array | np.ndarray) -> float:
     """The scale of data that `recommended` wants, from examples.
 
     Seven tenths of ``sqrt(tr(C^2) / tr(C))`` with the covariance ``C`` of the data: the
-    root of their mean variance, each direction weighted by its own share of it. A sample
-    is decided where the noise is as large as *that*, and not as one entry: the
-    neighbours of a pixel say the same thing, so pictures of 32x32 are decided at far
-    more noise than their pixels' deviation tells. Data with independent entries of one
-    variance have seven tenths of their standard deviation.
+    root of the variance along a direction, averaged over directions by their shares of
+    the whole. What a sample will be is decided where the noise is as large as that, and
+    not as one entry is: neighbours of a pixel say what it says, so that pictures of
+    32x32 are decided at far more noise than the deviation of their pixels tells.
+    Independent entries of one variance have seven tenths of their standard deviation.
 
     Args:
       examples: Data ``[N, *S]`` in the units of the network, ``N`` at least 3; a few
-        hundred tell it to a tenth, and the cost is a product of ``[N, N]`` or ``[D, D]``,
-        whichever is smaller. Samples of the network serve where there are no data.
+        hundred tell it to a tenth. The cost is that of ``N`` inner products of all
+        examples, or of all entries, whichever are fewer. Samples of the network serve
+        where there are no data.
 
     Returns:
       The scale, a number in the units of the data.
@@ -30,6 +31,14 @@ def data_scale(examples: Array | np.ndarray) -> float:
     Raises:
       TypeError: ``examples`` are no real numbers.
       ValueError: Less than three, none that differ, or values that are not finite.
+
+    Example:
+      >>> import numpy as np
+      >>> import jaxlib_guidance as jg
+      >>> pixels = np.random.default_rng(0).normal(size=(500, 4, 4))
+      >>> pictures = pixels.repeat(4, axis=1).repeat(4, axis=2)  # sixteen that agree
+      >>> round(jg.data_scale(pixels), 1), round(jg.data_scale(pictures), 1)
+      (0.7, 2.8)
 
     ``tr(C^2)`` is the unbiased estimate for normal data: that of the sample covariance
     itself is too large by ``tr(C)^2 / N``, most of it where entries are many.

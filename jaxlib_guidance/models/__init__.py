@@ -11,11 +11,10 @@ from jaxlib_guidance.models._experts import (
     transfer_kl,
 )
 from jaxlib_guidance.models._lora import lora_init, lora_merge
+from jaxlib_guidance.models._models import ClassifierModel, DiffusionModel
 from jaxlib_guidance.models._motion import MotionCLR
 from jaxlib_guidance.models._patches import patchify, unpatchify
 from jaxlib_guidance.models._pretrained import (
-    ClassifierModel,
-    DiffusionModel,
     from_config,
     load_pretrained,
     pretrained_names,

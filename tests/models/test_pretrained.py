@@ -62,6 +62,15 @@ def test_a_model_is_built_from_plain_json():
     assert out.shape == x.shape
 
 
+def test_a_model_knows_the_scale_of_its_data():
+    assert from_config(CONFIG).data_scale == 1
+    assert from_config(CONFIG | {"data_scale": 2.5}).data_scale == 2.5
+    measured = jg.data_scale(load_emoji("train").images)
+    for name in ("emoji", "emoji_weak"):
+        model = load_pretrained(name)[0]
+        assert model.data_scale == pytest.approx(measured, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -69,6 +78,8 @@ def test_a_model_is_built_from_plain_json():
         ({"network": {"kind": "dit", "size": 3}}, "network 'dit' has no such option"),
         ({"process": {"kind": "vp"}}, "process kind is 'vp'"),
         ({"process": None}, "no 'process'"),
+        ({"data_scale": 0}, "data_scale is 0; expected a number above 0"),
+        ({"data_scale": "5"}, "data_scale is '5'; expected a number above 0"),
     ],
 )
 def test_configurations_that_do_not_work(change, message):

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxlib_guidance.data import load_images
+import jaxlib_guidance as jg
+from jaxlib_guidance.data import load_digits, load_images
 from jaxlib_guidance.files import load_weights
 from jaxlib_guidance.models import load_pretrained
 from jaxlib_guidance.training import MetricLog, OtherRunError
@@ -108,6 +109,8 @@ def test_what_a_run_leaves_behind(uninterrupted):
     assert model.shape == (8, 8, 1)
     assert model.classes == 10
     assert model.options["precondition"]
+    measured = jg.data_scale(load_digits()[0])
+    assert model.data_scale == pytest.approx(measured, rel=1e-2)
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
     estimate = jax.jit(lambda params, x: model.denoiser(params)(x, 0.5).x0)
     assert estimate(params, x).shape == x.shape
