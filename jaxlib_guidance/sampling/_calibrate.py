@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.diffusion import flow_grid
 from jaxlib_guidance.sampling._calibrate_newton import descend
 from jaxlib_guidance.sampling._calibrate_problem import Problem, learnable
 from jaxlib_guidance.sampling._calibrated import Calibrated, tabulate
 from jaxlib_guidance.sampling._checks import require_sampler, require_whole
 from jaxlib_guidance.sampling._multistep import adams
 from jaxlib_guidance.sampling._prepare import require_grid
+from jaxlib_guidance.sampling._recommended import recommended
 from jaxlib_guidance.sampling._sampler import Sampler
 from jaxlib_guidance.types import Array, Denoiser, Process, PyTree, process_of
 
@@ -56,6 +56,7 @@ def calibrate(
     *,
     guidance: Any = None,
     start: tuple[Sampler, Any] | None = None,
+    scale: float = 1.0,
     reference: tuple[Sampler, Any] | Array | np.ndarray | None = None,
     steps: int = 6,
     batch: int = 32,
@@ -95,8 +96,9 @@ def calibrate(
       guidance: Guidance term or chain of terms, whose leaves hold no axis of samples;
         None is without guidance.
       start: Deterministic solver with one evaluation a step, and its grid ``[n + 1]``,
-        to begin from; None takes ``adams(3)`` on the grid of `recommended`. The first
-        time and the last stay as they are.
+        to begin from; None takes ``adams(3, scale=scale)`` on the grid of
+        `recommended`. The first time and the last stay as they are.
+      scale: Scale of the data, as in `recommended`, for the start that is not given.
       reference: Solver and grid whose ends are the target; or these ends ``[B, *S]``.
         None takes ``unipc(3)`` in 100 steps. Its last time is that of ``start``, and
         so is the first, but where ``x`` is a shape it may begin earlier, from the same
@@ -119,7 +121,7 @@ def calibrate(
     Raises:
       ValueError: Arguments out of range, shapes or grids that do not fit, or a solver
         to begin from that draws noise, evaluates more than once a step or is not
-        linear, as one whose order adapts.
+        linear, as one whose order adapts; or a scale beside a solver to begin from.
       FloatingPointError: The reference, the fixed solver or a slope is not finite.
 
     Example:
@@ -148,7 +150,7 @@ def calibrate(
     began = time.perf_counter()
     process = process_of(denoiser, process)
     rng.require_keys(keys)
-    fixed, grid = _start(start, n, process)
+    fixed, grid = _start(start, n, process, scale)
     options = {"guidance": guidance, "plan": plan, "process": process}
     problem = Problem(keys, denoiser, x, cond, batch, **options)
     best = tabulate(fixed, grid, process)
@@ -197,10 +199,12 @@ def _geometric_mean(distances: np.ndarray) -> float:
     return float(np.exp(np.mean(np.log(distances + 1e-12))))
 
 
-def _start(start, n, process) -> tuple[Sampler, Array]:
+def _start(start, n, process, scale) -> tuple[Sampler, Array]:
     """The solver to begin from, and its grid."""
     if start is None:
-        start = adams(3), flow_grid(process, n, shift=1.5, rho=2.0)
+        start = adams(3, scale=scale), recommended(process, n, scale=scale).grid
+    elif scale != 1.0:
+        raise ValueError(f"scale is {scale} beside start, which has its own; give one")
     if not (isinstance(start, (tuple, list)) and len(start) == 2):
         raise TypeError(f"start is {start!r}; expected a pair of solver and grid")
     sampler, grid = start

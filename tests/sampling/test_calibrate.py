@@ -326,6 +326,17 @@ def test_what_is_not_finite_stops():
         calibrate(KEYS[:4], steep, 2, (3,), reference=np.ones((4, 3)))
 
 
+def test_it_begins_at_the_scale_of_the_data():
+    run = partial(calibrate, KEYS[:4], NET, 3, (4,), COND[:4], steps=0)
+    made, _ = run(scale=3.0)
+    fixed = jg.adams(3, scale=3.0), jg.recommended(PROCESS, 3, scale=3.0).grid
+    jax.tree.map(np.testing.assert_array_equal, made, tabulate(*fixed, PROCESS))
+    with pytest.raises(ValueError, match="scale is 3.0 beside start"):
+        run(scale=3.0, start=fixed)
+    with pytest.raises(ValueError, match="scale is 0; expected"):
+        run(scale=0)
+
+
 def test_what_is_refused():
     run = partial(calibrate, KEYS[:4], NET, x=(4,), cond=COND[:4])
     for solver in (jg.ddim(1.0), jg.heun()):
