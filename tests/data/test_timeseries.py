@@ -227,6 +227,27 @@ def test_stamps_below_a_second_are_refused():
 
 
 @needs("pandas")
+@pytest.mark.parametrize("form", ["%Y%m%d", "%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y %H:%M"])
+def test_dates_are_read_in_the_order_that_fits_all(form, tmp_path):
+    import pandas as pd
+
+    path = tmp_path / "table.csv"
+    for days in (20, 10):
+        when = pd.date_range("2024-01-01", periods=days, freq="D")
+        pd.DataFrame({"date": when.strftime(form), "y": range(days)}).to_csv(
+            path, index=False
+        )
+        if days == 10 and form != "%Y%m%d":
+            match = "'10.01.2024|'01/10/2024'|'10/01/2024'"
+            with pytest.raises(ValueError, match=f"({match}).* the day or the month"):
+                load_series(path)
+        else:
+            series = load_series(path)
+            assert series.freq == "D"
+            assert str(series.start[0]).startswith("2024-01-01")
+
+
+@needs("pandas")
 def test_tables_whose_first_column_is_no_stamp(tmp_path):
     import pandas as pd
 

@@ -1,5 +1,6 @@
 """Sets of series from packages, JSON lines, arrays and data frames."""
 
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -138,6 +139,9 @@ def _read_frame(path, long):
     return frame if long else frame.set_index(column)
 
 
+_YEAR_LAST = re.compile(r"\d{1,2}[/.-]\d{1,2}[/.-]\d{4}\b")
+
+
 def _read_stamps(column, long):
     """A column of a table as stamps."""
     import pandas as pd
@@ -147,22 +151,40 @@ def _read_stamps(column, long):
         hint = (
             "; in long form pass long=(name, stamp, value) (--data.long in the recipes)"
         )
+    if (
+        pd.api.types.is_integer_dtype(column)
+        and column.between(1000_0101, 9999_1231).all()
+    ):
+        column = column.astype(str)
     # Pandas would take numbers, such as those of rows, for nanoseconds from 1970 on.
     if pd.api.types.is_numeric_dtype(column):
         raise ValueError(
             f"the column {column.name!r} has numbers and no stamps; write the table "
             f"without row numbers (to_csv(index=False)){hint}"
         )
-    try:
-        # Without one form for all, pandas warns and fills what is not said from today.
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", UserWarning)
-            return pd.to_datetime(column)
-    except (ValueError, TypeError, UserWarning) as error:
+    # Years that come first are followed by the month; others by neither for certain.
+    orders = (False, True) if _YEAR_LAST.match(str(column.iloc[0])) else (False,)
+    found, why = [], None
+    for day_first in orders:
+        try:
+            # Without one form for all, pandas warns and fills in what is not said.
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)
+                found.append(pd.to_datetime(column, dayfirst=day_first))
+        except (ValueError, TypeError, UserWarning) as error:
+            why = error
+    if not found:
         raise ValueError(
             f"the column {column.name!r} has no stamps, but values such as "
             f"{column.iloc[0]!r}{hint}"
-        ) from error
+        ) from why
+    if not found[0].equals(found[-1]):
+        raise ValueError(
+            f"the column {column.name!r} has stamps such as {column.iloc[-1]!r}, which "
+            "may begin with the day or the month; write them as "
+            f"{found[0].iloc[-1]:%Y-%m-%d} or {found[1].iloc[-1]:%Y-%m-%d}"
+        )
+    return found[0]
 
 
 def _from_arrays(source, freq, start, names):
