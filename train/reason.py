@@ -258,7 +258,12 @@ def compare(config: Config) -> None:
     """Each method with ``config.compare`` seeds, at equal samples; prints a table.
 
     Stopped, it leaves without the rest of the table.
+
+    Raises:
+      ValueError: Less than two seeds, which have no spread.
     """
+    if config.compare < 2:
+        raise ValueError(f"compare is {config.compare}; expected 2 seeds or more, or 0")
     print("| method | attempt | before | after | gains |\n|---|---|---|---|---|")
     for method in get_args(Name):
         runs = []

@@ -214,7 +214,12 @@ def compare(config: Config) -> dict[str, list[float]]:
     """Exploitability by baseline, for seeds from ``config.seed`` on; prints a table.
 
     Stopped, it returns what it has and prints nothing.
+
+    Raises:
+      ValueError: A number of seeds below 1.
     """
+    if config.compare < 1:
+        raise ValueError(f"compare is {config.compare}; expected 1 seed or more, or 0")
     table: dict[str, list[float]] = {}
     for name in get_args(Baseline):
         table[name] = []
