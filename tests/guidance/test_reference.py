@@ -47,6 +47,7 @@ def by_hand(norm, edited):
     return jax.jit(jax.grad(energy))(X)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("norm", "edited"), [("l1", False), ("l2", True)])
 def test_reference_energy_is_guide_and_rescales(context, guided, norm, edited):
     """It adds ``w grad E`` to the noise; no map of the reference is differentiated."""

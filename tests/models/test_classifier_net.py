@@ -43,6 +43,7 @@ def test_time_must_be_given_exactly_when_it_is_used():
             jax.eval_shape(net.init, jax.random.key(0), *args)
 
 
+@pytest.mark.slow
 def test_recomputing_layers_changes_memory_and_not_the_gradient():
     x, t = jax.random.normal(jax.random.key(0), (3, 8, 8, 1)), jnp.full(3, 0.5)
     grads, recomputed = [], []

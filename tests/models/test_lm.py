@@ -232,6 +232,7 @@ def test_log_probabilities_are_those_of_one_pass(model, sampler):
     np.testing.assert_allclose(found["left"].logp, found["right"].logp, atol=2e-5)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_temperatures_by_row_are_scored_by_row(model, dtype):
     lm, params = model

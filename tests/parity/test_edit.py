@@ -68,6 +68,7 @@ def test_a_controlnet_of_another_network_is_refused_by_name(tmp_path):
         published.load_controlnet(part)
 
 
+@pytest.mark.slow
 def test_a_controlnet_steers_from_prompt_to_latent(golden):
     model, params = published.load_published(golden("sd15").folder)
     folder, want = golden("controlnet")

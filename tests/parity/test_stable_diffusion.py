@@ -68,8 +68,8 @@ def test_network_maps_and_features_at_an_odd_size(loaded, name):
             close(maps[tap], want[f"feature {tap}"], 2e-5)
 
 
-@pytest.mark.share(3)
-@pytest.mark.parametrize("name", ["sd15", pytest.param("sdxl", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sd15", "sdxl"])
 def test_sites_obey_the_laws_of_sites(loaded, laws, name):
     model, params, want = loaded(name)
     # The last norm has a group for each channel in "sdxl", and removes a shift.

@@ -59,6 +59,7 @@ def test_answers_are_kept_by_the_filter_and_only_once():
             seen += [text] if ended[row, i] else []
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("direct", [True, False])
 def test_sums_are_checked(direct):
     task = tasks.sums_task(2, direct, 5)

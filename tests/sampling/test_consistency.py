@@ -78,7 +78,8 @@ def test_the_oracle():
     assert np.abs(np.asarray(ORACLE(x, t).x0) - exact).mean() < 2e-3
 
 
-@pytest.mark.parametrize("gamma", [1.0, 0.3])
+@pytest.mark.share(2)
+@pytest.mark.parametrize("gamma", [0.3, 1.0])
 def test_exact_at_every_number_of_steps(gamma, judge):
     @jax.jit
     def run(grid):

@@ -151,6 +151,7 @@ def test_euler_is_ddim_and_its_ancestral_form_too():
     assert ddim().reversible
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("process", [VE(), RectifiedFlow()], ids=type)
 def test_churn_keeps_the_law(process):
     """Noise up and noise down draws the mixture still, for any process."""

@@ -125,6 +125,7 @@ def model():
     return dataclasses.replace(whole, model=tiny), randomise(jax.random.key(1), params)
 
 
+@pytest.mark.slow
 def test_each_series_is_forecast_from_its_own_end(model, hourly):
     found = predict(*model, jax.random.key(0), hourly, 2, horizon=30, guidance=QUICK)
     assert found.paths.shape == (2, 2, 30)
