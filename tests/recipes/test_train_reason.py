@@ -113,7 +113,6 @@ def test_a_vote_is_of_answers_that_end(recipe):
         pytest.param("nft", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.share(2)
 @pytest.mark.parametrize("stage", [1, 2])
 def test_a_round_follows_what_was_right(recipe, setting, method, stage):
     """With rewards that are all equal nothing moves; else what was right gains."""
