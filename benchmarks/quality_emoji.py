@@ -155,7 +155,9 @@ class Bench:
         end, _ = jg.sample(
             keys,
             (self.model.denoiser(params[0]), self.weak.denoiser(params[1])),
-            *jg.recommended(self.model.process, self.config.steps),
+            *jg.recommended(
+                self.model.process, self.config.steps, scale=self.model.data_scale
+            ),
             self.model.shape,
             cond,
             guidance=guidance,
@@ -309,7 +311,9 @@ def inpainting(bench: Bench) -> None:
     @partial(jax.jit, static_argnames="repeats")
     def fill(params, guidance, keys, cond, source, repeats):
         solver = jg.with_recurrence(jg.inpaint(jg.ddpm(), source, mask), repeats)
-        grid = jg.recommended(bench.model.process, bench.config.steps)[1]
+        grid = jg.recommended(
+            bench.model.process, bench.config.steps, scale=bench.model.data_scale
+        ).grid
         network = bench.model.denoiser(params)
         return jg.sample(
             *(keys, network, solver, grid, bench.model.shape, cond), guidance=guidance
