@@ -241,7 +241,8 @@ def solver_of(config: Config, model: Drawable) -> tuple[jg.Sampler, Any]:
         named = SOLVERS[name](**options) if name in SOLVERS else None
         if named is not None:
             options = {"stochastic": named.stochastic}
-        options = {"scale": model.data_scale} | options
+        # Models of others do not say the scale of their data.
+        options = {"scale": getattr(model, "data_scale", 1.0)} | options
         found = jg.recommended(model.process, config.steps, **options)
     except TypeError as error:
         raise ValueError(f"sampler {config.sampler!r}: {error}") from error

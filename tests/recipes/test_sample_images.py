@@ -163,6 +163,20 @@ def test_a_stochastic_solver_takes_the_grid_for_such():
         np.testing.assert_array_equal(grid, want)
 
 
+def test_the_scale_is_what_is_asked_for_or_the_models_where_it_says_one():
+    model = recipe.load_pretrained("emoji")[0]
+    other = recipe.PublishedImages(None, model.process, (4, 4, 1), None, None, None)
+    for drawn, solver, scale in (
+        (model, "recommended", model.data_scale),
+        (model, "recommended,scale=2", 2.0),
+        (other, "recommended", 1.0),
+        (other, "ddim", 1.0),
+    ):
+        _, grid = recipe.solver_of(config(sampler=solver, steps=5), drawn)
+        want = jg.recommended(model.process, 5, scale=scale).grid
+        np.testing.assert_array_equal(grid, want)
+
+
 def test_png_says_how_it_was_made(tmp_path):
     out = tmp_path / "deep" / "grid.png"
     recipe.main(config(guide=("cfg=2",), sampler="ddim,eta=1", out=out))
