@@ -4,10 +4,12 @@ An advantage is what a chunk earns beyond what is usual where it begins. A polic
 told its sign, and asked for good chunks; a critic may lead or choose what is drawn.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlib_guidance.planning._layers import apply_layers, init_layers
 from jaxlib_guidance.planning._trajectories import Layout
@@ -41,6 +43,7 @@ def chunk_returns(
       ``[..., T]``, float32.
 
     Raises:
+      TypeError: ``steps`` that are no whole number.
       ValueError: Shapes that do not fit, no steps, or a discount outside [0, 1].
 
     Reference: n-step returns of chunks: Li et al., arXiv 2507.07969.
@@ -52,8 +55,11 @@ def chunk_returns(
         )
     length = rewards.shape[-1]
     require_shape("terminated", terminated, rewards.shape)
+    if steps is not None and not isinstance(steps, int | np.integer):
+        raise TypeError(f"steps is {steps!r}; expected a Python integer, or None")
     if steps is not None and steps < 1:
         raise ValueError(f"steps is {steps}; expected at least 1, or None")
+    require_shape("gamma", gamma, ())
     if known_false(lambda x: (x >= 0) & (x <= 1), gamma):
         raise ValueError(f"gamma is {gamma}; expected a number in [0, 1]")
     wide = (*rewards.shape[:-1], length + 1)
@@ -61,10 +67,11 @@ def chunk_returns(
         values = jnp.zeros(wide, rewards.dtype)
     require_shape("values", values, wide)
     values = jnp.asarray(values, rewards.dtype)
-    goes_on = gamma * (1 - jnp.asarray(terminated, rewards.dtype))
+    last = jnp.asarray(terminated, bool)
 
     def further(_, after):
-        here = rewards + goes_on * after[..., 1:]
+        # What is kept after an end may be anything, NaN too.
+        here = rewards + gamma * jnp.where(last, 0.0, after[..., 1:])
         return jnp.concatenate([here, values[..., -1:]], axis=-1)
 
     count = length if steps is None else min(int(steps), length)
@@ -110,10 +117,23 @@ def apply_critic(
     Raises:
       ValueError: Observations or chunks of another shape than the parameters'.
     """
+    # One entry would be broadcast to all of the layout's.
+    seen = jnp.shape(observation)
+    if seen[-1:] != (layout.states,):
+        raise ValueError(
+            f"observation has shape {seen}; expected [..., {layout.states}]"
+        )
     entries = layout.scale(jnp.asarray(observation))
     if chunk is not None:
+        given = jnp.shape(chunk)
+        if given[:-2] != seen[:-1] or given[-1:] != (layout.actions,):
+            lead = "".join(f"{n}, " for n in seen[:-1])
+            raise ValueError(
+                f"chunk has shape {given}; expected [{lead}H, {layout.actions}], one "
+                "for each observation"
+            )
         scaled = (jnp.asarray(chunk) - layout.action_mean) / layout.action_std
-        flat = scaled.reshape(*scaled.shape[:-2], -1)
+        flat = scaled.reshape(*seen[:-1], math.prod(given[-2:]))
         entries = jnp.concatenate([entries, flat], axis=-1)
     expected = params["layer0"]["kernel"].shape[0]
     if entries.shape[-1] != expected:
@@ -184,16 +204,25 @@ def tell_advantage(observation: Array, advantage: Array | float) -> Array:
       advantage: What is told, scalar or ``[...]``.
 
     Returns:
-      ``[..., S + 1]``, in the layout of `with_advantage`.
+      ``[..., S + 1]``, in the layout of `with_advantage`; float32, or float64.
 
     Raises:
+      TypeError: Truth values for an advantage.
       ValueError: An advantage that does not fit the observations.
 
     Reference: Frans et al., CFGRL, arXiv 2505.23458; as a binary indicator with
       negative examples: pi*0.6, arXiv 2511.14759.
     """
-    observation = jnp.asarray(observation)
+    # Whole numbers would cut what is told, and have no -1 where they have no sign.
+    observation = at_least_float32(jnp.asarray(observation))
+    if observation.ndim < 1:
+        raise ValueError("observation has shape (); expected [..., S]")
     batch = observation.shape[:-1]
     require_shape("advantage", advantage, (), batch)
+    if jnp.result_type(advantage) == bool:
+        raise TypeError(
+            "advantage is boolean, and False would be 0, which tells nothing; expected "
+            "numbers: 1 where it is good and -1 where it is not"
+        )
     told = jnp.broadcast_to(jnp.asarray(advantage, observation.dtype), batch)
     return jnp.concatenate([observation, told[..., None]], axis=-1)

@@ -73,7 +73,8 @@ def carry_out_chunks(
     Raises:
       TypeError: Numbers that are not whole, or keys that are not typed keys.
       ValueError: Numbers that do not fit each other or the horizon, one key for all
-        episodes, a ``decay`` that is not finite, a chunk of another shape.
+        episodes, a ``decay`` that is no finite scalar, a chunk, observations or rewards of
+        another shape.
 
     Reference: Black et al., arXiv 2506.07339, section 3, and its released simulation;
       temporal averaging: Zhao et al., ACT, arXiv 2304.13705, algorithm 2.
@@ -83,6 +84,7 @@ def carry_out_chunks(
             raise TypeError(f"{name} is {value!r}; expected a Python integer")
     if chunks < 1:
         raise ValueError(f"chunks is {chunks}; expected at least 1")
+    require_shape("decay", 0.0 if decay is None else decay, ())
     if decay is not None and known_false(np.isfinite, decay):
         raise ValueError(f"decay is {decay}; expected a finite number, or None")
     rng.require_keys(keys)
@@ -132,6 +134,7 @@ def carry_out_chunks(
             key = rng.fold(keys, 2 * (i * execute + j) + 1)
             state, after, reward = step(state, action, key)
             require_shape("what step returned as observation", after, seen.shape)
+            require_shape("what step returned as rewards", reward, keys.shape)
             after = jnp.asarray(after, seen.dtype)
             return (state, after), (action, seen, reward)
 
@@ -144,7 +147,9 @@ def carry_out_chunks(
     (state, *_), (taken, drawn) = jax.lax.scan(one, carry, jnp.arange(chunks))
     # [P, E, B, ...] to [B, P E, ...].
     joined = (jnp.moveaxis(x, 2, 0) for x in taken)
-    actions, seen, rewards = (x.reshape(len(x), -1, *x.shape[3:]) for x in joined)
+    actions, seen, rewards = (
+        x.reshape(len(x), chunks * execute, *x.shape[3:]) for x in joined
+    )
     return ChunkedEpisode(
         Trajectory(actions, seen), rewards, jnp.moveaxis(drawn, 0, 1), state
     )

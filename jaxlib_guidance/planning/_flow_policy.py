@@ -1,5 +1,6 @@
 """Policies that draw chunks of actions by a flow, and what a draw is steered by."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,7 +67,7 @@ def flow_policy(params: PyTree) -> Denoiser:
 
     def velocity(x: Array, t: Array, cond: Array) -> Array:
         angles = t[:, None] * 100.0 ** jnp.linspace(0, 1, _FREQUENCIES)
-        flat = x.reshape(len(x), -1)
+        flat = x.reshape(len(x), math.prod(x.shape[1:]))
         parts = flat, cond, jnp.sin(angles), jnp.cos(angles)
         return apply_layers(params, jnp.concatenate(parts, axis=-1)).reshape(x.shape)
 

@@ -73,6 +73,33 @@ def test_returns_are_sums(steps):
     np.testing.assert_array_equal(none, zero)
 
 
+def test_what_is_kept_after_an_end_counts_for_nothing():
+    rewards, ends = jnp.array([1.0, 2.0, jnp.nan]), jnp.array([False, True, False])
+    values = jnp.array([0.0, 0.0, jnp.nan, jnp.nan])
+    returns = planning.chunk_returns(rewards, ends, values, gamma=0.5)
+    np.testing.assert_array_equal(returns, [2.0, 2.0, np.nan])
+
+
+def test_whole_numbers_are_told_what_numbers_are():
+    seen = np.arange(B * S).reshape(B, S)
+    told = np.array([0.5, -1.0, 1.0])
+    want = np.concatenate([seen, told[:, None]], axis=1)
+    for kind in ("int32", "uint8", "float16"):
+        got = planning.tell_advantage(seen.astype(kind), told)
+        np.testing.assert_array_equal(got, want)
+
+
+def test_no_episodes_have_no_chunks():
+    none = KEYS[:0], SEEN[:0]
+    policy = planning.flow_policy(
+        planning.init_flow_policy(KEYS[0], LAYOUT, H, widths=(4,))
+    )
+    assert draw(policy, 1, *none).shape == (0, H, A)
+    critic = planning.init_critic(KEYS[0], LAYOUT, H, (4,))
+    worth = planning.apply_critic(critic, LAYOUT, none[1], jnp.ones((0, H, A)))
+    assert worth.shape == (0,)
+
+
 def test_a_critic_is_of_unit_scale():
     params = planning.init_critic(jax.random.key(0), LAYOUT, H, ())
     chunk = jnp.asarray(RNG.normal(size=(B, P, H, A)), jnp.float32)
@@ -235,8 +262,35 @@ def test_particles_tilt_a_gaussian():
             lambda: planning.tell_advantage(SEEN, jnp.ones(2)),
             r"advantage has shape .2,.; expected .. or .3,.",
         ),
+        (
+            lambda: planning.tell_advantage(SEEN, SEEN[:, 0] > 0),
+            "advantage is boolean.*; expected numbers",
+        ),
+        (
+            lambda: planning.chunk_returns(
+                jnp.ones(3), jnp.zeros(3), steps=2.5, gamma=1.0
+            ),
+            "steps is 2.5; expected a Python integer, or None",
+        ),
+        (
+            lambda: planning.chunk_returns(jnp.ones(3), jnp.zeros(3), gamma=np.ones(3)),
+            r"gamma has shape .3,.; expected ..",
+        ),
+        (
+            lambda: planning.apply_critic(
+                planning.init_critic(jax.random.key(0), LAYOUT, 0), LAYOUT, SEEN[:, :1]
+            ),
+            r"observation has shape .3, 1.; expected .\.\.\., 3.",
+        ),
+        (
+            lambda: planning.apply_critic(
+                *(planning.init_critic(jax.random.key(0), LAYOUT, H), LAYOUT, SEEN),
+                jnp.ones((B, H, 1)),
+            ),
+            r"chunk has shape .3, 5, 1.; expected .3, H, 2., one for each observation",
+        ),
     ],
 )
 def test_what_is_refused(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         call()

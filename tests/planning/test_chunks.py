@@ -200,6 +200,14 @@ def carry(make, step=still, keys=KEYS, seen=SEEN):
     return planning.carry_out_chunks(keys, make, step, SEEN, seen, chunks=2, execute=1)
 
 
+def test_no_episodes_are_carried_out():
+    none = SEEN[:0]
+    run = planning.carry_out_chunks(
+        *(KEYS[:0], partial(made, batch=0), still, none, none), chunks=2, execute=3
+    )
+    assert run.rewards.shape == (0, 6)
+
+
 def test_lists_whole_numbers_and_halves_are_numbers():
     """What is seen is float32 from the first step on, and chunks are too."""
     whole = jnp.arange(B * S).reshape(B, S)
@@ -275,6 +283,16 @@ def test_lists_whole_numbers_and_halves_are_numbers():
         (
             lambda: carry(made, lambda s, a, k: (s, s[:, :1], s[:, 0])),
             r"what step returned as observation has shape .3, 1.; expected .3, 2.",
+        ),
+        (
+            lambda: carry(made, lambda s, a, k: (s, s, s[:, :1])),
+            r"what step returned as rewards has shape .3, 1.; expected .3,.",
+        ),
+        (
+            lambda: planning.carry_out_chunks(
+                KEYS, made, None, SEEN, SEEN, chunks=1, execute=1, decay=np.ones(H + 1)
+            ),
+            r"decay has shape .7,.; expected ..",
         ),
         (
             lambda: planning.draw_chunk(
