@@ -242,8 +242,8 @@ def solver_of(config: Config, model: Drawable) -> tuple[jg.Sampler, Any]:
         if named is not None:
             options = {"stochastic": named.stochastic}
         # Models of others do not say the scale of their data.
-        options = {"scale": getattr(model, "data_scale", 1.0)} | options
-        found = jg.recommended(model.process, config.steps, **options)
+        scale = options.pop("scale", getattr(model, "data_scale", 1.0))
+        found = jg.recommended(model.process, config.steps, scale=scale, **options)
     except TypeError as error:
         raise ValueError(f"sampler {config.sampler!r}: {error}") from error
     sampler = found.sampler if named is None else named

@@ -219,7 +219,7 @@ def tell_advantage(observation: Array, advantage: Array | float) -> Array:
         raise ValueError("observation has shape (); expected [..., S]")
     batch = observation.shape[:-1]
     require_shape("advantage", advantage, (), batch)
-    if jnp.result_type(advantage) == bool:
+    if jnp.issubdtype(jnp.result_type(advantage), jnp.bool_):
         raise TypeError(
             "advantage is boolean, and False would be 0, which tells nothing; expected "
             "numbers: 1 where it is good and -1 where it is not"

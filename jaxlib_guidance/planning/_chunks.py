@@ -73,8 +73,8 @@ def carry_out_chunks(
     Raises:
       TypeError: Numbers that are not whole, or keys that are not typed keys.
       ValueError: Numbers that do not fit each other or the horizon, one key for all
-        episodes, a ``decay`` that is no finite scalar, a chunk, observations or rewards of
-        another shape.
+        episodes, a ``decay`` that is no finite scalar, or a chunk, observations or
+        rewards of another shape.
 
     Reference: Black et al., arXiv 2506.07339, section 3, and its released simulation;
       temporal averaging: Zhao et al., ACT, arXiv 2304.13705, algorithm 2.
