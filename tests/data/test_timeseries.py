@@ -248,6 +248,26 @@ def test_dates_are_read_in_the_order_that_fits_all(form, tmp_path):
 
 
 @needs("pandas")
+@pytest.mark.parametrize(
+    ("stamps", "message"),
+    [
+        ([" 01/05/2023", " 01/06/2023"], "' 01/06/2023', which may begin with the day"),
+        (["10:00 01/05/2023", "10:00 01/06/2023"], "01/06/2023', which may begin"),
+        (["", "01/05/2023"], "'01/05/2023', which may begin with the day or the month"),
+        (["01/02/2023", "02/02/2023"], "write them as 2023-01-02 or 2023-02-01"),
+        (["2023-05-13", "2023-05-14 01:00"], "no stamps of one form .unconverted data"),
+        ([], "'date' has no stamps in 0 rows"),
+        (["", ""], "'date' has no stamps in 2 rows"),
+    ],
+)
+def test_dates_of_no_certain_order_are_refused(stamps, message, tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("date,y\n" + "".join(f"{stamp},1\n" for stamp in stamps))
+    with pytest.raises(ValueError, match=message):
+        load_series(path, freq="MS")
+
+
+@needs("pandas")
 def test_tables_whose_first_column_is_no_stamp(tmp_path):
     import pandas as pd
 

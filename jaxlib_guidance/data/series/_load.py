@@ -139,13 +139,17 @@ def _read_frame(path, long):
     return frame if long else frame.set_index(column)
 
 
-_YEAR_LAST = re.compile(r"\d{1,2}[/.-]\d{1,2}[/.-]\d{4}\b")
+_YEAR_LAST = re.compile(r"(?<!\d)\d{1,2}[\s/.-]+\d{1,2}[\s/.-]+\d{4}(?!\d)")
 
 
 def _read_stamps(column, long):
     """A column of a table as stamps."""
     import pandas as pd
 
+    if not column.notna().any():
+        raise ValueError(
+            f"the column {column.name!r} has no stamps in {len(column)} rows"
+        )
     hint = ""
     if long is None:
         hint = (
@@ -163,26 +167,33 @@ def _read_stamps(column, long):
             f"without row numbers (to_csv(index=False)){hint}"
         )
     # Years that come first are followed by the month; others by neither for certain.
-    orders = (False, True) if _YEAR_LAST.match(str(column.iloc[0])) else (False,)
+    first = str(column.dropna().iloc[0])
+    orders = (False, True) if _YEAR_LAST.search(first) else (False,)
     found, why = [], None
     for day_first in orders:
         try:
             # Without one form for all, pandas warns and fills in what is not said.
             with warnings.catch_warnings():
                 warnings.simplefilter("error", UserWarning)
+                # Nor does it say more where the first stamp fits one order alone.
+                warnings.filterwarnings("ignore", "Parsing dates in")
                 found.append(pd.to_datetime(column, dayfirst=day_first))
         except (ValueError, TypeError, UserWarning) as error:
             why = error
     if not found:
+        what = "no stamps"
+        if str(why).startswith(("time data", "unconverted data")):
+            what += f" of one form ({re.split(r'[.] |, at', str(why))[0]})"
         raise ValueError(
-            f"the column {column.name!r} has no stamps, but values such as "
-            f"{column.iloc[0]!r}{hint}"
+            f"the column {column.name!r} has {what}, but values such as {first!r}{hint}"
         ) from why
-    if not found[0].equals(found[-1]):
+    differ = np.flatnonzero((found[0] != found[-1]) & found[0].notna())
+    if len(differ):
+        last = differ[-1]
         raise ValueError(
-            f"the column {column.name!r} has stamps such as {column.iloc[-1]!r}, which "
-            "may begin with the day or the month; write them as "
-            f"{found[0].iloc[-1]:%Y-%m-%d} or {found[1].iloc[-1]:%Y-%m-%d}"
+            f"the column {column.name!r} has stamps such as {column.iloc[last]!r}, "
+            "which may begin with the day or the month; write them as "
+            f"{found[0].iloc[last]:%Y-%m-%d} or {found[1].iloc[last]:%Y-%m-%d}"
         )
     return found[0]
 
