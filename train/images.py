@@ -197,6 +197,18 @@ def evaluate(
     }
 
 
+def measured(images: np.ndarray) -> dict[str, float]:
+    """The scale of the data for the configuration; nothing where they have none.
+
+    Two pictures or copies of one are trained on all the same, to see a network learn.
+    """
+    try:
+        scale = jg.data_scale(images[:: 1 + len(images) // 2000])
+    except ValueError:
+        return {}
+    return {"data_scale": float(f"{scale:.3g}")}
+
+
 def train(config: Config) -> dict[str, Any]:
     """Runs, or goes on with, a training run.
 
@@ -224,9 +236,7 @@ def train(config: Config) -> dict[str, Any]:
     scale = round(float(np.std(data.images)), 3)
     before = None if config.init is None else started(config.init, shape[-1])
     about = describe(config, shape, len(data.classes), scale, before and before[1])
-    if len(data.images) > 2:
-        few = data.images[:: 1 + len(data.images) // 2000]
-        about["data_scale"] = float(f"{jg.data_scale(few):.3g}")
+    about |= measured(data.images)
     model, about["class_names"] = from_config(about), list(data.classes)
     assert isinstance(model, DiffusionModel)
     free = ("directory", "log", "evaluation", "store", "optimiser.steps", "data.source")

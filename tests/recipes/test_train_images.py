@@ -118,6 +118,14 @@ def test_what_a_run_leaves_behind(uninterrupted):
     assert config["training"]["optimiser"]["steps"] == 6
 
 
+def test_pictures_without_a_scale_are_trained_on(recipe):
+    pictures = load_digits()[0]
+    want = {"data_scale": pytest.approx(jg.data_scale(pictures), rel=1e-2)}
+    assert recipe.measured(pictures) == want
+    assert recipe.measured(np.repeat(pictures[:1], 9, axis=0)) == {}
+    assert recipe.measured(pictures[:2]) == {}
+
+
 def test_another_configuration_is_refused(recipe, uninterrupted):
     config = tiny(recipe, uninterrupted, seed=1)
     with pytest.raises(OtherRunError, match="seed was 0 and is now 1"):
