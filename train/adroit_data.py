@@ -259,6 +259,10 @@ def make(config: Config) -> dict[str, np.ndarray]:
         if not 0 <= getattr(config, name) < most:
             value = getattr(config, name)
             raise ValueError(f"{name} is {value}; expected 0 to below {most}")
+    if config.seed < 0:
+        raise ValueError(f"seed is {config.seed}; expected at least 0")
+    if config.out.suffix != ".npz":
+        raise ValueError(f"out is {config.out}; expected a file that ends with .npz")
     if not 0 < config.haste <= 1:
         raise ValueError(f"haste is {config.haste}; expected above 0, at most 1")
     policy, world = read_policy(config.policy), Door()

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from jaxlib_guidance.diffusion import flow_grid, require_positive
+from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.sampling._multistep import adams
 from jaxlib_guidance.sampling._sa import sa_solver
 from jaxlib_guidance.sampling._sampler import Sampler
@@ -55,7 +56,8 @@ def recommended(
 
     Raises:
       TypeError: ``process`` is not a noise process, or ``scale`` no number.
-      ValueError: ``n`` below 1, ``scale`` not above 0, or times out of order.
+      ValueError: ``n`` below 1, ``scale`` not above 0 or no scalar, or times out of
+        order.
 
     Example:
       >>> import jax
@@ -68,6 +70,7 @@ def recommended(
       (4, 8, 8)
     """
     require_positive(scale, "scale")
+    require_shape("scale", scale, ())
     sampler = sa_solver() if stochastic else adams(4, scale=scale, adaptive=True)
     shift, rho = (scale, 1.0) if stochastic else (1.5 * scale, 2.0)
     return Recommended(sampler, flow_grid(process, n, shift, t_min, t_max, rho=rho))

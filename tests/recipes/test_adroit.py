@@ -153,6 +153,8 @@ def test_files_that_are_no_expert(kinds, tmp_path):
         ({"halts": -0.1}, "halts is -0.1; expected 0 to below 1"),
         ({"noise": float("nan")}, "noise is nan; expected 0 to below inf"),
         ({"haste": 0.0}, "haste is 0.0; expected above 0, at most 1"),
+        ({"seed": -1}, "seed is -1; expected at least 0"),
+        ({"out": Path("x.npy")}, "out is x.npy; expected a file that ends with .npz"),
     ],
 )
 def test_mistakes_of_the_data(changes, message):

@@ -146,6 +146,12 @@ class Unbounded:
         (lambda: jg.recommended(jg.VE(), 5, scale=-1.0), ValueError, "scale is -1.0"),
         (lambda: jg.recommended("cosine", 5), TypeError, "process"),
         (lambda: jg.recommended(jg.VE(), 5, scale=np.inf), ValueError, "scale is inf"),
+        # Of three steps two are within, which a scale each would fit.
+        (
+            lambda: jg.recommended(jg.VE(), 3, scale=np.ones(2)),
+            ValueError,
+            r"scale has shape \(2,\); expected \(\)",
+        ),
         (lambda: jg.recommended(jg.VE(), 5, scale="1"), TypeError, "scale is '1'; exp"),
         (lambda: jg.recommended(jg.VE(), 5, t_max=0.0), ValueError, "t_max"),
         (lambda: jg.recommended(Unbounded(), 5), TypeError, "without t_min, t_max; ex"),
