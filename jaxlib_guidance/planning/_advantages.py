@@ -93,8 +93,11 @@ def init_critic(
       Layers ``{"layer0": {"kernel", "bias"}, ...}``; the last is 0.
 
     Raises:
+      TypeError: A horizon that is no whole number.
       ValueError: A horizon below 0.
     """
+    if not isinstance(horizon, int | np.integer):
+        raise TypeError(f"horizon is {horizon!r}; expected a Python integer")
     if horizon < 0:
         raise ValueError(f"horizon is {horizon}; expected at least 0")
     return init_layers(key, layout.states + horizon * layout.actions, 1, widths)

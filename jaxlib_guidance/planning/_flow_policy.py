@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlib_guidance import rng
 from jaxlib_guidance.diffusion import RectifiedFlow, parametrize
@@ -41,6 +42,7 @@ def init_flow_policy(
       Layers ``{"layer0": {"kernel", "bias"}, ...}``; the last is 0.
 
     Raises:
+      TypeError: A horizon that is no whole number.
       ValueError: No actions in a chunk.
     """
     _require_chunk(horizon)
@@ -60,7 +62,8 @@ def flow_policy(params: PyTree) -> Denoiser:
 
     Returns:
       A denoiser of arrays ``[B, H, A]`` on a `diffusion.RectifiedFlow`, whose condition
-      is the observation in unit scale ``[B, S]``.
+      is the observation in unit scale ``[B, S]``. When called it raises ValueError for
+      chunks of another horizon or observations of another layout than the parameters'.
 
     Reference: Black et al., pi0, arXiv 2410.24164, eq. 1, with a small network.
     """
@@ -69,7 +72,15 @@ def flow_policy(params: PyTree) -> Denoiser:
         angles = t[:, None] * 100.0 ** jnp.linspace(0, 1, _FREQUENCIES)
         flat = x.reshape(len(x), math.prod(x.shape[1:]))
         parts = flat, cond, jnp.sin(angles), jnp.cos(angles)
-        return apply_layers(params, jnp.concatenate(parts, axis=-1)).reshape(x.shape)
+        entries = jnp.concatenate(parts, axis=-1)
+        expected = params["layer0"]["kernel"].shape[0]
+        if entries.shape[-1] != expected:
+            raise ValueError(
+                f"chunks have shape {x.shape} and observations {cond.shape}, "
+                f"{entries.shape[-1]} entries with those of time; expected the "
+                f"{expected} of the policy's parameters, another horizon or layout"
+            )
+        return apply_layers(params, entries).reshape(x.shape)
 
     return parametrize(velocity, RectifiedFlow(), "velocity")
 
@@ -136,7 +147,7 @@ def draw_chunk(
       Actions ``[B, H, A]`` in the units of the world.
 
     Raises:
-      TypeError: Keys that are not typed keys.
+      TypeError: Keys that are not typed keys, or a horizon that is no whole number.
       ValueError: One key for all, an observation or a chunk of another shape, ``held``
         without ``weights``, ``null`` without ``null_weight``, a potential without
         ``particles``, or any of these without the first; anything that `sample`
@@ -188,5 +199,7 @@ def draw_chunk(
 
 
 def _require_chunk(horizon: int) -> None:
+    if not isinstance(horizon, int | np.integer):
+        raise TypeError(f"horizon is {horizon!r}; expected a Python integer")
     if horizon < 1:
         raise ValueError(f"horizon is {horizon}; expected at least 1")

@@ -253,6 +253,10 @@ def test_particles_tilt_a_gaussian():
             "horizon is -1; expected at least 0",
         ),
         (
+            lambda: planning.init_critic(jax.random.key(0), LAYOUT, 1.5),
+            "horizon is 1.5; expected a Python integer",
+        ),
+        (
             lambda: planning.apply_critic(
                 planning.init_critic(jax.random.key(0), LAYOUT, H), LAYOUT, SEEN
             ),

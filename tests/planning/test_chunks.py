@@ -251,6 +251,19 @@ def test_lists_whole_numbers_and_halves_are_numbers():
         ),
         (lambda: planning.init_flow_policy(KEYS[0], LAYOUT, 0), "horizon is 0"),
         (
+            lambda: planning.init_flow_policy(KEYS[0], LAYOUT, 1.5),
+            "horizon is 1.5; expected a Python integer",
+        ),
+        (
+            lambda: draw(
+                planning.flow_policy(
+                    planning.init_flow_policy(KEYS[0], LAYOUT, H + 1, (4,))
+                )
+            ),
+            r"chunks have shape .3, 6, 2. and observations .3, 2., 30 entries with "
+            "those of time; expected the 32 of the policy's parameters",
+        ),
+        (
             lambda: planning.carry_out_chunks(
                 KEYS, made, None, SEEN, SEEN, chunks=0, execute=1
             ),
@@ -309,5 +322,5 @@ def test_lists_whole_numbers_and_halves_are_numbers():
     ],
 )
 def test_what_is_refused(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         call()
