@@ -25,6 +25,7 @@ import dataclasses
 import inspect
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -237,19 +238,21 @@ def solver_of(config: Config, model: Drawable) -> tuple[jg.Sampler, Any]:
     known = ("recommended", *SOLVERS)
     if name not in known:
         raise ValueError(f"sampler {name!r}; expected one of {', '.join(known)}")
+    recommended = partial(jg.recommended, model.process, config.steps)
+    make: Callable[..., Any] = SOLVERS.get(name, recommended)
+    # Models of others do not say the scale of their data.
+    scale = options.get("scale", getattr(model, "data_scale", 1.0))
+    if "scale" in inspect.signature(make).parameters:
+        options["scale"] = scale
     try:
-        named = SOLVERS[name](**options) if name in SOLVERS else None
-        if named is not None:
-            options = {"stochastic": named.stochastic}
-        # Models of others do not say the scale of their data.
-        scale = options.pop("scale", getattr(model, "data_scale", 1.0))
-        found = jg.recommended(model.process, config.steps, scale=scale, **options)
+        made = make(**options)
+        if name in SOLVERS:
+            made = made, recommended(scale=scale, stochastic=made.stochastic).grid
     except TypeError as error:
         raise ValueError(f"sampler {config.sampler!r}: {error}") from error
-    sampler = found.sampler if named is None else named
     if config.grid == "recommended":
-        return sampler, found.grid
-    return sampler, model.grid(config.steps, SPACINGS[config.grid])
+        return made
+    return made[0], model.grid(config.steps, SPACINGS[config.grid])
 
 
 def draw(config: Config) -> tuple[np.ndarray, np.ndarray]:

@@ -104,7 +104,8 @@ def from_config(config: Mapping[str, Any]) -> DiffusionModel | ClassifierModel |
             raise ValueError("config has no 'process'")
         options = config["parametrize"]
         scale = config.get("data_scale", 1.0)
-        if not (isinstance(scale, int | float) and 0 < scale < float("inf")):
+        number = isinstance(scale, int | float) and not isinstance(scale, bool)
+        if not (number and 0 < scale < float("inf")):
             raise ValueError(f"data_scale is {scale!r}; expected a number above 0")
         classes = config.get("classes")
         return DiffusionModel(module, made, options, shape, classes, scale)

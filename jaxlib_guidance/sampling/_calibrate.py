@@ -201,8 +201,9 @@ def _geometric_mean(distances: np.ndarray) -> float:
 
 def _start(start, n, process, scale) -> tuple[Sampler, Array]:
     """The solver to begin from, and its grid."""
+    grid = recommended(process, n, scale=scale).grid
     if start is None:
-        start = adams(3, scale=scale), recommended(process, n, scale=scale).grid
+        start = adams(3, scale=scale), grid
     elif scale != 1.0:
         raise ValueError(f"scale is {scale} beside start, which has its own; give one")
     if not (isinstance(start, (tuple, list)) and len(start) == 2):

@@ -80,6 +80,7 @@ def test_a_model_knows_the_scale_of_its_data():
         ({"process": None}, "no 'process'"),
         ({"data_scale": 0}, "data_scale is 0; expected a number above 0"),
         ({"data_scale": "5"}, "data_scale is '5'; expected a number above 0"),
+        ({"data_scale": True}, "data_scale is True; expected a number above 0"),
     ],
 )
 def test_configurations_that_do_not_work(change, message):

@@ -171,10 +171,18 @@ def test_the_scale_is_what_is_asked_for_or_the_models_where_it_says_one():
         (model, "recommended,scale=2", 2.0),
         (other, "recommended", 1.0),
         (other, "ddim", 1.0),
+        (model, "adams", model.data_scale),
+        (model, "adams,scale=2", 2.0),
     ):
-        _, grid = recipe.solver_of(config(sampler=solver, steps=5), drawn)
+        sampler, grid = recipe.solver_of(config(sampler=solver, steps=5), drawn)
         want = jg.recommended(model.process, 5, scale=scale).grid
         np.testing.assert_array_equal(grid, want)
+        if solver.startswith("adams"):
+            tables = (
+                jg.sampling.tabulate(one, grid, model.process)
+                for one in (sampler, jg.adams(scale=scale))
+            )
+            jax.tree.map(np.testing.assert_array_equal, *tables)
 
 
 def test_png_says_how_it_was_made(tmp_path):

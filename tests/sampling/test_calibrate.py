@@ -335,6 +335,8 @@ def test_it_begins_at_the_scale_of_the_data():
         run(scale=3.0, start=fixed)
     with pytest.raises(ValueError, match="scale is 0; expected"):
         run(scale=0)
+    with pytest.raises((TypeError, ValueError), match="scale"):
+        run(scale=np.ones(2), start=fixed)
 
 
 def test_what_is_refused():
