@@ -137,7 +137,7 @@ def learn_critic(config: Config, horizon: int, layout: Any, data: Flights, key: 
 
 def learn_policy(config: Config, layout: Any, data: Flights, weights, told, key: Any):
     """Parameters of a policy, of weighted rows that are told something."""
-    unit = (data.chunks - layout.action_mean) / layout.action_std
+    unit = layout.scale_actions(data.chunks)
     weights = weights / jnp.mean(weights[data.rows])
 
     def loss(params, key):
@@ -190,9 +190,7 @@ def learn_energy(config: Config, base, data: Flights, policy, critic, sharpness,
     )
     worth = planning.apply_critic(critic, base, plain, chunks)
     prefer = worth.reshape(count, several) * sharpness
-    unit = ((chunks - layout.action_mean) / layout.action_std).reshape(
-        count, several, HORIZON, 1
-    )
+    unit = layout.scale_actions(chunks).reshape(count, several, HORIZON, 1)
     cond = layout.scale(seen).reshape(count, several, -1)
     rows_at_once = BATCH // 4
 

@@ -111,7 +111,7 @@ def train(config: Config, data: planning.Trajectory, layout: Any, key: Any) -> A
     """Parameters of a policy."""
     rate = optax.cosine_decay_schedule(1e-3, config.updates)
     tx, batch = optax.adam(rate), 256
-    chunks = (data.actions - layout.action_mean) / layout.action_std
+    chunks = layout.scale_actions(data.actions)
     seen = layout.scale(data.states)
 
     def loss(params, key):

@@ -149,7 +149,7 @@ class Bench:
             rows, noise, at, hide = jax.random.split(key, 4)
             i = jax.random.randint(rows, (BATCH,), 0, len(windows))
             known = jax.random.uniform(hide, (BATCH,)) > 0.15
-            x = (windows[i, 1:] - layout.action_mean) / layout.action_std
+            x = layout.scale_actions(windows[i, 1:])
             each = diffusion.denoising_loss(
                 planning.flow_policy(params),
                 x,

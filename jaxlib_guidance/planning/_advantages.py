@@ -135,7 +135,7 @@ def apply_critic(
                 f"chunk has shape {given}; expected [{lead}H, {layout.actions}], one "
                 "for each observation"
             )
-        scaled = (jnp.asarray(chunk) - layout.action_mean) / layout.action_std
+        scaled = layout.scale_actions(jnp.asarray(chunk))
         flat = scaled.reshape(*seen[:-1], math.prod(given[-2:]))
         entries = jnp.concatenate([entries, flat], axis=-1)
     expected = params["layer0"]["kernel"].shape[0]
@@ -167,8 +167,7 @@ def chunk_value(
     """
 
     def seen(x0: Array, ctx: Context) -> tuple[Array, Array]:
-        observation = ctx.cond * layout.state_std + layout.state_mean
-        return observation, x0 * layout.action_std + layout.action_mean
+        return layout.unscale(ctx.cond), layout.unscale_actions(x0)
 
     def plain(x0: Array, ctx: Context) -> Array:
         return function(*seen(x0, ctx))

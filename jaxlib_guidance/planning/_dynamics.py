@@ -40,7 +40,7 @@ def apply_dynamics(
     Returns:
       The states after them ``[..., S]``.
     """
-    scaled = (actions - layout.action_mean) / layout.action_std
+    scaled = layout.scale_actions(actions)
     moved = apply_layers(
         params, jnp.concatenate([layout.scale(states), scaled], axis=-1)
     )
@@ -79,4 +79,4 @@ def apply_inverse(params: PyTree, layout: Layout, states: Array, after: Array) -
     """
     change = (after - states) / layout.state_std
     pair = jnp.concatenate([layout.scale(states), change], axis=-1)
-    return layout.action_mean + layout.action_std * apply_layers(params, pair)
+    return layout.unscale_actions(apply_layers(params, pair))

@@ -182,7 +182,7 @@ def draw_chunk(
     if held is not None:
         held = jnp.asarray(held, jnp.float32)
         require_shape("held", held, (len(keys), *shape))
-        known = (held - layout.action_mean) / layout.action_std
+        known = layout.scale_actions(held)
         weights = own(jnp.asarray(weights), 3)
         terms.append(inpaint_flow(rows(known), weights, own(w_max, 1)))
     cond = layout.scale(observation)
@@ -195,7 +195,7 @@ def draw_chunk(
             *setting, potential=potential, particles=particles, **options
         )
         x = best_particle(drawn) if best else draw_particle(keys, drawn)
-    return x * layout.action_std + layout.action_mean
+    return layout.unscale_actions(x)
 
 
 def _require_chunk(horizon: int) -> None:

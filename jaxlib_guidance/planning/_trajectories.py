@@ -72,7 +72,7 @@ class Layout:
                 raise ValueError(
                     f"{name} have shape {jnp.shape(part)}; expected [..., T, {size}]"
                 )
-        scaled = (actions - self.action_mean) / self.action_std, self.scale(states)
+        scaled = self.scale_actions(actions), self.scale(states)
         return jnp.concatenate(scaled, axis=-1).astype(jnp.float32)
 
     def unpack(self, x: Array) -> Trajectory:
@@ -93,14 +93,23 @@ class Layout:
                 f"{self.actions} + {self.states}]"
             )
         actions, states = x[..., : self.actions], x[..., self.actions :]
-        return Trajectory(
-            actions * self.action_std + self.action_mean,
-            states * self.state_std + self.state_mean,
-        )
+        return Trajectory(self.unscale_actions(actions), self.unscale(states))
 
     def scale(self, states: Array) -> Array:
         """States ``[..., S]`` in unit scale."""
         return (states - self.state_mean) / self.state_std
+
+    def unscale(self, x: Array) -> Array:
+        """States ``[..., S]`` of unit scale in the units of the world."""
+        return x * self.state_std + self.state_mean
+
+    def scale_actions(self, actions: Array) -> Array:
+        """Actions ``[..., A]`` in unit scale."""
+        return (actions - self.action_mean) / self.action_std
+
+    def unscale_actions(self, x: Array) -> Array:
+        """Actions ``[..., A]`` of unit scale in the units of the world."""
+        return x * self.action_std + self.action_mean
 
     def energy(
         self, function: Callable[..., Array], *, params: bool = False
