@@ -6,9 +6,9 @@
 
 For each number of evaluations, without guidance and with classifier-free guidance, a
 bundled model is drawn by every fixed solver on every grid, by `recommended`, and by a
-solver calibrated on starts of other keys, begun at a fixed one that was chosen on those
-starts. Their conditions are the digits' first eight classes, or captions of the emoji
-that the model was trained on. An error is the mean L2 distance to the end of UniPC-3 in
+solver calibrated on starts of other keys, as `jg.calibrate` does it by default. Their
+conditions are the digits' first eight classes, or captions of the emoji that the model
+was trained on. An error is the mean L2 distance to the end of UniPC-3 in
 ``--fine`` steps from the same noise. The best fixed row is chosen **for each column on
 the very starts that it is judged by**; the calibrated one has seen none of them:
 
@@ -62,7 +62,7 @@ class Config:
     """Numbers of evaluations."""
     weights: tuple[str, ...] = ("none", "2")
     """Weights of classifier-free guidance; none is without."""
-    starts: int = 170
+    starts: int = 512
     """Starts to calibrate on."""
     test: int = 200
     """Starts to judge by."""
@@ -72,7 +72,7 @@ class Config:
     """Steps of the reference."""
     batch: int = 32
     """Starts at once."""
-    steps: int = 6
+    steps: int = 8
     """Steps of least squares, at most."""
     out: Path = Path("out/calibration.json")
     """File of the cells that are done."""
@@ -95,8 +95,8 @@ def grids(model: Any, n: int) -> dict[str, Any]:
     """The spacings, each to where it is at its best.
 
     They begin at log-SNR -7.5, which is all noise, as the reference does; two, from the
-    same noise, also at -4.5: few steps have none to lose where there is no signal.
-    Shifts are shares of the data's scale.
+    same noise, also at -4.5 and -3.5: few steps have none to lose where there is no
+    signal. Shifts are shares of the data's scale.
     """
     scale = model.data_scale
     at = lambda level: float(model.process.t_of_logsnr(jnp.float32(level)))  # noqa: E731
@@ -109,7 +109,11 @@ def grids(model: Any, n: int) -> dict[str, Any]:
         made = jg.flow_grid(model.process, n, shift * scale, t_max=at(-7.5))
         found[f"flow, shift {shift:g}"] = made
     for shift in (1.0, 1.5):
-        for level, name in ((-7.5, ""), (-4.5, ", from -4.5")):
+        for level, name in (
+            (-7.5, ""),
+            (-4.5, ", from -4.5"),
+            (-3.5, ", from -3.5"),
+        ):
             ends = {"t_max": at(level), "rho": 2.0}
             made = jg.flow_grid(model.process, n, shift * scale, **ends)
             found[f"flow, shift {shift:g}, rho 2{name}"] = made
@@ -225,11 +229,10 @@ class Bench:
 def cell(config: Config, bench: Bench, n: int) -> dict[str, Any]:
     """One number of evaluations: the best fixed row of each column, and calibration."""
     process, few = bench.model.process, config.few
-    fixed_solvers = solvers(bench.model)
     table = jax.jit(tabulate, static_argnums=0)
     tables = {
-        f"{name} on {where}": (name, grid, table(solver, grid, process))
-        for name, solver in fixed_solvers.items()
+        f"{name} on {where}": table(solver, grid, process)
+        for name, solver in solvers(bench.model).items()
         for where, grid in grids(bench.model, n).items()
     }
     # Most rows are far from the best: all are drawn from a few starts, some from all.
@@ -238,22 +241,17 @@ def cell(config: Config, bench: Bench, n: int) -> dict[str, Any]:
     )
     first = {
         key: bench.error(bench.draws(made), starts, ends)
-        for key, (*_, made) in tables.items()
+        for key, made in tables.items()
     }
     first = {key: error for key, error in first.items() if np.isfinite(error)}
     best = sorted(first, key=first.__getitem__)[:8]
-    rows = {key: bench.row(bench.draws(tables[key][2])) for key in best}
+    rows = {key: bench.row(bench.draws(tables[key])) for key in best}
     own = jg.recommended(process, n, scale=bench.model.data_scale, t_max=bench.first)
     rows["recommended"] = bench.row(bench.draws(own))
     fixed = {
         column: min((row[column], key) for key, row in rows.items())
         for column in ("keys", "conditions", "frechet")
     }
-    starts, ends = jax.tree.map(lambda leaf: leaf[:few], (bench.seen, bench.seen_ends))
-    begin = {
-        key: bench.error(bench.draws(tables[key][2]), starts, ends) for key in best
-    }
-    name, grid, _ = tables[min(begin, key=begin.__getitem__)]
     made, report = jg.calibrate(
         bench.seen[0],
         bench.denoiser,
@@ -261,7 +259,7 @@ def cell(config: Config, bench: Bench, n: int) -> dict[str, Any]:
         bench.model.shape,
         bench.seen[1],
         guidance=bench.guidance,
-        start=(fixed_solvers[name], grid),
+        scale=bench.model.data_scale,
         reference=bench.seen_ends,
         steps=config.steps,
         batch=config.batch,
@@ -269,7 +267,6 @@ def cell(config: Config, bench: Bench, n: int) -> dict[str, Any]:
     return {
         "fixed": fixed,
         "recommended": rows["recommended"],
-        "start": min(begin, key=begin.__getitem__),
         "calibrated": bench.row(bench.draws(made)),
         "seen": [report.train_before, report.train_after],
         "held out": [report.held_out_before, report.held_out_after],

@@ -1,9 +1,11 @@
 """A solver learned from the network that it is to sample: `calibrate`."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance import rng
@@ -58,7 +60,7 @@ def calibrate(
     start: tuple[Sampler, Any] | None = None,
     scale: float = 1.0,
     reference: tuple[Sampler, Any] | Array | np.ndarray | None = None,
-    steps: int = 6,
+    steps: int = 8,
     batch: int = 32,
     held_out: float = 0.25,
     seed: int = 0,
@@ -73,7 +75,7 @@ def calibrate(
 
         x_{i+1} = keep_i x_i + sum_{j <= i} weights_ij x0_j + cubes_ij x0_j^3.
 
-    Learned are the interior times, as gaps in ``sigma / (alpha + sigma)`` that stay
+    Learned are the times but the last, as gaps in ``sigma / (alpha + sigma)`` that stay
     positive, and ``keep``, ``weights`` and ``cubes``, as differences from those of a
     fixed solver on the learned times, whose ``cubes`` are 0. It begins at that solver
     exactly, and what is returned is the best on starts that are held out, the fixed
@@ -96,13 +98,16 @@ def calibrate(
       guidance: Guidance term or chain of terms, whose leaves hold no axis of samples;
         None is without guidance.
       start: Deterministic solver with one evaluation a step, and its grid ``[n + 1]``,
-        to begin from; None takes ``adams(3, scale=scale)`` on the grid of
-        `recommended`. The first time and the last stay as they are.
+        to begin from. None takes ``adams(3, scale=scale)`` on the grid of
+        `recommended`, which where ``x`` is a shape begins at a log-SNR of
+        ``-(10 + n) / 4 - 2 log scale``: few evaluations are better spent where there is
+        some signal. The last time stays as it is. So does the first where ``x`` is
+        states, or where the grid begins at the process's first time.
       scale: Scale of the data, as in `recommended`, for the start that is not given.
       reference: Solver and grid whose ends are the target; or these ends ``[B, *S]``.
-        None takes ``unipc(3)`` in 100 steps. Its last time is that of ``start``, and
-        so is the first, but where ``x`` is a shape it may begin earlier, from the same
-        noise: few steps are better spent where there is some signal.
+        None takes ``unipc(3)`` in 100 steps, from the process's first time where ``x``
+        is a shape. Its last time is that of ``start``, and so is the first, but where
+        ``x`` is a shape it may begin earlier, from the same noise.
       steps: Number of steps of least squares at most; 0 gives the fixed solver as
         numbers.
       batch: Number of starts at once, which bounds the memory: that of one evaluation
@@ -150,9 +155,9 @@ def calibrate(
     began = time.perf_counter()
     process = process_of(denoiser, process)
     rng.require_keys(keys)
-    fixed, grid = _start(start, n, process, scale)
     options = {"guidance": guidance, "plan": plan, "process": process}
     problem = Problem(keys, denoiser, x, cond, batch, **options)
+    fixed, grid = _start(start, n, process, scale, problem.free_start)
     best = tabulate(fixed, grid, process)
     problem.refer(reference, grid)
     referred = time.perf_counter()
@@ -168,7 +173,7 @@ def calibrate(
             f"and by {before[1]} on the others; expected finite numbers"
         )
     best_step, losses = 0, [before[0]]
-    zero, build = learnable(fixed, grid, process)
+    zero, build = learnable(fixed, grid, process, problem.earliest(grid))
     tried = descend(problem, zero, build, train, steps)
     for done, (loss, made) in enumerate(tried, 1):
         losses.append(loss)
@@ -199,10 +204,14 @@ def _geometric_mean(distances: np.ndarray) -> float:
     return float(np.exp(np.mean(np.log(distances + 1e-12))))
 
 
-def _start(start, n, process, scale) -> tuple[Sampler, Array]:
+def _start(start, n, process, scale, free) -> tuple[Sampler, Array]:
     """The solver to begin from, and its grid."""
     grid = recommended(process, n, scale=scale).grid
     if start is None:
+        if free:
+            level = -(10 + n) / 4 - 2 * math.log(scale)
+            t_max = min(float(process.t_of_logsnr(jnp.float32(level))), process.t_max)
+            grid = recommended(process, n, scale=scale, t_max=t_max).grid
         start = adams(3, scale=scale), grid
     elif scale != 1.0:
         raise ValueError(f"scale is {scale} beside start, which has its own; give one")

@@ -26,7 +26,7 @@ DAMPING, TRIES = 1e-3, 3
 
 
 def numbers(made: Calibrated) -> Array:
-    """The table as one vector: interior times, then the rows.
+    """The table as one vector: times but the last, then the rows.
 
     A row is ``keep``, the weights, the weights of the cubes.
     """
@@ -36,7 +36,7 @@ def numbers(made: Calibrated) -> Array:
         )
         for i in range(made.keep.shape[0])
     ]
-    return jnp.concatenate([made.grid[1:-1], *rows])
+    return jnp.concatenate([made.grid[:-1], *rows])
 
 
 class Slopes:
@@ -56,22 +56,33 @@ class Slopes:
         return state, x0[0]
 
     def _turn(self, made, rows, state):
-        """The slope of the estimate to the time of its evaluation, ``[B, *S]``."""
-        before, here, after = (made.grid[state.step + k] for k in (-1, 0, 1))
+        """The slope of state and estimate to the time of the evaluation."""
+        first = state.step == 0
+        before = jnp.where(
+            first, self.problem.earliest(made.grid), made.grid[state.step - 1]
+        )
+        here, after = made.grid[state.step], made.grid[state.step + 1]
         h = STENCIL * jnp.minimum(before - here, here - after)
 
         def estimate(t):
             grid = made.grid.at[state.step].set(t)
             moved = dataclasses.replace(made, grid=grid)
-            return self._step(moved, rows, state._replace(t=t))[1]
+            # The first state is noise at the first level.
+            x = jnp.where(first, self.problem.start(moved, rows).x, state.x)
+            return x, self._step(moved, rows, state._replace(x=x, t=t))[1]
 
-        return (estimate(here + h) - estimate(here - h)) / (2 * h)
+        late, early = estimate(here + h), estimate(here - h)
+        return jax.tree.map(
+            lambda a, b: jnp.where(h > 0, (a - b) / (2 * h), 0), late, early
+        )
 
     def _push(self, index, made, rows, x, after, turned):
         """``[K, B, D]``: by the time of step ``index``, and by its row."""
         x0s = jnp.moveaxis(after.state, 1, 0)[: index + 1]
         slope = made.weights[index, index] + 3 * made.cubes[index, index] * x0s[-1] ** 2
-        moves = jnp.concatenate([(slope * turned)[None], x[None], x0s, x0s**3])
+        dx, turned = turned
+        moved = made.keep[index] * dx + slope * turned
+        moves = jnp.concatenate([moved[None], x[None], x0s, x0s**3])
         # An estimate that its time changes is another one for later steps too.
         past = jnp.zeros((len(moves), *after.state.shape), moves.dtype)
         past = past.at[0, :, index].set(turned)
@@ -91,10 +102,10 @@ class Slopes:
         """Samples ``[B, D]`` and their slopes ``[T, B, D]`` by `numbers`."""
         state, times, others = self.start(made, rows), [], []
         for i in range(made.keep.shape[0]):
-            turned = self.turn(made, rows, state) if i else jnp.zeros_like(state.x)
+            turned = self.turn(made, rows, state)
             after, _ = self.step(made, rows, state)
             found = np.asarray(self.push(i, made, rows, state.x, after, turned))
-            times += [found[:1]] if i else []  # The first time stays.
+            times.append(found[:1])
             others.append(found[1:])
             state = after
         x = np.asarray(state.x)
@@ -158,7 +169,7 @@ def descend(
         tried = [(error, learned, damping)]
         # Errors cost little beside slopes: many steps are tried, and the best is taken.
         # Some leave the times, whose slopes say the least.
-        for free in (slice(None), slice(len(made.grid) - 2, None)):
+        for free in (slice(None), slice(len(made.grid) - 1, None)):
             for share in damping * 8.0 ** np.arange(-1, TRIES):
                 damped = square + share * np.diag(scale)
                 change = np.zeros_like(slope)

@@ -50,6 +50,16 @@ class Problem:
         self.rows = keys, cond, None if self.shape is not None else jnp.asarray(x)
         self.ends = np.zeros(0)
 
+    @property
+    def free_start(self) -> bool:
+        """Whether states are noise of any level, and not those of one first time."""
+        return self.shape is not None
+
+    def earliest(self, grid: Array) -> Array:
+        """The bound of the first time."""
+        t_max = self.options["process"].t_max
+        return jnp.float32(t_max) if self.free_start else grid[0]
+
     def _x(self, rows):
         return rows[2] if self.shape is None else self.shape
 
@@ -96,7 +106,8 @@ class Problem:
             self.ends = np.asarray(reference)
         else:
             if reference is None:
-                reference = _fine(self.options["process"], grid)
+                first = self.earliest(grid)
+                reference = _fine(self.options["process"], first, grid[-1])
             if not (isinstance(reference, (tuple, list)) and len(reference) == 2):
                 raise TypeError(
                     f"reference is {reference!r}; expected a pair of solver and grid, "
@@ -147,8 +158,8 @@ class Problem:
         return float(self.distances(made, ids).mean())
 
 
-def _fine(process, grid):
-    first, last = float(grid[0]), float(grid[-1])
+def _fine(process, first, last):
+    first, last = float(first), float(last)
     options = {"t_max": first, "final_zero": last == 0}
     if last > 0:
         options["t_min"] = last
@@ -156,23 +167,25 @@ def _fine(process, grid):
 
 
 def learnable(
-    sampler: Sampler, grid: Array, process: Process
+    sampler: Sampler, grid: Array, process: Process, earliest: Array | None = None
 ) -> tuple[Array, Callable[[Array], Calibrated]]:
     """Parameters that are 0 for a fixed solver, and the solver that they make.
 
     Times are gaps of ``u = sigma / (alpha + sigma)``, each times the exponential of a
     parameter and all scaled to the same sum: whatever is learned, times fall, and stay
-    between the first and the process's lowest. The fixed solver's table is made anew on
-    those times. Weights, also of cubes, are learned in units of DDIM's weight of x0 in
-    the same step.
+    between the earliest and the process's lowest. The fixed solver's table is made anew
+    on those times. Weights, also of cubes, are learned in units of DDIM's weight of x0
+    in the same step.
 
     Args:
       sampler: Fixed solver to begin from.
       grid: Times ``[n + 1]``, known.
       process: Noise process.
+      earliest: Bound of the first time, which is learned where it is above the grid's;
+        None leaves the first time as it is.
 
     Returns:
-      ``(parameters, function from such to a solver)``; the parameters are ``n - 1`` for
+      ``(parameters, function from such to a solver)``; the parameters are ``n`` for
       times, ``n`` for ``keep``, and the lower triangles of ``weights`` and ``cubes``.
     """
     n = grid.shape[0] - 1
@@ -182,19 +195,22 @@ def learnable(
         alpha, sigma = process.alpha(t), process.sigma(t)
         return sigma / (alpha + sigma)
 
-    u = flow_time(jnp.append(grid[:-1], bound))
+    first = grid[0] if earliest is None else jnp.maximum(grid[0], earliest)
+    u = flow_time(jnp.concatenate([first[None], grid[:-1], bound[None]]))
     gaps = jnp.maximum(u[:-1] - u[1:], 0)
     lower = np.tril_indices(n)
     count = len(lower[0])
 
     def build(learned):
-        at = n - 1, 2 * n - 1, 2 * n - 1 + count
+        at = n, 2 * n, 2 * n + count
         sizes, keep, *added = jnp.split(learned, at)
         grown = gaps * jnp.append(jnp.exp(sizes), 1)
         falls = jnp.cumsum(grown)[:-1] * (jnp.sum(gaps) / jnp.sum(grown))
         inner = u[0] - falls
         times = process.t_of_logsnr(-2 * jnp.log(inner / (1 - inner)))
-        made = tabulate(sampler, jnp.concatenate([grid[:1], times, grid[-1:]]), process)
+        # A first time that can't be earlier stays, to the last bit.
+        times = jnp.where((gaps[0] == 0) & (jnp.arange(n) == 0), grid[:-1], times)
+        made = tabulate(sampler, jnp.append(times, grid[-1]), process)
         alpha, sigma = process.alpha(made.grid), process.sigma(made.grid)
         unit = alpha[1:] - sigma[1:] * alpha[:-1] / sigma[:-1]
         weights, cubes = (
@@ -204,4 +220,4 @@ def learnable(
             made, keep=made.keep + keep, weights=made.weights + weights, cubes=cubes
         )
 
-    return jnp.zeros(2 * n - 1 + 2 * count), build
+    return jnp.zeros(2 * n + 2 * count), build
