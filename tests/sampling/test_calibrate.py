@@ -120,20 +120,23 @@ def test_one_step_to_gaussian_data_becomes_exact():
     np.testing.assert_allclose(factor, s / jnp.sqrt(variance), atol=1e-5)
 
 
-def test_slopes_are_those_of_the_samples():
+@pytest.mark.parametrize("noise", [True, False])
+def test_slopes_are_those_of_the_samples(noise):
     """Pushed through the steps that are left, they are those through all steps."""
-    made = tabulate(*START, PROCESS)
+    grid = START[1].at[0].set(0.9)
+    made = tabulate(START[0], grid, PROCESS)
     made = dataclasses.replace(made, cubes=0.1 * made.weights)
+    x = (4,) if noise else jnp.linspace(-1, 1, 12).reshape(3, 4)
     problem = Problem(
-        *(KEYS[:3], NET, (4,), COND[:3], 3),
+        *(KEYS[:3], NET, x, COND[:3], 3),
         **{"guidance": CFG, "plan": "auto", "process": PROCESS},
     )
-    x, slopes = Slopes(problem)(made, problem.rows)
+    ends, slopes = Slopes(problem)(made, problem.rows)
     flat = numbers(made)
     assert slopes.shape == (flat.size, 3, 4)
 
     def of(flat):
-        rows, place = [], N - 1
+        rows, place = [], N
         for i in range(N):
             keep, weights, cubes = jnp.split(
                 flat[place : place + 2 * i + 3], (1, i + 2)
@@ -149,21 +152,43 @@ def test_slopes_are_those_of_the_samples():
             )
             place += 2 * i + 3
         rows = jnp.stack(rows)
-        grid = jnp.concatenate([made.grid[:1], flat[: N - 1], made.grid[-1:]])
+        grid = jnp.append(flat[:N], made.grid[-1])
         table = Calibrated(grid, rows[:, 0, 0], rows[:, 1], rows[:, 2], PROCESS)
         return problem.draw(table, problem.rows)[0]
 
-    np.testing.assert_allclose(of(flat), x.reshape(3, 4), atol=1e-5)
+    np.testing.assert_allclose(of(flat), ends.reshape(3, 4), atol=1e-5)
     want = jax.jit(jax.jacfwd(of))(flat)
+    # The time of given states is no number to learn.
+    first = 0 if noise else 1
+    assert noise or (slopes[0] == 0).all()
     # By times they are taken over a stretch, here of a smooth network.
     for found, exact, rtol in (
-        (slopes[: N - 1], want[..., : N - 1], 0.05),
-        (slopes[N - 1 :], want[..., N - 1 :], 1e-3),
+        (slopes[first:N], want[..., first:N], 0.05),
+        (slopes[N:], want[..., N:], 1e-3),
     ):
         exact = np.moveaxis(exact, -1, 0)
         np.testing.assert_allclose(
             found.reshape(exact.shape), exact, atol=rtol * abs(exact).max()
         )
+
+
+def test_the_first_time_is_learned_from_noise_alone():
+    grid = jg.flow_grid(PROCESS, 3, t_max=0.9)
+    run = partial(calibrate, KEYS[:8], NET, 3, cond=COND[:8], start=(jg.ddim(), grid))
+    made, report = run((4,), steps=1)
+    assert report.best_step > 0
+    assert made.grid[0] != grid[0]
+    assert made.grid[0] < PROCESS.t_max
+    # Its ends are of the whole flow, not of one from the grid's first level.
+    whole = jg.unipc(3), jg.logsnr_grid(PROCESS, 100)
+    want, _ = jg.sample(KEYS[:8], NET, *whole, (4,), COND[:8])
+    np.testing.assert_allclose(report.reference, want, atol=1e-4)
+    # What is given, states or the process's own first time, stays.
+    for x, t in ((PROCESS.sigma(0.9) * jnp.ones((8, 4)), 0.9), ((4,), PROCESS.t_max)):
+        start = jg.ddim(), jg.flow_grid(PROCESS, 3, t_max=t)
+        made, report = run(x, start=start, steps=2)
+        assert len(report.losses) > 1
+        assert made.grid[0] == start[1][0]
 
 
 @pytest.mark.slow
@@ -244,12 +269,18 @@ def test_laws(learned):
 @pytest.mark.parametrize("process", [PROCESS, jg.VE(), jg.RectifiedFlow()])
 def test_times_stay_in_order_and_in_range(process):
     """Whatever is learned."""
-    zero, build = learnable(jg.ddim(), jg.logsnr_grid(process, 5), process)
-    gaps = 2 * np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
-    grids = jax.jit(jax.vmap(lambda gaps: build(zero.at[:4].set(gaps)).grid))(gaps)
-    assert (np.diff(grids) < 0).all()
-    assert (grids[:, -2] >= process.t_min * 0.999).all()
-    assert (grids[:, 0] == process.t_max).all()
+    first = float(process.t_of_logsnr(jnp.float32(-3)))
+    draws = 2 * np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32)
+    for t_max in (process.t_max, first):
+        grid = jg.logsnr_grid(process, 5, t_max=t_max)
+        zero, build = learnable(jg.ddim(), grid, process, jnp.float32(process.t_max))
+        grids = np.stack([build(zero.at[:5].set(gaps)).grid for gaps in draws])
+        assert (np.diff(grids) < 0).all()
+        assert (grids[:, -2] >= process.t_min * 0.999).all()
+        assert (grids[:, 0] <= process.t_max).all()
+        assert (np.ptp(grids[:, 0]) == 0) == (t_max == process.t_max)
+    _, build = learnable(jg.ddim(), grid, process)
+    assert (build(zero.at[0].set(1.0)).grid[0] == grid[0]).all()
 
 
 def test_another_grid_is_refused(learned):
@@ -327,10 +358,16 @@ def test_what_is_not_finite_stops():
 
 
 def test_it_begins_at_the_scale_of_the_data():
-    run = partial(calibrate, KEYS[:4], NET, 3, (4,), COND[:4], steps=0)
-    made, _ = run(scale=3.0)
-    fixed = jg.adams(3, scale=3.0), jg.recommended(PROCESS, 3, scale=3.0).grid
+    """And where few evaluations have some signal to see."""
+    run = partial(calibrate, KEYS[:4], NET, 3, cond=COND[:4], steps=0)
+    first = float(PROCESS.t_of_logsnr(jnp.float32(-13 / 4 - 2 * np.log(3.0))))
+    own = jg.recommended(PROCESS, 3, scale=3.0, t_max=first)
+    made, _ = run((4,), scale=3.0)
+    fixed = jg.adams(3, scale=3.0), own.grid
     jax.tree.map(np.testing.assert_array_equal, made, tabulate(*fixed, PROCESS))
+    made, _ = run(jnp.ones((4, 4)), scale=3.0)
+    np.testing.assert_array_equal(made.grid, jg.recommended(PROCESS, 3, scale=3.0).grid)
+    run = partial(run, (4,))
     with pytest.raises(ValueError, match="scale is 3.0 beside start"):
         run(scale=3.0, start=fixed)
     with pytest.raises(ValueError, match="scale is 0; expected"):
