@@ -119,7 +119,7 @@ def main(config: Config) -> dict[str, Any]:
             return np.arange(count) % model.classes
         return np.resize(order, count)
 
-    solver = jg.recommended(model.process, config.steps)
+    solver = jg.recommended(model.process, config.steps, scale=model.data_scale)
 
     def nothing(count):
         cond = jnp.full(count, model.classes)
