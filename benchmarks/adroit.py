@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from drawing import picture
 
 import jaxlib_guidance as jg
 from jaxlib_guidance import planning
@@ -256,24 +257,18 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
     """Success over angles, a line a row."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    fig, axis = plt.subplots(figsize=(7.4, 3.2), dpi=110)
-    angles = [goal for goal, start in GOALS if start == 0]
-    for row, each in found.items():
-        style = "o-" if "best of" in row else "o:"
-        axis.plot(angles, each["done"].mean(1)[: len(angles)], style, label=row, ms=3)
-    axis.axvline(90, color="0.7", lw=1)
-    axis.set(xlabel="degrees asked for; 90 was trained on", ylabel="success")
-    axis.set_ylim(-0.02, 1.02)
-    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    fig.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path)
-    plt.close(fig)
+    with picture(path, (7.4, 3.2), dpi=110) as fig:
+        axis = fig.subplots()
+        angles = [goal for goal, start in GOALS if start == 0]
+        for row, each in found.items():
+            style = "o-" if "best of" in row else "o:"
+            axis.plot(
+                angles, each["done"].mean(1)[: len(angles)], style, label=row, ms=3
+            )
+        axis.axvline(90, color="0.7", lw=1)
+        axis.set(xlabel="degrees asked for; 90 was trained on", ylabel="success")
+        axis.set_ylim(-0.02, 1.02)
+        axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def main(config: Config) -> str:

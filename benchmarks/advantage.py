@@ -34,6 +34,7 @@ from advantage_policies import (
     learn_energy,
     learn_policy,
 )
+from drawing import picture
 
 import jaxlib_guidance as jg
 from jaxlib_guidance import planning
@@ -222,27 +223,19 @@ def table(config: Config, found: dict[str, dict[str, Any]]) -> str:
 
 def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
     """Success of each row, a dot a seed."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    fig, axis = plt.subplots(figsize=(7, 3.6), dpi=110)
-    names = list(found)
-    for j, delay in enumerate(DELAYS):
-        for i, name in enumerate(names):
-            done, at = found[name]["done"][:, j], -i - 0.2 * j
-            axis.plot(done, np.full(len(done), at), f"C{j}o", ms=2.5, alpha=0.6)
-            label = f"delay {delay}" if i == 0 else None
-            axis.plot(done.mean(), at, f"C{j}|", ms=10, mew=2, label=label)
-    axis.set_yticks(-np.arange(len(names)) - 0.1, names, fontsize=8)
-    axis.set(xlabel="flights that arrive", xlim=(-0.02, 1.02))
-    axis.grid(axis="x", lw=0.3)
-    axis.legend(fontsize=7, loc="lower left")
-    fig.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path)
-    plt.close(fig)
+    with picture(path, (7, 3.6), dpi=110) as fig:
+        axis = fig.subplots()
+        names = list(found)
+        for j, delay in enumerate(DELAYS):
+            for i, name in enumerate(names):
+                done, at = found[name]["done"][:, j], -i - 0.2 * j
+                axis.plot(done, np.full(len(done), at), f"C{j}o", ms=2.5, alpha=0.6)
+                label = f"delay {delay}" if i == 0 else None
+                axis.plot(done.mean(), at, f"C{j}|", ms=10, mew=2, label=label)
+        axis.set_yticks(-np.arange(len(names)) - 0.1, names, fontsize=8)
+        axis.set(xlabel="flights that arrive", xlim=(-0.02, 1.02))
+        axis.grid(axis="x", lw=0.3)
+        axis.legend(fontsize=7, loc="lower left")
 
 
 def main(config: Config) -> str:

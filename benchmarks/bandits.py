@@ -18,6 +18,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from drawing import picture
 
 from jaxlib_guidance.policy import dynlin_radius, dynlin_step, init_dynlin
 from jaxlib_guidance.worlds import dynamical_bandit as world
@@ -127,23 +128,21 @@ def main(config: Config) -> dict:
 
 def draw(config, regret, best):
     """Curves of both methods, at the theory's radius and at the best one."""
-    import matplotlib.pyplot as plt
-
     time = np.unique(np.geomspace(1, config.horizon, 200).astype(int))
-    figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    own = int(np.abs(np.log(config.scales)).argmin())
-    methods = zip(("LinUCB", "DynLin"), ("C3", "C0"), regret, strict=True)
-    for method, color, rows in methods:
-        chosen = int(rows[:, :, -1].mean(1).argmin())
-        for index, style in {own: "--", chosen: "-"}.items():
-            label = f"{method}, radius x {config.scales[index]:g}"
-            for seed, row in enumerate(rows[index]):
-                told = label if seed == 0 else None
-                axis.loglog(time, row[time - 1], style, color=color, label=told)
-    axis.loglog(time, best[time - 1], color="0.5", label="best arm, from rest")
-    axis.set(xlabel="step", ylabel="regret", ylim=(1, None))
-    axis.legend(fontsize=8)
-    figure.savefig(config.picture, dpi=110)
+    with picture(config.picture, (6, 3.6), dpi=110) as figure:
+        axis = figure.subplots()
+        own = int(np.abs(np.log(config.scales)).argmin())
+        methods = zip(("LinUCB", "DynLin"), ("C3", "C0"), regret, strict=True)
+        for method, color, rows in methods:
+            chosen = int(rows[:, :, -1].mean(1).argmin())
+            for index, style in {own: "--", chosen: "-"}.items():
+                label = f"{method}, radius x {config.scales[index]:g}"
+                for seed, row in enumerate(rows[index]):
+                    told = label if seed == 0 else None
+                    axis.loglog(time, row[time - 1], style, color=color, label=told)
+        axis.loglog(time, best[time - 1], color="0.5", label="best arm, from rest")
+        axis.set(xlabel="step", ylabel="regret", ylim=(1, None))
+        axis.legend(fontsize=8)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from drawing import picture
 
 from jaxlib_guidance.policy import emitter_gain, knn_novelty
 from jaxlib_guidance.worlds import maze as world
@@ -217,18 +218,16 @@ def main(config: Config) -> dict:
 
 def draw(config, found):
     """The maze, and the ends of all runs of the first seed by three methods."""
-    import matplotlib.pyplot as plt
-
     frame = world.render(MAZE, jnp.array(world.START), size=160)
     names = "learned", "never learned", "true place", "random weights"
-    figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.7), layout="constrained")
-    for axis, name in zip(axes, names, strict=True):
-        places, rewards = found[name]
-        at = int(rewards.max((2, 3)).mean(1).argmax())
-        axis.imshow(frame, extent=(0, 1, 0, 1))
-        axis.plot(*places[at, 0].reshape(-1, 2).T, ".", markersize=1.5, color="C1")
-        axis.set(title=name, xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1))
-    figure.savefig(config.picture, dpi=90)
+    with picture(config.picture, (9.6, 2.7)) as figure:
+        axes = figure.subplots(1, 4)
+        for axis, name in zip(axes, names, strict=True):
+            places, rewards = found[name]
+            at = int(rewards.max((2, 3)).mean(1).argmax())
+            axis.imshow(frame, extent=(0, 1, 0, 1))
+            axis.plot(*places[at, 0].reshape(-1, 2).T, ".", markersize=1.5, color="C1")
+            axis.set(title=name, xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1))
 
 
 if __name__ == "__main__":

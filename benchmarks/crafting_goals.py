@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from drawing import picture
 
 from jaxlib_guidance.policy import hindsight_relabel, mastered
 from jaxlib_guidance.worlds import craft
@@ -221,28 +222,20 @@ def main(config: Config) -> dict:
 
 def draw(config, world, kept):
     """A frame, and goals mastered over steps."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (frame, axis) = plt.subplots(
-        1, 2, figsize=(9, 3.6), layout="constrained", width_ratios=(1, 2.4)
-    )
-    # The inventory with wood, stone, plank, stick and pickaxe.
-    has = np.asarray(world.has)
-    some = int(np.argmax(has[:, craft.ITEMS.index("pickaxe")]))
-    frame.imshow(craft.render(world, craft.SIDE**2 * some + 24, scale=20))
-    frame.set_axis_off()
-    x = config.episodes * config.steps / 10 * np.arange(1, 11)
-    for number, (name, rows) in enumerate(kept.items()):
-        axis.plot(x, rows[..., 0].mean(0), color=f"C{number}", label=name)
-        low, high = rows[..., 0].min(0), rows[..., 0].max(0)
-        axis.fill_between(x, low, high, color=f"C{number}", alpha=0.08)
-    axis.set(xlabel="steps", ylabel="goals mastered, of 200")
-    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(config.out, dpi=90)
+    with picture(config.out, (9, 3.6)) as figure:
+        (frame, axis) = figure.subplots(1, 2, width_ratios=(1, 2.4))
+        # The inventory with wood, stone, plank, stick and pickaxe.
+        has = np.asarray(world.has)
+        some = int(np.argmax(has[:, craft.ITEMS.index("pickaxe")]))
+        frame.imshow(craft.render(world, craft.SIDE**2 * some + 24, scale=20))
+        frame.set_axis_off()
+        x = config.episodes * config.steps / 10 * np.arange(1, 11)
+        for number, (name, rows) in enumerate(kept.items()):
+            axis.plot(x, rows[..., 0].mean(0), color=f"C{number}", label=name)
+            low, high = rows[..., 0].min(0), rows[..., 0].max(0)
+            axis.fill_between(x, low, high, color=f"C{number}", alpha=0.08)
+        axis.set(xlabel="steps", ylabel="goals mastered, of 200")
+        axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import control_continuous as control
 import jax
 import jax.numpy as jnp
 import numpy as np
+from drawing import picture
 
 from jaxlib_guidance.policy import (
     advance_progress,
@@ -175,27 +176,25 @@ def main(config: Config) -> np.ndarray:
 
 def draw(config, curves, actors):
     """The world before and after A, with walks of both extremes, and the discounts."""
-    import matplotlib.pyplot as plt
-
     keys = jax.random.split(jax.random.key(5), 6)
-    figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.5), layout="constrained")
-    names = list(METHODS)
-    for axis, name, touched in zip(axes[:3], SHOWN, (0, 0, 1), strict=True):
-        row = names.index(name)
-        rate = int(curves[row, :, :, -1, 1].mean(1).argmax())
-        actor = jax.tree.map(lambda x, row=row, rate=rate: x[row, rate, 0], actors)
-        _, states = jax.vmap(lambda k, a=actor: play(a, k, config, False))(keys)
-        here = world.State(jnp.array([0.6, 0.5]), jnp.float32(touched))
-        frame = world.render(PLACE, here, size=160)
-        axis.imshow(frame, extent=(0, 1, 0, 1))
-        for walk in np.asarray(states.position):
-            axis.plot(*walk.T, linewidth=0.9)
-        axis.set(title=name, xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1))
-    for name, rows in zip(names, curves, strict=True):
-        axes[3].plot(rows[-1, :, :, 2].mean(0), label=name)
-    axes[3].set(xlabel="round", title="discount")
-    axes[3].legend(fontsize=6)
-    figure.savefig(config.picture, dpi=90)
+    with picture(config.picture, (9.6, 2.5)) as figure:
+        axes = figure.subplots(1, 4)
+        names = list(METHODS)
+        for axis, name, touched in zip(axes[:3], SHOWN, (0, 0, 1), strict=True):
+            row = names.index(name)
+            rate = int(curves[row, :, :, -1, 1].mean(1).argmax())
+            actor = jax.tree.map(lambda x, row=row, rate=rate: x[row, rate, 0], actors)
+            _, states = jax.vmap(lambda k, a=actor: play(a, k, config, False))(keys)
+            here = world.State(jnp.array([0.6, 0.5]), jnp.float32(touched))
+            frame = world.render(PLACE, here, size=160)
+            axis.imshow(frame, extent=(0, 1, 0, 1))
+            for walk in np.asarray(states.position):
+                axis.plot(*walk.T, linewidth=0.9)
+            axis.set(title=name, xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1))
+        for name, rows in zip(names, curves, strict=True):
+            axes[3].plot(rows[-1, :, :, 2].mean(0), label=name)
+        axes[3].set(xlabel="round", title="discount")
+        axes[3].legend(fontsize=6)
 
 
 if __name__ == "__main__":

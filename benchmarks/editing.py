@@ -33,6 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from drawing import picture
 from editing_judge import Judge, held_out, train_judge
 from editing_methods import Method, methods
 
@@ -196,33 +197,31 @@ def compare(kept: dict[str, dict[str, Any]], judged: Pairs) -> None:
 
 def draw_curve(kept: dict[str, dict[str, Any]], plan: dict[str, Method], out: Path):
     """What is reached inside and kept outside, along the searched settings."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-    for i, (name, row) in enumerate(kept.items()):
-        style = {"color": f"C{i}", "marker": "os^Dv<>pX*hP8d"[i % 14], "markersize": 5}
-        # There are ten colours.
-        style["ls"] = ("-", "--")[i // 10 % 2]
-        for panel, column in zip(panels, ("inside", "accuracy"), strict=True):
-            # A line for each fixed part and all numbers but the weight of CFG.
-            lines: dict[Any, list[dict[str, float]]] = {}
-            pairs = zip(plan[name].settings, row["searched"], strict=True)
-            for (fixed, numbers), found in pairs:
-                lines.setdefault((fixed, numbers[1:]), []).append(found)
-            for k, rows in enumerate(lines.values()):
-                x, y = ([r[c] for r in rows] for c in ("outside", column))
-                panel.plot(x, y, **style, lw=1, label=None if k else name)
-    panels[0].set_ylabel("error inside, to the truth (less is better)")
-    panels[1].set_ylabel("accuracy of the judge (more is better)")
-    for panel in panels:
-        panel.set_xlabel("distance to the picture outside (less is better)")
-        panel.grid(alpha=0.3)
-    panels[1].legend(fontsize=7, loc="center right", bbox_to_anchor=(1, 0.6))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
+    with picture(out, (11, 4.6), dpi=110) as figure:
+        panels = figure.subplots(1, 2)
+        for i, (name, row) in enumerate(kept.items()):
+            style = {
+                "color": f"C{i}",
+                "marker": "os^Dv<>pX*hP8d"[i % 14],
+                "markersize": 5,
+            }
+            # There are ten colours.
+            style["ls"] = ("-", "--")[i // 10 % 2]
+            for panel, column in zip(panels, ("inside", "accuracy"), strict=True):
+                # A line for each fixed part and all numbers but the weight of CFG.
+                lines: dict[Any, list[dict[str, float]]] = {}
+                pairs = zip(plan[name].settings, row["searched"], strict=True)
+                for (fixed, numbers), found in pairs:
+                    lines.setdefault((fixed, numbers[1:]), []).append(found)
+                for k, rows in enumerate(lines.values()):
+                    x, y = ([r[c] for r in rows] for c in ("outside", column))
+                    panel.plot(x, y, **style, lw=1, label=None if k else name)
+        panels[0].set_ylabel("error inside, to the truth (less is better)")
+        panels[1].set_ylabel("accuracy of the judge (more is better)")
+        for panel in panels:
+            panel.set_xlabel("distance to the picture outside (less is better)")
+            panel.grid(alpha=0.3)
+        panels[1].legend(fontsize=7, loc="center right", bbox_to_anchor=(1, 0.6))
 
 
 def main(config: Config) -> None:

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from drawing import picture
 
 from jaxlib_guidance.policy import (
     dormant_ratio,
@@ -257,26 +258,24 @@ def main(config: Config) -> dict[str, np.ndarray]:
 
 def draw(config, curves):
     """A frame, what the actor sees of it, and success over episodes."""
-    import matplotlib.pyplot as plt
-
     state, obs = world.reset(PLACE, jax.random.key(3))
-    figure, axes = plt.subplots(
-        1, 3, figsize=(9.6, 2.8), width_ratios=(1, 1, 2), layout="constrained"
-    )
-    axes[0].imshow(world.render(PLACE, state, size=120))
-    seen = np.asarray(look(obs)[:-1]).reshape(2, PIXELS, PIXELS)[:, ::-1]
-    axes[1].imshow(1 - np.stack([seen[0], seen.sum(0), seen[1]], -1).clip(0, 1))
-    for axis, title in zip(
-        axes, ("hand, object, goal", "what the actor sees"), strict=False
-    ):
-        axis.set(title=title, xticks=[], yticks=[])
-    for number, (name, curve) in enumerate(curves.items()):
-        x = EPISODES * np.arange(1, config.rounds + 1)
-        line = "--" if number < 3 else "-"
-        axes[2].plot(x, curve[..., 0].mean(0), line, color=f"C{number % 3}", label=name)
-    axes[2].set(xlabel="episodes", title="success", ylim=(0, 1))
-    axes[2].legend(fontsize=6)
-    figure.savefig(config.picture, dpi=90)
+    with picture(config.picture, (9.6, 2.8)) as figure:
+        axes = figure.subplots(1, 3, width_ratios=(1, 1, 2))
+        axes[0].imshow(world.render(PLACE, state, size=120))
+        seen = np.asarray(look(obs)[:-1]).reshape(2, PIXELS, PIXELS)[:, ::-1]
+        axes[1].imshow(1 - np.stack([seen[0], seen.sum(0), seen[1]], -1).clip(0, 1))
+        for axis, title in zip(
+            axes, ("hand, object, goal", "what the actor sees"), strict=False
+        ):
+            axis.set(title=title, xticks=[], yticks=[])
+        for number, (name, curve) in enumerate(curves.items()):
+            x = EPISODES * np.arange(1, config.rounds + 1)
+            line = "--" if number < 3 else "-"
+            axes[2].plot(
+                x, curve[..., 0].mean(0), line, color=f"C{number % 3}", label=name
+            )
+        axes[2].set(xlabel="episodes", title="success", ylim=(0, 1))
+        axes[2].legend(fontsize=6)
 
 
 if __name__ == "__main__":

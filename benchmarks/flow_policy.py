@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from drawing import picture
 
 import jaxlib_guidance as jg
 from jaxlib_guidance import diffusion, guidance, planning
@@ -247,29 +248,21 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
     """Success over delays, a line a row."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    fig, axis = plt.subplots(figsize=(6.4, 3.2), dpi=110)
-    for row, each in found.items():
-        style = "--" if "without" in row else "-"
-        axis.errorbar(
-            *(DELAYS, each["done"].mean(0), each["done"].std(0)),
-            fmt=f"o{style}",
-            label=row,
-            ms=3,
-            lw=1,
-            capsize=2,
-        )
-    axis.set(xlabel="delay in steps", ylabel="flights that arrive", ylim=(0, 1.02))
-    axis.set_xticks(DELAYS)
-    axis.legend(fontsize=7)
-    fig.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path)
-    plt.close(fig)
+    with picture(path, (6.4, 3.2), dpi=110) as fig:
+        axis = fig.subplots()
+        for row, each in found.items():
+            style = "--" if "without" in row else "-"
+            axis.errorbar(
+                *(DELAYS, each["done"].mean(0), each["done"].std(0)),
+                fmt=f"o{style}",
+                label=row,
+                ms=3,
+                lw=1,
+                capsize=2,
+            )
+        axis.set(xlabel="delay in steps", ylabel="flights that arrive", ylim=(0, 1.02))
+        axis.set_xticks(DELAYS)
+        axis.legend(fontsize=7)
 
 
 def main(config: Config) -> str:

@@ -22,6 +22,7 @@ import control_continuous as control
 import jax
 import jax.numpy as jnp
 import numpy as np
+from drawing import picture
 
 from jaxlib_guidance.policy import intervention_rewards
 from jaxlib_guidance.worlds import doorway as world
@@ -213,8 +214,6 @@ def main(config: Config) -> dict:
 
 def draw(config, actors):
     """The world, and twelve walks of the last expert and of its learners."""
-    import matplotlib.pyplot as plt
-
     expert = Expert(*map(jnp.float32, list(EXPERTS.values())[-1]))
     keys = jax.random.split(jax.random.key(5), 12)
 
@@ -227,15 +226,15 @@ def draw(config, actors):
 
     names = "the expert", "BC", "DAgger", "RLIF"
     frame = world.render(PLACE, jnp.array([0.2, 0.3]), size=160)
-    figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.6), layout="constrained")
-    for axis, name in zip(axes, names, strict=True):
-        method = "RLIF" if name == names[0] else name
-        actor = jax.tree.map(lambda x: x[-1, -1, 0], actors[method])
-        axis.imshow(frame, extent=(0, 1, 0, 1))
-        for walk in walks(actor, 1.0 if name == names[0] else 0.0):
-            axis.plot(*walk.T, linewidth=0.9)
-        axis.set(title=name, xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1))
-    figure.savefig(config.picture, dpi=90)
+    with picture(config.picture, (9.6, 2.6)) as figure:
+        axes = figure.subplots(1, 4)
+        for axis, name in zip(axes, names, strict=True):
+            method = "RLIF" if name == names[0] else name
+            actor = jax.tree.map(lambda x: x[-1, -1, 0], actors[method])
+            axis.imshow(frame, extent=(0, 1, 0, 1))
+            for walk in walks(actor, 1.0 if name == names[0] else 0.0):
+                axis.plot(*walk.T, linewidth=0.9)
+            axis.set(title=name, xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1))
 
 
 if __name__ == "__main__":

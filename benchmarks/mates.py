@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from drawing import picture
 
 from jaxlib_guidance.policy import choose_mate, tournament
 from jaxlib_guidance.worlds import programs as world
@@ -142,21 +143,18 @@ def main(config: Config) -> Found:
 
 def draw(config, found):
     """Distance over generations at the first rate, and the best programs' curves."""
-    import matplotlib.pyplot as plt
-
-    sizes = {"figsize": (8.4, 4.6), "layout": "constrained"}
-    figure, axes = plt.subplots(2, len(world.TARGETS), **sizes)
-    for t, target in enumerate(world.TARGETS):
-        for k, kind in enumerate(KINDS):
-            axes[0, t].plot(found.apart[k, t, 0].mean(0), label=kind)
-        best = found.error[0, t, 0, :, -1].argmin()
-        frame = world.render(world.make(target), found.best[0, t, 0, best], size=96)
-        axes[0, t].set(title=target, xlabel="generation", ylim=(0, 1))
-        axes[1, t].imshow(frame, extent=(-1, 1, -2, 4), aspect="auto")
-    axes[0, 0].set_ylabel("mean distance of programs")
-    axes[0, 0].legend()
-    axes[1, 0].set_ylabel("target green, found blue")
-    figure.savefig(config.picture, dpi=90)
+    with picture(config.picture, (8.4, 4.6)) as figure:
+        axes = figure.subplots(2, len(world.TARGETS))
+        for t, target in enumerate(world.TARGETS):
+            for k, kind in enumerate(KINDS):
+                axes[0, t].plot(found.apart[k, t, 0].mean(0), label=kind)
+            best = found.error[0, t, 0, :, -1].argmin()
+            frame = world.render(world.make(target), found.best[0, t, 0, best], size=96)
+            axes[0, t].set(title=target, xlabel="generation", ylim=(0, 1))
+            axes[1, t].imshow(frame, extent=(-1, 1, -2, 4), aspect="auto")
+        axes[0, 0].set_ylabel("mean distance of programs")
+        axes[0, 0].legend()
+        axes[1, 0].set_ylabel("target green, found blue")
 
 
 if __name__ == "__main__":

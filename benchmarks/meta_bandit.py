@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from drawing import picture
 
 from jaxlib_guidance.policy import gae, reinforce
 from jaxlib_guidance.worlds import gaussian_bandit as world
@@ -179,27 +180,25 @@ def main(config: Config) -> dict:
 
 def draw(config, kept):
     """Returns over updates, with structure, and the best player's."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    x = config.updates / 10 * np.arange(1, 11)
-    chosen = [row for row in kept if row[0]]
-    for number, (held, memory, gamma) in enumerate(chosen):
-        rows = kept[held, memory, gamma][..., 0]
-        name = f"{'memory' if memory else 'no memory'}, gamma {gamma:g}"
-        axis.plot(
-            x, rows.mean(0), "-" if memory else ":", color=f"C{number}", label=name
-        )
-        axis.fill_between(x, rows.min(0), rows.max(0), color=f"C{number}", alpha=0.1)
-    best = world.solve(world.Bandit(prior_mean=config.prior_mean), config.pulls).total
-    axis.axhline(float(best), color="k", lw=0.8, label="best player")
-    axis.set(xlabel="updates", ylabel="return of an episode")
-    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(config.out, dpi=90)
+    with picture(config.out, (7, 3.2)) as figure:
+        axis = figure.subplots()
+        x = config.updates / 10 * np.arange(1, 11)
+        chosen = [row for row in kept if row[0]]
+        for number, (held, memory, gamma) in enumerate(chosen):
+            rows = kept[held, memory, gamma][..., 0]
+            name = f"{'memory' if memory else 'no memory'}, gamma {gamma:g}"
+            axis.plot(
+                x, rows.mean(0), "-" if memory else ":", color=f"C{number}", label=name
+            )
+            axis.fill_between(
+                x, rows.min(0), rows.max(0), color=f"C{number}", alpha=0.1
+            )
+        best = world.solve(
+            world.Bandit(prior_mean=config.prior_mean), config.pulls
+        ).total
+        axis.axhline(float(best), color="k", lw=0.8, label="best player")
+        axis.set(xlabel="updates", ylabel="return of an episode")
+        axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 if __name__ == "__main__":

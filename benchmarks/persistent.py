@@ -18,6 +18,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from drawing import picture
 
 from jaxlib_guidance.policy import handover, init_ridge, update_ridge
 from jaxlib_guidance.worlds import room as world
@@ -146,18 +147,16 @@ def main(config: Config) -> np.ndarray:
 
 def draw(config, keys, places):
     """One room and 400 steps of each flight."""
-    import matplotlib.pyplot as plt
-
     room = world.make(jax.random.split(keys[0], 3)[0])
     here = world.State(jnp.array([1.0, 1.0]), jnp.float32(0.6))
     frame = world.render(room, here, size=200)
     names = (*STRATEGIES[:3], "true depth")
-    figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.6), layout="constrained")
-    for axis, name, row in zip(axes, names, (0, 1, 2, TRUTH), strict=True):
-        axis.imshow(frame, extent=(0, world.SIDE, 0, world.SIDE))
-        axis.plot(*places[row, 1, 0, :400].T, linewidth=0.6)
-        axis.set(title=name, xticks=[], yticks=[])
-    figure.savefig(config.picture, dpi=90)
+    with picture(config.picture, (9.6, 2.6)) as figure:
+        axes = figure.subplots(1, 4)
+        for axis, name, row in zip(axes, names, (0, 1, 2, TRUTH), strict=True):
+            axis.imshow(frame, extent=(0, world.SIDE, 0, world.SIDE))
+            axis.plot(*places[row, 1, 0, :400].T, linewidth=0.6)
+            axis.set(title=name, xticks=[], yticks=[])
 
 
 if __name__ == "__main__":

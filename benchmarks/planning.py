@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from drawing import picture
 
 import jaxlib_guidance as jg
 from jaxlib_guidance import planning
@@ -196,22 +197,16 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
     """Success over angles, a line a row."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    fig, axis = plt.subplots(figsize=(6.4, 3.2), dpi=110)
-    angles = [goal for goal, start in GOALS if start == 0]
-    for row, each in found.items():
-        axis.plot(angles, each["done"].mean(0)[: len(angles)], "o-", label=row, ms=3)
-    axis.axvline(0.9, color="0.7", lw=1)
-    axis.set(xlabel="angle asked for; .9 was trained on", ylabel="success")
-    axis.legend(fontsize=6)
-    fig.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path)
-    plt.close(fig)
+    with picture(path, (6.4, 3.2), dpi=110) as fig:
+        axis = fig.subplots()
+        angles = [goal for goal, start in GOALS if start == 0]
+        for row, each in found.items():
+            axis.plot(
+                angles, each["done"].mean(0)[: len(angles)], "o-", label=row, ms=3
+            )
+        axis.axvline(0.9, color="0.7", lw=1)
+        axis.set(xlabel="angle asked for; .9 was trained on", ylabel="success")
+        axis.legend(fontsize=6)
 
 
 def main(config: Config) -> str:

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from drawing import picture
 
 from jaxlib_guidance.policy import (
     blend,
@@ -178,25 +179,19 @@ def main(config: Config) -> dict:
 
 def draw(config, random, worst, limits, jumps, weights, chosen):
     """Distances over the temperature, and along a mixture of rewards."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    x = np.array(config.alphas[1:])
-    left.loglog(x, np.minimum(limits[1:], 1), "k", label="bound")
-    for name, rows, color in (("random", random, "C0"), ("adversary", worst, "C3")):
-        left.loglog(x, rows[1:].mean(1), color=color, label=f"{name}, mean")
-        left.loglog(x, rows[1:].max(1), "--", color=color, label=f"{name}, largest")
-    left.set(xlabel="alpha", ylabel="total variation", ylim=(1e-5, 1.5))
-    left.legend(fontsize=7)
-    for number, (alpha, row) in enumerate(zip(chosen, jumps[:, 0], strict=True)):
-        right.plot(weights[1:], row, color=f"C{number}", label=f"alpha {alpha:g}")
-    right.set(xlabel="weight of the second reward", ylabel="change in a step")
-    right.legend(fontsize=7)
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(config.out, dpi=90)
+    with picture(config.out, (9, 3.2)) as figure:
+        (left, right) = figure.subplots(1, 2)
+        x = np.array(config.alphas[1:])
+        left.loglog(x, np.minimum(limits[1:], 1), "k", label="bound")
+        for name, rows, color in (("random", random, "C0"), ("adversary", worst, "C3")):
+            left.loglog(x, rows[1:].mean(1), color=color, label=f"{name}, mean")
+            left.loglog(x, rows[1:].max(1), "--", color=color, label=f"{name}, largest")
+        left.set(xlabel="alpha", ylabel="total variation", ylim=(1e-5, 1.5))
+        left.legend(fontsize=7)
+        for number, (alpha, row) in enumerate(zip(chosen, jumps[:, 0], strict=True)):
+            right.plot(weights[1:], row, color=f"C{number}", label=f"alpha {alpha:g}")
+        right.set(xlabel="weight of the second reward", ylabel="change in a step")
+        right.legend(fontsize=7)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ import numpy as np
 import optax
 import tyro
 from control_learners import play, reinforce_step, returns
+from drawing import picture
 
 from jaxlib_guidance.policy import (
     potential_shaping,
@@ -272,21 +273,17 @@ def main(config: Config) -> dict:
 
 def draw(kept, each, out):
     """Success over episodes, the mean of the seeds and their range."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(8, 3.4), layout="constrained")
-    x = each * np.arange(1, 21)
-    for number, (name, rows) in enumerate(kept.items()):
-        style = "--" if "SPA" in name else ":" if "potential" in name else "-"
-        axis.plot(x, rows.mean(0), style, color=f"C{number}", label=name)
-        axis.fill_between(x, rows.min(0), rows.max(0), color=f"C{number}", alpha=0.06)
-    axis.set(xlabel="episodes", ylabel="probability to reach the goal")
-    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=90)
+    with picture(out, (8, 3.4)) as figure:
+        axis = figure.subplots()
+        x = each * np.arange(1, 21)
+        for number, (name, rows) in enumerate(kept.items()):
+            style = "--" if "SPA" in name else ":" if "potential" in name else "-"
+            axis.plot(x, rows.mean(0), style, color=f"C{number}", label=name)
+            axis.fill_between(
+                x, rows.min(0), rows.max(0), color=f"C{number}", alpha=0.06
+            )
+        axis.set(xlabel="episodes", ylabel="probability to reach the goal")
+        axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 if __name__ == "__main__":

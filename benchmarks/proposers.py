@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from drawing import picture
 
 from jaxlib_guidance.policy import nll
 from jaxlib_guidance.worlds import craft
@@ -296,31 +297,23 @@ def main(config: Config) -> dict:
 
 def draw(kept, out):
     """Gains of held-out success over rounds, a panel for each judge."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
     errors = ("0", "0.1", "0.3")
-    figure, panels = plt.subplots(
-        1, 3, figsize=(9, 3), layout="constrained", sharey=True
-    )
-    for panel, error in zip(panels, errors, strict=True):
-        for number, name in enumerate(PROPOSERS):
-            rows = kept[f"{name}, judge wrong {error}"]
-            rows = rows - rows[:, :1]
-            panel.plot(rows.mean(0), color=f"C{number}", label=name)
-            x = np.arange(rows.shape[1])
-            panel.fill_between(
-                x, rows.min(0), rows.max(0), color=f"C{number}", alpha=0.1
-            )
-        rows = kept["context, everything cloned"]
-        panel.plot((rows - rows[:, :1]).mean(0), "k:", label="all cloned")
-        panel.set(title=f"judge wrong {error}", xlabel="rounds")
-    panels[0].set_ylabel("gain on held-out goals")
-    panels[0].legend(fontsize=7)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=90)
+    with picture(out, (9, 3)) as figure:
+        panels = figure.subplots(1, 3, sharey=True)
+        for panel, error in zip(panels, errors, strict=True):
+            for number, name in enumerate(PROPOSERS):
+                rows = kept[f"{name}, judge wrong {error}"]
+                rows = rows - rows[:, :1]
+                panel.plot(rows.mean(0), color=f"C{number}", label=name)
+                x = np.arange(rows.shape[1])
+                panel.fill_between(
+                    x, rows.min(0), rows.max(0), color=f"C{number}", alpha=0.1
+                )
+            rows = kept["context, everything cloned"]
+            panel.plot((rows - rows[:, :1]).mean(0), "k:", label="all cloned")
+            panel.set(title=f"judge wrong {error}", xlabel="rounds")
+        panels[0].set_ylabel("gain on held-out goals")
+        panels[0].legend(fontsize=7)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from drawing import picture
 
 from jaxlib_guidance.policy import punishment, reputation_change
 from jaxlib_guidance.worlds import social_dilemma as world
@@ -272,20 +273,20 @@ def main(config: Config) -> dict:
 
 def draw(config, cooperation):
     """Cooperation over episodes with chosen partners: each seed and their mean."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3), sharey=True, layout="constrained")
-    smooth = np.ones(20) / 20
-    for axis, kind, rows in zip(axes, ("paid", "costly"), cooperation, strict=True):
-        for color, (who, row) in enumerate(zip(MECHANISMS, rows[:, 1], strict=True)):
-            curves = [np.convolve(x, smooth, "valid") for x in row]
-            for curve in curves:
-                axis.plot(curve, color=f"C{color}", alpha=0.25, linewidth=0.7)
-            axis.plot(np.mean(curves, 0), color=f"C{color}", label=who)
-        axis.set(title=f"punishing is {kind}", xlabel="episode", ylim=(0, 1))
-    axes[0].set_ylabel("cooperation")
-    axes[1].legend(fontsize=8)
-    figure.savefig(config.picture, dpi=110)
+    with picture(config.picture, (8, 3), dpi=110) as figure:
+        axes = figure.subplots(1, 2, sharey=True)
+        smooth = np.ones(20) / 20
+        for axis, kind, rows in zip(axes, ("paid", "costly"), cooperation, strict=True):
+            for color, (who, row) in enumerate(
+                zip(MECHANISMS, rows[:, 1], strict=True)
+            ):
+                curves = [np.convolve(x, smooth, "valid") for x in row]
+                for curve in curves:
+                    axis.plot(curve, color=f"C{color}", alpha=0.25, linewidth=0.7)
+                axis.plot(np.mean(curves, 0), color=f"C{color}", label=who)
+            axis.set(title=f"punishing is {kind}", xlabel="episode", ylim=(0, 1))
+        axes[0].set_ylabel("cooperation")
+        axes[1].legend(fontsize=8)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from drawing import picture
 
 from jaxlib_guidance.policy import bradley_terry, win_rate
 from jaxlib_guidance.worlds import raters as world
@@ -177,20 +178,18 @@ def main(config: Config) -> dict:
 
 def draw(config, paths, chosen):
     """Policies in the circle of three over updates, as shares of the three options."""
-    import matplotlib.pyplot as plt
-
     name, preference = next(iter(worlds().items()))
     winner = world.solve(preference)
-    figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.4), layout="constrained")
-    for axis, method in zip(axes, METHODS, strict=True):
-        path = paths[name, method][chosen[name, method][0], 0]
-        for option, letter in enumerate("ABC"):
-            axis.plot(path[:, option], color=f"C{option}", label=letter)
-            axis.axhline(winner[option], color=f"C{option}", linestyle="--")
-        axis.set(title=method, xlabel="update", ylim=(0, 1))
-    axes[0].set_ylabel("share of the policy")
-    axes[0].legend()
-    figure.savefig(config.picture, dpi=90)
+    with picture(config.picture, (9.6, 2.4)) as figure:
+        axes = figure.subplots(1, 4)
+        for axis, method in zip(axes, METHODS, strict=True):
+            path = paths[name, method][chosen[name, method][0], 0]
+            for option, letter in enumerate("ABC"):
+                axis.plot(path[:, option], color=f"C{option}", label=letter)
+                axis.axhline(winner[option], color=f"C{option}", linestyle="--")
+            axis.set(title=method, xlabel="update", ylim=(0, 1))
+        axes[0].set_ylabel("share of the policy")
+        axes[0].legend()
 
 
 if __name__ == "__main__":

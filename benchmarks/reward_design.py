@@ -30,6 +30,7 @@ from control_learners import (
     reinforce_step,
     returns,
 )
+from drawing import picture
 
 from jaxlib_guidance.policy import (
     adapt_reward,
@@ -328,33 +329,21 @@ def explors(config):
 
 
 def draw(found, out):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(
-        1,
-        len(found),
-        figsize=(5 * len(found), 3.8),
-        layout="constrained",
-        squeeze=False,
-    )
-    for panel, (part, (kept, each, optimum)) in zip(
-        panels[0], found.items(), strict=True
-    ):
-        for name, rows in kept.items():
-            x = each * (1 + np.arange(rows.shape[1]))
-            panel.plot(x, rows.mean(0), lw=1.2, label=name)
-            low, high = rows.min(0), rows.max(0)
-            panel.fill_between(x, low, high, alpha=0.07)
-        panel.axhline(optimum, color="k", lw=0.8, ls=":")
-        panel.set(
-            title=part, xlabel="episodes", ylabel="return under the task's reward"
-        )
-        panel.legend(fontsize=6)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=90)
+    with picture(out, (5 * len(found), 3.8)) as figure:
+        panels = figure.subplots(1, len(found), squeeze=False)
+        for panel, (part, (kept, each, optimum)) in zip(
+            panels[0], found.items(), strict=True
+        ):
+            for name, rows in kept.items():
+                x = each * (1 + np.arange(rows.shape[1]))
+                panel.plot(x, rows.mean(0), lw=1.2, label=name)
+                low, high = rows.min(0), rows.max(0)
+                panel.fill_between(x, low, high, alpha=0.07)
+            panel.axhline(optimum, color="k", lw=0.8, ls=":")
+            panel.set(
+                title=part, xlabel="episodes", ylabel="return under the task's reward"
+            )
+            panel.legend(fontsize=6)
 
 
 def main(config: Config) -> None:

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from drawing import picture
 
 from jaxlib_guidance.policy import align_reward, implicit_hypergradient
 from jaxlib_guidance.worlds import grids, tables
@@ -183,29 +184,21 @@ def main(config: Config) -> None:
 
 
 def draw(kept, optimum, out):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(
-        1, 3, figsize=(12, 3.4), layout="constrained", sharey=True
-    )
-    for panel, heuristic in zip(panels, HEURISTICS, strict=True):
-        shown = [n for n in kept if n[1] in (heuristic, "–")]
-        for (name, _), colour in zip(shown, itertools.count()):
-            judged = kept[next(n for n in shown if n[0] == name)]
-            x = np.arange(judged.shape[1])
-            panel.plot(x, judged.mean(0), color=f"C{colour}", label=name)
-            panel.fill_between(
-                x, judged.min(0), judged.max(0), color=f"C{colour}", alpha=0.1
-            )
-        panel.axhline(optimum, color="k", lw=0.8, ls=":")
-        panel.set(title=heuristic, xlabel="steps of the reward")
-    panels[0].set_ylabel("return under the task's reward")
-    panels[0].legend(fontsize=7)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=90)
+    with picture(out, (12, 3.4)) as figure:
+        panels = figure.subplots(1, 3, sharey=True)
+        for panel, heuristic in zip(panels, HEURISTICS, strict=True):
+            shown = [n for n in kept if n[1] in (heuristic, "–")]
+            for (name, _), colour in zip(shown, itertools.count()):
+                judged = kept[next(n for n in shown if n[0] == name)]
+                x = np.arange(judged.shape[1])
+                panel.plot(x, judged.mean(0), color=f"C{colour}", label=name)
+                panel.fill_between(
+                    x, judged.min(0), judged.max(0), color=f"C{colour}", alpha=0.1
+                )
+            panel.axhline(optimum, color="k", lw=0.8, ls=":")
+            panel.set(title=heuristic, xlabel="steps of the reward")
+        panels[0].set_ylabel("return under the task's reward")
+        panels[0].legend(fontsize=7)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from drawing import picture
 
 from jaxlib_guidance.policy import (
     aggregate_advantages,
@@ -224,19 +225,17 @@ def main(config: Config) -> tuple:
 
 def draw(config, gains):
     """The actors' gains over updates, every seed, and the closed forms."""
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
-    for color, (name, rows) in enumerate(zip(TRAINED, gains, strict=True)):
-        for seed, row in enumerate(rows):
-            told = None if seed else name
-            axis.plot(row, color=f"C{color}", linewidth=0.8, label=told)
-    for attenuation in (np.inf, 2.0, 1.5):
-        exact = world.solve(attenuation).actor
-        axis.axhline(exact, color="0.3", linestyle="--", linewidth=0.8)
-    axis.set(xlabel="update", ylabel="gain of the actor, K")
-    axis.legend(fontsize=7, loc="lower right")
-    figure.savefig(config.picture, dpi=110)
+    with picture(config.picture, (6, 3.2), dpi=110) as figure:
+        axis = figure.subplots()
+        for color, (name, rows) in enumerate(zip(TRAINED, gains, strict=True)):
+            for seed, row in enumerate(rows):
+                told = None if seed else name
+                axis.plot(row, color=f"C{color}", linewidth=0.8, label=told)
+        for attenuation in (np.inf, 2.0, 1.5):
+            exact = world.solve(attenuation).actor
+            axis.axhline(exact, color="0.3", linestyle="--", linewidth=0.8)
+        axis.set(xlabel="update", ylabel="gain of the actor, K")
+        axis.legend(fontsize=7, loc="lower right")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import control_ppo as ppo
 import jax
 import jax.numpy as jnp
 import numpy as np
+from drawing import picture
 
 from jaxlib_guidance.policy import aggregate_advantages, hinf_slack, multiplier_step
 from jaxlib_guidance.worlds import pendulum as world
@@ -212,19 +213,17 @@ def tell(cap, name, setting, row):
 
 def draw(config, shown):
     """A frame, and angles over time under the worst pushes of the largest cap."""
-    import matplotlib.pyplot as plt
-
     cap = config.caps[-1]
-    figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.5), layout="constrained")
-    axes[0].imshow(world.render(world.make(), jnp.array([0.3, 0.0]), size=160))
-    axes[0].set(title="pendulum", xticks=[], yticks=[])
-    for axis, name in zip(axes[1:], METHODS, strict=True):
-        axis.plot(
-            0.05 * np.arange(config.length), shown[cap, name][:12].T, linewidth=0.7
-        )
-        axis.set(title=name, xlabel="s", ylim=(-np.pi, np.pi))
-    axes[1].set_ylabel("angle")
-    figure.savefig(config.picture, dpi=90)
+    with picture(config.picture, (9.6, 2.5)) as figure:
+        axes = figure.subplots(1, 4)
+        axes[0].imshow(world.render(world.make(), jnp.array([0.3, 0.0]), size=160))
+        axes[0].set(title="pendulum", xticks=[], yticks=[])
+        for axis, name in zip(axes[1:], METHODS, strict=True):
+            axis.plot(
+                0.05 * np.arange(config.length), shown[cap, name][:12].T, linewidth=0.7
+            )
+            axis.set(title=name, xlabel="s", ylim=(-np.pi, np.pi))
+        axes[1].set_ylabel("angle")
 
 
 if __name__ == "__main__":

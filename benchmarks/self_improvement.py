@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from drawing import picture
 
 import jaxlib_guidance as jg
 from jaxlib_guidance import diffusion, guidance, planning
@@ -338,24 +339,18 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
     """Success over iterations, a line a row and a dot a seed."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    fig, axis = plt.subplots(figsize=(7.4, 3.2), dpi=110)
-    for i, (row, each) in enumerate(found.items()):
-        done, style = each["success"], "-" if row in ROWS else ":"
-        axis.plot(done.mean(0), f"C{i}{style}", label=row, lw=1.5)
-        for one in done if row in ROWS else ():
-            axis.plot(one, f"C{i}o", ms=2.5)
-    axis.set(xlabel="iteration", ylabel=f"doors opened to {NEW}", ylim=(-0.02, 1.02))
-    axis.set_xticks(range(done.shape[1]))
-    axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    fig.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path)
-    plt.close(fig)
+    with picture(path, (7.4, 3.2), dpi=110) as fig:
+        axis = fig.subplots()
+        for i, (row, each) in enumerate(found.items()):
+            done, style = each["success"], "-" if row in ROWS else ":"
+            axis.plot(done.mean(0), f"C{i}{style}", label=row, lw=1.5)
+            for one in done if row in ROWS else ():
+                axis.plot(one, f"C{i}o", ms=2.5)
+        axis.set(
+            xlabel="iteration", ylabel=f"doors opened to {NEW}", ylim=(-0.02, 1.02)
+        )
+        axis.set_xticks(range(done.shape[1]))
+        axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 def main(config: Config) -> str:

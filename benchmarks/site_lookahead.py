@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from drawing import picture
 
 from jaxlib_guidance.policy import lookahead_select
 from jaxlib_guidance.worlds import site_graph as world
@@ -218,28 +219,20 @@ def main(config: Config) -> dict:
 
 def draw(config, kept, top):
     """Success over rounds, for trained goals and for others."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, panels = plt.subplots(
-        1, 2, figsize=(9, 3.2), layout="constrained", sharey=True
-    )
-    x = config.browsed * np.arange(1, config.rounds + 1)
-    for i, (panel, name) in enumerate(
-        zip(panels, ("trained goals", "other goals"), strict=True)
-    ):
-        for row, curves in kept.items():
-            style = ":" if "true" in row else "--" if "imagined" in row else "-"
-            color = f"C{row.count('true') * 3 + int(row.split('ahead ')[1][0])}"
-            panel.plot(x, curves[..., i].mean(0), style, color=color, label=row)
-        panel.axhline(top[i], color="k", lw=0.8)
-        panel.set(title=name, xlabel="real episodes")
-    panels[0].set_ylabel("success in 10 clicks")
-    panels[1].legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(config.out, dpi=90)
+    with picture(config.out, (9, 3.2)) as figure:
+        panels = figure.subplots(1, 2, sharey=True)
+        x = config.browsed * np.arange(1, config.rounds + 1)
+        for i, (panel, name) in enumerate(
+            zip(panels, ("trained goals", "other goals"), strict=True)
+        ):
+            for row, curves in kept.items():
+                style = ":" if "true" in row else "--" if "imagined" in row else "-"
+                color = f"C{row.count('true') * 3 + int(row.split('ahead ')[1][0])}"
+                panel.plot(x, curves[..., i].mean(0), style, color=color, label=row)
+            panel.axhline(top[i], color="k", lw=0.8)
+            panel.set(title=name, xlabel="real episodes")
+        panels[0].set_ylabel("success in 10 clicks")
+        panels[1].legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 if __name__ == "__main__":

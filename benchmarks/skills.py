@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from control_continuous import init_mlp
+from drawing import picture
 
 from jaxlib_guidance.policy import aggregate_advantages, skill_reward
 from jaxlib_guidance.worlds import pusher as world
@@ -226,20 +227,18 @@ def main(config: Config) -> dict[str, np.ndarray]:
 
 def draw(config, places):
     """A frame of the world, and the ways of the puck, a color a skill."""
-    import matplotlib.pyplot as plt
-
     names = [*METHODS, f"{METHODS[0]}, skills alone"]
-    figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.7), layout="constrained")
-    state, _ = world.reset(PLACE, jax.random.key(1))
-    axes[0].imshow(world.render(PLACE, state, size=160), extent=(0, 1, 0, 1))
-    axes[0].set(title="hand and puck", xticks=[], yticks=[])
-    for axis, name in zip(axes[1:], names, strict=True):
-        for skill in range(SKILLS):
-            for way in places[name][0, :8, skill]:
-                axis.plot(*way.T, color=f"C{skill}", linewidth=0.7)
-        axis.set(title=name, xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[])
-        axis.set_aspect("equal")
-    figure.savefig(config.picture, dpi=90)
+    with picture(config.picture, (9.6, 2.7)) as figure:
+        axes = figure.subplots(1, 4)
+        state, _ = world.reset(PLACE, jax.random.key(1))
+        axes[0].imshow(world.render(PLACE, state, size=160), extent=(0, 1, 0, 1))
+        axes[0].set(title="hand and puck", xticks=[], yticks=[])
+        for axis, name in zip(axes[1:], names, strict=True):
+            for skill in range(SKILLS):
+                for way in places[name][0, :8, skill]:
+                    axis.plot(*way.T, color=f"C{skill}", linewidth=0.7)
+            axis.set(title=name, xlim=(0, 1), ylim=(0, 1), xticks=[], yticks=[])
+            axis.set_aspect("equal")
 
 
 if __name__ == "__main__":

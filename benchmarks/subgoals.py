@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from control_learners import greedy
+from drawing import picture
 
 from jaxlib_guidance.policy import potential_shaping, subgoal_bonus
 from jaxlib_guidance.worlds import key_door, tables
@@ -195,33 +196,28 @@ def main(config: Config) -> dict:
 
 def draw(config, kept, optimum):
     """A frame of each phase, and the curves."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure = plt.figure(figsize=(9, 3.4), layout="constrained")
-    frames, panel = figure.subfigures(1, 2, width_ratios=(1, 2))
-    cells = config.side**2
-    for axis, state in zip(
-        frames.subplots(2, 1),
-        (config.side, cells + config.side * (config.side - 1) + 1),
-        strict=True,
-    ):
-        axis.imshow(key_door.render(state, side=config.side))
-        axis.set_axis_off()
-    axis = panel.subplots()
-    x = config.episodes / 20 * np.arange(1, 21)
-    shown = {name: rows.mean(0) for name, rows in kept.items() if rows.mean() > 0.01}
-    for number, (name, curve) in enumerate(shown.items()):
-        style = "--" if "each" in name else ":" if "potential" in name else "-"
-        axis.plot(x, curve, style, color=f"C{number % 10}", lw=1.4, label=name)
-    axis.plot(x, 0 * x, color="k", lw=1.4, label="all others")
-    axis.axhline(optimum, color="k", lw=0.6)
-    axis.set(xlabel="episodes", ylabel="return of the greedy policy")
-    axis.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(config.out, dpi=90)
+    with picture(config.out, (9, 3.4)) as figure:
+        frames, panel = figure.subfigures(1, 2, width_ratios=(1, 2))
+        cells = config.side**2
+        for axis, state in zip(
+            frames.subplots(2, 1),
+            (config.side, cells + config.side * (config.side - 1) + 1),
+            strict=True,
+        ):
+            axis.imshow(key_door.render(state, side=config.side))
+            axis.set_axis_off()
+        axis = panel.subplots()
+        x = config.episodes / 20 * np.arange(1, 21)
+        shown = {
+            name: rows.mean(0) for name, rows in kept.items() if rows.mean() > 0.01
+        }
+        for number, (name, curve) in enumerate(shown.items()):
+            style = "--" if "each" in name else ":" if "potential" in name else "-"
+            axis.plot(x, curve, style, color=f"C{number % 10}", lw=1.4, label=name)
+        axis.plot(x, 0 * x, color="k", lw=1.4, label="all others")
+        axis.axhline(optimum, color="k", lw=0.6)
+        axis.set(xlabel="episodes", ylabel="return of the greedy policy")
+        axis.legend(fontsize=6, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 if __name__ == "__main__":

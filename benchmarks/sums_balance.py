@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from drawing import picture
 from sums_rounds import Cycle, cell, compare, lesson, make_run
 from sums_runs import draw, groups, held_out, load, problems, repeat
 
@@ -162,20 +163,18 @@ def main(config: Config) -> Figures:
 
 def show(config, found):
     """Accuracy and different right answers over rounds, means and ranges of seeds."""
-    import matplotlib.pyplot as plt
-
     parts = {"share of right answers": found.right}
     parts["different right answers of 8"] = found.different
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
-    for axis, (label, x) in zip(axes, parts.items(), strict=True):
-        for color, name in enumerate(ROWS):
-            rounds = range(x.shape[-1])
-            axis.plot(rounds, x[color].mean(0), color=f"C{color}", label=name)
-            span = x[color].min(0), x[color].max(0)
-            axis.fill_between(rounds, *span, color=f"C{color}", alpha=0.15, lw=0)
-        axis.set(xlabel="round", ylabel=label)
-    axes[0].legend(fontsize=7)
-    figure.savefig(config.picture, dpi=110)
+    with picture(config.picture, (8, 3.2), dpi=110) as figure:
+        axes = figure.subplots(1, 2)
+        for axis, (label, x) in zip(axes, parts.items(), strict=True):
+            for color, name in enumerate(ROWS):
+                rounds = range(x.shape[-1])
+                axis.plot(rounds, x[color].mean(0), color=f"C{color}", label=name)
+                span = x[color].min(0), x[color].max(0)
+                axis.fill_between(rounds, *span, color=f"C{color}", alpha=0.15, lw=0)
+            axis.set(xlabel="round", ylabel=label)
+        axes[0].legend(fontsize=7)
 
 
 if __name__ == "__main__":

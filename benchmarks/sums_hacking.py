@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from drawing import picture
 from sums_runs import (
     Plan,
     check_direct,
@@ -149,19 +150,17 @@ def main(config: Config) -> tuple[np.ndarray, ...]:
 
 def show(config, right, proxy):
     """True accuracy and proxy reward by update, means and ranges of the seeds."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
-    at = np.arange(right.shape[-1]) * config.every
-    for axis, figures in zip(axes, (right, proxy), strict=True):
-        for color, (name, rows) in enumerate(zip(ROWS, figures, strict=True)):
-            axis.plot(at, rows.mean(0), color=f"C{color}", label=name)
-            low, high = rows.min(0), rows.max(0)
-            axis.fill_between(at, low, high, color=f"C{color}", alpha=0.15, lw=0)
-    axes[0].set(xlabel="update", ylabel="share of right answers")
-    axes[1].set(xlabel="update", ylabel="log-likelihood under the judge")
-    axes[1].legend(fontsize=7)
-    figure.savefig(config.picture, dpi=110)
+    with picture(config.picture, (8, 3.2), dpi=110) as figure:
+        axes = figure.subplots(1, 2)
+        at = np.arange(right.shape[-1]) * config.every
+        for axis, figures in zip(axes, (right, proxy), strict=True):
+            for color, (name, rows) in enumerate(zip(ROWS, figures, strict=True)):
+                axis.plot(at, rows.mean(0), color=f"C{color}", label=name)
+                low, high = rows.min(0), rows.max(0)
+                axis.fill_between(at, low, high, color=f"C{color}", alpha=0.15, lw=0)
+        axes[0].set(xlabel="update", ylabel="share of right answers")
+        axes[1].set(xlabel="update", ylabel="log-likelihood under the judge")
+        axes[1].legend(fontsize=7)
 
 
 if __name__ == "__main__":

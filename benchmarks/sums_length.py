@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from drawing import picture
 from sums_runs import (
     Plan,
     draw,
@@ -177,20 +178,18 @@ def main(config: Config) -> Figures:
 
 def show(config, found):
     """The way of each reward over the plane of accuracy and length."""
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    for color, name in enumerate(ROWS):
-        x, y = (part[color].mean(0) for part in (found.tokens, found.right))
-        axis.plot(x, y, ".-", color=f"C{color}", linewidth=0.8, markersize=3)
-        axis.plot(x[-1], y[-1], "o", color=f"C{color}", label=name)
-        ends = found.tokens[color, :, -1], found.right[color, :, -1]
-        axis.plot(*ends, "x", color=f"C{color}", markersize=4)
-    start = found.tokens[:, :, 0].mean(), found.right[:, :, 0].mean()
-    axis.plot(*start, "k*", label="before")
-    axis.set(xlabel="tokens of an answer", ylabel="share of right answers")
-    axis.legend(fontsize=7)
-    figure.savefig(config.picture, dpi=110)
+    with picture(config.picture, (6, 3.6), dpi=110) as figure:
+        axis = figure.subplots()
+        for color, name in enumerate(ROWS):
+            x, y = (part[color].mean(0) for part in (found.tokens, found.right))
+            axis.plot(x, y, ".-", color=f"C{color}", linewidth=0.8, markersize=3)
+            axis.plot(x[-1], y[-1], "o", color=f"C{color}", label=name)
+            ends = found.tokens[color, :, -1], found.right[color, :, -1]
+            axis.plot(*ends, "x", color=f"C{color}", markersize=4)
+        start = found.tokens[:, :, 0].mean(), found.right[:, :, 0].mean()
+        axis.plot(*start, "k*", label="before")
+        axis.set(xlabel="tokens of an answer", ylabel="share of right answers")
+        axis.legend(fontsize=7)
 
 
 if __name__ == "__main__":

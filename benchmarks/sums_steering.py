@@ -17,6 +17,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from drawing import picture
 from sums_rounds import cell
 from sums_runs import draw, groups, held_out, load, problems, repeat
 
@@ -130,17 +131,19 @@ def main(config: Config) -> dict[str, np.ndarray]:
 
 def show(config, found):
     """The way of each row over the plane of accuracy and length, means of seeds."""
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(6, 3.6), layout="constrained")
-    for color, (name, (right, tokens)) in enumerate(found.items()):
-        style = "--" if name.startswith("random") else "-"
-        axis.plot(
-            tokens.mean(1), right.mean(1), f".{style}", color=f"C{color}", label=name
-        )
-    axis.set(xlabel="tokens of an answer", ylabel="share of right answers")
-    axis.legend(fontsize=7)
-    figure.savefig(config.picture, dpi=110)
+    with picture(config.picture, (6, 3.6), dpi=110) as figure:
+        axis = figure.subplots()
+        for color, (name, (right, tokens)) in enumerate(found.items()):
+            style = "--" if name.startswith("random") else "-"
+            axis.plot(
+                tokens.mean(1),
+                right.mean(1),
+                f".{style}",
+                color=f"C{color}",
+                label=name,
+            )
+        axis.set(xlabel="tokens of an answer", ylabel="share of right answers")
+        axis.legend(fontsize=7)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from drawing import picture
 from proposers import Attempts, logits, start, tasks, train
 
 from jaxlib_guidance.policy import corrupt, verdict_scores
@@ -310,20 +311,14 @@ def main(config: Config) -> dict:
 
 def draw(kept, out):
     """F1 of every seed, by what a judge learned from."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
-    for i, rows in enumerate(kept.values()):
-        axis.barh(i, rows[:, 2].mean(), color="C0", alpha=0.4)
-        axis.plot(rows[:, 2], np.full(len(rows), i), "o", color="C0", ms=3)
-    axis.set_yticks(range(len(kept)), list(kept), fontsize=8)
-    axis.invert_yaxis()
-    axis.set(xlabel="F1 of verdicts on the agent's own attempts", xlim=(0, 1))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=90)
+    with picture(out, (7, 3)) as figure:
+        axis = figure.subplots()
+        for i, rows in enumerate(kept.values()):
+            axis.barh(i, rows[:, 2].mean(), color="C0", alpha=0.4)
+            axis.plot(rows[:, 2], np.full(len(rows), i), "o", color="C0", ms=3)
+        axis.set_yticks(range(len(kept)), list(kept), fontsize=8)
+        axis.invert_yaxis()
+        axis.set(xlabel="F1 of verdicts on the agent's own attempts", xlim=(0, 1))
 
 
 if __name__ == "__main__":

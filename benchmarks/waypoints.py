@@ -19,6 +19,7 @@ import control_continuous as control
 import jax
 import jax.numpy as jnp
 import numpy as np
+from drawing import picture
 
 from jaxlib_guidance.policy import waypoint_index, waypoint_rewards
 from jaxlib_guidance.worlds import carry as world
@@ -166,27 +167,25 @@ def main(config: Config) -> np.ndarray:
 
 def draw(config, curves, first):
     """Three moments of the best way, and success over episodes."""
-    import matplotlib.pyplot as plt
-
     state, _ = world.reset(PLACE, jax.random.key(3))
-    figure, axes = plt.subplots(1, 4, figsize=(9.6, 2.6), layout="constrained")
-    wanted = (0, 6, 12)
-    for step in range(max(wanted) + 1):
-        if step in wanted:
-            axis = axes[wanted.index(step)]
-            axis.imshow(world.render(PLACE, state, size=120))
-            axis.set(title=f"step {step}", xticks=[], yticks=[])
-        state, *_ = world.step(PLACE, state, world.guide(PLACE, state), None)
-    for number, name in enumerate(METHODS):
-        for row, line in enumerate(("-", "--")):
-            at = int(first[row, number].mean(1).argmin())
-            y = curves[row, number, at, :, :, 0].mean(0)
-            x = EPISODES * np.arange(1, len(y) + 1)
-            told = None if row else name
-            axes[3].plot(x, y, line, color=f"C{number}", label=told)
-    axes[3].set(xlabel="episodes", title="success, few dashed", ylim=(0, 1))
-    axes[3].legend(fontsize=7)
-    figure.savefig(config.picture, dpi=90)
+    with picture(config.picture, (9.6, 2.6)) as figure:
+        axes = figure.subplots(1, 4)
+        wanted = (0, 6, 12)
+        for step in range(max(wanted) + 1):
+            if step in wanted:
+                axis = axes[wanted.index(step)]
+                axis.imshow(world.render(PLACE, state, size=120))
+                axis.set(title=f"step {step}", xticks=[], yticks=[])
+            state, *_ = world.step(PLACE, state, world.guide(PLACE, state), None)
+        for number, name in enumerate(METHODS):
+            for row, line in enumerate(("-", "--")):
+                at = int(first[row, number].mean(1).argmin())
+                y = curves[row, number, at, :, :, 0].mean(0)
+                x = EPISODES * np.arange(1, len(y) + 1)
+                told = None if row else name
+                axes[3].plot(x, y, line, color=f"C{number}", label=told)
+        axes[3].set(xlabel="episodes", title="success, few dashed", ylim=(0, 1))
+        axes[3].legend(fontsize=7)
 
 
 if __name__ == "__main__":

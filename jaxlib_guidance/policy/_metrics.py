@@ -47,7 +47,7 @@ def rate(hits: Array, mask: Array | None = None, *, z: float = 1.96) -> Rate:
     Reference: Wilson (1927). Used for arXiv 2412.04984 and 2501.11120.
     """
     require_range("hits", hits, 0, 1, mask)
-    require_range("z", z, 0)
+    require_range("z", z, 0, 1e3)
     n = jnp.sum(mask_like(mask, hits), -1)
     p = divide(masked_sum(hits, mask, -1), n)
     safe = jnp.maximum(n, 1)
