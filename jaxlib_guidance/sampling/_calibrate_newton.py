@@ -21,8 +21,8 @@ from jaxlib_guidance.types import Array, PyTree
 # embed the time in waves so short that the derivative itself says little.
 STENCIL = 0.1
 # A step of least squares is damped by a share of the diagonal: at first by this one, by
-# an eighth of it, and by up to 8^(TRIES - 1) times as much.
-DAMPING, TRIES = 1e-3, 3
+# an eighth of it, and by up to 8^(TRIES - 1) times as much; then by more, in ROUNDS.
+DAMPING, TRIES, ROUNDS = 1e-3, 3, 2
 
 
 def numbers(made: Calibrated) -> Array:
@@ -168,17 +168,22 @@ def descend(
         scale = np.diag(square) + 1e-9 * np.trace(square)
         tried = [(error, learned, damping)]
         # Errors cost little beside slopes: many steps are tried, and the best is taken.
-        # Some leave the times, whose slopes say the least.
-        for free in (slice(None), slice(len(made.grid) - 1, None)):
-            for share in damping * 8.0 ** np.arange(-1, TRIES):
-                damped = square + share * np.diag(scale)
-                change = np.zeros_like(slope)
-                change[free] = np.linalg.solve(damped[free, free], slope[free])
-                step = learned - jnp.asarray(change, learned.dtype)
-                found = problem.error(made_of(step), ids)
-                # Written so that NaN is not taken.
-                if found < error:
-                    tried.append((found, step, share))
+        # Some leave the times, whose slopes say the least. Where none of a round lowers
+        # the error, slopes reach less far than that, and the next round is damped more.
+        rounds = np.arange(ROUNDS * (TRIES + 1)).reshape(ROUNDS, -1) - 1
+        for powers in rounds:
+            for free in (slice(None), slice(len(made.grid) - 1, None)):
+                for share in damping * 8.0**powers:
+                    damped = square + share * np.diag(scale)
+                    change = np.zeros_like(slope)
+                    change[free] = np.linalg.solve(damped[free, free], slope[free])
+                    step = learned - jnp.asarray(change, learned.dtype)
+                    found = problem.error(made_of(step), ids)
+                    # Written so that NaN is not taken.
+                    if found < error:
+                        tried.append((found, step, share))
+            if len(tried) > 1:
+                break
         found, learned, damping = min(tried, key=lambda each: each[0])
         failed = 0 if found < error else failed + 1
         if not failed:
