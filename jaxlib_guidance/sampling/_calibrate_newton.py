@@ -7,6 +7,7 @@ are directions, at most ``2 n + 2`` for each of a batch.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator
 
 import jax
@@ -170,18 +171,18 @@ def descend(
         # Errors cost little beside slopes: many steps are tried, and the best is taken.
         # Some leave the times, whose slopes say the least. Where none of a round lowers
         # the error, slopes reach less far than that, and the next round is damped more.
-        rounds = np.arange(ROUNDS * (TRIES + 1)).reshape(ROUNDS, -1) - 1
-        for powers in rounds:
-            for free in (slice(None), slice(len(made.grid) - 1, None)):
-                for share in damping * 8.0**powers:
-                    damped = square + share * np.diag(scale)
-                    change = np.zeros_like(slope)
-                    change[free] = np.linalg.solve(damped[free, free], slope[free])
-                    step = learned - jnp.asarray(change, learned.dtype)
-                    found = problem.error(made_of(step), ids)
-                    # Written so that NaN is not taken.
-                    if found < error:
-                        tried.append((found, step, share))
+        rows_alone = slice(len(made.grid) - 1, None)
+        for powers in np.arange(ROUNDS * (TRIES + 1)).reshape(ROUNDS, -1) - 1:
+            shares = damping * 8.0**powers
+            for free, share in itertools.product((slice(None), rows_alone), shares):
+                change = np.zeros_like(slope)
+                damped = square + share * np.diag(scale)
+                change[free] = np.linalg.solve(damped[free, free], slope[free])
+                step = learned - jnp.asarray(change, learned.dtype)
+                found = problem.error(made_of(step), ids)
+                # Written so that NaN is not taken.
+                if found < error:
+                    tried.append((found, step, share))
             if len(tried) > 1:
                 break
         found, learned, damping = min(tried, key=lambda each: each[0])
