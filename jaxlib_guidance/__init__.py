@@ -191,6 +191,7 @@ __all__ = [
 
 _ROOMS = (
     "attention",
+    "calls",
     "data",
     "diffusion",
     "editing",

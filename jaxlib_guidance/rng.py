@@ -79,8 +79,7 @@ def require_keys(keys: Array, name: str = "keys") -> None:
     """Raises unless ``keys`` is a batch of typed keys ``[B]``."""
     dtype = getattr(keys, "dtype", None)
     if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        raise TypeError(
-            f"{name} has dtype {dtype}; expected typed keys [B], as from sample_keys"
-        )
+        got = f"is {type(keys).__name__}" if dtype is None else f"has dtype {dtype}"
+        raise TypeError(f"{name} {got}; expected typed keys [B], as from sample_keys")
     if keys.ndim != 1:
         raise ValueError(f"{name} has shape {keys.shape}; expected [B], one per sample")

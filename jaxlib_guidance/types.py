@@ -158,48 +158,6 @@ class Denoiser:
         return self.apply(x, t, cond, control=control, capture=taps)
 
 
-def process_of(
-    denoiser: Denoiser | Sequence[Denoiser], process: Process | None = None
-) -> Process:
-    """The noise process of one denoiser or of several that share it.
-
-    Args:
-      denoiser: The network, or a sequence of networks.
-      process: What the caller says it is, or None.
-
-    Raises:
-      TypeError: ``process`` is not a noise process.
-      ValueError: Nobody says what the process is, or two say different things. Two
-        processes whose parameters are being traced are not compared.
-    """
-    if process is not None:
-        require_process(process)
-    nets = (denoiser,) if isinstance(denoiser, Denoiser) else denoiser
-    for net in nets:
-        own = getattr(net, "process", None)
-        if own is None:
-            continue
-        if process is not None and _differ(process, own):
-            raise ValueError(
-                f"the denoiser's process is {own}, but here it is {process}; a network "
-                "can be sampled with the process of its training only"
-            )
-        process = own if process is None else process
-    if process is None:
-        raise ValueError(
-            "the denoiser has no process: make it by parametrize, or pass process="
-        )
-    return process
-
-
-def _differ(a: Process, b: Process) -> bool:
-    if jax.tree.structure(a) != jax.tree.structure(b):
-        return True
-    leaves = (map(concrete, jax.tree.leaves(each)) for each in (a, b))
-    pairs = zip(*leaves, strict=True)
-    return any(not (x is None or y is None or np.array_equal(x, y)) for x, y in pairs)
-
-
 def require_labels(cond: PyTree, classes: int | None, name: str = "cond") -> None:
     """Raises where a label, known while tracing, is none of the classes.
 

@@ -63,7 +63,7 @@ def test_only_typed_keys():
         rng.require_key(3)
     with pytest.raises(TypeError, match="keys has dtype uint32"):
         rng.require_keys(legacy)
-    with pytest.raises(TypeError, match="seeds has dtype None"):
+    with pytest.raises(TypeError, match="seeds is int; expected typed keys"):
         rng.require_keys(3, "seeds")
     with pytest.raises(ValueError, match=r"keys has shape \(\)"):
         rng.require_keys(ROOT)

@@ -4,8 +4,10 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.calls import require_callable
 from jaxlib_guidance.diffusion._discrete import VPDiscrete
 from jaxlib_guidance.diffusion._predict import (
     Prediction,
@@ -19,6 +21,7 @@ from jaxlib_guidance.types import (
     Array,
     Denoised,
     Denoiser,
+    PyTree,
     at_least_float32,
     expand,
     require_process,
@@ -53,6 +56,9 @@ def from_function(function: Callable[..., Array]) -> FunctionNetwork:
     Returns:
       The function with the signature of a network, for `parametrize`.
 
+    Raises:
+      TypeError: No function, or one of other arguments.
+
     Example:
       >>> import jax.numpy as jnp
       >>> import jaxlib_guidance as jg
@@ -61,6 +67,7 @@ def from_function(function: Callable[..., Array]) -> FunctionNetwork:
       >>> value.shape, maps
       ((2, 3), {})
     """
+    require_callable(function, "network", ("x", "c_noise", "cond"))
     return FunctionNetwork(function)
 
 
@@ -97,10 +104,11 @@ def parametrize(
       ``(x [B,*S], t scalar or [B], cond) -> Denoised``.
 
     Raises:
-      TypeError: ``process`` is not a noise process; when called, a network that returns
-        no array.
+      TypeError: ``process`` is not a noise process, or a bare function takes other
+        arguments; when called, a network that returns no array.
       ValueError: Unknown ``predicts``, or one that ``precondition`` contradicts; when
-        called, a network that returns another shape than ``x``'s.
+        called, a network that returns another shape than ``x``'s. What the network
+        itself raises has a note of what it was called with.
 
     Example:
       >>> import jax.numpy as jnp
@@ -128,7 +136,13 @@ def parametrize(
             inputs = expand(scale.c_in, x) * x
         else:
             level, inputs = c_noise(t) if c_noise else t, x
-        out = net(inputs, level, cond, control=control, capture=capture)
+        try:
+            out = net(inputs, level, cond, control=control, capture=capture)
+        except Exception as error:
+            args = ("x", inputs), ("c_noise", level), ("cond", cond)
+            given = ", ".join(f"{name} {_described(value)}" for name, value in args)
+            error.add_note(f"The network was called with {given}.")
+            raise
         value, maps = _parts(out, x)
         value = at_least_float32(value)
         if scale is not None:
@@ -142,6 +156,12 @@ def parametrize(
     names = tuple(net.sites), tuple(net.taps)
     features = tuple(getattr(net, "feature_sites", ()))
     return Denoiser(apply, *names, process, classes, reduces, features)
+
+
+def _described(tree: PyTree) -> str:
+    """Types and shapes of a tree of arrays, for a note."""
+    kind = lambda a: str(jax.typeof(a)) if hasattr(a, "dtype") else repr(a)  # noqa: E731
+    return str(jax.tree.map(kind, tree)).replace("'", "")
 
 
 def _parts(out, x):

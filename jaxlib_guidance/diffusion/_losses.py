@@ -10,20 +10,14 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.calls import process_of
 from jaxlib_guidance.diffusion._predict import (
     Prediction,
     edm_scalings,
     require_prediction,
 )
 from jaxlib_guidance.diffusion._process import perturb, slopes
-from jaxlib_guidance.types import (
-    Array,
-    Denoiser,
-    Process,
-    PyTree,
-    at_least_float32,
-    process_of,
-)
+from jaxlib_guidance.types import Array, Denoiser, Process, PyTree, at_least_float32
 
 Weighting = Callable[[Process, Array], Array]
 

@@ -6,19 +6,13 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxlib_guidance import rng
+from jaxlib_guidance.calls import process_of
 from jaxlib_guidance.diffusion import perturb
 from jaxlib_guidance.editing._masks import prepare_mask, site_masks
 from jaxlib_guidance.editing._pairs import require_states, steps_taken
 from jaxlib_guidance.guidance import chain, during, redirect
 from jaxlib_guidance.sampling import Inversion, Sampler, ddim, inpaint, sample
-from jaxlib_guidance.types import (
-    Array,
-    Denoiser,
-    PyTree,
-    at_least_float32,
-    concrete,
-    process_of,
-)
+from jaxlib_guidance.types import Array, Denoiser, PyTree, at_least_float32, concrete
 
 
 def erase(

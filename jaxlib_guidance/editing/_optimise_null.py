@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlib_guidance.calls import process_of
 from jaxlib_guidance.editing._pairs import require_states
 from jaxlib_guidance.guidance import like_cond
 from jaxlib_guidance.reduce import known_false
@@ -19,7 +20,6 @@ from jaxlib_guidance.types import (
     at_least_float32,
     expand,
     per_sample,
-    process_of,
 )
 
 

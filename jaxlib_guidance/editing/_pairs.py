@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlib_guidance.calls import process_of
 from jaxlib_guidance.editing._guide_and_rescale import Edited
 from jaxlib_guidance.guidance import (
     cfg,
@@ -23,7 +24,7 @@ from jaxlib_guidance.sampling import (
     noised_states,
     sample,
 )
-from jaxlib_guidance.types import Array, Denoiser, PyTree, concrete, process_of
+from jaxlib_guidance.types import Array, Denoiser, PyTree, concrete
 
 
 def steps_taken(strength: float, grid: Any) -> tuple[Any, int]:

@@ -6,16 +6,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxlib_guidance import rng
+from jaxlib_guidance.calls import process_of
 from jaxlib_guidance.diffusion import perturb
 from jaxlib_guidance.editing._pairs import steps_taken
 from jaxlib_guidance.sampling import Sampler, ddim, sample
-from jaxlib_guidance.types import (
-    Array,
-    Denoiser,
-    PyTree,
-    at_least_float32,
-    process_of,
-)
+from jaxlib_guidance.types import Array, Denoiser, PyTree, at_least_float32
 
 
 def sdedit(

@@ -12,17 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance import rng
+from jaxlib_guidance.calls import process_of
 from jaxlib_guidance.diffusion import perturb
 from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.sampling import Interval, Sampler
-from jaxlib_guidance.types import (
-    Array,
-    Denoiser,
-    Process,
-    PyTree,
-    at_least_float32,
-    process_of,
-)
+from jaxlib_guidance.types import Array, Denoiser, Process, PyTree, at_least_float32
 
 
 def _through(sampler: Sampler, chosen: Callable[[Interval], Array], inputs: bool):

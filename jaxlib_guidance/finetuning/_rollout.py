@@ -14,17 +14,11 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.calls import process_of
 from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.sampling import Sampler, initial_state, sample
 from jaxlib_guidance.transition import Transition, kl, log_prob
-from jaxlib_guidance.types import (
-    Array,
-    Denoiser,
-    Process,
-    PyTree,
-    at_least_float32,
-    process_of,
-)
+from jaxlib_guidance.types import Array, Denoiser, Process, PyTree, at_least_float32
 
 Reduction = Literal["mean", "sum"]
 

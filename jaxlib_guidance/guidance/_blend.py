@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance import rng
+from jaxlib_guidance.calls import process_of
 from jaxlib_guidance.diffusion import (
     coefficients,
     from_x0,
@@ -25,7 +26,6 @@ from jaxlib_guidance.types import (
     Denoiser,
     PyTree,
     per_sample,
-    process_of,
     pytree_dataclass,
     static,
 )

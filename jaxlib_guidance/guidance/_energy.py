@@ -18,6 +18,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.calls import require_energy
 from jaxlib_guidance.guidance._base import BASE, Evals, sample_axes
 from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._registry import method
@@ -72,12 +73,15 @@ class Energy:
         """The energy ``[B]`` that the planner differentiates, weighted when linear."""
         x = ctx.x if self.through == "noisy" else evals.x0[BASE]
         args = (x, ctx) if self.params is None else (self.params, x, ctx)
-        value = at_least_float32(self.function(*args))
-        if value.shape != ctx.x.shape[:1]:
+        value = self.function(*args)
+        shape = getattr(value, "shape", None)
+        if shape != ctx.x.shape[:1]:
+            got = type(value).__name__ if shape is None else f"shape {shape}"
             raise ValueError(
-                f"energy's function returned shape {value.shape}; expected one number "
-                f"a sample, {ctx.x.shape[:1]}"
+                f"energy's function returned {got}; expected one number a sample, "
+                f"shape {ctx.x.shape[:1]}"
             )
+        value = at_least_float32(value)
         if self.linear:
             value = value * self._weight(value)
         return value
@@ -135,6 +139,11 @@ def energy(
 ) -> Energy:
     """Guidance by the gradient of an energy: ``delta -= w c(t) grad E``.
 
+    A reward is an energy of the other sign, ``lambda x0, ctx: -reward(x0)``. An energy
+    of the estimate is not that of the sample which it will become, so samples are near
+    ``p(x) exp(-w E(x))`` and not of it, at weight 1 too; the particles of
+    `sampling.twisted` correct that.
+
     Neighbouring energies of a chain that go through the same thing and are not
     normalised are summed and cost one backward pass.
 
@@ -154,7 +163,7 @@ def energy(
       A guidance term.
 
     Raises:
-      TypeError: A weight that is no number, or a function that cannot be called.
+      TypeError: A weight that is no number, or a function of other arguments.
       ValueError: Unknown ``through`` or ``normalize``.
 
     Example:
@@ -171,8 +180,7 @@ def energy(
     Chung et al., arXiv 2209.14687; at the estimate: Bansal et al., arXiv 2302.07121.
     """
     require_numbers("energy", weight=weight)
-    if not callable(function):
-        raise TypeError(f"energy's function is {function!r}; expected a function")
+    require_energy(function, params, "energy's function")
     if through not in THROUGH:
         raise ValueError(f"through is {through!r}; expected one of {THROUGH}")
     if normalize not in (None, "rms"):

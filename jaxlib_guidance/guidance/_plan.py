@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance.attention import sources
+from jaxlib_guidance.calls import denoisers_of
 from jaxlib_guidance.guidance._active import Off, prune
 from jaxlib_guidance.guidance._base import BASE, Evals, Jacobian, init_term
 from jaxlib_guidance.guidance._branches import merge_branches
@@ -274,18 +275,7 @@ def guided(
     """
     if plan not in PLANS:
         raise ValueError(f"plan is {plan!r}; expected one of {PLANS}")
-    nets = [denoiser] if isinstance(denoiser, Denoiser) else denoiser
-    if not isinstance(nets, (tuple, list)) or not nets:
-        raise TypeError(
-            f"denoiser is {type(denoiser).__name__}; expected a Denoiser, as from "
-            "parametrize, or a tuple of them"
-        )
-    for net in nets:
-        if not isinstance(net, Denoiser):
-            raise TypeError(
-                f"denoiser holds {type(net).__name__}; expected Denoisers, as from "
-                "parametrize"
-            )
+    nets = denoisers_of(denoiser)
     if guidance is None and len(nets) != 1:
         raise ValueError(f"{len(nets)} denoisers were given but no guidance")
     guidance = chain() if guidance is None else guidance

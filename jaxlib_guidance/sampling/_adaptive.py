@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlib_guidance.calls import process_of
 from jaxlib_guidance.diffusion import logsnr, require_times
 from jaxlib_guidance.guidance import guided
 from jaxlib_guidance.sampling._loop import initial_state
@@ -22,15 +23,7 @@ from jaxlib_guidance.sampling._prepare import (
     time_type,
 )
 from jaxlib_guidance.sampling._sampler import Denoise
-from jaxlib_guidance.types import (
-    Array,
-    Denoiser,
-    Process,
-    PyTree,
-    concrete,
-    expand,
-    process_of,
-)
+from jaxlib_guidance.types import Array, Denoiser, Process, PyTree, concrete, expand
 
 # Where sigma / alpha exceeds this the data is invisible: one first-order step, whose
 # error is of order alpha^2, leads from there to a time at which log-SNR is finite.

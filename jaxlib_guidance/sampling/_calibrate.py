@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance import rng
+from jaxlib_guidance.calls import process_of
 from jaxlib_guidance.sampling._calibrate_newton import descend
 from jaxlib_guidance.sampling._calibrate_problem import Problem, learnable
 from jaxlib_guidance.sampling._calibrated import Calibrated, tabulate
@@ -17,7 +18,7 @@ from jaxlib_guidance.sampling._multistep import adams
 from jaxlib_guidance.sampling._prepare import require_grid
 from jaxlib_guidance.sampling._recommended import recommended
 from jaxlib_guidance.sampling._sampler import Sampler
-from jaxlib_guidance.types import Array, Denoiser, Process, PyTree, process_of
+from jaxlib_guidance.types import Array, Denoiser, Process, PyTree
 
 
 class CalibrationReport(NamedTuple):
@@ -139,7 +140,8 @@ def calibrate(
       >>> report.held_out_after < report.held_out_before
       True
       >>> fresh = jg.sample_keys(jax.random.key(1), 8)
-      >>> x, _ = jg.sample(fresh, denoiser, calibrated.sampler, calibrated.grid, (2,))
+      >>> solver, grid = calibrated
+      >>> x, _ = jg.sample(fresh, denoiser, solver, grid, (2,))
       >>> x.shape
       (8, 2)
 
@@ -153,8 +155,8 @@ def calibrate(
     if not 0 <= held_out < 1:
         raise ValueError(f"held_out is {held_out}; expected a share from 0 to below 1")
     began = time.perf_counter()
-    process = process_of(denoiser, process)
     rng.require_keys(keys)
+    process = process_of(denoiser, process)
     options = {"guidance": guidance, "plan": plan, "process": process}
     problem = Problem(keys, denoiser, x, cond, batch, **options)
     fixed, grid = _start(start, n, process, scale, problem.free_start)

@@ -11,6 +11,8 @@ prediction from few steps is a mean of many data, too flat, and a cube sharpens 
 """
 
 import os
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,8 +46,8 @@ class Calibrated:
     """A multistep solver and its time grid, as arrays.
 
     ``x_{i+1} = keep_i x_i + sum_{j <= i} weights_ij x0_j + cubes_ij x0_j^3``. It goes
-    into `sample` as its two parts, ``calibrated.sampler`` and ``calibrated.grid``,
-    which belong together.
+    into `sample` as its two parts, which belong together: ``solver, grid = calibrated``
+    unpacks them.
 
     Attributes:
       grid: Times ``[N + 1]``, from noise to the end, the last usually 0.
@@ -92,6 +94,10 @@ class Calibrated:
             return Stepped(Transition(mean, std), x0, state, guidance_state)
 
         return Sampler(init, step, grid=self.grid)
+
+    def __iter__(self) -> Iterator[Any]:
+        """The solver and its grid."""
+        return iter((self.sampler, self.grid))
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes a file of a few kilobytes, which `load_calibrated` reads.

@@ -62,7 +62,9 @@ def require_sampler(sampler: Any) -> None:
     """
     if not isinstance(sampler, Sampler):
         name = getattr(sampler, "__name__", type(sampler).__name__)
-        raise TypeError(f"sampler is {name}; expected a Sampler, such as ddim()")
+        pair = hasattr(sampler, "sampler") and hasattr(sampler, "grid")
+        both = ", or the first of `sampler, grid = ...`" if pair else ""
+        raise TypeError(f"sampler is {name}; expected a Sampler, such as ddim(){both}")
 
 
 def row_values(

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.calls import process_of
 from jaxlib_guidance.sampling._checks import require_whole
 from jaxlib_guidance.sampling._loop import sample
 from jaxlib_guidance.sampling._prepare import require_grid
@@ -19,7 +20,6 @@ from jaxlib_guidance.types import (
     PyTree,
     at_least_float32,
     expand,
-    process_of,
 )
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance import rng
+from jaxlib_guidance.calls import process_of
 from jaxlib_guidance.guidance import guided
 from jaxlib_guidance.sampling._checks import require_sampler, require_whole
 from jaxlib_guidance.sampling._prepare import (
@@ -33,7 +34,6 @@ from jaxlib_guidance.types import (
     PyTree,
     at_least_float32,
     concrete,
-    process_of,
 )
 
 

@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.calls import process_of
 from jaxlib_guidance.sampling._checks import require_between
 from jaxlib_guidance.sampling._ddim import posterior
 from jaxlib_guidance.sampling._difference import noised_states
 from jaxlib_guidance.sampling._loop import sample
 from jaxlib_guidance.sampling._sampler import Sampler, Stepped, stateless
 from jaxlib_guidance.transition import Transition
-from jaxlib_guidance.types import Array, Denoiser, PyTree, process_of
+from jaxlib_guidance.types import Array, Denoiser, PyTree
 
 
 class NoiseMaps(NamedTuple):

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance import rng
+from jaxlib_guidance.calls import process_of
 from jaxlib_guidance.guidance import chain
 from jaxlib_guidance.sampling._checks import require_sampler, require_whole
 from jaxlib_guidance.sampling._loop import sample
@@ -30,14 +31,7 @@ from jaxlib_guidance.sampling._resample import (
     resample,
 )
 from jaxlib_guidance.sampling._sampler import Sampler
-from jaxlib_guidance.types import (
-    Array,
-    Context,
-    Denoiser,
-    Process,
-    PyTree,
-    process_of,
-)
+from jaxlib_guidance.types import Array, Context, Denoiser, Process, PyTree
 
 
 class Particles(NamedTuple):

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.calls import process_of
 from jaxlib_guidance.guidance import Measurement, norm_energy, sample_axes
 from jaxlib_guidance.reduce import divide
 from jaxlib_guidance.sampling._checks import (
@@ -17,7 +18,7 @@ from jaxlib_guidance.sampling._checks import (
 )
 from jaxlib_guidance.sampling._loop import initial_state, sample
 from jaxlib_guidance.sampling._sampler import Sampler
-from jaxlib_guidance.types import Array, Denoiser, PyTree, process_of
+from jaxlib_guidance.types import Array, Denoiser, PyTree
 
 # The line search takes the best of these, or stays.
 STRIDES = 1.0, 0.3, 0.05, 0.005

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
+from jaxlib_guidance.calls import require_energy
 from jaxlib_guidance.sampling._checks import row_values
 from jaxlib_guidance.sampling._potentials import Proposal
 from jaxlib_guidance.sampling._resample import Resampling
@@ -109,13 +110,12 @@ def steering(
       A potential for `sample_particles`, under any stochastic solver.
 
     Raises:
-      TypeError: A function that cannot be called.
+      TypeError: A function of other arguments.
       ValueError: Another kind.
 
     Reference: Singhal et al., arXiv 2501.06848, section 3.
     """
-    if not callable(function):
-        raise TypeError(f"steering's function is {function!r}; expected a function")
+    require_energy(function, params, "steering's function")
     if kind not in get_args(Potentials):
         raise ValueError(f"kind is {kind!r}; expected one of {get_args(Potentials)}")
     resampling = Resampling() if resampling is None else resampling

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlib_guidance.calls import require_energy
 from jaxlib_guidance.guidance import (
     BASE,
     Evals,
@@ -192,15 +193,14 @@ def twisted(
       step.
 
     Raises:
-      TypeError: A function that cannot be called.
+      TypeError: A function of other arguments.
       ValueError: Unknown ``through``, a ``scale`` or ``tempering`` below 0; while
         sampling, a solver without noise or of several evaluations.
 
     Reference: Wu et al., arXiv 2306.17775, algorithm 1; tempered: Kim et al., DAS,
     arXiv 2501.05803, with the exponential schedule of its code.
     """
-    if not callable(function):
-        raise TypeError(f"twisted's function is {function!r}; expected a function")
+    require_energy(function, params, "twisted's function")
     if through not in ("network", "noisy", "denoised"):
         raise ValueError(
             f"through is {through!r}; expected 'network', 'noisy' or 'denoised'"

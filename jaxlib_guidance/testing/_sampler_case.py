@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance import rng
+from jaxlib_guidance.calls import process_of
 from jaxlib_guidance.diffusion import VPCosine, logsnr_grid
 from jaxlib_guidance.sampling import Sampler, StepInfo, sample
 from jaxlib_guidance.testing._law_networks import (
@@ -18,7 +19,7 @@ from jaxlib_guidance.testing._laws import (
     mesh,
     split,
 )
-from jaxlib_guidance.types import Array, Denoiser, process_of
+from jaxlib_guidance.types import Array, Denoiser
 
 BATCH, STEPS = 8, 4
 

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from jaxlib_guidance import rng
+from jaxlib_guidance.calls import process_of
 from jaxlib_guidance.diffusion import VPCosine
 from jaxlib_guidance.guidance import BASE, chain, guided
 from jaxlib_guidance.sampling import Interval, Level, ddpm
@@ -29,7 +30,6 @@ from jaxlib_guidance.types import (
     Context,
     Denoiser,
     at_least_float32,
-    process_of,
     pytree_dataclass,
 )
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance import rng
+from jaxlib_guidance.calls import process_of
 from jaxlib_guidance.diffusion import coefficients, perturb
 from jaxlib_guidance.guidance import (
     ObservationEnergy,
@@ -29,7 +30,6 @@ from jaxlib_guidance.types import (
     PyTree,
     at_least_float32,
     concrete,
-    process_of,
 )
 
 # Sub-streams of a step: the noise that is denoised, and that of the move.

@@ -187,6 +187,7 @@ def test_mastered():
         (lambda: calibration_error(np.ones(2), np.ones(3)), "predicted has shape"),
         (lambda: calibration_error(*np.ones((2, 1, 3))), r"expected \[N\]"),
         (lambda: calibration_error(*np.ones((2, 3)), bins=0), "bins is 0"),
+        (lambda: rate(np.ones(3), z=1001.0), "z is 1001.0; expected"),
     ],
 )
 def test_bad_arguments(call, match):

@@ -84,7 +84,7 @@ def lgd_mc(
     Reference: Song et al., ICML 2023, https://proceedings.mlr.press/v202/song23k.html,
       eq. 8.
     """
-    require_loss("lgd_mc", function, samples)
+    require_loss("lgd_mc", function, params, samples)
     require_numbers("lgd_mc", weight=weight, data_variance=data_variance)
     if known_false(lambda v: v > 0, data_variance):
         raise ValueError(f"data_variance is {data_variance}; expected above 0")
@@ -180,7 +180,7 @@ def freedom(
     Reference: Yu et al., arXiv 2303.09833, algorithm 1, and the released code, whose
       means are over the batch where these are over each sample.
     """
-    require_loss("freedom", function)
+    require_loss("freedom", function, params)
     require_numbers("freedom", weight=weight)
     return MatchedLoss(weight, params, function, "network", "noise")
 
@@ -227,7 +227,7 @@ def mpgd(
     Reference: He et al., arXiv 2311.16424, algorithm 1, and the released code, whose
       norms are over the batch where these are over each sample.
     """
-    require_loss("mpgd", function)
+    require_loss("mpgd", function, params)
     require_numbers("mpgd", weight=weight)
     if size not in ("alpha", "noise"):
         raise ValueError(f"size is {size!r}; expected 'alpha' or 'noise'")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance import rng
+from jaxlib_guidance.calls import require_energy
 from jaxlib_guidance.types import Array, Context, PyTree, at_least_float32
 
 SMOOTHED = 2**20  # First number of the noises that losses draw of a step's keys.
@@ -45,10 +46,9 @@ def smooth_loss(
     return math.log(samples) - jax.nn.logsumexp(-energies, axis=0)
 
 
-def require_loss(name: str, function: Any, samples: Any = 1) -> None:
+def require_loss(name: str, function: Any, params: PyTree, samples: Any = 1) -> None:
     """Raises unless there is a function and a number of draws of its smoothing."""
-    if not callable(function):
-        raise TypeError(f"{name}'s function is {function!r}; expected a function")
+    require_energy(function, params, f"{name}'s function")
     whole = isinstance(samples, int) and not isinstance(samples, bool)
     if not whole or samples < 1:
         raise ValueError(

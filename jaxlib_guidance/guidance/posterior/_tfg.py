@@ -157,8 +157,8 @@ def tfg(
     Reference: Ye et al., arXiv 2409.15761, algorithm 1, as a public port of its code
       has it; that clips gradients by their size, which this does not.
     """
-    require_loss("tfg", function, samples)
-    require_loss("tfg", function, iterations)
+    require_loss("tfg", function, params, samples)
+    require_loss("tfg", function, params, iterations)
     require_numbers("tfg", rho=rho, mu=mu, smoothing=smoothing, weight=weight)
     if known_false(lambda s: s >= 0, smoothing):
         raise ValueError(f"smoothing is {smoothing}; expected at least 0")

@@ -1,0 +1,111 @@
+"""What callers give: functions, denoisers, and the process that these share."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxlib_guidance.types import Denoiser, Process, PyTree, concrete, require_process
+
+
+def require_callable(function: Any, name: str, arguments: Sequence[str]) -> None:
+    """Raises unless a function can be called with these arguments by position.
+
+    Args:
+      function: What the caller gave. One whose signature Python cannot tell passes.
+      name: What to call it in the error.
+      arguments: Names of what it will be called with, for the error.
+
+    Raises:
+      TypeError: No function, or one that takes fewer arguments or needs more.
+    """
+    expected = f"expected a function of ({', '.join(arguments)})"
+    if not callable(function):
+        raise TypeError(f"{name} is {function!r}; {expected}")
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        raise TypeError(f"{name} takes {signature}; {expected}") from error
+
+
+def require_energy(function: Any, params: PyTree, name: str) -> None:
+    """Raises unless a function can be called with ``([params,] x0, ctx)``.
+
+    Args:
+      function: What the caller gave as an energy, a loss or a reward.
+      params: Its parameters; None for a function without them.
+      name: What to call it in the error.
+
+    Raises:
+      TypeError: No function, or one of other arguments.
+    """
+    arguments = ("x0", "ctx") if params is None else ("params", "x0", "ctx")
+    require_callable(function, name, arguments)
+
+
+def denoisers_of(denoiser: Denoiser | Sequence[Denoiser]) -> tuple[Denoiser, ...]:
+    """One denoiser or several as a tuple.
+
+    Raises:
+      TypeError: Something else, or none.
+    """
+    nets = (denoiser,) if isinstance(denoiser, Denoiser) else denoiser
+    if not isinstance(nets, (tuple, list)) or not nets:
+        raise TypeError(
+            f"denoiser is {type(denoiser).__name__}; expected a Denoiser, as from "
+            "parametrize, or a tuple of them"
+        )
+    for net in nets:
+        if not isinstance(net, Denoiser):
+            raise TypeError(
+                f"denoiser holds {type(net).__name__}; expected Denoisers, as from "
+                "parametrize"
+            )
+    return tuple(nets)
+
+
+def process_of(
+    denoiser: Denoiser | Sequence[Denoiser], process: Process | None = None
+) -> Process:
+    """The noise process of one denoiser or of several that share it.
+
+    Args:
+      denoiser: The network, or a sequence of networks.
+      process: What the caller says it is, or None.
+
+    Raises:
+      TypeError: ``process`` is not a noise process, or ``denoiser`` no denoiser.
+      ValueError: Nobody says what the process is, or two say different things. Two
+        processes whose parameters are being traced are not compared.
+    """
+    if process is not None:
+        require_process(process)
+    for net in denoisers_of(denoiser):
+        own = net.process
+        if own is None:
+            continue
+        if process is not None and _differ(process, own):
+            raise ValueError(
+                f"the denoiser's process is {own}, but here it is {process}; a network "
+                "can be sampled with the process of its training only"
+            )
+        process = own if process is None else process
+    if process is None:
+        raise ValueError(
+            "the denoiser has no process: make it by parametrize, or pass process="
+        )
+    return process
+
+
+def _differ(a: Process, b: Process) -> bool:
+    if jax.tree.structure(a) != jax.tree.structure(b):
+        return True
+    leaves = (map(concrete, jax.tree.leaves(each)) for each in (a, b))
+    pairs = zip(*leaves, strict=True)
+    return any(not (x is None or y is None or np.array_equal(x, y)) for x, y in pairs)
