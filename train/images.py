@@ -78,6 +78,7 @@ def describe(
         "kind": model.kind,
         "width": model.width,
         "heads": model.heads,
+        "time_scale": model.time_scale,
         "classes": classes or None,
         "dtype": scaling.precision,
         "remat": scaling.remat,

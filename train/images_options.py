@@ -47,6 +47,10 @@ class Model:
     """Attention heads."""
     patch: int | None = None
     """Side of a DiT's patches; None is the smallest from 2 that leaves at most 256."""
+    time_scale: float | None = None
+    """Factor of the noise level before its sinusoids: what turns fast between two
+    evaluations no solver can follow. None is 10 for the level of predicts "edm", a
+    quarter of log(sigma / alpha), and 1000 for times in [0, 1]."""
     scan: bool = False
     """Run a DiT's blocks as one scan, to compile deep ones in constant time."""
 
@@ -141,7 +145,7 @@ BUNDLED = {"digits": ((8, 8, 1), "digits_judge"), "emoji": ((32, 32, 3), "emoji_
 
 
 def completed(config: Config, shape: tuple[int, ...]) -> Config:
-    """The configuration with its judge and patch where they were left open.
+    """The configuration with what was left open: judge, patch, factor of the level.
 
     Args:
       config: Options as they were given.
@@ -157,6 +161,9 @@ def completed(config: Config, shape: tuple[int, ...]) -> Config:
         evaluation = dataclasses.replace(evaluation, judge=judge)
     if model.kind == "dit" and model.patch is None and config.init is None:
         model = dataclasses.replace(model, patch=patch_of(shape))
+    if model.time_scale is None and config.init is None:
+        scale = 10.0 if config.objective.predicts == "edm" else 1000.0
+        model = dataclasses.replace(model, time_scale=scale)
     return dataclasses.replace(config, model=model, evaluation=evaluation)
 
 

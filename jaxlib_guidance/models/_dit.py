@@ -39,7 +39,8 @@ class DiT(nn.Module):
       positions: Positions of the tokens: "sincos", which fits any size, or "learned".
       qk_norm: Whether queries and keys are normalised.
       kernel: What computes unedited maps; see `attention.attend`.
-      time_scale: Factor of ``c_noise``: 1000 suits times in [0, 1], 1 step numbers.
+      time_scale: Factor of ``c_noise``: 1000 suits times in [0, 1], 1 step numbers,
+        10 EDM's ``log(sigma) / 4``.
       dtype: Type of the blocks' computation. Parameters, residual stream, norms,
         softmax and output head are float32.
       remat: Whether the backward pass recomputes each block.

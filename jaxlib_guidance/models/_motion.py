@@ -111,7 +111,8 @@ class MotionCLR(nn.Module):
       heads: Number of attention heads.
       text: Number of features of text embeddings, or None for no text.
       kernel: What computes unedited maps; see `attention.attend`.
-      time_scale: Factor of ``c_noise``: 1000 suits times in [0, 1], 1 step numbers.
+      time_scale: Factor of ``c_noise``: 1000 suits times in [0, 1], 1 step numbers,
+        10 EDM's ``log(sigma) / 4``.
       dtype: Type of convolutions and attention. Parameters, residual stream, norms,
         softmax and output head are float32.
 

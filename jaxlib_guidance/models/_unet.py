@@ -126,7 +126,8 @@ class UNet(nn.Module):
       vector: Number of features of a vector condition, or None for no such condition.
       text: Number of features of text embeddings, or None for no text.
       kernel: What computes unedited maps; see `attention.attend`.
-      time_scale: Factor of ``c_noise``: 1000 suits times in [0, 1], 1 step numbers.
+      time_scale: Factor of ``c_noise``: 1000 suits times in [0, 1], 1 step numbers,
+        10 EDM's ``log(sigma) / 4``.
       dtype: Type of convolutions and attention. Parameters, residual stream, norms,
         softmax and output head are float32.
       remat: Whether the backward pass recomputes each residual block.

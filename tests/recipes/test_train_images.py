@@ -283,6 +283,18 @@ def test_folder_and_judge_are_the_source_s():
     assert options.completed(digits, (16, 16, 1)).evaluation.judge is None
 
 
+def test_the_level_turns_its_sines_a_few_times_over_its_range():
+    """Faster ones would make of neighbouring levels two networks."""
+    config = options.Config()
+    assert options.completed(config, (8, 8, 1)).model.time_scale == 10
+    timed = dataclasses.replace(config, objective=options.Objective(predicts="v"))
+    assert options.completed(timed, (8, 8, 1)).model.time_scale == 1000
+    given = dataclasses.replace(timed, model=options.Model(time_scale=3.0))
+    assert options.completed(given, (8, 8, 1)).model.time_scale == 3
+    own = dataclasses.replace(config, init="digits")
+    assert options.completed(own, (8, 8, 1)).model.time_scale is None
+
+
 def pictures(folder, count):
     """Pictures as people have them, of two classes; some are cut off or grey."""
     rng = np.random.default_rng(0)

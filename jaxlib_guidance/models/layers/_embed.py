@@ -122,8 +122,9 @@ class ConditionEmbed(nn.Module):
       classes: Number of classes, or None; label ``classes`` is the null class.
       vector: Number of features of a vector condition, or None for no such condition.
       text: Number of features of text embeddings, or None for no text.
-      time_scale: Factor of ``c_noise`` before its sinusoids: 1000 suits times in
-        [0, 1] and EDM's ``log(sigma) / 4``; 1 suits DDPM's step numbers.
+      time_scale: Factor of ``c_noise`` before its sinusoids: 1 suits DDPM's step
+        numbers, 1000 times in [0, 1], and 10 EDM's ``log(sigma) / 4``, in which 1000
+        would turn them twenty times between logarithms of signal to noise one apart.
       dtype: Type of the computation; the sinusoids are float32.
     """
 
