@@ -115,3 +115,20 @@ def test_an_energy_is_one_number_a_sample(value, got):
     guidance = jg.energy(function)
     with pytest.raises(ValueError, match=f"returned {got}; expected one number"):
         jg.sample(keys, DENOISER, jg.ddim(), [0.9, 0], (2,), guidance=guidance)
+
+
+def test_an_energy_of_whole_numbers_has_no_gradient():
+    keys = jg.sample_keys(jax.random.key(0), 4)
+    guidance = jg.energy(lambda x, ctx: (x[:, 0] > 0).astype(jnp.int32))
+    with pytest.raises(TypeError, match="returned int32; expected floats"):
+        jg.sample(keys, DENOISER, jg.ddim(), [0.9, 0], (2,), guidance=guidance)
+
+
+def test_a_reference_that_is_not_finite_names_what_it_depends_on():
+    denoiser = jg.parametrize(lambda x, t, cond: x / 0, jg.VPCosine())
+    keys = jg.sample_keys(jax.random.key(0), 4)
+    with pytest.raises(FloatingPointError, match="finite, 4 of 4: the network may be"):
+        jg.calibrate(keys, denoiser, 2, (2,))
+    guidance = jg.energy(lambda x, ctx: jnp.sum(x, 1) / 0)
+    with pytest.raises(FloatingPointError, match="or its guidance"):
+        jg.calibrate(keys, DENOISER, 2, (2,), guidance=guidance)

@@ -81,6 +81,11 @@ class Energy:
                 f"energy's function returned {got}; expected one number a sample, "
                 f"shape {ctx.x.shape[:1]}"
             )
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            raise TypeError(
+                f"energy's function returned {value.dtype}; expected floats, as the "
+                "gradient of whole numbers is 0"
+            )
         value = at_least_float32(value)
         if self.linear:
             value = value * self._weight(value)
@@ -143,6 +148,11 @@ def energy(
     of the estimate is not that of the sample which it will become, so samples are near
     ``p(x) exp(-w E(x))`` and not of it, at weight 1 too; the particles of
     `sampling.twisted` correct that.
+
+    Through the network the gradient holds the network's own Jacobian, times ``c =
+    sigma^2 / alpha``, which at the first times of a process is in the hundreds. A
+    network that predicts eps is wrong there by as much, and its samples diverge: keep
+    the term off those steps, ``during(energy(...), 0.2, 1.0)``, or take "denoised".
 
     Neighbouring energies of a chain that go through the same thing and are not
     normalised are summed and cost one backward pass.

@@ -134,8 +134,14 @@ class Problem:
             parts = self.batches(np.arange(self.count))
             drawn = np.concatenate([draw(self.some(part)) for part in parts])
             self.ends = drawn[: self.count]
-        if not np.isfinite(self.ends).all():
-            raise FloatingPointError("reference has ends that are not finite")
+        finite = np.isfinite(self.ends).reshape(self.count, -1).all(1)
+        if not finite.all():
+            guidance = self.options["guidance"]
+            raise FloatingPointError(
+                f"reference has ends that are not finite, {np.sum(~finite)} of "
+                f"{self.count}: the network may be at fault"
+                + (", or its guidance" if guidance is not None else "")
+            )
 
     @functools.cached_property
     def _distance(self):

@@ -173,6 +173,10 @@ def twisted(
     lead nor weigh by much. With a reward over a temperature for ``log psi`` this is
     DAS. The target is the same.
 
+    Through a network that predicts eps the gradient is wrong by much in the first
+    steps, as `energy` says: there ``tempering`` of about .2 or "denoised" keeps the
+    particles finite.
+
     Args:
       function: ``(x0 [R, *S], ctx) -> [R]``, the logarithm of the likelihood, or
         ``(params, x0, ctx)`` with ``params``; for "noisy" the first array is the state.

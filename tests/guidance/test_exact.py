@@ -199,3 +199,27 @@ def test_a_contrast_samples_a_ratio_of_densities(kind, context, guided):
 
     x0, expected = both(states(2))
     np.testing.assert_allclose(x0, expected, rtol=1e-3, atol=1e-2)
+
+
+def test_an_eps_network_that_errs_is_steered_after_the_first_steps():
+    """There the factor of the gradient, and so of the network's error, is 157."""
+    process = jg.vp_discrete(jnp.linspace(1e-4, 0.02, 1000))
+
+    def network(x, index, cond):
+        sigma = process.sigma((index + 1) / 1000)[:, None]
+        return sigma * x * (1 + 0.02 * jnp.sin(5 * x))
+
+    denoiser = jg.parametrize(network, process, "eps")
+    keys = jg.sample_keys(jax.random.key(0), 2048)
+    solver, grid = jg.recommended(process, 20)
+    term = jg.energy(lambda x0, ctx: jnp.sum((x0 - 1) ** 2, 1) / 2)
+
+    @jax.jit
+    def draw(term):
+        return jg.sample(keys, denoiser, solver, grid, (2,), guidance=term)[0]
+
+    late = draw(jg.during(term, 0.2, 1.0))
+    assert late.mean() == pytest.approx(0.5, abs=0.05)
+    assert late.std() == pytest.approx(0.5**0.5, abs=0.05)
+    # What the docs warn of, so that they are changed when it is no more.
+    assert not jnp.isfinite(draw(term)).all()
