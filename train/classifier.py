@@ -31,6 +31,7 @@ from jaxlib_guidance.training import (
     init_state,
     open_run,
     require_effect,
+    require_ranges,
     settings_of,
     start,
     usage_errors,
@@ -88,6 +89,7 @@ def train(config: Config) -> float | None:
     Returns:
       The accuracy on the test split; None if it was stopped before the end.
     """
+    require_ranges(config)
     noisy = config.noise is not None, "clean images"
     require_effect(config, {"level_mean": noisy, "level_std": noisy})
     if config.directory is None:

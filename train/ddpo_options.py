@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from rewards import is_own
 from tyro.conf import OmitArgPrefixes, arg
 
-from jaxlib_guidance.training import Hosts, Log, Scale, require_effect
+from jaxlib_guidance.training import Hosts, Log, Scale, require_effect, require_ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +55,7 @@ class Config:
 
 def require_use(config: Config) -> None:
     """Raises for options that would change nothing, and for what there is not."""
+    require_ranges(config)
     own, labelled = is_own(config.reward), config.reward != "class"
     if not own and config.reward not in ("class", "compressibility"):
         raise ValueError(
@@ -70,5 +71,3 @@ def require_use(config: Config) -> None:
     require_effect(config, options)
     if not config.targets or not set(config.targets) <= set(range(10)):
         raise ValueError(f"targets is {config.targets}; expected digits from 0 to 9")
-    if config.updates < 1:
-        raise ValueError(f"updates is {config.updates}; expected at least 1")

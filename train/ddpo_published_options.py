@@ -1,14 +1,13 @@
 """The options of train/ddpo_published.py."""
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import Annotated
 
 import jax
 from tyro.conf import OmitArgPrefixes, arg
 
-from jaxlib_guidance.training import Hosts, Log, Scale
+from jaxlib_guidance.training import Hosts, Log, Scale, require_ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,14 +64,14 @@ def texts_of(config: Config) -> list[str]:
       ValueError: Options that are out of range; a file without prompts.
       OSError: No such file.
     """
-    for option in ("rounds", "group", "solver_steps", "updates", "lora_rank"):
-        # The last step to clean data has no density to learn from.
-        least = 2 if option in ("group", "solver_steps") else 1
-        if getattr(config, option) < least:
+    require_ranges(config)
+    # The last step to clean data has no density to learn from.
+    for option in ("group", "solver_steps"):
+        if getattr(config, option) < 2:
             raise ValueError(
-                f"{option} is {getattr(config, option)}; expected at least {least}"
+                f"{option} is {getattr(config, option)}; expected at least 2"
             )
-    if config.batch < 1 or config.batch % config.group:
+    if config.batch % config.group:
         raise ValueError(
             f"batch is {config.batch}; expected a multiple of group, {config.group}"
         )
@@ -81,20 +80,8 @@ def texts_of(config: Config) -> list[str]:
             f"batch is {config.batch}; expected a multiple of the "
             f"{jax.device_count()} devices"
         )
-    if len(config.size) > 2 or min(config.size, default=1) < 1:
+    if len(config.size) > 2:
         raise ValueError(f"size is {config.size}; expected one number or two, from 1")
-    # Written so that NaN fails too.
-    for option, right, wanted in (
-        ("guidance", math.isfinite(config.guidance), "a finite number"),
-        ("kl", 0 <= config.kl < math.inf, "a number from 0"),
-        ("clip", 0 < config.clip < math.inf, "a positive number"),
-        ("learning_rate", 0 < config.learning_rate < math.inf, "a positive number"),
-        ("ema", 0 <= config.ema < 1, "a number in [0, 1)"),
-    ):
-        if not right:
-            raise ValueError(
-                f"{option} is {getattr(config, option)}; expected {wanted}"
-            )
     if config.negative is not None and not config.guidance:
         raise ValueError("negative has no effect without guidance")
     try:

@@ -43,6 +43,7 @@ from jaxlib_guidance.training import (
     pmapped,
     replicate,
     require_effect,
+    require_ranges,
     settings_of,
     start,
     usage_errors,
@@ -179,6 +180,7 @@ def train(config: Config) -> bool:
     Returns:
       Whether it is at its end.
     """
+    require_ranges(config)
     dit = config.model.kind == "dit"
     require_effect(
         config,

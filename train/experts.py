@@ -34,6 +34,7 @@ from jaxlib_guidance.models import (
     read_pretrained,
     transfer_kl,
 )
+from jaxlib_guidance.training import require_ranges, usage_errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +100,7 @@ def train(config: Config) -> list[float]:
     Returns:
       The mean loss of each expert's last tenth of updates.
     """
+    require_ranges(config)
     teacher, base = load_pretrained(config.classifier)
     model, params = load_pretrained(config.model)
     assert isinstance(teacher, ClassifierModel)
@@ -155,4 +157,5 @@ def train(config: Config) -> list[float]:
 
 
 if __name__ == "__main__":
-    train(tyro.cli(Config, description=__doc__))
+    with usage_errors():
+        train(tyro.cli(Config, description=__doc__))

@@ -43,12 +43,14 @@ from jaxlib_guidance.models import (
 )
 from jaxlib_guidance.testing import judge_samples
 from jaxlib_guidance.training import (
+    OtherRunError,
     data_mesh,
     fit,
     init_state,
     open_run,
     pmapped,
     replicate,
+    require_ranges,
     settings_of,
     start,
     usage_errors,
@@ -216,6 +218,7 @@ def train(config: Config) -> dict[str, Any]:
     Returns:
       The results of the evaluation, by row; empty if it was stopped before the end.
     """
+    require_ranges(config)
     require_use(config)
     bad: list[str] = []
     config = replace(config, data=settled(config.data), directory=folder_of(config))
@@ -241,7 +244,16 @@ def train(config: Config) -> dict[str, Any]:
     model, about["class_names"] = from_config(about), list(data.classes)
     assert isinstance(model, DiffusionModel)
     free = ("directory", "log", "evaluation", "store", "optimiser.steps", "data.source")
-    run = open_run(config, settings, free=free)
+    try:
+        run = open_run(config, settings, free=free)
+    except OtherRunError as error:
+        weights = folder_of(config) / "ema.safetensors"
+        if "data.identity was" not in str(error) or not weights.expanduser().exists():
+            raise
+        raise OtherRunError(
+            f"{error}. With other images, --init {weights} and another --directory "
+            "start from its weights"
+        ) from error
     if run.chief:
         tell_left_out(bad, run.folder)
 

@@ -46,6 +46,7 @@ from jaxlib_guidance.training import (
     fit,
     init_state,
     open_run,
+    require_ranges,
     settings_of,
     start,
     usage_errors,
@@ -174,6 +175,7 @@ def train(config: Config) -> bool:
     Returns:
       Whether it is at its end.
     """
+    require_ranges(config)
     run = open_run(config, settings_of(config), free=("directory", "log", "store"))
     source = load_motions if config.recorded else make_motions
     motions = source(config.seed, config.clips, config.model.frames)

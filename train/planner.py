@@ -39,6 +39,7 @@ from jaxlib_guidance.training import (
     init_state,
     open_run,
     require_effect,
+    require_ranges,
     settings_of,
     start,
     usage_errors,
@@ -227,6 +228,7 @@ def train(config: Config) -> bool:
     Returns:
       Whether it is at its end.
     """
+    require_ranges(config)
     own = config.episodes is not None, "episodes of your own"
     named = ("goals", "count", "length", "noise", "persistence")
     require_effect(config, dict.fromkeys(named, (not own[0], own[1])))

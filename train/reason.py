@@ -53,6 +53,7 @@ from jaxlib_guidance.training import (
     pmapped,
     replicate,
     require_effect,
+    require_ranges,
     settings_of,
     start,
     usage_errors,
@@ -164,6 +165,7 @@ def train(config: Config) -> dict[str, dict[str, float]]:
     Returns:
       The figures before and after the rewards; empty if it was stopped.
     """
+    require_ranges(config)
     own = config.smollm2 is None, "SmolLM2, which comes as it is"
     clipped = config.method in CLIPPED, f'method "{config.method}"'
     require_effect(config, {"clip": clipped, "model": own, "start": own})

@@ -25,6 +25,7 @@ import jaxlib_guidance as jg
 from jaxlib_guidance.data import load_digits
 from jaxlib_guidance.models import load_pretrained
 from jaxlib_guidance.testing import judge_samples
+from jaxlib_guidance.training import require_ranges, usage_errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +95,7 @@ def loaded(name: str) -> Any:
 
 def main(config: Config) -> dict[str, list[dict[str, float]]]:
     """Learns and measures, seed by seed."""
+    require_ranges(config)
     model, params = loaded("digits")
     eyes, eye_params = loaded("digits_classifier")
     judge, judge_params = loaded("digits_judge")
@@ -157,4 +159,5 @@ def main(config: Config) -> dict[str, list[dict[str, float]]]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    with usage_errors():
+        main(tyro.cli(Config, description=__doc__))

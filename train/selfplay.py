@@ -38,6 +38,7 @@ from jaxlib_guidance.training import (
     init_state,
     open_run,
     require_effect,
+    require_ranges,
     start,
     usage_errors,
 )
@@ -167,6 +168,7 @@ def train(config: Config) -> dict[str, float]:
     Returns:
       Exploitability and value of the averaged policy; empty if it was stopped.
     """
+    require_ranges(config)
     used = config.baseline != "none", 'baseline "none"'
     require_effect(config, {"decay": used})
     run, scale = open_run(config), config.scale

@@ -43,6 +43,7 @@ from jaxlib_guidance.training import (
     pmapped,
     replicate,
     require_effect,
+    require_ranges,
     start,
     usage_errors,
 )
@@ -193,6 +194,7 @@ def train(config: Config) -> dict[str, dict[str, float]]:
     Returns:
       The figures before and after; empty if it was stopped.
     """
+    require_ranges(config)
     own = config.smollm2 is None, "SmolLM2, which comes as it is"
     only = config.smollm2 is not None, "the world of sums; it is for SmolLM2"
     several = len(config.temperatures) > 1, "one temperature"
@@ -204,13 +206,6 @@ def train(config: Config) -> dict[str, dict[str, float]]:
     ):
         raise ValueError(
             f"temperatures are {config.temperatures}; expected finite numbers from 0 up"
-        )
-    for name in ("rounds", "steps", "prompts", "group", "tries", "wanted", "tests"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}; expected at least 1")
-    if not 0 < config.learning_rate < np.inf:
-        raise ValueError(
-            f"learning_rate is {config.learning_rate}; expected a finite number above 0"
         )
     if not 1 <= config.digits <= 3:
         raise ValueError(f"digits is {config.digits}; expected 1 to 3")

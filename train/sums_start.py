@@ -36,6 +36,7 @@ from jaxlib_guidance.training import (
     fit,
     init_state,
     open_run,
+    require_ranges,
     settings_of,
     start,
     usage_errors,
@@ -127,6 +128,7 @@ def train(config: Config) -> dict[str, float]:
     Returns:
       Shares of right answers; empty if it was stopped before the end.
     """
+    require_ranges(config)
     run = open_run(config, settings_of(config), free=("directory", "log", "store"))
     about = describe(config)
     lm = from_config(about)

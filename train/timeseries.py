@@ -48,6 +48,7 @@ from jaxlib_guidance.training import (
     fit,
     init_state,
     open_run,
+    require_ranges,
     settings_of,
     start,
     usage_errors,
@@ -210,6 +211,7 @@ def train(config: Config) -> dict[str, Any]:
     Returns:
       The guidance that was found, by energy; empty if it was stopped before the end.
     """
+    require_ranges(config)
     series = read_series(config.data)
     config = complete(config, series.freq)
     config = dataclasses.replace(config, directory=folder_of(config))

@@ -4,6 +4,7 @@ from jaxlib_guidance.training import saving
 from jaxlib_guidance.training._fit import Fitted, Log, fit
 from jaxlib_guidance.training._homeostasis import homeostatic_rate, shifted_rate
 from jaxlib_guidance.training._launch import FREE, Hosts, Scale, start
+from jaxlib_guidance.training._options import require_ranges
 from jaxlib_guidance.training._parallel import (
     batch_sharding,
     data_mesh,
@@ -68,6 +69,7 @@ __all__ = [
     "open_run",
     "settings_of",
     "usage_errors",
+    "require_ranges",
     # A folder, a log, a signal
     "OtherRunError",
     "write_text",

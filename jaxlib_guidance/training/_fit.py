@@ -138,7 +138,7 @@ def fit(
             else nullcontext() as lines,
             Progress(steps, done, chief) as progress,
         ):
-            mark, since, leave = time.perf_counter(), done, False
+            mark, since, leave = None, done, False
             while done < steps and not leave:
                 state, metrics = step(state, batch_at(done))
                 # One step ahead keeps a device busy. More would hold their batches,
@@ -147,6 +147,10 @@ def fit(
                 recent.append(metrics)
                 done += 1
                 progress.update()
+                if mark is None:
+                    # The first step compiles, and says nothing of the pace.
+                    jax.block_until_ready(metrics)
+                    mark, since = time.perf_counter(), done
                 saved.check()
                 save, line = _due(done, steps, log.save_every), {}
                 evaluate = _due(done, steps, log.eval_every) or (best_metric and save)
@@ -158,8 +162,9 @@ def fit(
                     recent = _settle(recent, done, saved)
                     now = time.perf_counter()
                     means = {k: np.mean([m[k] for m in recent]) for k in recent[0]}
-                    rate = (done - since) / (now - mark)
-                    line = {**means, "steps_per_second": rate, **line}
+                    if done > since:
+                        means["steps_per_second"] = (done - since) / (now - mark)
+                    line = {**means, **line}
                     mark, since, recent = now, done, []
                 if line and lines is not None:
                     lines.write(done, line)

@@ -101,6 +101,17 @@ def test_stopped_and_crashed_it_ends_as_in_one_go(
     jax.tree.map(np.testing.assert_array_equal, got, want)
 
 
+def test_other_images_may_start_from_the_weights(recipe, uninterrupted):
+    path = uninterrupted / "config.json"
+    held = path.read_text()
+    other = json.loads(held)
+    other["data"]["identity"] = "one picture fewer"
+    path.write_text(json.dumps(other))
+    with pytest.raises(OtherRunError, match=r"data\.identity was .* --init .*safeten"):
+        recipe.train(tiny(recipe, uninterrupted))
+    path.write_text(held)
+
+
 def test_what_a_run_leaves_behind(uninterrupted):
     assert sorted(losses(uninterrupted)) == [1, 2, 3, 4, 5, 6]
     picture = (uninterrupted / "samples" / "final.png").read_bytes()

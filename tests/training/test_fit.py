@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +84,19 @@ def test_every_interruption_gives_the_uninterrupted_run(tmp_path, capsys):
     again = run(folder, batch_at=broken)
     assert again.finished
     np.testing.assert_array_equal(again.state.ema["w"], whole.state.ema["w"])
+
+
+def test_the_pace_leaves_out_the_first_step_which_compiles(tmp_path):
+    def slow_at_first(i):
+        time.sleep(0.4 if i == 0 else 0.01)
+        return batch_at(i)
+
+    # A checkpoint takes longer than these steps.
+    run(tmp_path, 4, log=Log(every=1, save_every=9), batch_at=slow_at_first)
+    paces = [line.get("steps_per_second") for line in lines(tmp_path)]
+    assert paces[0] is None
+    run(tmp_path / "more", log=Log(every=3, save_every=9), batch_at=slow_at_first)
+    assert lines(tmp_path / "more")[0]["steps_per_second"] > 8
 
 
 def test_a_state_that_is_not_finite_is_never_saved(tmp_path):

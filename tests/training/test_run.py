@@ -22,6 +22,7 @@ from jaxlib_guidance.training import (
     StopSignal,
     claim,
     require_effect,
+    require_ranges,
 )
 from jaxlib_guidance.training.saving._lock import Lock
 
@@ -269,3 +270,37 @@ def test_what_one_loop_could_not_obey_the_next_does():
         raise KeyError
     with StopSignal() as stop:
         assert not stop.reached()
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    steps: int = 3
+    ema: float = 0.9
+    bias: float = -1.0
+    scan: bool = False
+    widths: tuple[int, ...] = (8, 16)
+    lags: tuple[int | str, ...] = (-1, "7D")
+    size: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Nested:
+    clip: float = float("inf")
+    part: Numbers = Numbers()
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"steps": 0}, "part.steps is 0; expected at least 1"),
+        ({"ema": 1.0}, "part.ema is 1.0; expected 0 to below 1"),
+        ({"ema": float("nan")}, "part.ema is nan; expected 0 to below 1"),
+        ({"bias": float("inf")}, "part.bias is inf; expected a finite number"),
+        ({"widths": (8, 0)}, "part.widths is 0; expected at least 1"),
+        ({"size": 0}, "part.size is 0; expected at least 1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_by_name(changed, told):
+    require_ranges(Nested())
+    with pytest.raises(ValueError, match=rf"^{told}$"):
+        require_ranges(Nested(part=Numbers(**changed)))
