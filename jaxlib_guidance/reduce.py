@@ -280,7 +280,14 @@ def finalize(
     Returns:
       The scalar loss and the reports by name. Where nothing counted, a mean is 0 and a
       `Peak` ``-inf``.
+
+    Raises:
+      TypeError: Something else than a `LossOut`.
     """
+    if not isinstance(out, LossOut):
+        raise TypeError(
+            f"out is {type(out).__name__}; expected a LossOut, as aggregate gives"
+        )
 
     def total(x):
         return x if axis_name is None else jax.lax.psum(x, axis_name)

@@ -20,7 +20,9 @@ CLAIMS = {
     ),
     "docs/policy.md": (
         "assert history[0] < 0.2 and sum(history[-10:]) > 8.5\n"
-        "assert 0 < float(report['kl']) < 10"
+        "assert 0 < float(report['kl']) < 10\n"
+        "assert abs(float(before) - 0.6931) < 1e-3  # log 2 at the reference\n"
+        "assert float(pair_loss(tuned, ref)) < 0.685"
     ),
 }
 

@@ -220,3 +220,8 @@ def test_known_false_is_of_what_is_known():
     traced = []
     jax.jit(lambda a: traced.append(known_false(lambda a: a > 0, a)))(-1.0)
     assert traced == [False]
+
+
+def test_only_a_loss_out_is_divided():
+    with pytest.raises(TypeError, match="out is .*Array.*; expected a LossOut"):
+        finalize(jnp.ones(3))

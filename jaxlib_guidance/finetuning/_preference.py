@@ -40,6 +40,7 @@ def diffusion_dpo(
 
     Reference: Wallace et al., arXiv 2311.12908, eq. 14.
     """
+    require_shape("error_w", error_w, error_w.shape[:1])
     for name, value in (("error_l", error_l), ("ref_w", ref_w), ("ref_l", ref_l)):
         require_shape(name, value, error_w.shape)
     ref_w, ref_l = jax.lax.stop_gradient((ref_w, ref_l))

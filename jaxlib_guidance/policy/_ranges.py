@@ -1,5 +1,6 @@
 """Checks of values that are known while tracing."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance.types import Array, concrete
@@ -47,6 +48,24 @@ def require_range(
             f"{name} is {known[wrong].flat[0].item()}; expected a number in "
             f"{left}{low:g}, {high:g}{right}"
         )
+
+
+def require_floating(name: str, x: Array | float) -> None:
+    """Raises unless ``x`` is an array, or a number, of a floating-point type.
+
+    Args:
+      name: What to call ``x`` in the error.
+      x: What the caller gave, such as log-probabilities for which ids of tokens are
+        easily taken.
+
+    Raises:
+      TypeError: Integers, truth values, or a list.
+    """
+    if isinstance(x, list | tuple):
+        raise TypeError(f"{name} is a {type(x).__name__}; expected an array")
+    kind = jnp.result_type(x)
+    if not jnp.issubdtype(kind, jnp.floating):
+        raise TypeError(f"{name} is {kind}; expected floating-point numbers")
 
 
 def require_clip(clip_low: float | Array, clip_high: float | Array) -> None:

@@ -39,3 +39,5 @@ def test_far_from_the_preference_it_stays_finite():
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="ref_l has shape"):
         diffusion_dpo(E_W, E_L, REF_W, REF_L[:2])
+    with pytest.raises(ValueError, match=r"error_w has shape \(1, .*; expected \(1,\)"):
+        diffusion_dpo(E_W[None], E_L[None], REF_W[None], REF_L[None])

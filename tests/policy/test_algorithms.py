@@ -144,6 +144,29 @@ def test_nothing_to_learn_is_zero(name):
         assert not np.any(slope)
 
 
+@pytest.mark.parametrize(
+    ("changed", "error", "match"),
+    [
+        ({"ddof": 5}, ValueError, r"ddof is 5; expected a number in \[0, 2\]"),
+        ({"clip": -0.2}, ValueError, "clip is -0.2"),
+        ({"kl": "zz", "logp_ref": REF}, ValueError, "kl is 'zz'; expected"),
+        ({"kl": "k1", "logp_ref": REF}, ValueError, "kl is 'k1'; expected"),
+        ({"logp": MASK.astype(int)}, TypeError, "logp is int.*; expected floating"),
+        ({"logp_old": MASK.astype(int)}, TypeError, "logp_old is int.*; expected f"),
+        ({"logp_ref": MASK.astype(int)}, TypeError, "logp_ref is int.*; expected f"),
+        ({"rewards": REWARDS.tolist()}, TypeError, "rewards is a list; expected"),
+        ({"logp": LOGP.tolist()}, TypeError, "logp is a list; expected"),
+    ],
+)
+def test_what_is_wrong_is_named_as_the_caller_does(changed, error, match):
+    given = {"logp": LOGP, "logp_old": OLD, "rewards": REWARDS, "mask": MASK} | changed
+    with pytest.raises(error, match=match):
+        grpo(**given)
+    for fn in (rloo, functools.partial(dr_grpo, max_length=16)):
+        with pytest.raises(ValueError, match="clip is -0.2"):
+            fn(LOGP, OLD, REWARDS, MASK, clip=-0.2)
+
+
 def test_bad_arguments():
     with pytest.raises(ValueError, match=r"and \[P, G, T\] or \[B, T\]"):
         grpo(LOGP, OLD, REWARDS[:2], MASK)

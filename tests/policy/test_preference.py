@@ -352,3 +352,24 @@ def test_hindsight():
 def test_bad_arguments(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+OF_ANSWERS = {
+    **{"dpo": dpo, "ipo": ipo, "hinge": hinge, "exo": exo, "nca": nca, "sppo": sppo},
+    **{"apo": apo, "discopop": discopop, "simpo": simpo, "orpo": orpo, "cpo": cpo},
+    "f_dpo": functools.partial(f_dpo, divergence="js"),
+    "wpo_weight": wpo_weight,
+    "kto": functools.partial(kto, z=0.0),
+}
+
+
+@pytest.mark.parametrize("name", OF_ANSWERS)
+def test_numbers_of_tokens_are_none_of_answers(name):
+    tokens = jnp.zeros((3, 5)) - 1
+    with pytest.raises(ValueError, match=r"\(3, 5\); expected \[B\].*sequence_logp"):
+        OF_ANSWERS[name](tokens, tokens + 1)
+
+
+def test_ids_of_tokens_are_no_log_probabilities():
+    with pytest.raises(TypeError, match="logp is int32; expected floating-point"):
+        sequence_logp(jnp.arange(4))

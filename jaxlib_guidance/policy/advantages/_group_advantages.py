@@ -90,8 +90,8 @@ def group_normalize(
       Float32, of the shape of ``rewards``; gradients are stopped.
 
     Raises:
-      ValueError: Mismatched shapes, an unknown scale, an ``axis_name`` that has
-        no effect.
+      ValueError: Mismatched shapes, an unknown scale, a ``ddof`` that leaves a group
+        nothing, an ``axis_name`` that has no effect.
 
     Reference: Shao et al., arXiv 2402.03300.
     """
@@ -102,6 +102,9 @@ def group_normalize(
     require_range("eps", eps, 0)
     groups = Groups(rewards, group_ids, num_groups, mask)
     r = groups.rewards
+    # Of one sample there is no deviation to divide by, whatever is subtracted.
+    counted = r.size if scale == "batch" else r.shape[-1]
+    require_range("ddof", ddof, 0, max(1, counted - 1))
     centred = r - groups.mean(r)
     if scale == "none":
         return groups.keep(centred)

@@ -42,6 +42,15 @@ def _in_range(
     return jnp.where(inside, ids.astype(jnp.int32), n), inside
 
 
+def _require_array(rewards: Array) -> None:
+    """Raises for rewards as a list, which jax takes for a tree of numbers."""
+    if isinstance(rewards, list | tuple):
+        raise TypeError(
+            f"rewards is a {type(rewards).__name__}; expected an array, [..., G], or "
+            "[B] with group_ids"
+        )
+
+
 class Groups:
     """Sums over the group of each element, broadcast back to the elements.
 
@@ -56,6 +65,7 @@ class Groups:
         nowhere and its advantage is 0. None keeps all.
 
     Raises:
+      TypeError: Rewards as a list.
       ValueError: Mismatched shapes, one of ids and number without the other, ids
         out of range. While they are traced, what has such an id gets NaN.
     """
@@ -73,6 +83,7 @@ class Groups:
                 f"{'is None' if group_ids is None else 'an array'}; expected both or "
                 "neither"
             )
+        _require_array(rewards)
         if jnp.ndim(rewards) < 1:
             raise ValueError("rewards is a scalar; expected [..., G], or [B] with ids")
         if group_ids is not None:

@@ -10,16 +10,18 @@ Groups that stay apart, ``[P, G, T]``, are what a train step may cut between; th
 """
 
 from collections.abc import Callable
+from typing import get_args
 
 import jax.numpy as jnp
 
-from jaxlib_guidance.policy._ranges import require_clip, require_range
+from jaxlib_guidance.policy._ranges import require_clip, require_floating, require_range
 from jaxlib_guidance.policy.advantages._group_advantages import (
     group_center,
     group_normalize,
     informative,
     leave_one_out,
 )
+from jaxlib_guidance.policy.advantages._groups import _require_array
 from jaxlib_guidance.policy.losses._kl import KLEstimator, kl_loss
 from jaxlib_guidance.policy.losses._policy_gradient import _clip_objective
 from jaxlib_guidance.policy.losses._ratio import (
@@ -35,6 +37,8 @@ from jaxlib_guidance.types import Array
 
 def _by_sequence(fn: Callable[..., Array], rewards, logp, group_ids, num_groups, **kw):
     """One number of each sequence ``[B]``, or ``[P, G]`` for groups that stay apart."""
+    require_floating("logp", logp)
+    _require_array(rewards)
     if group_ids is None and jnp.ndim(rewards) != 2:
         raise ValueError(
             f"rewards has shape {jnp.shape(rewards)}; expected [P, G], or [B] with "
@@ -127,10 +131,18 @@ def grpo(
       The loss with `ratio_stats` and, where there is a reference, ``kl``.
 
     Raises:
-      ValueError: Mismatched shapes, ``beta`` or ``kl`` without a reference.
+      TypeError: Log-probabilities that are integers, rewards as a list.
+      ValueError: Mismatched shapes, numbers out of range, ``beta`` or ``kl`` without a
+        reference.
 
     Reference: Shao et al., arXiv 2402.03300, eq. 3.
     """
+    require_range("clip", clip, 0)
+    if kl == "k1" or kl not in (None, *get_args(KLEstimator)):
+        raise ValueError(
+            f'kl is {kl!r}; expected "k2", "k3", "abs" or None, and not "k1", whose '
+            "gradient in a loss is 0 on average"
+        )
     advantage = _by_sequence(
         group_normalize, rewards, logp, group_ids, num_groups, ddof=ddof, eps=eps
     )
@@ -178,6 +190,7 @@ def dr_grpo(
 
     Reference: Liu et al., arXiv 2503.20783.
     """
+    require_range("clip", clip, 0)
     advantage = _by_sequence(group_center, rewards, logp, group_ids, num_groups)
     return _clipped(
         logp, logp_old, advantage, mask, "seq_mean_token_scale",
@@ -334,6 +347,7 @@ def rloo(
 
     Reference: Ahmadian et al., arXiv 2402.14740.
     """
+    require_range("clip", clip, 0)
     advantage = _by_sequence(leave_one_out, rewards, logp, group_ids, num_groups)
     return _clipped(
         logp, logp_old, advantage, mask, "seq_mean_token_mean",

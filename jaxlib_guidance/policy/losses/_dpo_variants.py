@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.policy._ranges import require_range
-from jaxlib_guidance.policy.losses._preference import dpo
+from jaxlib_guidance.policy.losses._preference import _dpo, _require_answers, dpo
 from jaxlib_guidance.reduce import hide, mask_like, masked_sum, require_shape
 from jaxlib_guidance.types import Array, at_least_float32, concrete
 
@@ -69,6 +69,7 @@ def f_dpo(
     known = None if alpha is None else concrete(alpha)
     if known is not None and not 0 <= known <= 1:
         raise ValueError(f"alpha is {alpha}; expected a number in [0, 1]")
+    _require_answers("u_w", u_w)
     require_shape("u_l", u_l, jnp.shape(u_w))
 
     def slope(u):
@@ -171,6 +172,7 @@ def wpo_weight(
     Reference: Zhou et al., arXiv 2406.11827; its ``run_wpo.py``; TRL's
     ``use_weighting``.
     """
+    _require_answers("mean_w", mean_w)
     require_shape("mean_l", mean_l, jnp.shape(mean_w))
     weight = jnp.exp(at_least_float32(mean_w) + at_least_float32(mean_l))
     if max_weight is not None:
@@ -236,4 +238,4 @@ def ld_dpo(
             (ratio_w, ratio_l), (mask_w, mask_l), places, strict=True
         )
     )
-    return dpo(u_w, u_l, beta=beta)
+    return _dpo(u_w - u_l, beta)

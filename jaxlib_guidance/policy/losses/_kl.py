@@ -26,7 +26,7 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.policy._ranges import require_range
+from jaxlib_guidance.policy._ranges import require_floating, require_range
 from jaxlib_guidance.policy.losses._ratio import importance_ratio, log_ratio
 from jaxlib_guidance.reduce import hide, mask_like, require_shape
 from jaxlib_guidance.types import Array
@@ -69,6 +69,7 @@ def kl_estimate(
 
 
 def _log_ratio_to(logp, logp_ref, mask, limit):
+    require_floating("logp_ref", logp_ref)
     require_shape("logp_ref", logp_ref, jnp.shape(logp))
     return log_ratio(logp, logp_ref, mask, limit=limit)
 

@@ -20,7 +20,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.policy._ranges import require_clip, require_range
+from jaxlib_guidance.policy._ranges import require_clip, require_floating, require_range
 from jaxlib_guidance.policy.losses._ratio import (
     RatioLevel,
     importance_ratio,
@@ -49,6 +49,7 @@ def reinforce(logp: Array, advantage: Array, mask: Array | None = None) -> Array
 
     Reference: Williams (1992).
     """
+    require_floating("logp", logp)
     return -like_tokens(advantage, logp, mask) * hide(logp, mask)
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.policy._ranges import require_range
+from jaxlib_guidance.policy._ranges import require_floating, require_range
 from jaxlib_guidance.reduce import (
     divide,
     mask_like,
@@ -38,13 +38,26 @@ def sequence_logp(
     Returns:
       Float32 ``[...]``; 0 for an empty answer.
     """
+    require_floating("logp", logp)
     total = masked_sum(logp, mask, -1)
     return divide(total, jnp.sum(mask_like(mask, logp), -1)) if mean else total
 
 
-def _pair(u_w: Array, u_l: Array) -> tuple[Array, Array]:
-    """Both in float32, of one shape."""
-    require_shape("u_l", u_l, jnp.shape(u_w))
+def _require_answers(name: str, x: Array) -> None:
+    """Raises for more than one number an answer, such as one for each token."""
+    if jnp.ndim(x) > 1:
+        raise ValueError(
+            f"{name} has shape {jnp.shape(x)}; expected [B], one number an answer: "
+            "sequence_logp makes it of [B, T]"
+        )
+
+
+def _pair(
+    u_w: Array, u_l: Array, names: tuple[str, str] = ("u_w", "u_l")
+) -> tuple[Array, Array]:
+    """Both in float32, of one shape ``[B]``."""
+    _require_answers(names[0], u_w)
+    require_shape(names[1], u_l, jnp.shape(u_w))
     return at_least_float32(u_w), at_least_float32(u_l)
 
 
@@ -77,17 +90,27 @@ def dpo(
       Float32 ``[B]``, one loss a pair.
 
     Raises:
-      ValueError: Mismatched shapes, a noise outside [0, 0.5).
+      ValueError: Mismatched shapes, more axes than one, a noise outside [0, 0.5).
 
     Reference: DPO, arXiv 2305.18290, eq. 7; robust DPO, arXiv 2403.00409;
     conservative DPO, Mitchell (2023).
     """
+    u_w, u_l = _pair(u_w, u_l)
+    return _dpo(u_w - u_l, beta, noise, correct)
+
+
+def _dpo(
+    delta: Array,
+    beta: float | Array,
+    noise: float | Array = 0.0,
+    correct: bool = True,
+) -> Array:
+    """`dpo` of margins ``Delta`` of any shape, in float32."""
     known = concrete(noise)
     if known is not None and not 0 <= known < 0.5:
         raise ValueError(f"noise is {noise}; expected a rate in [0, 0.5)")
     require_range("beta", beta, 0, inside=True)
-    u_w, u_l = _pair(u_w, u_l)
-    delta = beta * (u_w - u_l)
+    delta = beta * delta
     right, wrong = -log_sigmoid(delta), -log_sigmoid(-delta)
     if correct:
         return ((1 - noise) * right - noise * wrong) / (1 - 2 * noise)

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.policy._ranges import require_range
+from jaxlib_guidance.policy._ranges import require_floating, require_range
 from jaxlib_guidance.reduce import (
     Peak,
     divide,
@@ -95,6 +95,8 @@ def importance_ratio(
 
 def _difference(logp: Array, logp_old: Array, mask: Array | None) -> Array:
     """``log pi - log pi_old`` of each token, unclipped; ``logp_old`` is a constant."""
+    require_floating("logp", logp)
+    require_floating("logp_old", logp_old)
     require_shape("logp_old", logp_old, jnp.shape(logp))
     return hide(logp, mask) - jax.lax.stop_gradient(hide(logp_old, mask))
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.policy.losses._preference import _pair, log_sigmoid
 from jaxlib_guidance.reduce import require_shape
-from jaxlib_guidance.types import Array
+from jaxlib_guidance.types import Array, at_least_float32
 
 
 def simpo(
@@ -32,7 +32,7 @@ def simpo(
     Reference: Meng et al., arXiv 2405.14734, eq. 6.
     """
     require_range("beta", beta, 0, inside=True)
-    mean_w, mean_l = _pair(mean_w, mean_l)
+    mean_w, mean_l = _pair(mean_w, mean_l, ("mean_w", "mean_l"))
     return -log_sigmoid(beta * (mean_w - mean_l) - margin)
 
 
@@ -55,7 +55,7 @@ def orpo(mean_w: Array, mean_l: Array, *, weight: float = 0.1) -> Array:
     # A logarithm of nearly 1 may be rounded above 0.
     require_range("mean_w", mean_w, high=1e-4)
     require_range("mean_l", mean_l, high=1e-4)
-    mean_w, mean_l = _pair(mean_w, mean_l)
+    mean_w, mean_l = _pair(mean_w, mean_l, ("mean_w", "mean_l"))
     return -mean_w - weight * log_sigmoid(_log_odds(mean_w) - _log_odds(mean_l))
 
 
@@ -83,7 +83,7 @@ def cpo(logp_w: Array, logp_l: Array, *, beta: float = 0.1, nll: float = 1.0) ->
     """
     require_range("beta", beta, 0, inside=True)
     require_range("nll", nll, 0)
-    logp_w, logp_l = _pair(logp_w, logp_l)
+    logp_w, logp_l = _pair(logp_w, logp_l, ("logp_w", "logp_l"))
     return -log_sigmoid(beta * (logp_w - logp_l)) - nll * logp_w
 
 
@@ -109,7 +109,8 @@ def bradley_terry(
     Reference: Bradley and Terry (1952); margin Llama 2, arXiv 2307.09288, eq. 2; centre
     arXiv 2312.09244.
     """
-    r_w, r_l = _pair(r_w, r_l)
+    require_shape("r_l", r_l, jnp.shape(r_w))
+    r_w, r_l = at_least_float32(r_w), at_least_float32(r_l)
     require_shape("margin", margin, (), r_w.shape)
     require_range("center", center, 0)
     return -log_sigmoid(r_w - r_l - margin) + center * jnp.square(r_w + r_l)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.policy._ranges import require_range
+from jaxlib_guidance.policy.losses._preference import _require_answers
 from jaxlib_guidance.reduce import masked_mean, require_shape
 from jaxlib_guidance.types import Array, at_least_float32
 
@@ -37,6 +38,7 @@ def kto(
 
     Reference: Ethayarajh et al., arXiv 2402.01306, eq. 8.
     """
+    _require_answers("u", u)
     require_shape("desirable", desirable, jnp.shape(u))
     require_shape("z", z, (), jnp.shape(u))
     require_range("desirable", desirable, 0, 1)
