@@ -36,6 +36,20 @@ def day_steps(freq: str) -> int:
     return 86_400 // number
 
 
+def season_steps(freq: str) -> int:
+    """Steps of a season: a day, of days and weekdays a week, of longer ones a year.
+
+    Args:
+      freq: Spacing as pandas writes it; "" is unknown, and has a season of one step.
+    """
+    number, unit = parse_freq(freq) if freq else (0, "")
+    # A year of whole weeks.
+    spans = {"seconds": (86_400, 7 * 86_400, 364 * 86_400)}
+    spans |= {"weekdays": (5,), "months": (12,)}
+    fits = (s // number for s in spans.get(unit, ()) if s > number and not s % number)
+    return next(fits, 1)
+
+
 def history_steps(freq: str) -> int:
     """Steps before the horizon that the longest of `same_hour` looks at."""
     return 28 * day_steps(freq)

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from bases import BASES, history_steps, same_hour
+from bases import BASES, history_steps, same_hour, season_steps
 from forecast_setup import Setup, choose, dated, set_up, window_dates
 from panels import draw_panels, require_writable
 
@@ -41,12 +41,13 @@ from jaxlib_guidance.timeseries import (
     random_missing,
     representative_time,
     rolling_positions,
+    seasonal_naive,
     series_ends,
     synthesize,
     without_past,
     wql,
 )
-from jaxlib_guidance.training import require_effect
+from jaxlib_guidance.training import require_effect, require_ranges
 
 # The options that a task has a use for, of those that are not for all.
 USES = {
@@ -141,6 +142,30 @@ def hide(setup: Setup, how: str, count: int, key: Any) -> Any:
     return {"begin": blackout_begin, "end": blackout_end}[how](*cut, half)
 
 
+def history_of(
+    setup: Setup, rows: Any, starts: Any, past: int, observed: Any = None
+) -> jax.Array:
+    """What is known before windows, ``[N, past + context]``; NaN where it is not."""
+    layout = setup.forecaster.layout
+    history = setup.reader.whole(rows, starts, past)[:, : -layout.horizon]
+    if observed is None:
+        return history
+    visible = jnp.broadcast_to(observed, (len(rows), observed.shape[-1]))
+    hidden = jnp.pad(~visible[:, : layout.context], ((0, 0), (past, 0)))
+    return jnp.where(hidden, jnp.nan, history)
+
+
+def naive_loss(
+    setup: Setup, rows: Any, starts: Any, observed: Any, future: jax.Array
+) -> tuple[float, int]:
+    """The weighted quantile loss of the last season once more, and its steps."""
+    layout, season = setup.forecaster.layout, season_steps(setup.freq)
+    past = max(0, season - layout.context)
+    history = history_of(setup, rows, starts, past, observed)
+    naive = seasonal_naive(history, layout.horizon, season)
+    return float(wql(naive[:, None], future)), season
+
+
 def base_forecast(
     setup: Setup, name: str, rows: Any, starts: Any, count: int, observed: Any = None
 ) -> jax.Array:
@@ -150,11 +175,7 @@ def base_forecast(
     """
     layout = setup.forecaster.layout
     past = history_steps(setup.freq) if name in BASES else 0
-    history = setup.reader.whole(rows, starts, past)[:, : -layout.horizon]
-    if observed is not None:
-        visible = jnp.broadcast_to(observed, (len(rows), observed.shape[-1]))
-        hidden = jnp.pad(~visible[:, : layout.context], ((0, 0), (past, 0)))
-        history = jnp.where(hidden, jnp.nan, history)
+    history = history_of(setup, rows, starts, past, observed)
     if name in BASES:
         return same_hour(name, history, layout.horizon, setup.freq)
     if name == "ridge":
@@ -259,6 +280,7 @@ def run(config: Config) -> dict[str, Any]:
       ValueError: Series that do not exist; guidance that was not searched; an option
         that would have no effect.
     """
+    require_ranges(config)
     where = {"freq": config.freq, "start": config.start, "long": config.long}
     setup = set_up(config.weights, config.source, **where)
     layout, key = setup.forecaster.layout, jax.random.key(config.seed)
@@ -310,7 +332,11 @@ def run(config: Config) -> dict[str, Any]:
     if not config.ahead:
         score = float(wql(jnp.asarray(paths)[..., -layout.horizon :], future))
         scored = int((~jnp.isnan(future)).any(1).sum())
-        print(f"weighted quantile loss of {scored} windows {score:.4f}")
+        naive, season = naive_loss(setup, rows, starts, observed, future)
+        print(
+            f"weighted quantile loss of {scored} windows {score:.4f}, of the seasonal "
+            f"naive forecast ({season} steps before) {naive:.4f}"
+        )
         if scored < len(rows):
             print(f"{len(rows) - scored} windows have no observation to be scored by")
     diverged = ~np.isfinite(paths[..., -layout.horizon :]).all((1, 2))

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from bases import fit_ridge
 
-from jaxlib_guidance.data import load_series, parse_freq, stamps
+from jaxlib_guidance.data import load_series, stamps
 from jaxlib_guidance.guidance import Observed
 from jaxlib_guidance.timeseries import (
     Forecast,
@@ -61,7 +61,15 @@ class Setup:
     def training_windows(self, count: int) -> Any:
         """Rows and starts of windows from before validation and test."""
         values = np.asarray(self.reader.values)
-        positions = training_positions(values, **self.data, end=self.end)
+        try:
+            positions = training_positions(
+                values, **self.data, end=self.end, names=self.names
+            )
+        except ValueError as error:
+            raise ValueError(
+                "this task looks at windows from before validation and test, as "
+                f"training does: {error}"
+            ) from error
         return training_batch(1, 0, count, positions)
 
     @cached_property
@@ -170,11 +178,7 @@ def set_up(weights: str | Path, source: str | None = None, **given: Any) -> Setu
         stored = forecaster.about["training"]["data"]
         source = stored["source"]
         given = {name: stored[name] for name in SOURCE if name in stored}
-    series, freq = load_series(source, **given), forecaster.about.get("freq")
-    if freq and (not series.freq or parse_freq(series.freq) != parse_freq(freq)):
-        raise ValueError(
-            f"{source} has the frequency {series.freq or 'unknown'!r}, but the "
-            f"model is of series of {freq!r}; pass --freq if only the source is silent"
-        )
+    series = load_series(source, **given)
+    forecaster.require_series(series, source, "pass --freq")
     reader = read_windows(series, forecaster.layout)
     return Setup(forecaster, params, reader, series.names, series.freq, series.start)

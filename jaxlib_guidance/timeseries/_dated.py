@@ -49,6 +49,11 @@ class Forecast:
                 f"{len(self.start)} stamps; expected as many of each"
             )
 
+    def __repr__(self) -> str:
+        count, samples, horizon = self.paths.shape
+        about = f"{count} series, {samples} paths of {horizon} steps"
+        return f"Forecast({about}, freq={self.freq!r})"
+
     def __len__(self) -> int:
         return len(self.paths)
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.data import Series
+from jaxlib_guidance.data import Series, parse_freq
 from jaxlib_guidance.diffusion import VPDiscrete
 from jaxlib_guidance.guidance import ObservationEnergy
 from jaxlib_guidance.models import DiffusionModel, from_config, read_pretrained
@@ -87,6 +87,36 @@ class Forecaster:
         if isinstance(self.model.process, VPDiscrete):
             return jnp.linspace(1.0, 0.0, steps + 1)
         return self.model.grid(steps)
+
+    def require_series(
+        self,
+        series: Series,
+        name: str = "series",
+        hint: str = "pass freq to load_series",
+    ) -> None:
+        """Raises for what is no set of series, or one of another frequency.
+
+        Args:
+          series: What the caller gave.
+          name: What to call it in the error.
+          hint: What to do where only the source does not say its frequency.
+
+        Raises:
+          TypeError: Something else than a `Series`.
+          ValueError: Series of another frequency than the model's, or of an unknown
+            one where the model has one.
+        """
+        if not isinstance(series, Series):
+            raise TypeError(
+                f"{name} is {type(series).__name__}; expected a Series, as load_series "
+                "makes of arrays, tables and frames"
+            )
+        freq = self.about.get("freq")
+        if freq and (not series.freq or parse_freq(series.freq) != parse_freq(freq)):
+            raise ValueError(
+                f"{name} has the frequency {series.freq or 'unknown'!r}, but the model "
+                f"is of series of {freq!r}; {hint} if only the source is silent"
+            )
 
     def paths(
         self,

@@ -87,7 +87,7 @@ def training_positions(
     count = end - length - first + 1
     needed = f"{past + length} values, for lags of {past}, a context of {context} and"
     needed = f"{needed} a horizon of {horizon} steps"
-    _require_long_enough(count, needed, begin, end, names)
+    _require_long_enough(count, needed, begin, end, names, ends - end)
     return Positions(first, count)
 
 
@@ -168,7 +168,8 @@ def rolling_positions(
     needed = f"{past + context} values, for lags of {past} and a context of {context}"
     needed = f"{needed} steps, before the first of {rolls} rolls of {horizon}"
     room = roll[0] - past - begin + 1
-    _require_long_enough(room, needed, begin, roll[0] + context, names)
+    first = roll[0] + context
+    _require_long_enough(room, needed, begin, first, names, ends - first)
     rows = np.tile(np.arange(len(series)), rolls)
     return rows.astype(np.int32), roll.reshape(-1).astype(np.int32)
 
@@ -221,13 +222,18 @@ def _named(which, names):
     return f"{shown} and {len(which) - 5} more" if len(which) > 5 else f"{shown}"
 
 
-def _require_long_enough(room, needed, begin, end, names):
+def _require_long_enough(room, needed, begin, end, names, behind):
+    """Raises for series without ``room``; ``behind`` is what follows their ends."""
     short = np.flatnonzero(room < 1)
     if len(short):
         i = short[0]
         there = f"{max(0, end[i] - begin[i])} values before column {max(0, end[i])}"
         if end[i] <= 0:
             there = "none before the windows that are kept apart"
+        kept = max(0, behind[i])
+        if kept:
+            whole = end[i] - begin[i] + 1 - room[i] + kept
+            there += f", and {kept} that are kept apart: it takes {whole} in all"
         raise ValueError(
             f"series {_named(short, names)} are too short: they need {needed}, and "
             f"the first has {there}. Leave them out, or take shorter lags, a shorter "

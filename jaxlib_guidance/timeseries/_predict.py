@@ -51,8 +51,11 @@ def predict(
       The `Forecast`, of ``horizon`` steps.
 
     Raises:
-      ValueError: Series too short for a window; no stored guidance and none given; a
-        horizon below 1.
+      TypeError: A forecaster or series of another kind.
+      ValueError: Series of another frequency than the model's, or too short for a
+        window; no stored guidance and none given; a horizon, a number of paths or of
+        series at once that is no whole number from 1; an end that is not one column
+        for each series, or lies after its last value.
 
     Example:
       >>> import jax
@@ -64,14 +67,20 @@ def predict(
       >>> predict(model, params, jax.random.key(0), series, 2).paths.shape
       (1, 2, 24)
     """
+    if not isinstance(forecaster, Forecaster):
+        raise TypeError(
+            f"forecaster is {type(forecaster).__name__}; expected a Forecaster, the "
+            "first of what load_forecaster gives, with its params second"
+        )
+    forecaster.require_series(series)
     layout = forecaster.layout
     horizon = layout.horizon if horizon is None else horizon
-    if horizon < 1:
-        raise ValueError(f"horizon is {horizon}; expected at least 1")
+    for name, number in (("horizon", horizon), ("samples", samples), ("batch", batch)):
+        _require_count(name, number)
     if layout.joint != 1:
         raise ValueError("the layout has joint series; call Forecaster.paths")
     guidance = _stored(forecaster) if guidance is None else guidance
-    ends = series_ends(series.values) if end is None else np.asarray(end)
+    ends = series_ends(series.values) if end is None else _ends(end, series)
     starts = _first_stamps(series, ends)
     pieces, current, at = [], series, ends
     while sum(piece.shape[-1] for piece in pieces) < horizon:
@@ -87,6 +96,32 @@ def predict(
         current, at = _extended(current, at, drawn.reshape(-1, drawn.shape[-1]))
     paths = np.concatenate(pieces, -1)[..., :horizon]
     return Forecast(paths, series.names, starts, series.freq)
+
+
+def _require_count(name, number):
+    """Raises unless a number is whole and at least 1."""
+    whole = isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+    if not whole or number < 1:
+        raise ValueError(f"{name} is {number}; expected at least 1, a whole number")
+
+
+def _ends(end, series):
+    """Columns at which forecasts begin, one for each series, int ``[N]``."""
+    ends, last = np.asarray(end), series_ends(series.values)
+    if ends.shape != last.shape:
+        raise ValueError(
+            f"end has shape {ends.shape}; expected {last.shape}, a column each series"
+        )
+    if not np.issubdtype(ends.dtype, np.integer):
+        raise ValueError(f"end is {ends.dtype}; expected whole numbers")
+    wrong = np.flatnonzero((ends < 0) | (ends > last))
+    if len(wrong):
+        i = wrong[0]
+        raise ValueError(
+            f"end is {ends[i]} for series {series.names[i]!r}; expected 0 to "
+            f"{last[i]}, the column after its last value"
+        )
+    return ends
 
 
 def _first_stamps(series, ends):

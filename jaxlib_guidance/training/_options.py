@@ -23,11 +23,11 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("blocks", "levels", "frames", "state", "view"), _COUNT),
     **dict.fromkeys(("widths", "multipliers", "experts", "rank"), _COUNT),
     **dict.fromkeys(("count", "clips", "samples", "solver_steps", "size"), _COUNT),
-    **dict.fromkeys(
-        ("prompts", "group", "tests", "rolls", "tries", "wanted", "lora_rank"), _COUNT
-    ),
+    **dict.fromkeys(("prompts", "group", "tests", "rolls", "tries"), _COUNT),
+    **dict.fromkeys(("wanted", "lora_rank"), _COUNT),
     **dict.fromkeys(("seed", "seeds", "warmup", "weak", "shortest"), _FROM_0),
     **dict.fromkeys(("weight_decay", "level_std", "kl", "entropy"), _FROM_0),
+    **dict.fromkeys(("scale", "scales"), _FROM_0),
     **dict.fromkeys(("learning_rate", "temperature"), _RATE),
     **dict.fromkeys(("clip", "min_snr_gamma"), _BOUND),
     **dict.fromkeys(("label_dropout", "drop", "drop_both"), _SHARE),

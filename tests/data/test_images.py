@@ -72,6 +72,7 @@ def test_a_set_in_memory_knows_its_pixels_and_labels():
     found = {data.identity, other.identity, data._replace(images=brighter).identity}
     assert len(found) == 3
     assert data.identity.startswith("360 images")
+    assert repr(data) == "Images(360 of (8, 8, 1), 10 classes)"
 
 
 def test_cropping_keeps_the_middle(tmp_path):

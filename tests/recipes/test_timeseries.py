@@ -127,6 +127,8 @@ def test_what_is_refused(weights, conditional, tmp_path):
 
     refused(r"series \[5\]; expected 0, ..., 1", series=(5,))
     refused(r"series \['x'\]; expected numbers, or names such as", series=("x",))
+    refused("scale is nan; expected a finite number from 0", scale=float("nan"))
+    refused("scale is -1.0; expected a finite number from 0", scale=-1.0)
     none = "has no effect on the "
     refused(f"base is week, which {none}task 'forecast'", base="week")
     refused("noise is 0.0", task="impute", noise=0.0)
@@ -141,6 +143,9 @@ def test_what_is_refused(weights, conditional, tmp_path):
         sample.guidance_of(forecaster, "conditional", None)
     np.save(tmp_path / "daily.npy", np.stack([DAILY]))
     daily = {"source": str(tmp_path / "daily.npy"), "start": "2024-01-01"}
+    np.save(tmp_path / "short.npy", DAILY[None, :735])
+    short = {"source": str(tmp_path / "short.npy"), "start": "2024-01-01", "freq": "h"}
+    refused("windows from before.* it takes 756 in all", task="refine", **short)
     refused("frequency 'D', but the model is of series of 'h'", freq="D", **daily)
     with pytest.raises(ValueError, match="'unknown'.* pass --freq"):
         sample.set_up(weights, daily["source"])
@@ -289,6 +294,17 @@ def test_series_of_other_frequencies_need_their_windows(freq):
     assert options.complete(train.Config(data=given), freq).model.view == 24
 
 
+@pytest.mark.parametrize(
+    ("freq", "season"),
+    [
+        *(("15min", 96), ("h", 24), ("D", 7), ("B", 5), ("W", 52), ("MS", 12)),
+        *(("QE", 4), ("YS", 1), ("7h", 24), ("", 1)),
+    ],
+)
+def test_a_season_is_a_day_a_week_or_a_year(freq, season):
+    assert bases.season_steps(freq) == season
+
+
 def test_each_series_is_forecast_at_its_own_end(weights, tmp_path, capsys):
     values = np.stack([3 * DAILY, 400 * DAILY])
     values[0, 1100:] = np.nan
@@ -304,6 +320,8 @@ def test_each_series_is_forecast_at_its_own_end(weights, tmp_path, capsys):
     np.testing.assert_array_equal(known, [12, 0, 12, 10])
     said = capsys.readouterr().out
     assert "weighted quantile loss of 3 windows 0." in said
+    # Days are alike: the last one is right.
+    assert "of the seasonal naive forecast (24 steps before) 0.0000" in said
     assert "1 windows have no observation to be scored by" in said
     ahead = sample.run(dataclasses.replace(config, rolls=1, ahead=True))
     np.testing.assert_array_equal(ahead["starts"] + 48, [1100, 1200])

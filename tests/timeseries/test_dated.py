@@ -13,7 +13,9 @@ from jaxlib_guidance.models import from_config, tsdiff_cpu
 from jaxlib_guidance.testing import randomise
 from jaxlib_guidance.timeseries import (
     Forecast,
+    Forecaster,
     GuidanceSettings,
+    Layout,
     from_gluonts,
     from_statsforecast,
     load_forecaster,
@@ -47,6 +49,7 @@ def test_it_has_dates_and_quantiles(made):
     np.testing.assert_array_equal(made["b"].paths, made[1].paths)
     np.testing.assert_array_equal(made[-1].paths, made[1:].paths)
     assert made["b"].names == ("b",)
+    assert repr(made) == "Forecast(2 series, 400 paths of 5 steps, freq='ME')"
 
 
 def test_nixtla_s_frame_is_read_back(made):
@@ -123,6 +126,36 @@ def model():
     tiny = from_config(about)
     params = tiny.init(jax.random.key(0))
     return dataclasses.replace(whole, model=tiny), randomise(jax.random.key(1), params)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "told"),
+    [
+        ({"series": "D"}, ValueError, "series has the frequency 'D', but the model is"),
+        ({"series": ""}, ValueError, "'unknown'.*of 'h'; pass freq to load_series"),
+        ({"series": "frame"}, TypeError, "series is DataFrame; expected a Series"),
+        ({"end": 1100}, ValueError, r"end has shape \(\); expected \(2,\)"),
+        ({"end": [1100] * 3}, ValueError, r"end has shape \(3,\); expected \(2,\)"),
+        ({"end": [9.5, 9.5]}, ValueError, "end is float64; expected whole numbers"),
+        ({"end": [5, 1200]}, ValueError, "end is 1200 for series 'short'; .* 1100"),
+        ({"horizon": 1.5}, ValueError, "horizon is 1.5; expected at least 1, a whole"),
+        ({"samples": 0}, ValueError, "samples is 0; expected at least 1"),
+        ({"batch": 0}, ValueError, "batch is 0; expected at least 1"),
+        ({"forecaster": {}}, TypeError, "forecaster is dict; expected a Forecaster"),
+    ],
+)
+def test_what_cannot_be_forecast_is_named(hourly, changed, error, told):
+    about = {"freq": "h"}
+    series = changed.get("series")
+    if series == "frame":
+        changed = changed | {"series": pd.DataFrame({"y": hourly.values[0]})}
+    elif series is not None:
+        changed = changed | {"series": hourly._replace(freq=series)}
+    layout = Layout(context=48, horizon=12)
+    given = {"forecaster": Forecaster(None, layout, {"x": QUICK}, about), "params": {}}
+    given |= {"key": jax.random.key(0), "series": hourly}
+    with pytest.raises(error, match=told):
+        predict(**(given | changed))
 
 
 @pytest.mark.slow

@@ -112,6 +112,9 @@ def test_short_series_are_named():
         ValueError, match=r"series \[1\] are too short.*need 21 .* 15 .* 34"
     ):
         rolling_positions(values, **SIZES, rolls=1)
+    # 27 for a window, and the 12 that are kept apart.
+    with pytest.raises(ValueError, match="has 9 .* and 12 that .*: it takes 39 in all"):
+        training_positions(values, **SIZES, end=28)
     rows, _ = rolling_positions(values, **SIZES, rolls=1, end=46)
     assert len(rows) == 2, "its 21 values are the context and the longest lag"
 

@@ -34,6 +34,10 @@ class Images(NamedTuple):
     labels: np.ndarray
     classes: tuple[str, ...]
 
+    def __repr__(self) -> str:
+        count, *shape = self.images.shape
+        return f"Images({count} of {tuple(shape)}, {len(self.classes)} classes)"
+
     @property
     def identity(self) -> str:
         """A short text that changes with any pixel or label."""
