@@ -1,6 +1,7 @@
 """benchmarks/problems.py and what `benchmarks/samplers.py` makes of figures."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -105,3 +106,24 @@ def test_a_problem_says_what_a_half_is(benchmarks):
 
     with pytest.raises(ValueError, match="'tuning' or 'held_out'"):
         problems.load("held-out")
+
+
+@pytest.mark.slow
+def test_roughness_and_calibration_of_a_model_of_digits(benchmarks, tmp_path, capsys):
+    import calibration
+    import roughness
+
+    few = {"counts": (4,), "starts": 8, "batch": 8, "fine": 20}
+    out = tmp_path / "rows.json"
+    roughness.main(roughness.Config(**few, out=out))
+    row = json.loads(out.read_text())["digits"]
+    assert list(row) == ["settled", "4", "frechet"]
+    assert 0 < row["settled"] < 0.1 < row["4"] < 1
+    out = tmp_path / "new" / "cells.json"
+    options = {**few, "test": 10, "few": 2, "weights": ("none",), "steps": 1}
+    calibration.main(calibration.Config(**options, out=out))
+    cell = json.loads(out.read_text())["none:4"]
+    assert cell["seen"][1] < cell["seen"][0]
+    capsys.readouterr()
+    calibration.main(calibration.Config(**options, out=out))  # Goes on from there.
+    assert capsys.readouterr().out.count("| none | 4 |") == 1
