@@ -75,6 +75,8 @@ class Config:
     """Starts at once."""
     steps: int = 8
     """Steps of least squares, at most."""
+    time_window: float = 0.0
+    """Half of the range of the level over which its embedding is averaged."""
     out: Path = Path("out/calibration.json")
     """File of the cells that are done."""
 
@@ -159,7 +161,9 @@ class Bench:
 
     def __init__(self, config: Config, weight: str):
         self.config = config
-        self.model, params = load_pretrained(config.model)
+        model, params = load_pretrained(config.model)
+        module = model.module.clone(time_window=config.time_window)
+        self.model = dataclasses.replace(model, module=module)
         self.denoiser = self.model.denoiser(params)
         null = self.model.null
         self.guidance = None if weight == "none" else jg.cfg(float(weight), null=null)

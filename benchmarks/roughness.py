@@ -44,6 +44,8 @@ class Config:
     """Starts at once."""
     fine: int = 400
     """Steps of the reference."""
+    time_window: float = 0.0
+    """Half of the range of the level over which its embedding is averaged."""
     out: Path | None = None
     """File for the rows, as JSON."""
 
@@ -51,6 +53,8 @@ class Config:
 def measure(config: Config, name: str) -> dict[str, float]:
     """The row of one model."""
     model, params = load_pretrained(name)
+    module = model.module.clone(time_window=config.time_window)
+    model = dataclasses.replace(model, module=module)
     denoiser, process = model.denoiser(params), model.process
     judge, judge_params = load_pretrained("digits_judge")
     features = jax.jit(partial(judge, judge_params))

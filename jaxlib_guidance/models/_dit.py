@@ -41,6 +41,8 @@ class DiT(nn.Module):
       kernel: What computes unedited maps; see `attention.attend`.
       time_scale: Factor of ``c_noise``: 1000 suits times in [0, 1], 1 step numbers,
         10 EDM's ``log(sigma) / 4``.
+      time_window: Half of the range of ``c_noise`` over which to average its embedding;
+        0 takes it at the level itself. See `ConditionEmbed`.
       dtype: Type of the blocks' computation. Parameters, residual stream, norms,
         softmax and output head are float32.
       remat: Whether the backward pass recomputes each block.
@@ -63,6 +65,7 @@ class DiT(nn.Module):
     qk_norm: bool = False
     kernel: str | None = None
     time_scale: float = 1000.0
+    time_window: float = 0.0
     dtype: Any = jnp.float32
     remat: bool = False
     scan: bool = False
@@ -127,6 +130,7 @@ class DiT(nn.Module):
             self.vector,
             self.text,
             self.time_scale,
+            self.time_window,
             self.dtype,
             name="condition",
         )(jnp.broadcast_to(c_noise, x.shape[:1]), cond)

@@ -113,6 +113,8 @@ class MotionCLR(nn.Module):
       kernel: What computes unedited maps; see `attention.attend`.
       time_scale: Factor of ``c_noise``: 1000 suits times in [0, 1], 1 step numbers,
         10 EDM's ``log(sigma) / 4``.
+      time_window: Half of the range of ``c_noise`` over which to average its embedding;
+        0 takes it at the level itself. See `ConditionEmbed`.
       dtype: Type of convolutions and attention. Parameters, residual stream, norms,
         softmax and output head are float32.
 
@@ -127,6 +129,7 @@ class MotionCLR(nn.Module):
     text: int | None = 64
     kernel: str | None = None
     time_scale: float = 1000.0
+    time_window: float = 0.0
     dtype: Any = jnp.float32
 
     # `capture` may map taps to functions.
@@ -192,6 +195,7 @@ class MotionCLR(nn.Module):
             self.width,
             text=self.text,
             time_scale=self.time_scale,
+            time_window=self.time_window,
             dtype=self.dtype,
             name="condition",
         )(jnp.broadcast_to(c_noise, x.shape[:1]), cond)

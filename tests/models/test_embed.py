@@ -51,6 +51,26 @@ def test_absent_conditions_are_null():
     assert apply(variables, TIMES, jnp.ones((2, 4, 5)))[1].shape == (2, 4, 8)
 
 
+def test_a_window_averages_the_embedding_of_the_level():
+    """By a finer quadrature: what fast sines say at one level alone is gone."""
+    embed, half = ConditionEmbed(8), 0.05
+    variables = embed.init(jax.random.key(0), TIMES, None)
+    near = jnp.linspace(0.4, 0.41, 64)
+    share = np.linspace(-1, 1, 4001, dtype=np.float32)
+    weights = 1 + np.cos(np.pi * share)
+    around = near[:, None] + half * share
+    every = jax.lax.map(lambda t: embed.apply(variables, t, None)[0], around)
+    want = np.sum(np.asarray(every) * weights[:, None], 1) / weights.sum()
+    smooth = embed.clone(time_window=half).apply(variables, near, None)[0]
+    np.testing.assert_allclose(smooth, want, atol=2e-3)
+    rough = np.abs(np.diff(embed.apply(variables, near, None)[0], axis=0)).max()
+    assert np.abs(np.diff(smooth, axis=0)).max() < rough / 20
+    half_precision = embed.clone(time_window=half, dtype=jnp.bfloat16)
+    assert half_precision.apply(variables, near, None)[0].dtype == jnp.bfloat16
+    with pytest.raises(ValueError, match="time_window is -1; expected"):
+        embed.clone(time_window=-1).apply(variables, near, None)
+
+
 @pytest.mark.parametrize(
     ("embed", "cond", "message"),
     [
