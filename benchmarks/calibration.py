@@ -162,8 +162,7 @@ class Bench:
     def __init__(self, config: Config, weight: str):
         self.config = config
         model, params = load_pretrained(config.model)
-        module = model.module.clone(time_window=config.time_window)
-        self.model = dataclasses.replace(model, module=module)
+        self.model = model.smoothed(config.time_window)
         self.denoiser = self.model.denoiser(params)
         null = self.model.null
         self.guidance = None if weight == "none" else jg.cfg(float(weight), null=null)

@@ -53,8 +53,7 @@ class Config:
 def measure(config: Config, name: str) -> dict[str, float]:
     """The row of one model."""
     model, params = load_pretrained(name)
-    module = model.module.clone(time_window=config.time_window)
-    model = dataclasses.replace(model, module=module)
+    model = model.smoothed(config.time_window)
     denoiser, process = model.denoiser(params), model.process
     judge, judge_params = load_pretrained("digits_judge")
     features = jax.jit(partial(judge, judge_params))

@@ -1,5 +1,6 @@
 """Models from their configuration, and the weights in the package."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -143,6 +144,29 @@ def test_the_diffusion_models_denoise_digits_they_have_not_seen(name, most):
     x = perturb(model.process, images, eps, t)
     x0 = jax.jit(lambda x: model.denoiser(params)(x, t, labels).x0)(x)
     assert np.mean((x0 - images) ** 2) < most
+
+
+def test_a_smoothed_model_denoises_as_well_and_says_the_same_at_the_next_level():
+    model, params = load_pretrained("digits")
+    digits, labels = (a[:64] for a in load_digits("test"))
+    noise = jax.random.normal(jax.random.key(0), digits.shape)
+    levels = jnp.linspace(0.5, 0.52, 9)
+
+    def errors(model):
+        def at(t):
+            x = perturb(model.process, digits, noise, levels[4])
+            return model.denoiser(params)(x, t, labels).x0
+
+        x0 = jax.jit(lambda: jax.lax.map(at, levels))()
+        wave = x0 - jnp.linspace(x0[0], x0[-1], len(levels))
+        return jnp.mean((x0[4] - digits) ** 2), jnp.abs(wave).mean()
+
+    (rough, waved), (smooth, still) = errors(model), errors(model.smoothed(0.1))
+    assert smooth < 1.005 * rough
+    assert still < waved / 10
+    assert errors(model.smoothed(0.0)) == (rough, waved)
+    with pytest.raises(ValueError, match="the network is Plain, which has no time_win"):
+        dataclasses.replace(model, module=type("Plain", (), {})()).smoothed(0.1)
 
 
 def test_the_emoji_model_reads_texts_and_denoises_what_it_has_not_seen():

@@ -117,6 +117,9 @@ def test_roughness_and_calibration_of_a_model_of_digits(benchmarks, tmp_path, ca
     out = tmp_path / "rows.json"
     roughness.main(roughness.Config(**few, out=out))
     row = json.loads(out.read_text())["digits"]
+    smooth = tmp_path / "smooth.json"
+    roughness.main(roughness.Config(**few, out=smooth, time_window=0.1))
+    assert json.loads(smooth.read_text())["digits"]["settled"] < row["settled"] / 20
     assert list(row) == ["settled", "4", "frechet"]
     assert 0 < row["settled"] < 0.1 < row["4"] < 1
     out = tmp_path / "new" / "cells.json"
