@@ -469,8 +469,7 @@ address, rank, directory = sys.argv[1:]
 jax.distributed.initialize(address, 2, int(rank), heartbeat_timeout_seconds=20)
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxlib_guidance.training.checkpoint import Checkpoints
-from jaxlib_guidance.training.parallel import data_mesh
+from jaxlib_guidance.training import Checkpoints, data_mesh
 
 place = {
     name: NamedSharding(data_mesh(), PartitionSpec(*spec))
