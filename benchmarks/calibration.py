@@ -123,14 +123,28 @@ def grids(model: Any, n: int) -> dict[str, Any]:
     return found
 
 
-def are_digits(model: Any) -> bool:
-    """Whether the model is one of digits, of the two that there are."""
-    return model.shape == (8, 8, 1)
+def kind(model: Any) -> str:
+    """Which of the two sets of pictures a model has learned."""
+    return "digits" if model.shape == (8, 8, 1) else "emoji"
+
+
+def held_out(model: Any) -> np.ndarray:
+    """Pictures of that set that the model was not trained on."""
+    digits = kind(model) == "digits"
+    return load_digits("test")[0] if digits else load_emoji("test").images
+
+
+def unseen(model: Any, ids: np.ndarray) -> np.ndarray:
+    """Which starts have conditions that a calibration may not use.
+
+    As many of the digits as there are such classes, and half of the emoji.
+    """
+    return ids % 10 >= SEEN if kind(model) == "digits" else ids % 2 == 1
 
 
 def conditions(model: Any, ids: np.ndarray, new: np.ndarray) -> Any:
     """Conditions of starts: known ones, and where ``new`` is true the other ones."""
-    if are_digits(model):
+    if kind(model) == "digits":
         return jnp.asarray(
             np.where(new, SEEN + ids % (model.classes - SEEN), ids % SEEN)
         )
@@ -166,20 +180,16 @@ class Bench:
         self.denoiser = self.model.denoiser(params)
         null = self.model.null
         self.guidance = None if weight == "none" else jg.cfg(float(weight), null=null)
-        digits = are_digits(self.model)
-        kind = "digits" if digits else "emoji"
-        judge, judge_params = load_pretrained(f"{kind}_judge")
+        judge, judge_params = load_pretrained(f"{kind(self.model)}_judge")
         self.judge = jax.jit(partial(judge, judge_params))
-        real = load_digits("test")[0] if digits else load_emoji("test").images
-        self.real = self.judge(real)
+        self.real = self.judge(held_out(self.model))
         root, ids = jax.random.key(2026), np.arange(config.starts)
         self.seen = (
             jg.sample_keys(root, ids),
             conditions(self.model, ids, np.zeros(len(ids), bool)),
         )
         ids = np.arange(config.test)
-        # As many new conditions among the starts as there are new classes.
-        self.new = ids % 10 >= SEEN if digits else ids % 2 == 1
+        self.new = unseen(self.model, ids)
         keys = jg.sample_keys(root, 100_000 + ids)
         self.other = keys, conditions(self.model, 5 * config.starts + ids, self.new)
         self._program = jax.jit(

@@ -1,17 +1,19 @@
 """How rough a network is in time, and what that costs a sampler of few evaluations.
 
-    python benchmarks/roughness.py --models digits runs/smooth/ema.safetensors
+    python benchmarks/roughness.py --starts 128 --time-window 0.1
+    python benchmarks/roughness.py --models digits runs/digits/ema.safetensors
+    python benchmarks/roughness.py --models emoji --starts 32 --batch 16
 
 A network is told its noise level through sines of many rates. Where the fastest of them
 turns many times between two evaluations, what the network says at the one has little
-to do with what it says beside it, and no solver can know. For each model of digits, on
-the same starts:
+to do with what it says beside it, and no solver can know. For each model, of digits or
+of emoji, on the same starts:
 
 settled     mean distance between the flow's ends by 100 and by 150 steps of UniPC-3,
             even in log-SNR: a smooth network's agree
 errors      mean distance of `recommended` to the end of 400 such steps, by evaluations
 frechet     of samples of 8 evaluations and of 400, in the eyes of the judge, to the
-            held-out digits
+            held-out pictures
 """
 
 import dataclasses
@@ -23,9 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from calibration import conditions, held_out, kind, unseen
 
 import jaxlib_guidance as jg
-from jaxlib_guidance.data import load_digits
 from jaxlib_guidance.models import load_pretrained
 from jaxlib_guidance.testing import judge_samples
 
@@ -35,7 +37,7 @@ class Config:
     """What to measure."""
 
     models: tuple[str, ...] = ("digits",)
-    """Names of `load_pretrained`, or files of train/images.py, of models of digits."""
+    """Names of `load_pretrained`, or files of train/images.py."""
     counts: tuple[int, ...] = (4, 6, 8, 10, 15, 20)
     """Numbers of evaluations."""
     starts: int = 256
@@ -55,23 +57,24 @@ def measure(config: Config, name: str) -> dict[str, float]:
     model, params = load_pretrained(name)
     model = model.smoothed(config.time_window)
     denoiser, process = model.denoiser(params), model.process
-    judge, judge_params = load_pretrained("digits_judge")
+    judge, judge_params = load_pretrained(f"{kind(model)}_judge")
     features = jax.jit(partial(judge, judge_params))
-    real = features(load_digits("test")[0])
+    real = features(held_out(model))
     ids = np.arange(config.starts)
     keys = jg.sample_keys(jax.random.key(2026), ids)
-    labels = jnp.asarray(ids % model.classes)
+    cond = conditions(model, ids, unseen(model, ids))
     # Past this the state is all noise.
     first = float(process.t_of_logsnr(jnp.float32(-7.5)))
 
     def draw(solver, grid):
         run = jax.jit(
-            lambda keys, labels: jg.sample(
-                keys, denoiser, solver, grid, model.shape, labels
+            lambda keys, cond: jg.sample(
+                keys, denoiser, solver, grid, model.shape, cond
             )[0]
         )
         parts = np.split(ids, range(config.batch, config.starts, config.batch))
-        return np.concatenate([run(keys[part], labels[part]) for part in parts])
+        some = lambda part: jax.tree.map(lambda leaf: leaf[part], (keys, cond))  # noqa: E731
+        return np.concatenate([run(*some(part)) for part in parts])
 
     def converged(steps):
         return draw(jg.unipc(3), jg.logsnr_grid(process, steps, t_max=first))
