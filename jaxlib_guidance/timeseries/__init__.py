@@ -19,15 +19,14 @@ from jaxlib_guidance.timeseries._baselines import (
 from jaxlib_guidance.timeseries._dated import Forecast
 from jaxlib_guidance.timeseries._forecast import forecast, infill, paths_of
 from jaxlib_guidance.timeseries._forecaster import (
-    SAMPLERS,
     Forecaster,
-    GuidanceSettings,
     WindowReader,
     default_scale,
     in_batches,
     load_forecaster,
     read_windows,
 )
+from jaxlib_guidance.timeseries._guidance_settings import SAMPLERS, GuidanceSettings
 from jaxlib_guidance.timeseries._layout import Inputs, Layout
 from jaxlib_guidance.timeseries._metrics import (
     LEVELS,

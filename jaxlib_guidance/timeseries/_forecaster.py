@@ -7,7 +7,7 @@ Nothing is jitted here: wrap `Forecaster.paths` in `jax.jit` where it is called 
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,48 +15,13 @@ import numpy as np
 
 from jaxlib_guidance.data import Series, parse_freq
 from jaxlib_guidance.diffusion import VPDiscrete
-from jaxlib_guidance.guidance import ObservationEnergy
 from jaxlib_guidance.models import DiffusionModel, from_config, read_pretrained
-from jaxlib_guidance.sampling import ddim, ddpm
-from jaxlib_guidance.timeseries._forecast import Form, forecast
+from jaxlib_guidance.timeseries._forecast import forecast
+from jaxlib_guidance.timeseries._guidance_settings import SAMPLERS, GuidanceSettings
 from jaxlib_guidance.timeseries._layout import Inputs, Layout
 from jaxlib_guidance.timeseries._positions import calendar
 from jaxlib_guidance.timeseries._windows import cut_segments, forecast_mask
-from jaxlib_guidance.types import Array, PyTree, concrete
-
-SAMPLERS = {"ddpm": ddpm, "ddim": ddim}
-
-
-@dataclasses.dataclass(frozen=True)
-class GuidanceSettings:
-    """How to sample: a scale belongs to a form, a solver and a number of steps.
-
-    Attributes:
-      energy: Energy between estimate and observation: "quantile", "square" or a
-        function ``(x0, observed) -> [B]``; None samples without guidance.
-      scale: Guidance scale, scalar or one for each path; must be 0 without an energy.
-      form: Where the energy's gradient acts: "posterior" or "estimate" (`observation`),
-        or "after" (`guided_after`).
-      sampler: Name of the solver, "ddpm" or "ddim".
-      steps: Number of steps of the solver.
-
-    Raises:
-      ValueError: A scale without an energy, unless it is traced.
-    """
-
-    energy: str | ObservationEnergy | None = None
-    scale: Any = 0.0
-    form: Form = "posterior"
-    sampler: Literal["ddpm", "ddim"] = "ddpm"
-    steps: int = 20
-
-    def __post_init__(self):
-        known = concrete(self.scale)
-        if self.energy is None and known is not None and known.any():
-            raise ValueError(
-                f"scale is {self.scale!r}, but without an energy it would have no "
-                "effect; name one, or leave the scale at 0"
-            )
+from jaxlib_guidance.types import Array, PyTree
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,10 +8,10 @@ from jaxlib_guidance.rng import fold, sample_keys
 from jaxlib_guidance.timeseries._dated import Forecast
 from jaxlib_guidance.timeseries._forecaster import (
     Forecaster,
-    GuidanceSettings,
     in_batches,
     read_windows,
 )
+from jaxlib_guidance.timeseries._guidance_settings import GuidanceSettings
 from jaxlib_guidance.timeseries._positions import rolling_positions, series_ends
 from jaxlib_guidance.types import Array, PyTree
 

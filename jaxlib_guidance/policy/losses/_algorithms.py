@@ -10,7 +10,6 @@ Groups that stay apart, ``[P, G, T]``, are what a train step may cut between; th
 """
 
 from collections.abc import Callable
-from typing import get_args
 
 import jax.numpy as jnp
 
@@ -22,7 +21,7 @@ from jaxlib_guidance.policy.advantages._group_advantages import (
     leave_one_out,
 )
 from jaxlib_guidance.policy.advantages._groups import _require_array
-from jaxlib_guidance.policy.losses._kl import KLEstimator, kl_loss
+from jaxlib_guidance.policy.losses._kl import KLEstimator, _require_kl, kl_loss
 from jaxlib_guidance.policy.losses._policy_gradient import _clip_objective
 from jaxlib_guidance.policy.losses._ratio import (
     RatioLevel,
@@ -138,11 +137,7 @@ def grpo(
     Reference: Shao et al., arXiv 2402.03300, eq. 3.
     """
     require_range("clip", clip, 0)
-    if kl == "k1" or kl not in (None, *get_args(KLEstimator)):
-        raise ValueError(
-            f'kl is {kl!r}; expected "k2", "k3", "abs" or None, and not "k1", whose '
-            "gradient in a loss is 0 on average"
-        )
+    _require_kl(kl)
     advantage = _by_sequence(
         group_normalize, rewards, logp, group_ids, num_groups, ddof=ddof, eps=eps
     )

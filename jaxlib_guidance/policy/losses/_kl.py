@@ -88,6 +88,19 @@ def _estimate(d: Array, kind: KLEstimator) -> Array:
     raise ValueError(f"kind is {kind!r}; expected one of {get_args(KLEstimator)}")
 
 
+def _require_kl(kl: KLEstimator | None) -> None:
+    """Raises for an estimator that is unknown, or whose gradient in a loss is noise.
+
+    Raises:
+      ValueError: None of these.
+    """
+    if kl == "k1" or kl not in (None, *get_args(KLEstimator)):
+        raise ValueError(
+            f'kl is {kl!r}; expected "k2", "k3", "abs" or None, and not "k1", whose '
+            "gradient in a loss is 0 on average"
+        )
+
+
 def kl_loss(
     logp: Array,
     logp_ref: Array,
