@@ -30,6 +30,9 @@ class Config:
 
     weights: str = "digits"
     """A name of `load_pretrained`, or a file that train/images.py wrote."""
+    time_window: float = 0.0
+    """Half of the range of the noise level over which its embedding is averaged, such
+    as 0.1: few evaluations follow a network better that is smooth in it."""
     steps: int = 20
     """Steps of the recommended sampler."""
     calibrated: Path | None = None
@@ -56,7 +59,10 @@ def write(config: Config) -> dict[str, Any]:
     if not isinstance(model, DiffusionModel):
         raise ValueError(f"weights {config.weights!r} are a classifier's")
     null = model.classes
-    about = {"weights": config.weights, "steps": config.steps}
+    about: dict[str, Any] = {"weights": config.weights, "steps": config.steps}
+    if config.time_window:
+        model = model.smoothed(config.time_window)
+        about |= {"time_window": config.time_window}
     if config.calibrated is None:
         sampler, grid = jg.recommended(
             model.process, config.steps, scale=model.data_scale

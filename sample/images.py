@@ -270,6 +270,11 @@ def draw(config: Config) -> tuple[np.ndarray, np.ndarray]:
     model, params = load_drawable(config.weights, config.dtype)
     if not isinstance(model, Drawable):
         raise ValueError(f"weights {config.weights!r} are a classifier's")
+    if config.time_window:
+        if isinstance(model, PublishedImages):
+            window = f"time_window is {config.time_window}"
+            raise ValueError(f"{window}, for models of this library; expected none")
+        model = model.smoothed(config.time_window)
     sampler, grid = solver_of(config, model)
     nets = Nets(model, [params])
     terms = [term_of(text, nets) for text in config.guide]

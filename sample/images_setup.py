@@ -16,6 +16,9 @@ class Config:
     DiT, or a file of ADM under its published name, such as 256x256_diffusion.pt."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of a published model's parameters and computation."""
+    time_window: float = 0.0
+    """Half of the range of the noise level over which its embedding is averaged, such
+    as 0.1: few evaluations follow a network better that is smooth in it."""
     prompt: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """A text for one row, for a model of texts; give it repeatedly."""
     guide: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()

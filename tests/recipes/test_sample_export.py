@@ -52,9 +52,15 @@ def test_a_calibrated_solver_travels_in_the_file(tmp_path):
     made.save(tmp_path / "two.safetensors")
     out = tmp_path / "sampler.safetensors"
     calibrated = tmp_path / "two.safetensors"
-    recipe.write(recipe.Config(calibrated=calibrated, platforms=("cpu",), out=out))
+    recipe.write(
+        recipe.Config(
+            calibrated=calibrated, platforms=("cpu",), out=out, time_window=0.1
+        )
+    )
+    model = model.smoothed(0.1)
     draw, about = load_exported(out)
     config = {"weights": "digits", "steps": 2, "calibrated": "two.safetensors"}
+    config |= {"time_window": 0.1}
     assert about["config"] == config
     labels = np.array([3, 7], np.int32)
     got = draw(seed=5, ids=[0, 1], labels=labels, cfg=1.0)

@@ -66,6 +66,21 @@ def test_a_calibrated_solver_from_its_file(tmp_path):
         recipe.draw(config(steps=20, calibrated=path))
 
 
+def test_a_network_may_be_smoothed_in_its_level():
+    model, params = recipe.load_pretrained("digits")
+    images, labels = recipe.draw(config(time_window=0.1))
+    want, _ = jg.sample(
+        jg.sample_keys(jax.random.key(0), np.arange(3)),
+        model.smoothed(0.1).denoiser(params),
+        *jg.recommended(model.process, 4),
+        model.shape,
+        labels,
+    )
+    np.testing.assert_allclose(images, want, atol=1e-4)
+    rough, _ = recipe.draw(config())
+    assert 1e-3 < np.abs(images - rough).max() < 0.5
+
+
 def test_guides_are_the_methods_that_a_number_determines(capsys):
     """Each builds its term; those of the catalogue that are missing need more."""
     model, params = recipe.load_pretrained("digits")
@@ -224,6 +239,7 @@ def test_png_says_how_it_was_made(tmp_path):
         ({"batch": 0}, "batch is 0; expected at least 1"),
         ({"columns": 0}, "columns is 0; expected at least 1"),
         ({"scale": -1}, "scale is -1; expected at least 0"),
+        ({"time_window": -0.1}, "time_window is -0.1; expected a number from 0"),
     ],
 )
 def test_mistakes_are_named(options, message):
