@@ -25,7 +25,14 @@ import numpy as np
 import optax
 import tyro
 from images_data import carried_over, find, settled, some, started, tell_left_out
-from images_options import Config, completed, folder_of, patch_of, require_use
+from images_options import (
+    Config,
+    completed,
+    folder_of,
+    patch_of,
+    require_use,
+    time_scale_of,
+)
 
 import jaxlib_guidance as jg
 from jaxlib_guidance import diffusion, rng
@@ -80,7 +87,7 @@ def describe(
         "kind": model.kind,
         "width": model.width,
         "heads": model.heads,
-        "time_scale": model.time_scale,
+        "time_scale": model.time_scale or time_scale_of(objective),
         "classes": classes or None,
         "dtype": scaling.precision,
         "remat": scaling.remat,

@@ -226,7 +226,6 @@ def test_other_objectives_give_finite_losses(recipe, objective):
     config = dataclasses.replace(
         tiny(recipe, Path()), objective=options.Objective(**objective)
     )
-    config = options.completed(config, (8, 8, 1))
     model = recipe.from_config(recipe.describe(config, (8, 8, 1), 10, 0.75))
     loss = recipe.make_loss(model, config, 0.75)
     batch = {
