@@ -167,7 +167,7 @@ class ConditionEmbed(nn.Module):
 
         Raises:
           ValueError: A condition that this network has no use for, or of another width;
-            a label that is none of the classes.
+            a label that is none of the classes; a window below 0.
         """
         require_labels(cond, self.classes)
         given = _read_condition(cond)
@@ -175,9 +175,10 @@ class ConditionEmbed(nn.Module):
         self._require(given, batch)
         dense = {"dtype": self.dtype}
         time_in = nn.Dense(self.width, name="time_in", **dense)
-        embed = lambda level: nn.silu(  # noqa: E731
-            time_in(sinusoidal(level * self.time_scale, 256))
-        )
+
+        def embed(level):
+            return nn.silu(time_in(sinusoidal(level * self.time_scale, 256)))
+
         level = c_noise.astype(jnp.float32)
         if self.time_window:
             offsets, weights = _window(self.time_window, self.time_scale)
