@@ -1,7 +1,8 @@
 """What callers give: functions, denoisers, and the process that these share."""
 
+import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -24,14 +25,28 @@ def require_callable(function: Any, name: str, arguments: Sequence[str]) -> None
     expected = f"expected a function of ({', '.join(arguments)})"
     if not callable(function):
         raise TypeError(f"{name} is {function!r}; {expected}")
-    try:
-        signature = inspect.signature(function)
-    except (TypeError, ValueError):
+    for layer in _layers(function):
+        try:
+            signature = inspect.signature(layer, follow_wrapped=False)
+        except (TypeError, ValueError):
+            return
+        try:
+            signature.bind(*arguments)
+        except TypeError:
+            continue
         return
-    try:
-        signature.bind(*arguments)
-    except TypeError as error:
-        raise TypeError(f"{name} takes {signature}; {expected}") from error
+    raise TypeError(f"{name} takes {inspect.signature(function)}; {expected}")
+
+
+def _layers(function: Any) -> Iterator[Any]:
+    """A function and those that it wraps: a decorator may change what it takes."""
+    if isinstance(function, functools.partial):
+        for inner in _layers(function.func):
+            yield functools.partial(inner, *function.args, **function.keywords)
+        return
+    yield function
+    if hasattr(function, "__wrapped__"):
+        yield from _layers(function.__wrapped__)
 
 
 def require_energy(function: Any, params: PyTree, name: str) -> None:

@@ -87,7 +87,7 @@ def describe(
         "kind": model.kind,
         "width": model.width,
         "heads": model.heads,
-        "time_scale": model.time_scale or time_scale_of(objective),
+        "time_scale": time_scale_of(config),
         "classes": classes or None,
         "dtype": scaling.precision,
         "remat": scaling.remat,

@@ -161,14 +161,16 @@ def completed(config: Config, shape: tuple[int, ...]) -> Config:
         evaluation = dataclasses.replace(evaluation, judge=judge)
     if model.kind == "dit" and model.patch is None and config.init is None:
         model = dataclasses.replace(model, patch=patch_of(shape))
-    if model.time_scale is None and config.init is None:
-        model = dataclasses.replace(model, time_scale=time_scale_of(config.objective))
+    if config.init is None:
+        model = dataclasses.replace(model, time_scale=time_scale_of(config))
     return dataclasses.replace(config, model=model, evaluation=evaluation)
 
 
-def time_scale_of(objective: Objective) -> float:
+def time_scale_of(config: Config) -> float:
     """The factor by which a network's sinusoids follow the level that it is told."""
-    return 10.0 if objective.predicts == "edm" else 1000.0
+    if config.model.time_scale is not None:
+        return config.model.time_scale
+    return 10.0 if config.objective.predicts == "edm" else 1000.0
 
 
 def patch_of(shape: tuple[int, ...], most: int = 256) -> int:

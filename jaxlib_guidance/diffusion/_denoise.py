@@ -159,9 +159,14 @@ def parametrize(
 
 
 def _described(tree: PyTree) -> str:
-    """Types and shapes of a tree of arrays, for a note."""
-    kind = lambda a: str(jax.typeof(a)) if hasattr(a, "dtype") else repr(a)  # noqa: E731
-    return str(jax.tree.map(kind, tree)).replace("'", "")
+    """Types and shapes of the leaves of a tree, for a note."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    known = [
+        f"{jax.tree_util.keystr(path)} {getattr(a, 'dtype', type(a).__name__)}"
+        f"{getattr(a, 'shape', '')}"
+        for path, a in leaves
+    ]
+    return ", ".join(known).strip() or "None"
 
 
 def _parts(out, x):

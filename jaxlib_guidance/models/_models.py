@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -77,14 +78,16 @@ class DiffusionModel:
           The model.
 
         Raises:
-          ValueError: A network without such an embedding.
+          ValueError: A window below 0, or a network without such an embedding.
         """
+        if not 0 <= time_window < math.inf:
+            raise ValueError(f"time_window is {time_window}; expected a number from 0")
         if not hasattr(self.module, "time_window"):
             raise ValueError(
                 f"the network is {type(self.module).__name__}, which has no "
                 "time_window; expected a DiT, a U-Net or a motion U-Net"
             )
-        module = self.module.clone(time_window=time_window)
+        module = self.module.clone(time_window=float(time_window))
         return dataclasses.replace(self, module=module)
 
     def grid(self, n: int, spacing: Callable[..., Array] = karras_grid) -> Array:

@@ -28,7 +28,7 @@ RANGES: dict[str, Range] = {
     **dict.fromkeys(("seed", "seeds", "warmup", "weak", "shortest"), _FROM_0),
     **dict.fromkeys(("weight_decay", "level_std", "kl", "entropy"), _FROM_0),
     **dict.fromkeys(("scale", "scales"), _FROM_0),
-    **dict.fromkeys(("learning_rate", "temperature"), _RATE),
+    **dict.fromkeys(("learning_rate", "temperature", "time_scale"), _RATE),
     **dict.fromkeys(("clip", "min_snr_gamma"), _BOUND),
     **dict.fromkeys(("label_dropout", "drop", "drop_both"), _SHARE),
     **dict.fromkeys(("drop_text", "drop_label", "decay", "smoothing"), _SHARE),

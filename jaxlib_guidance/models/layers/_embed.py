@@ -116,8 +116,11 @@ def _read_condition(cond: PyTree) -> Condition:
 
 def _window(half: float, scale: float) -> tuple[np.ndarray, np.ndarray]:
     """Places in a window, at most a third of a turn apart, and their weights."""
-    if not 0 < half < math.inf:
-        raise ValueError(f"time_window is {half}; expected a number from 0")
+    if not 0 < half * abs(scale) < 1e4:
+        raise ValueError(
+            f"time_window is {half}; expected a number from 0, below 10,000 over "
+            f"time_scale, {scale}"
+        )
     count = max(1, math.ceil(half * abs(scale) / 2))
     share = np.linspace(-1, 1, 2 * count + 1, dtype=np.float32)
     weights = 1 + np.cos(np.pi * share)

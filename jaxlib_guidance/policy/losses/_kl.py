@@ -97,7 +97,7 @@ def _require_kl(kl: KLEstimator | None) -> None:
     if kl == "k1" or kl not in (None, *get_args(KLEstimator)):
         raise ValueError(
             f'kl is {kl!r}; expected "k2", "k3", "abs" or None, and not "k1", whose '
-            "gradient in a loss is 0 on average"
+            "gradient in a loss is 0 on average: it belongs in the reward (kl_reward)"
         )
 
 

@@ -48,7 +48,7 @@ def _require_answers(name: str, x: Array) -> None:
     if jnp.ndim(x) > 1:
         raise ValueError(
             f"{name} has shape {jnp.shape(x)}; expected [B], one number an answer: "
-            "sequence_logp makes it of [B, T]"
+            "sequence_logp makes it of [B, T], and jax.vmap takes other axes"
         )
 
 
