@@ -2,13 +2,23 @@
 
 import functools
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.types import Denoiser, Process, PyTree, concrete, require_process
+from jaxlib_guidance.types import (
+    Array,
+    Context,
+    Denoiser,
+    Process,
+    PyTree,
+    at_least_float32,
+    concrete,
+    require_process,
+)
 
 
 def require_callable(function: Any, name: str, arguments: Sequence[str]) -> None:
@@ -62,6 +72,44 @@ def require_energy(function: Any, params: PyTree, name: str) -> None:
     """
     arguments = ("x0", "ctx") if params is None else ("params", "x0", "ctx")
     require_callable(function, name, arguments)
+
+
+def call_energy(
+    function: Callable[..., Array],
+    params: PyTree,
+    x: Array,
+    ctx: Context,
+    name: str,
+    *,
+    graded: bool = True,
+) -> Array:
+    """One number a sample ``[B]``, float32 or wider, by ``function([params,] x, ctx)``.
+
+    Args:
+      function: An energy, a loss or a reward.
+      params: Its parameters; None for a function without them.
+      x: What it is called with, ``[B, *S]``.
+      ctx: The evaluation at hand.
+      name: What to call the function in the error.
+      graded: Whether its gradient is used.
+
+    Raises:
+      TypeError: Whole numbers, whose gradient is 0, where it is used.
+      ValueError: Another shape than ``[B]``, or something without a shape.
+    """
+    value = function(*(() if params is None else (params,)), x, ctx)
+    shape, expected = getattr(value, "shape", None), x.shape[:1]
+    if shape != expected:
+        got = type(value).__name__ if shape is None else f"shape {shape}"
+        raise ValueError(
+            f"{name} returned {got}; expected one number a sample, shape {expected}"
+        )
+    if graded and not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(
+            f"{name} returned {value.dtype}; expected floats, as the gradient of whole "
+            "numbers is 0"
+        )
+    return at_least_float32(value)
 
 
 def denoisers_of(denoiser: Denoiser | Sequence[Denoiser]) -> tuple[Denoiser, ...]:

@@ -150,10 +150,8 @@ class Denoiser:
         capture: Captures = (),
     ) -> Denoised:
         """Evaluates; ``control`` and ``capture`` must name existing sites and taps."""
-        control = control or {}
         require_labels(cond, self.classes)
-        require_known("control", control, self.sites + self.feature_sites, "sites")
-        require_known("capture", capture, self.taps, "taps")
+        control = require_places(self, control, capture)
         taps = capture if isinstance(capture, Mapping) else tuple(capture)
         return self.apply(x, t, cond, control=control, capture=taps)
 
@@ -194,6 +192,26 @@ def require_known(
         raise ValueError(
             f"{argument} names {unknown}, but the network's {what} are: {have}"
         )
+
+
+def require_places(
+    network: Any, control: Mapping[str, Any] | None, capture: Captures
+) -> dict[str, Any]:
+    """The edits as a dict; raises unless the network has their sites and all taps.
+
+    Args:
+      network: What has ``sites``, ``taps`` and perhaps ``feature_sites``.
+      control: Edits by site or feature; None for none.
+      capture: Names of taps, or a mapping from them.
+
+    Raises:
+      ValueError: Something that the network does not have, with what there is.
+    """
+    control = dict(control or {})
+    places = (*network.sites, *getattr(network, "feature_sites", ()))
+    require_known("control", control, places, "sites")
+    require_known("capture", capture, network.taps, "taps")
+    return control
 
 
 class Branch(NamedTuple):

@@ -9,7 +9,8 @@ import pytest
 
 import jaxlib_guidance as jg
 from jaxlib_guidance.calls import denoisers_of, process_of, require_callable
-from jaxlib_guidance.sampling import steering, twisted
+from jaxlib_guidance.guidance.posterior import freedom
+from jaxlib_guidance.sampling import sample_particles, steering, twisted
 
 DENOISER = jg.parametrize(lambda x, t, cond: jnp.tanh(x), jg.VPCosine())
 
@@ -123,6 +124,28 @@ def test_arguments_in_the_wrong_order_are_named():
         jg.sample(keys, DENOISER, pair, pair.grid, (2,))
 
 
+def energy(function):
+    keys = jg.sample_keys(jax.random.key(0), 4)
+    guidance = jg.energy(function)
+    return jg.sample(keys, DENOISER, jg.ddim(), [0.9, 0], (2,), guidance=guidance)
+
+
+def loss(function):
+    keys = jg.sample_keys(jax.random.key(0), 4)
+    guidance = freedom(function)
+    return jg.sample(keys, DENOISER, jg.ddim(), [0.9, 0], (2,), guidance=guidance)
+
+
+def rewarded(function, potential=steering):
+    keys = jg.sample_keys(jax.random.key(0), 1)
+    run = keys, DENOISER, jg.ddpm(), [0.9, 0], (2,)
+    return sample_particles(*run, potential=potential(function), particles=4)
+
+
+def likely(function):
+    return rewarded(function, twisted)
+
+
 @pytest.mark.parametrize(
     ("value", "got"), [((1, 2), "tuple"), (1.0, "float"), ("all", r"shape \(\)")]
 )
@@ -130,17 +153,18 @@ def test_an_energy_is_one_number_a_sample(value, got):
     def function(x, ctx):
         return jnp.sum(x) if value == "all" else value
 
-    keys = jg.sample_keys(jax.random.key(0), 4)
-    guidance = jg.energy(function)
-    with pytest.raises(ValueError, match=f"returned {got}; expected one number"):
-        jg.sample(keys, DENOISER, jg.ddim(), [0.9, 0], (2,), guidance=guidance)
+    for guided in (energy, loss, rewarded, likely):
+        with pytest.raises(ValueError, match=f"returned {got}; expected one number"):
+            guided(function)
 
 
 def test_an_energy_of_whole_numbers_has_no_gradient():
-    keys = jg.sample_keys(jax.random.key(0), 4)
-    guidance = jg.energy(lambda x, ctx: (x[:, 0] > 0).astype(jnp.int32))
-    with pytest.raises(TypeError, match="returned int32; expected floats"):
-        jg.sample(keys, DENOISER, jg.ddim(), [0.9, 0], (2,), guidance=guidance)
+    for guided in (energy, loss, likely):
+        with pytest.raises(TypeError, match="returned int32; expected floats"):
+            guided(lambda x, ctx: (x[:, 0] > 0).astype(jnp.int32))
+    # A reward that only weighs may count.
+    out = rewarded(lambda x, ctx: (x[:, 0] > 0).astype(jnp.int32))
+    assert jnp.isfinite(out.log_z).all()
 
 
 def test_a_reference_that_is_not_finite_names_what_it_depends_on():

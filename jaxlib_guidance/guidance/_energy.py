@@ -18,7 +18,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxlib_guidance.calls import require_energy
+from jaxlib_guidance.calls import call_energy, require_energy
 from jaxlib_guidance.guidance._base import BASE, Evals, sample_axes
 from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._registry import method
@@ -28,7 +28,6 @@ from jaxlib_guidance.types import (
     Branch,
     Context,
     PyTree,
-    at_least_float32,
     per_sample,
     pytree_dataclass,
     static,
@@ -72,21 +71,7 @@ class Energy:
     def energy(self, evals: Evals, ctx: Context) -> Array:
         """The energy ``[B]`` that the planner differentiates, weighted when linear."""
         x = ctx.x if self.through == "noisy" else evals.x0[BASE]
-        args = (x, ctx) if self.params is None else (self.params, x, ctx)
-        value = self.function(*args)
-        shape = getattr(value, "shape", None)
-        if shape != ctx.x.shape[:1]:
-            got = type(value).__name__ if shape is None else f"shape {shape}"
-            raise ValueError(
-                f"energy's function returned {got}; expected one number a sample, "
-                f"shape {ctx.x.shape[:1]}"
-            )
-        if not jnp.issubdtype(value.dtype, jnp.floating):
-            raise TypeError(
-                f"energy's function returned {value.dtype}; expected floats, as the "
-                "gradient of whole numbers is 0"
-            )
-        value = at_least_float32(value)
+        value = call_energy(self.function, self.params, x, ctx, "energy's function")
         if self.linear:
             value = value * self._weight(value)
         return value

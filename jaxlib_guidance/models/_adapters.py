@@ -10,7 +10,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from jaxlib_guidance.types import Array, Captures, PyTree, require_known
+from jaxlib_guidance.types import Array, Captures, PyTree, require_places
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +46,7 @@ class Adapted:
         capture: Captures = (),
     ) -> tuple[Array, Mapping[str, Array]]:
         """Evaluates; raises for sites and taps that the module does not have."""
-        require_known(
-            "control", control or {}, self.sites + self.feature_sites, "sites"
-        )
-        require_known("capture", capture, self.taps, "taps")
+        require_places(self, control, capture)
         if self.foreign:
             return self.call(x, c_noise, cond), {}
         if not isinstance(capture, Mapping):

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxlib_guidance.models._dit_block import DiTBlock, plain_norm
 from jaxlib_guidance.models._patches import patchify, unpatchify
 from jaxlib_guidance.models.layers._embed import ConditionEmbed, grid_positions
-from jaxlib_guidance.types import Array, Captures, PyTree, require_known
+from jaxlib_guidance.types import Array, Captures, PyTree, require_places
 
 
 class DiT(nn.Module):
@@ -116,9 +116,7 @@ class DiT(nn.Module):
           ValueError: A shape that patches do not divide, unknown sites or taps, or an
             unknown option.
         """
-        control = dict(control or {})
-        require_known("control", control, self.sites + self.feature_sites, "sites")
-        require_known("capture", capture, self.taps, "taps")
+        control = require_places(self, control, capture)
         tokens, grid = patchify(x, self.patch)
         h = nn.Dense(self.width, dtype=self.dtype, name="patch_in")(
             tokens.astype(self.dtype)

@@ -16,7 +16,7 @@ from jaxlib_guidance.attention import (
 from jaxlib_guidance.models._dit_block import plain_norm
 from jaxlib_guidance.models.layers._attention import Attention
 from jaxlib_guidance.models.layers._embed import ConditionEmbed
-from jaxlib_guidance.types import Array, Captures, PyTree, require_known
+from jaxlib_guidance.types import Array, Captures, PyTree, require_places
 
 
 class _CLRBlock(nn.Module):
@@ -182,9 +182,7 @@ class MotionCLR(nn.Module):
         Raises:
           ValueError: A number of frames that cannot be halved; unknown sites or taps.
         """
-        control = dict(control or {})
-        require_known("control", control, self.sites + self.feature_sites, "sites")
-        require_known("capture", capture, self.taps, "taps")
+        control = require_places(self, control, capture)
         factor = 2 ** (self.levels - 1)
         if x.ndim != 3 or x.shape[1] % factor:
             raise ValueError(

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxlib_guidance.attention import Edit
 from jaxlib_guidance.models.layers._embed import sinusoidal
 from jaxlib_guidance.models.layers._s4 import S4D, layer_spectrum
-from jaxlib_guidance.types import Array, PyTree, require_known
+from jaxlib_guidance.types import Array, PyTree, require_places
 
 
 def _step_embedding(step: Array, width: int) -> Array:
@@ -149,8 +149,7 @@ class TSDiff(nn.Module):
         Raises:
           ValueError: A condition of another shape; unknown sites or taps.
         """
-        require_known("control", control or {}, self.sites, "sites")
-        require_known("capture", capture, self.taps, "taps")
+        require_places(self, control, capture)
         if x.ndim != 3:
             raise ValueError(f"x has shape {x.shape}; expected [B, L, C]")
         wanted = (*x.shape[:2], self.features)

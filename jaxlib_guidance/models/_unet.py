@@ -18,7 +18,7 @@ from jaxlib_guidance.attention import (
 from jaxlib_guidance.models._norm import group_norm_layer
 from jaxlib_guidance.models.layers._attention import Attention
 from jaxlib_guidance.models.layers._embed import ConditionEmbed
-from jaxlib_guidance.types import Array, Captures, PyTree, require_known
+from jaxlib_guidance.types import Array, Captures, PyTree, require_places
 
 
 class _ResBlock(nn.Module):
@@ -206,9 +206,7 @@ class UNet(nn.Module):
           ValueError: Another rank, sides that cannot be halved, or unknown sites, taps
             or levels.
         """
-        control = dict(control or {})
-        require_known("control", control, self.sites + self.feature_sites, "sites")
-        require_known("capture", capture, self.taps, "taps")
+        control = require_places(self, control, capture)
         self._require(x)
         c, context, mask = ConditionEmbed(
             4 * self.width,

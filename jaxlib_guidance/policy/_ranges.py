@@ -1,5 +1,7 @@
 """Checks of values that are known while tracing."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -50,6 +52,21 @@ def require_range(
         )
 
 
+def require_array(name: str, x: Any, expected: str = "an array") -> None:
+    """Raises for a list or a tuple, which jax takes for a tree of numbers.
+
+    Args:
+      name: What to call ``x`` in the error.
+      x: What the caller gave.
+      expected: What it should be.
+
+    Raises:
+      TypeError: A list or a tuple.
+    """
+    if isinstance(x, list | tuple):
+        raise TypeError(f"{name} is a {type(x).__name__}; expected {expected}")
+
+
 def require_floating(name: str, x: Array | float) -> None:
     """Raises unless ``x`` is an array, or a number, of a floating-point type.
 
@@ -61,8 +78,7 @@ def require_floating(name: str, x: Array | float) -> None:
     Raises:
       TypeError: Integers, truth values, or a list.
     """
-    if isinstance(x, list | tuple):
-        raise TypeError(f"{name} is a {type(x).__name__}; expected an array")
+    require_array(name, x)
     kind = jnp.result_type(x)
     if not jnp.issubdtype(kind, jnp.floating):
         raise TypeError(f"{name} is {kind}; expected floating-point numbers")

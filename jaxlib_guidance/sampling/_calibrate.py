@@ -10,6 +10,8 @@ import numpy as np
 
 from jaxlib_guidance import rng
 from jaxlib_guidance.calls import process_of
+from jaxlib_guidance.diffusion import require_positive
+from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.sampling._calibrate_newton import descend
 from jaxlib_guidance.sampling._calibrate_problem import Problem, learnable
 from jaxlib_guidance.sampling._calibrated import Calibrated, tabulate
@@ -208,12 +210,14 @@ def _geometric_mean(distances: np.ndarray) -> float:
 
 def _start(start, n, process, scale, free) -> tuple[Sampler, Array]:
     """The solver to begin from, and its grid."""
-    grid = recommended(process, n, scale=scale).grid
+    require_positive(scale, "scale")
+    require_shape("scale", scale, ())
     if start is None:
+        t_max = None
         if free:
             level = -(10 + n) / 4 - 2 * math.log(scale)
             t_max = min(float(process.t_of_logsnr(jnp.float32(level))), process.t_max)
-            grid = recommended(process, n, scale=scale, t_max=t_max).grid
+        grid = recommended(process, n, scale=scale, t_max=t_max).grid
         start = adams(3, scale=scale), grid
     elif scale != 1.0:
         raise ValueError(f"scale is {scale} beside start, which has its own; give one")

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlib_guidance.calls import call_energy
 from jaxlib_guidance.guidance import Measurement
 from jaxlib_guidance.sampling._sampler import Sampler
 from jaxlib_guidance.types import Array, Context, PyTree, concrete
@@ -68,18 +69,20 @@ def require_sampler(sampler: Any) -> None:
 
 
 def row_values(
-    function: Callable[..., Array], params: PyTree, x: Array, ctx: Context
+    function: Callable[..., Array],
+    params: PyTree,
+    x: Array,
+    ctx: Context,
+    *,
+    graded: bool = False,
 ) -> Array:
     """What a potential's function says of its rows, float32 ``[R]``.
 
     Raises:
-      ValueError: Another shape.
+      TypeError: Whole numbers where ``graded``.
+      ValueError: Another shape, or no array.
     """
-    args = (x, ctx) if params is None else (params, x, ctx)
-    value = jnp.asarray(function(*args), jnp.float32)
-    if value.shape != x.shape[:1]:
-        raise ValueError(
-            f"a potential's function returned shape {value.shape}; expected one number "
-            f"a particle, {x.shape[:1]}"
-        )
-    return value
+    name = "a potential's function"
+    return call_energy(function, params, x, ctx, name, graded=graded).astype(
+        jnp.float32
+    )

@@ -14,7 +14,7 @@ from jaxlib_guidance.guidance import (
     step_kernel,
     step_size,
 )
-from jaxlib_guidance.sampling._checks import require_between, row_values
+from jaxlib_guidance.sampling._checks import is_zero, require_between, row_values
 from jaxlib_guidance.sampling._potentials import Proposal
 from jaxlib_guidance.sampling._resample import Resampling
 from jaxlib_guidance.transition import Transition
@@ -128,7 +128,8 @@ class _Towards:
 
     def _value(self, evals, ctx):
         x = ctx.x if self.through == "noisy" else evals.x0[BASE]
-        return row_values(self.function, self.params, x, ctx)
+        graded = not is_zero(self.scale)
+        return row_values(self.function, self.params, x, ctx, graded=graded)
 
     def update(
         self, delta: Array, evals: Evals, state: PyTree, ctx: Context

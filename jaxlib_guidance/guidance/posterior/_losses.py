@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
+from jaxlib_guidance.calls import call_energy
 from jaxlib_guidance.guidance._base import BASE, Evals, sample_axes
 from jaxlib_guidance.guidance._checks import require_numbers
 from jaxlib_guidance.guidance._energy import Energy
 from jaxlib_guidance.guidance._registry import method
 from jaxlib_guidance.guidance.posterior._moments import posterior_variance
 from jaxlib_guidance.guidance.posterior._smoothing import (
-    call_loss,
     require_loss,
     smooth_loss,
 )
@@ -117,7 +117,7 @@ class MatchedLoss:
 
     def energy(self, evals: Evals, ctx: Context) -> Array:
         """The loss of the estimate ``[B]``."""
-        return call_loss(self.function, self.params, evals.x0[BASE], ctx)
+        return call_energy(self.function, self.params, evals.x0[BASE], ctx, "the loss")
 
     def update(
         self, delta: Array, evals: Evals, state: PyTree, ctx: Context

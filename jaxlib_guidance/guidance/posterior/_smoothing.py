@@ -8,24 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.calls import require_energy
-from jaxlib_guidance.types import Array, Context, PyTree, at_least_float32
+from jaxlib_guidance.calls import call_energy, require_energy
+from jaxlib_guidance.types import Array, Context, PyTree
 
 SMOOTHED = 2**20  # First number of the noises that losses draw of a step's keys.
-
-
-def call_loss(
-    function: Callable[..., Array], params: PyTree, x0: Array, ctx: Context
-) -> Array:
-    """The loss ``[B]`` of each sample, its shape checked."""
-    value = function(*(() if params is None else (params,)), x0, ctx)
-    value = at_least_float32(value)
-    if value.shape != x0.shape[:1]:
-        raise ValueError(
-            f"the loss returned shape {value.shape}; expected one number a sample, "
-            f"{x0.shape[:1]}"
-        )
-    return value
 
 
 def smooth_loss(
@@ -40,7 +26,7 @@ def smooth_loss(
 
     def once(i):
         noise = rng.normal(rng.fold(ctx.keys, SMOOTHED + i), x0.shape[1:], x0.dtype)
-        return call_loss(function, params, x0 + std * noise, ctx)
+        return call_energy(function, params, x0 + std * noise, ctx, "the loss")
 
     energies = jax.vmap(once)(jnp.arange(samples))
     return math.log(samples) - jax.nn.logsumexp(-energies, axis=0)

@@ -17,7 +17,7 @@ from jaxlib_guidance.attention import (
 )
 from jaxlib_guidance.models.published._layers import GroupNorm, timestep_sinusoid
 from jaxlib_guidance.models.published._transformer import labels_of
-from jaxlib_guidance.types import Array, Captures, PyTree, require_known
+from jaxlib_guidance.types import Array, Captures, PyTree, require_places
 
 
 def _conv(name, x, channels, dtype, **options):
@@ -240,9 +240,7 @@ class ADM(nn.Module):
           ValueError: Another rank, sides that cannot be halved, labels that are missing
             or have no use, or unknown sites or taps.
         """
-        control = dict(control or {})
-        require_known("control", control, self.sites + self.feature_sites, "sites")
-        require_known("capture", capture, self.taps, "taps")
+        control = require_places(self, control, capture)
         self._require(x, cond)
         time = jnp.broadcast_to(c_noise, x.shape[:1])
         emb = timestep_sinusoid(time, self.model_channels)

@@ -37,7 +37,7 @@ from jaxlib_guidance.models.published._transformer import (
     plain,
     sincos_positions,
 )
-from jaxlib_guidance.types import Array, Captures, PyTree, require_known
+from jaxlib_guidance.types import Array, Captures, PyTree, require_places
 
 
 class _LabelTime(nn.Module):
@@ -180,9 +180,7 @@ class DiTXL(nn.Module):
           ValueError: A shape that patches do not divide, another condition, or unknown
             sites or taps.
         """
-        control = dict(control or {})
-        require_known("control", control, self.sites + self.feature_sites, "sites")
-        require_known("capture", capture, self.taps, "taps")
+        control = require_places(self, control, capture)
         label = labels_of(cond, self.classes, x.shape[0])
         width = self.num_attention_heads * self.attention_head_dim
         embed = PatchEmbed(width, self.patch_size, dtype=self.dtype, name="pos_embed")

@@ -30,7 +30,7 @@ from jaxlib_guidance.models.published._tensors import (
     parameter_shapes,
 )
 from jaxlib_guidance.models.published._transformer import Modulation, modulate, plain
-from jaxlib_guidance.types import Array, Captures, PyTree, require_known
+from jaxlib_guidance.types import Array, Captures, PyTree, require_places
 
 PATCH = 2
 PERIOD = 10_000.0
@@ -205,9 +205,7 @@ class Flux(nn.Module):
         Raises:
           ValueError: Odd sides, another condition, or unknown sites or taps.
         """
-        control = dict(control or {})
-        require_known("control", control, self.sites + self.feature_sites, "sites")
-        require_known("capture", capture, self.taps, "taps")
+        control = require_places(self, control, capture)
         guided = ("guidance",) if self.guidance_embeds else ()
         given = read_prompt(
             *(cond, x.shape[0]),

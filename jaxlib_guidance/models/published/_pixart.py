@@ -38,7 +38,7 @@ from jaxlib_guidance.models.published._transformer import (
     plain,
     sincos_positions,
 )
-from jaxlib_guidance.types import Array, Captures, PyTree, require_known
+from jaxlib_guidance.types import Array, Captures, PyTree, require_places
 
 
 class _Conditions(nn.Module):
@@ -218,9 +218,7 @@ class PixArt(nn.Module):
           ValueError: A shape that patches do not divide, another condition, or unknown
             sites or taps.
         """
-        control = dict(control or {})
-        require_known("control", control, self.sites + self.feature_sites, "sites")
-        require_known("capture", capture, self.taps, "taps")
+        control = require_places(self, control, capture)
         rest = dict(cond) if isinstance(cond, Mapping) else {}
         mask = rest.pop("text_mask", None)
         sizes = {"resolution": 2, "aspect_ratio": 1} if self.sized else {}

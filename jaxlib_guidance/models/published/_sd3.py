@@ -24,7 +24,7 @@ from jaxlib_guidance.models.published._transformer import (
     modulate,
     plain,
 )
-from jaxlib_guidance.types import Array, Captures, PyTree, require_known
+from jaxlib_guidance.types import Array, Captures, PyTree, require_places
 
 
 class SD3(nn.Module):
@@ -125,9 +125,7 @@ class SD3(nn.Module):
           ValueError: A shape that patches do not divide or that is beyond the table of
             positions, another condition, or unknown sites or taps.
         """
-        control = dict(control or {})
-        require_known("control", control, self.sites + self.feature_sites, "sites")
-        require_known("capture", capture, self.taps, "taps")
+        control = require_places(self, control, capture)
         widths = {
             "text": self.joint_attention_dim,
             "pooled": self.pooled_projection_dim,

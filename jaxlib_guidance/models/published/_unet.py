@@ -24,7 +24,7 @@ from jaxlib_guidance.models.published._unet_blocks import (
     Transformer2D,
     Upsample,
 )
-from jaxlib_guidance.types import Array, Captures, PyTree, require_known
+from jaxlib_guidance.types import Array, Captures, PyTree, require_places
 
 
 class _Run(NamedTuple):
@@ -203,9 +203,7 @@ class UNet2DCondition(nn.Module):
           ValueError: Another rank, number of channels or condition than the
             configuration's, or unknown sites or taps.
         """
-        control = dict(control or {})
-        require_known("control", control, self.sites + self.feature_sites, "sites")
-        require_known("capture", capture, self.taps, "taps")
+        control = require_places(self, control, capture)
         x = self._input(x, cond)
         run = self._begin(x, c_noise, cond, control, capture)
         channels, added = self.block_out_channels, cond.get("residuals")

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlib_guidance.policy._ranges import require_array
 from jaxlib_guidance.reduce import divide, hide, mask_like, require_shape
 from jaxlib_guidance.types import Array, concrete
 
@@ -42,15 +43,6 @@ def _in_range(
     return jnp.where(inside, ids.astype(jnp.int32), n), inside
 
 
-def _require_array(rewards: Array) -> None:
-    """Raises for rewards as a list, which jax takes for a tree of numbers."""
-    if isinstance(rewards, list | tuple):
-        raise TypeError(
-            f"rewards is a {type(rewards).__name__}; expected an array, [..., G], or "
-            "[B] with group_ids"
-        )
-
-
 class Groups:
     """Sums over the group of each element, broadcast back to the elements.
 
@@ -83,7 +75,7 @@ class Groups:
                 f"{'is None' if group_ids is None else 'an array'}; expected both or "
                 "neither"
             )
-        _require_array(rewards)
+        require_array("rewards", rewards, "[..., G], or [B] with group_ids")
         if jnp.ndim(rewards) < 1:
             raise ValueError("rewards is a scalar; expected [..., G], or [B] with ids")
         if group_ids is not None:

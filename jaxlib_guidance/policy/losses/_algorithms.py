@@ -20,7 +20,6 @@ from jaxlib_guidance.policy.advantages._group_advantages import (
     informative,
     leave_one_out,
 )
-from jaxlib_guidance.policy.advantages._groups import _require_array
 from jaxlib_guidance.policy.losses._kl import KLEstimator, _require_kl, kl_loss
 from jaxlib_guidance.policy.losses._policy_gradient import _clip_objective
 from jaxlib_guidance.policy.losses._ratio import (
@@ -37,13 +36,12 @@ from jaxlib_guidance.types import Array
 def _by_sequence(fn: Callable[..., Array], rewards, logp, group_ids, num_groups, **kw):
     """One number of each sequence ``[B]``, or ``[P, G]`` for groups that stay apart."""
     require_floating("logp", logp)
-    _require_array(rewards)
+    each = fn(rewards, group_ids, num_groups, **kw)
     if group_ids is None and jnp.ndim(rewards) != 2:
         raise ValueError(
             f"rewards has shape {jnp.shape(rewards)}; expected [P, G], or [B] with "
             "group_ids"
         )
-    each = fn(rewards, group_ids, num_groups, **kw)
     if jnp.ndim(logp) == 3 and jnp.shape(logp)[:2] == each.shape:
         return each
     flat = each.reshape(-1)
