@@ -19,6 +19,7 @@ from jaxlib_guidance.worlds import _programs as programs
 from jaxlib_guidance.worlds import _pusher as pusher
 from jaxlib_guidance.worlds import _raters as raters
 from jaxlib_guidance.worlds import _room as room
+from jaxlib_guidance.worlds import _shop as shop
 from jaxlib_guidance.worlds import _site_graph as site_graph
 from jaxlib_guidance.worlds import _slalom as slalom
 from jaxlib_guidance.worlds import _social_dilemma as social_dilemma
@@ -45,6 +46,7 @@ __all__ = [
     "pusher",
     "raters",
     "room",
+    "shop",
     "site_graph",
     "slalom",
     "social_dilemma",

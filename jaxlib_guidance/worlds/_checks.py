@@ -60,6 +60,12 @@ def require_index(name: str, value: Array | int, count: int) -> None:
     require_number(name, value, 0, count - 1)
 
 
+def require_words(name: str, value: Array | int, count: int, things: Array) -> None:
+    """Raises for what is not one of ``count`` words for each of the things ``[N]``."""
+    require_index(name, value, count)
+    require_shape(name, value, (*jnp.shape(value)[:-1], *jnp.shape(things)))
+
+
 def at_most_one(action: Array) -> Array:
     """A direction ``[2]`` shortened to length 1 where it is longer.
 

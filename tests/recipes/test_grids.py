@@ -102,3 +102,21 @@ def test_cloning_successes_beats_cloning_everything(tmp_path):
     config = proposers.Config(rounds=4, seeds=2, rates=(0.01,), out=tmp_path / "a.png")
     gain = {k: (v[:, -1] - v[:, 0]).mean() for k, v in proposers.main(config).items()}
     assert gain["possible, judge wrong 0"] > gain["context, everything cloned"]
+
+
+def test_labels_at_once_teach_false_promises(tmp_path):
+    import hindsight
+
+    config = hindsight.Config(
+        seeds=2, tuning=1, rates=(0.3,), answers=2048, picture=tmp_path / "a.png"
+    )
+    kept = {k: v.mean(0) for k, v in hindsight.main(config).items()}
+    for method in ("DPO", "GRPO"):
+        stated, true, feigned, *_ = kept[method, "at once"]
+        assert stated > 0.3
+        assert true < 0
+        assert feigned > 0.2
+        assert kept[method, "16, all as claimed"][1] < 0
+        stated, true, feigned, *_ = kept[method, "16 outcomes"]
+        assert true > 0.2
+        assert feigned < 0.05

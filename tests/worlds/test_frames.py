@@ -14,6 +14,7 @@ from jaxlib_guidance.worlds import (
     pendulum,
     pusher,
     raters,
+    shop,
     site_graph,
     social_dilemma,
 )
@@ -98,6 +99,13 @@ def test_numbers():
     np.testing.assert_allclose(painted(frame, (0.7, 0.7, 0.7)), [0.5, 0.75])
     frame = np.asarray(raters.render(np.array([[0.5, 1], [0, 0.5]]), scale=1))
     np.testing.assert_allclose(frame, [[[1] * 3, BLUE], [[0.85, 0.25, 0.2], [1] * 3]])
+    frame = shop.render(shop.build(), jnp.array([2, 1, 0]), jnp.array([2, 0, 1]))
+    # Beliefs of the second item, in blue below its listing, and the third, in red above
+    # its own; of the first nothing is said, and the belief is the share.
+    wide = np.abs(np.asarray(frame) - RED).max(-1) < 1e-3
+    assert wide[:, 107:].any()
+    assert not wide[:, :107].any()
+    np.testing.assert_allclose(wide.any(1).mean(), 0.783, atol=0.01)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +114,7 @@ def test_numbers():
         (lambda: grids.render_rooms(50), "state is 50"),
         (lambda: grids.render_rooms(0, jnp.ones(49)), "values has shape"),
         (lambda: grids.render_chain(grids.chain(), 13), "state is 13"),
+        (lambda: shop.render(shop.build(), *2 * [jnp.full(3, 3)]), "listing is 3"),
         (lambda: raters.render(np.full((2, 2), np.nan)), "preference is nan"),
     ],
 )
