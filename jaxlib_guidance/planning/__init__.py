@@ -42,6 +42,11 @@ from jaxlib_guidance.planning._planner import (
     load_planner,
     planner_from_config,
 )
+from jaxlib_guidance.planning._social import (
+    counterfactual_shift,
+    descend,
+    nearness_energy,
+)
 from jaxlib_guidance.planning._trajectories import (
     Layout,
     Trajectory,
@@ -82,6 +87,10 @@ __all__ = [
     "phase_blend",
     "phased",
     "rate_energy",
+    # Plans among people, and plans by descent
+    "counterfactual_shift",
+    "descend",
+    "nearness_energy",
     # Learned dynamics
     "apply_dynamics",
     "apply_inverse",

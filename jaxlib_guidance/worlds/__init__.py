@@ -3,6 +3,7 @@
 from jaxlib_guidance.worlds import _carry as carry
 from jaxlib_guidance.worlds import _chains as chains
 from jaxlib_guidance.worlds import _craft as craft
+from jaxlib_guidance.worlds import _crowd as crowd
 from jaxlib_guidance.worlds import _door as door
 from jaxlib_guidance.worlds import _doorway as doorway
 from jaxlib_guidance.worlds import _dynamical_bandit as dynamical_bandit
@@ -30,6 +31,7 @@ __all__ = [
     "carry",
     "chains",
     "craft",
+    "crowd",
     "door",
     "doorway",
     "dynamical_bandit",

@@ -184,3 +184,20 @@ def test_mistakes_of_training(tmp_path):
 def test_mistakes_of_planning(changes, message):
     with pytest.raises(ValueError, match=message):
         sampler.run(sampler.Config(**changes))
+
+
+@pytest.mark.slow
+def test_a_robot_crosses_among_people(tmp_path):
+    bench = load("benchmarks", "social_navigation")
+    tiny = {"seeds": 2, "scenes": 3, "steps": 2, "count": 40, "updates": 2, "width": 8}
+    config = bench.Config(**tiny, picture=tmp_path / "a.png")
+    with jax.numpy_dtype_promotion("standard"):  # As whoever runs it has it.
+        text = bench.main(config)
+    rows = 1 + 2 * (1 + 2 * len(bench.BUDGETS))
+    assert len([line for line in text.splitlines() if line[0:1] == "|"]) == 2 + rows
+    assert text.count("(95 %)") == 4 * len(bench.BUDGETS)
+    assert config.picture.exists()
+    with pytest.raises(ValueError, match="scenes is 0; expected at least 1"):
+        bench.main(bench.Config(scenes=0))
+    with pytest.raises(ValueError, match="models is .'none',.; expected some of"):
+        bench.main(bench.Config(models=("none",)))

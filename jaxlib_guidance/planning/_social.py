@@ -1,0 +1,140 @@
+"""Plans among people: how far they come from what they would have done, and descent."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxlib_guidance.reduce import at_least_float32, known_false, require_shape, sqrt
+from jaxlib_guidance.types import Array
+
+
+def counterfactual_shift(
+    forecast: Callable[[Array], Array], plan: Array, null: Array
+) -> Array:
+    """How far a plan moves people, ``mean_{t, n} |f(plan) - f(null)|^2``.
+
+    The null plan is one in which the robot is not there, or stands where it is: what
+    people would have done without it.
+
+    Args:
+      forecast: Function ``plan [B, T, A] -> [B, T, N, D]`` of the people's places,
+        which knows their past, such as a trained network or a simulator.
+      plan: Plans ``[B, T, A]``; they may be the robot's places or its actions.
+      null: The plan without the robot, of the shape of ``plan`` or of one of it ``[T,
+        A]``.
+
+    Returns:
+      ``[B]``, in squared units of the places; exactly 0 for the null plan itself and
+      for a forecast that ignores the plan.
+
+    Raises:
+      ValueError: Plans or forecasts of another shape.
+
+    Reference: SACSoN, Hirose et al., arXiv 2306.01874. Its released code forecasts one
+      person, and its null plan is a robot that stays where it is.
+    """
+    if jnp.ndim(plan) != 3:
+        raise ValueError(f"plan has shape {jnp.shape(plan)}; expected [B, T, A]")
+    require_shape("null", null, plan.shape, plan.shape[1:])
+    made = forecast(plan)
+    if jnp.ndim(made) != 4 or made.shape[:2] != plan.shape[:2]:
+        raise ValueError(
+            f"what forecast returned has shape {jnp.shape(made)}; expected "
+            f"[{plan.shape[0]}, {plan.shape[1]}, N, D]"
+        )
+    # What people would have done has no part in what the plan can change.
+    would = jax.lax.stop_gradient(forecast(jnp.broadcast_to(null, plan.shape)))
+    off = at_least_float32(made) - at_least_float32(would)
+    return jnp.mean(jnp.sum(off**2, axis=-1), axis=(1, 2))
+
+
+def nearness_energy(points: Array, others: Array, distance: Array | float) -> Array:
+    """How far others are within a distance, ``mean_t sum_n max(r - d_tn, 0)^2``.
+
+    At the sum of the radii it asks for no collision, at more for a distance to keep.
+
+    Args:
+      points: Places of a robot ``[B, T, D]``.
+      others: Places of people ``[B, T, N, D]``.
+      distance: Distance ``r`` to keep, at least 0, scalar or ``[B]``.
+
+    Returns:
+      ``[B]``, in squared units of the places.
+
+    Raises:
+      ValueError: Places of another shape, or a distance below 0.
+    """
+    if jnp.ndim(others) != 4:
+        raise ValueError(f"others has shape {jnp.shape(others)}; expected [B, T, N, D]")
+    batch, horizon, _, entries = others.shape
+    require_shape("points", points, (batch, horizon, entries))
+    require_shape("distance", distance, (), (batch,))
+    if known_false(lambda x: x >= 0, distance):
+        raise ValueError(f"distance is {distance}; expected at least 0")
+    apart = at_least_float32(others) - points[:, :, None]
+    far = sqrt(jnp.sum(apart**2, axis=-1))
+    keep = jnp.broadcast_to(jnp.asarray(distance), (batch,))[:, None, None]
+    return jnp.mean(jnp.sum(jnp.maximum(keep - far, 0) ** 2, axis=-1), axis=1)
+
+
+def descend(
+    energy: Callable[[Array], Array],
+    starts: Array,
+    tx: Any,
+    *,
+    steps: int,
+    project: Callable[[Array], Array] | None = None,
+) -> tuple[Array, Array]:
+    """Plans by the gradient of an energy from several starts, the best of each.
+
+    Args:
+      energy: Function ``plans [R, T, A] -> [R]``, differentiable; the energy of a plan
+        is a matter of that plan alone.
+      starts: Plans to begin with ``[R, T, A]``.
+      tx: A transformation of optax, such as ``optax.adam(0.1)``.
+      steps: Number of steps, at least 0.
+      project: Function of plans that gives the nearest that can be carried out, after
+        each step and at the start; None leaves them.
+
+    Returns:
+      The plan ``[T, A]`` of the lowest energy that was met, and its energy, scalar. An
+      energy that is NaN is never the lowest.
+
+    Raises:
+      ValueError: Starts of another shape, fewer than 0 steps, or energies of another
+        shape.
+    """
+    if jnp.ndim(starts) != 3 or not len(starts):
+        raise ValueError(f"starts has shape {jnp.shape(starts)}; expected [R, T, A]")
+    if steps < 0:
+        raise ValueError(f"steps is {steps}; expected at least 0")
+    keep = project or (lambda plans: plans)
+
+    def valued(plans):
+        values = energy(plans)
+        require_shape("what energy returned", values, (len(plans),))
+        return jnp.sum(values), values
+
+    def better(best, plans, values):
+        # Of equals the later one, which has come further than the float can tell.
+        lower = values <= best[1]
+        return (
+            jnp.where(lower[:, None, None], plans, best[0]),
+            jnp.where(lower, values, best[1]),
+        )
+
+    def one(carry, _):
+        plans, state, best = carry
+        (_, values), slope = jax.value_and_grad(valued, has_aux=True)(plans)
+        best = better(best, plans, values)
+        change, state = tx.update(slope, state, plans)
+        return (keep(plans + change), state, best), None
+
+    plans = keep(at_least_float32(starts))
+    best = plans, jnp.full(len(plans), jnp.inf, plans.dtype)
+    (plans, _, best), _ = jax.lax.scan(one, (plans, tx.init(plans), best), length=steps)
+    plans, values = better(best, plans, valued(plans)[1])
+    lowest = jnp.argmin(values)
+    return plans[lowest], values[lowest]
