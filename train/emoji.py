@@ -66,6 +66,7 @@ def describe(config: Config, scale: float) -> dict[str, Any]:
         "kind": model.kind,
         "width": model.width,
         "heads": model.heads,
+        "time_scale": model.time_scale,
         "classes": len(EMOJI_CATEGORIES),
         "text": emoji_vocabulary().vectors.shape[1],
         "dtype": config.scale.precision,

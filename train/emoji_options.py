@@ -25,6 +25,9 @@ class Model:
     """Side of a DiT's patches."""
     multipliers: tuple[int, ...] = (1, 2, 3)
     """Channels of a U-Net's levels over its width; the last has attention."""
+    time_scale: float = 10.0
+    """Factor of the level that the network is told, log(sigma / alpha) / 4, before its
+    sinusoids; of large ones it learns single levels by heart."""
 
 
 @dataclasses.dataclass(frozen=True)

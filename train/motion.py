@@ -68,6 +68,9 @@ class Model:
     """Attention heads."""
     frames: int = 48
     """Frames of a clip."""
+    time_scale: float = 10.0
+    """Factor of the level that the network is told, log(sigma / alpha) / 4, before its
+    sinusoids; of large ones it learns single levels by heart."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +129,7 @@ def describe(config: Config, scale: float) -> dict[str, Any]:
             "width": model.width,
             "levels": model.levels,
             "heads": model.heads,
+            "time_scale": model.time_scale,
             "text": emoji_vocabulary().vectors.shape[1],
             "dtype": config.scale.precision,
         },

@@ -57,6 +57,9 @@ class Model:
     """Blocks."""
     horizon: int = 32
     """Steps of a plan."""
+    time_scale: float = 10.0
+    """Factor of the level that the network is told, log(sigma / alpha) / 4, before its
+    sinusoids; of large ones it learns single levels by heart."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +181,7 @@ def describe(config: Config, layout: Layout) -> dict[str, Any]:
             "blocks": model.blocks,
             "state": 16,
             "features": layout.states,
-            "time_scale": 1000.0,
+            "time_scale": model.time_scale,
             "dtype": config.scale.precision,
             "remat": config.scale.remat,
         },
