@@ -58,6 +58,9 @@ class Config:
     """Mean of the logarithm of the noise level."""
     level_std: float = 1.4
     """Standard deviation of the logarithm of the noise level."""
+    time_scale: float = 10.0
+    """Factor of the level that the network is told, log(sigma / alpha) / 4, before its
+    sinusoids; of large ones it learns single levels by heart."""
     widths: tuple[int, ...] = (32, 64, 128)
     """Channels of the levels."""
     activation: Literal["silu", "relu"] = "silu"
@@ -91,7 +94,8 @@ def train(config: Config) -> float | None:
     """
     require_ranges(config)
     noisy = config.noise is not None, "clean images"
-    require_effect(config, {"level_mean": noisy, "level_std": noisy})
+    levels = "level_mean", "level_std", "time_scale"
+    require_effect(config, dict.fromkeys(levels, noisy))
     if config.directory is None:
         name = Path(config.source).expanduser().absolute().name
         place = "judge" if config.source == "digits" else f"{name}_judge"
@@ -119,6 +123,7 @@ def train(config: Config) -> float | None:
             "widths": list(config.widths),
             "activation": config.activation,
             "timed": config.noise is not None,
+            "time_scale": config.time_scale,
             "dtype": config.scale.precision,
             "remat": config.scale.remat,
         },

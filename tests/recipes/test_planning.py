@@ -53,6 +53,7 @@ def test_a_planner_is_trained_goes_on_and_opens(tmp_path):
     assert recipe.train(config)
     planner, params = planning.load_planner(tmp_path / "run/ema.safetensors")
     assert planner.model.shape == (12, door.ACTIONS + door.STATES)
+    assert planner.model.module.time_scale == 10
     assert set(params) == {"planner", "dynamics", "inverse"}
 
     # What was trained plans, alone or the best of several, and draws.

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import tyro
 
+from jaxlib_guidance.models import from_config
+
 ROOT = Path(__file__).parents[2]
 # In which module a recipe's options are, and what the common words set there; steps are
 # those of training, and the sampler's are called solver_steps.
@@ -69,6 +71,16 @@ def test_a_word_means_the_same_everywhere(module):
         assert attrgetter(place)(made) == VALUES[word], word
     nested = [f"--{words['steps'].replace('_', '-')}", "7"]
     assert tyro.cli(options, args=nested) == tyro.cli(options, args=["--steps", "7"])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "options"), [("emoji", "emoji_options"), ("motion", "motion")]
+)
+def test_networks_of_the_same_level_are_told_it_alike(recipe, options):
+    """Sines that turn a few times over the level's range; more learn it by heart."""
+    config = importlib.import_module(options).Config()
+    about = importlib.import_module(recipe).describe(config, 1.0)
+    assert from_config(about).module.time_scale == config.model.time_scale == 10
 
 
 # Groups of options, which their own text describes.
