@@ -43,6 +43,7 @@ from jaxlib_guidance.planning._planner import (
     planner_from_config,
 )
 from jaxlib_guidance.planning._social import (
+    agent_importance,
     counterfactual_shift,
     descend,
     nearness_energy,
@@ -88,6 +89,7 @@ __all__ = [
     "phased",
     "rate_energy",
     # Plans among people, and plans by descent
+    "agent_importance",
     "counterfactual_shift",
     "descend",
     "nearness_energy",

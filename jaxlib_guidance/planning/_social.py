@@ -1,4 +1,4 @@
-"""Plans among people: how far they come from what they would have done, and descent."""
+"""Plans among people, what people do to each other, and plans by descent."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.reduce import at_least_float32, known_false, require_shape, sqrt
+from jaxlib_guidance.reduce import (
+    at_least_float32,
+    divide,
+    known_false,
+    require_shape,
+    sqrt,
+)
 from jaxlib_guidance.types import Array
 
 
@@ -48,6 +54,39 @@ def counterfactual_shift(
     would = jax.lax.stop_gradient(forecast(jnp.broadcast_to(null, plan.shape)))
     off = at_least_float32(made) - at_least_float32(would)
     return jnp.mean(jnp.sum(off**2, axis=-1), axis=(1, 2))
+
+
+def agent_importance(forecast: Callable[[Array], Array], count: int) -> Array:
+    """How much each agent has to do with a forecast, by taking it away.
+
+    ``w_i = d_i / sum_j d_j`` with ``d_i = mean_t |f(all) - f(all but i)|``.
+
+    Args:
+      forecast: Function of who is there, float32 ``[N]`` of 1 and 0, that gives the
+        path of the one whom it is about ``[T, D]``, such as a network with a mask of
+        neighbours. It is called once, under `jax.vmap`.
+      count: Number ``N`` of agents that may be taken away, at least 1.
+
+    Returns:
+      Weights ``[N]`` that sum to 1; where nobody matters, all are 0.
+
+    Raises:
+      ValueError: No agents, or a path of another shape.
+
+    Reference: what TITAN, Malla et al., arXiv 2003.13886, learns as gates of agents in
+      the forecast of the own motion, here for any forecast.
+    """
+    if count < 1:
+        raise ValueError(f"count is {count}; expected at least 1")
+    there = jnp.concatenate([jnp.ones((1, count)), 1 - jnp.eye(count)])
+    paths = jax.vmap(forecast)(there)
+    if jnp.ndim(paths) != 3:
+        raise ValueError(
+            f"what forecast returned has shape {jnp.shape(paths)[1:]}; expected [T, D]"
+        )
+    paths = at_least_float32(paths)
+    off = sqrt(jnp.sum((paths[1:] - paths[:1]) ** 2, axis=-1)).mean(axis=1)
+    return divide(off, jnp.sum(off))
 
 
 def nearness_energy(points: Array, others: Array, distance: Array | float) -> Array:

@@ -24,6 +24,7 @@ from jaxlib_guidance.worlds import _shop as shop
 from jaxlib_guidance.worlds import _site_graph as site_graph
 from jaxlib_guidance.worlds import _slalom as slalom
 from jaxlib_guidance.worlds import _social_dilemma as social_dilemma
+from jaxlib_guidance.worlds import _street as street
 from jaxlib_guidance.worlds import _sums as sums
 from jaxlib_guidance.worlds import _tables as tables
 
@@ -52,6 +53,7 @@ __all__ = [
     "site_graph",
     "slalom",
     "social_dilemma",
+    "street",
     "sums",
     "tables",
 ]

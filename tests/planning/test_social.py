@@ -49,6 +49,20 @@ def test_what_people_would_have_done_is_given():
     np.testing.assert_array_equal(slope, jnp.zeros((3, 2)))
 
 
+def test_importance_in_closed_form():
+    pushes = jnp.array([3.0, 0.0, 1.0, -4.0])
+    way = jnp.arange(1.0, 6.0)[:, None] * jnp.array([0.6, 0.8])
+
+    def importance(pushes):
+        return planning.agent_importance(lambda there: there @ pushes * way, 4)
+
+    got = importance(pushes)
+    np.testing.assert_allclose(got, [3 / 8, 0, 1 / 8, 4 / 8], rtol=1e-4, atol=1e-6)
+    order = jnp.array([2, 0, 3, 1])
+    np.testing.assert_allclose(importance(pushes[order]), got[order], atol=1e-6)
+    np.testing.assert_array_equal(importance(jnp.zeros(4)), jnp.zeros(4))
+
+
 def test_nearness_as_a_loop():
     gen = np.random.default_rng(0)
     robot, people = gen.normal(size=(3, 4, 2)), gen.normal(size=(3, 4, 5, 2))
@@ -153,6 +167,14 @@ def test_a_plan_of_less_shift_moves_people_less():
                 lambda p: p, jnp.ones((1, 5, 2)), jnp.ones((5, 2))
             ),
             r"forecast returned has shape \(1, 5, 2\); expected \[1, 5, N, D\]",
+        ),
+        (
+            lambda: planning.agent_importance(lambda there: there, 0),
+            "count is 0; expected at least 1",
+        ),
+        (
+            lambda: planning.agent_importance(lambda there: there, 3),
+            r"forecast returned has shape \(3,\); expected \[T, D\]",
         ),
         (
             lambda: planning.nearness_energy(jnp.ones((1, 5, 2)), jnp.ones((1, 5)), 1),

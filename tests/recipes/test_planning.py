@@ -202,3 +202,20 @@ def test_a_robot_crosses_among_people(tmp_path):
         bench.main(bench.Config(scenes=0))
     with pytest.raises(ValueError, match="models is .'none',.; expected some of"):
         bench.main(bench.Config(models=("none",)))
+
+
+@pytest.mark.slow
+def test_people_are_forecast_with_their_actions():
+    bench = load("benchmarks", "action_forecast")
+    tiny = {"seeds": 2, "scenes": 100, "tests": 40, "updates": 2}
+    config = bench.Config(**tiny)
+    with jax.numpy_dtype_promotion("standard"):  # As whoever runs it has it.
+        text = bench.main(config)
+    rows = [line for line in text.splitlines() if line[0:1] == "|"]
+    assert len(rows) == 2 + len(bench.ROWS) + 2 + 2 + 6
+    # What nobody can do worse than, and what only the world knows.
+    of = {line.split(" | ")[0][2:]: line.split(" | ") for line in rows}
+    assert float(of["the world's mean"][2][:5]) < float(of["constant velocity"][2][:5])
+    assert of["chance"][2][:5] == "0.200"
+    with pytest.raises(ValueError, match="tests is 0; expected at least 1"):
+        bench.main(bench.Config(tests=0))
