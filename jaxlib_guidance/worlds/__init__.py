@@ -27,6 +27,7 @@ from jaxlib_guidance.worlds import _social_dilemma as social_dilemma
 from jaxlib_guidance.worlds import _street as street
 from jaxlib_guidance.worlds import _sums as sums
 from jaxlib_guidance.worlds import _tables as tables
+from jaxlib_guidance.worlds import _users as users
 
 __all__ = [
     "carry",
@@ -56,4 +57,5 @@ __all__ = [
     "street",
     "sums",
     "tables",
+    "users",
 ]

@@ -17,6 +17,7 @@ from jaxlib_guidance.worlds import (
     shop,
     site_graph,
     social_dilemma,
+    users,
 )
 
 RED, BLUE = np.array([0.80, 0.20, 0.16]), np.array([0.2, 0.3, 0.9])
@@ -99,6 +100,14 @@ def test_numbers():
     np.testing.assert_allclose(painted(frame, (0.7, 0.7, 0.7)), [0.5, 0.75])
     frame = np.asarray(raters.render(np.array([[0.5, 1], [0, 0.5]]), scale=1))
     np.testing.assert_allclose(frame, [[[1] * 3, BLUE], [[0.85, 0.25, 0.2], [1] * 3]])
+    made = users.build(jax.random.key(0), genres=4, each=1, pull=9.0)
+    user = users.reset(made, jax.random.key(1))[0]._replace(
+        ago=jnp.array([9, 1, 1, 1]), seeking=jnp.bool_(False)
+    )
+    green = painted(users.render(made, user), (0.2, 0.65, 0.3))
+    assert green is None or green[0] > 0.95  # Who does not seek clicks nothing novel.
+    at = painted(users.render(made, user._replace(seeking=True)), (0.2, 0.65, 0.3))
+    np.testing.assert_allclose(at, [0.5, 1 / 8], atol=0.02)
     frame = shop.render(shop.build(), jnp.array([2, 1, 0]), jnp.array([2, 0, 1]))
     # Beliefs of the second item, in blue below its listing, and the third, in red above
     # its own; of the first nothing is said, and the belief is the share.
