@@ -120,3 +120,17 @@ def test_labels_at_once_teach_false_promises(tmp_path):
         stated, true, feigned, *_ = kept[method, "16 outcomes"]
         assert true > 0.2
         assert feigned < 0.05
+
+
+def test_what_a_session_tells_is_worth_clicks(tmp_path):
+    import recommend
+
+    config = recommend.Config(
+        updates=40, judged=300, seeds=2, tuning=1, rates=(0.03,), weights=(0.1,),
+        picture=tmp_path / "a.png",
+    )  # fmt: skip
+    clicks = {k: v[:, 0].mean() for k, v in recommend.main(config).items()}
+    assert clicks["exact, told who seeks"] > clicks["exact, both"] + 0.1
+    assert clicks["exact, both"] > clicks["exact, mean user"] + 0.15
+    for name in ("flat, both", "hierarchy"):
+        assert clicks[name] > clicks["fixed intent"] + 0.1
