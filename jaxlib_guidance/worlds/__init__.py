@@ -15,6 +15,8 @@ from jaxlib_guidance.worlds import _key_door as key_door
 from jaxlib_guidance.worlds import _kuhn as kuhn
 from jaxlib_guidance.worlds import _linear_game as linear_game
 from jaxlib_guidance.worlds import _maze as maze
+from jaxlib_guidance.worlds import _negotiation as negotiation
+from jaxlib_guidance.worlds import _negotiation_replays as negotiation_replays
 from jaxlib_guidance.worlds import _pendulum as pendulum
 from jaxlib_guidance.worlds import _programs as programs
 from jaxlib_guidance.worlds import _pusher as pusher
@@ -45,6 +47,8 @@ __all__ = [
     "kuhn",
     "linear_game",
     "maze",
+    "negotiation",
+    "negotiation_replays",
     "pendulum",
     "programs",
     "pusher",

@@ -134,3 +134,21 @@ def test_what_a_session_tells_is_worth_clicks(tmp_path):
     assert clicks["exact, both"] > clicks["exact, mean user"] + 0.15
     for name in ("flat, both", "hierarchy"):
         assert clicks[name] > clicks["fixed intent"] + 0.1
+
+
+def test_what_an_utterance_brought_where_the_learner_goes_on_is_worth_the_talk(
+    tmp_path,
+):
+    import negotiation
+
+    config = negotiation.Config(
+        seeds=2, tuning=1, updates=60, rates=(0.3,), bonuses=(0.0,), talks=1024,
+        picture=tmp_path / "a.png",
+    )  # fmt: skip
+    kept = {k: v.mean(0) for k, v in negotiation.main(config).items()}
+    goal = {k: v[0] for k, v in kept.items()}
+    assert 0.46 < goal["talk, goal"] < 0.62
+    assert goal["difference, goal, adapted"] > goal["difference, goal"]
+    assert goal["utterance, 3 dimensions"] < goal["utterance, goal"]
+    # Who is paid for the partner's share as well gives it more.
+    assert kept["talk, 3 dimensions"][2] > kept["talk, goal"][2]

@@ -11,6 +11,7 @@ from jaxlib_guidance.worlds import (
     grids,
     kuhn,
     linear_game,
+    negotiation,
     pendulum,
     pusher,
     raters,
@@ -115,6 +116,21 @@ def test_numbers():
     assert wide[:, 107:].any()
     assert not wide[:, :107].any()
     np.testing.assert_allclose(wide.any(1).mean(), 0.783, atol=0.01)
+
+
+def test_talks():
+    talks = negotiation.build()
+    state = negotiation.begin(jnp.array([0, 0]))
+    # The first asks for its second item, of .3, and leaves .6 and .1 to the second.
+    state = negotiation.say(talks, state, 2)
+    drawn = np.abs(np.asarray(negotiation.render(talks, state)) - RED).max(-1) < 1e-3
+    for bar, height in enumerate((0, 0.6, 0.3, 0, 0, 0.1)):
+        middle = drawn[:, int((bar + 0.5) * 128 / 6)].mean()
+        np.testing.assert_allclose(middle, height, atol=0.01)
+    done = negotiation.say(talks, state, 5)
+    frame = np.asarray(negotiation.render(talks, done))
+    green = np.abs(frame - np.array([0.2, 0.65, 0.3])).max(-1) < 1e-3
+    np.testing.assert_array_equal(green, drawn)
 
 
 @pytest.mark.parametrize(

@@ -111,8 +111,8 @@ def utterance_attribution(
     Raises:
       ValueError: Mismatched shapes, an unknown kind.
 
-    Reference: Sotopia-RL, Yu et al., arXiv 2508.03905; several dimensions are to be
-    combined by weights that were not found: see `blend`.
+    Reference: Sotopia-RL, Yu et al., arXiv 2508.03905; several dimensions, each shared
+    out on its own, are put together by `combine_dimensions`.
     """
     if kind not in ("scaled", "normalized", "discounted"):
         raise ValueError(

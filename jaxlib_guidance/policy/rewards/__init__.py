@@ -41,6 +41,7 @@ from jaxlib_guidance.policy.rewards._shaping import (
 from jaxlib_guidance.policy.rewards._social import (
     Punishment,
     belief_shift,
+    combine_dimensions,
     punishment,
     reputation_change,
     step_game,
@@ -115,6 +116,7 @@ __all__ = [
     "align_reward",
     # Other agents and critics
     "belief_shift",
+    "combine_dimensions",
     "step_game",
     "Punishment",
     "punishment",

@@ -1,11 +1,19 @@
-"""Rewards that other agents or critics give: shifts of belief, games about steps."""
+"""Rewards that other agents or critics give: beliefs, games about steps, dimensions."""
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance.policy._ranges import require_range
-from jaxlib_guidance.reduce import masked_sum, require_shape
+from jaxlib_guidance.reduce import (
+    divide,
+    hide,
+    known_false,
+    mask_like,
+    masked_sum,
+    require_shape,
+)
 from jaxlib_guidance.types import Array, at_least_float32
 
 
@@ -149,3 +157,54 @@ def reputation_change(
     require_range("punish", punish, 0, 1)
     change = jnp.where(at_least_float32(defected) > 0, just, unjust)
     return change * at_least_float32(punish)
+
+
+def combine_dimensions(
+    rewards: Array,
+    mask: Array | None = None,
+    *,
+    low: Array | None = None,
+    high: Array | None = None,
+    scale: float = 10.0,
+) -> Array:
+    """``scale mean_k (r_k - low_k) / (high_k - low_k)``: several rewards in one unit.
+
+    Args:
+      rewards: Rewards of utterances or of episodes, by dimension, ``[..., K]``; what is
+        left out is no part of the mean.
+      mask: 0 on samples that do not count, ``[...]``; None keeps all.
+      low: Smallest reward of each dimension in the data, ``[K]``; None for that of
+        ``rewards``. What lies below it is extrapolated.
+      high: Largest reward of each dimension, ``[K]``; given or left out as ``low`` is.
+      scale: Largest result, 10 in the released code.
+
+    Returns:
+      Float32 ``[...]``, 0 where masked; a dimension without any spread adds 0.
+
+    Raises:
+      ValueError: Mismatched shapes, ``high`` below ``low``, or one without the other.
+
+    Reference: Sotopia-RL, Yu et al., arXiv 2508.03905; its ``merge_rewards.ipynb``,
+    which keeps goal, relationship and knowledge. For other weights see `blend`.
+    """
+    shape = jnp.shape(rewards)
+    if len(shape) < 2:
+        raise ValueError(f"rewards has shape {shape}; expected [..., K]")
+    if (low is None) != (high is None):
+        given = "low" if high is None else "high"
+        raise ValueError(f"{given} is given alone; expected both low and high, or none")
+    require_range("scale", scale, 0, inside=True)
+    counts = mask_like(mask, jnp.empty(shape[:-1]))
+    every = jnp.broadcast_to(counts[..., None], shape)
+    r = hide(rewards, every)
+    if low is None or high is None:
+        axes = tuple(range(len(shape) - 1))
+        low = jnp.min(jnp.where(every > 0, r, jnp.inf), axes, initial=jnp.inf)
+        high = jnp.max(jnp.where(every > 0, r, -jnp.inf), axes, initial=-jnp.inf)
+    else:
+        for name, bound in (("low", low), ("high", high)):
+            require_shape(name, bound, shape[-1:])
+        if known_false(lambda a, b: ~(a > b), low, high):
+            raise ValueError(f"high is {high} and low {low}; expected low at most high")
+    low, high = jax.lax.stop_gradient((at_least_float32(low), at_least_float32(high)))
+    return hide(scale * jnp.mean(divide(r - low, high - low), -1), counts)
