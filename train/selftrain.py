@@ -123,14 +123,15 @@ def make_begin(config: Config, lm: LM, task: Task) -> Any:
 
     def balance(author, step):
         """The temperature whose answers are best balanced."""
-        key = jax.random.fold_in(root, step)
-        asked = jax.vmap(task.draw)(jax.random.split(key, config.tries))
+        # Two keys: the children of one are the same by split and by sample_keys.
+        ask, say = jax.random.split(jax.random.fold_in(root, step))
+        asked = jax.vmap(task.draw)(jax.random.split(ask, config.tries))
         size = count * config.tries * group
         asked = jax.tree.map(lambda x: jnp.repeat(x, group, 0), asked)
         asked = jax.tree.map(
             lambda x: jnp.tile(x, (count, *(1,) * (x.ndim - 1))), asked
         )
-        keys = rng.sample_keys(key, jnp.arange(size))
+        keys = rng.sample_keys(say, jnp.arange(size))
         each = jnp.repeat(heats, config.tries * group)
         rows, found = answer(lm, task, author, keys, asked, each)
         shape = count * config.tries, group
