@@ -94,7 +94,7 @@ def call_energy(
       graded: Whether its gradient is used.
 
     Raises:
-      TypeError: Whole numbers, whose gradient is 0, where it is used.
+      TypeError: Complex numbers; whole ones, whose gradient is 0, where it is used.
       ValueError: Another shape than ``[B]``, or something without a shape.
     """
     value = function(*(() if params is None else (params,)), x, ctx)
@@ -104,6 +104,8 @@ def call_energy(
         raise ValueError(
             f"{name} returned {got}; expected one number a sample, shape {expected}"
         )
+    if jnp.issubdtype(value.dtype, jnp.complexfloating):
+        raise TypeError(f"{name} returned {value.dtype}; expected real numbers")
     if graded and not jnp.issubdtype(value.dtype, jnp.floating):
         raise TypeError(
             f"{name} returned {value.dtype}; expected floats, as the gradient of whole "

@@ -162,6 +162,8 @@ def test_an_energy_of_whole_numbers_has_no_gradient():
     for guided in (energy, loss, likely):
         with pytest.raises(TypeError, match="returned int32; expected floats"):
             guided(lambda x, ctx: (x[:, 0] > 0).astype(jnp.int32))
+    with pytest.raises(TypeError, match="returned complex64; expected real"):
+        rewarded(lambda x, ctx: jax.lax.complex(x[:, 0], x[:, 0]))
     # A reward that only weighs may count.
     out = rewarded(lambda x, ctx: (x[:, 0] > 0).astype(jnp.int32))
     assert jnp.isfinite(out.log_z).all()

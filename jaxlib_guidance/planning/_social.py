@@ -33,7 +33,8 @@ def counterfactual_shift(
 
     Returns:
       ``[B]``, in squared units of the places; exactly 0 for the null plan itself and
-      for a forecast that ignores the plan.
+      for a forecast that ignores the plan, or of nobody. Its gradient is that of the
+      forecast under ``plan`` alone: what people would have done is a constant.
 
     Raises:
       ValueError: Plans or forecasts of another shape.
@@ -50,10 +51,9 @@ def counterfactual_shift(
             f"what forecast returned has shape {jnp.shape(made)}; expected "
             f"[{plan.shape[0]}, {plan.shape[1]}, N, D]"
         )
-    # What people would have done has no part in what the plan can change.
     would = jax.lax.stop_gradient(forecast(jnp.broadcast_to(null, plan.shape)))
     off = at_least_float32(made) - at_least_float32(would)
-    return jnp.mean(jnp.sum(off**2, axis=-1), axis=(1, 2))
+    return jnp.sum(off**2, axis=(1, 2, 3)) / max(off.shape[1] * off.shape[2], 1)
 
 
 def agent_importance(forecast: Callable[[Array], Array], count: int) -> Array:
@@ -112,9 +112,9 @@ def nearness_energy(points: Array, others: Array, distance: Array | float) -> Ar
     require_shape("distance", distance, (), (batch,))
     if known_false(lambda x: x >= 0, distance):
         raise ValueError(f"distance is {distance}; expected at least 0")
-    apart = at_least_float32(others) - points[:, :, None]
+    apart = at_least_float32(others) - at_least_float32(points)[:, :, None]
     far = sqrt(jnp.sum(apart**2, axis=-1))
-    keep = jnp.broadcast_to(jnp.asarray(distance), (batch,))[:, None, None]
+    keep = jnp.broadcast_to(at_least_float32(distance), (batch,))[:, None, None]
     return jnp.mean(jnp.sum(jnp.maximum(keep - far, 0) ** 2, axis=-1), axis=1)
 
 
@@ -132,7 +132,8 @@ def descend(
       energy: Function ``plans [R, T, A] -> [R]``, differentiable; the energy of a plan
         is a matter of that plan alone.
       starts: Plans to begin with ``[R, T, A]``.
-      tx: A transformation of optax, such as ``optax.adam(0.1)``.
+      tx: A transformation of optax, such as ``optax.adam(0.1)``; each start has one,
+        so that a norm that it clips is that of one plan.
       steps: Number of steps, at least 0.
       project: Function of plans that gives the nearest that can be carried out, after
         each step and at the start; None leaves them.
@@ -168,12 +169,14 @@ def descend(
         plans, state, best = carry
         (_, values), slope = jax.value_and_grad(valued, has_aux=True)(plans)
         best = better(best, plans, values)
-        change, state = tx.update(slope, state, plans)
+        change, state = jax.vmap(tx.update)(slope, state, plans)
         return (keep(plans + change), state, best), None
 
     plans = keep(at_least_float32(starts))
     best = plans, jnp.full(len(plans), jnp.inf, plans.dtype)
-    (plans, _, best), _ = jax.lax.scan(one, (plans, tx.init(plans), best), length=steps)
+    (plans, _, best), _ = jax.lax.scan(
+        one, (plans, jax.vmap(tx.init)(plans), best), length=steps
+    )
     plans, values = better(best, plans, valued(plans)[1])
     lowest = jnp.argmin(values)
     return plans[lowest], values[lowest]

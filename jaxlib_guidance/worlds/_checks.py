@@ -54,7 +54,14 @@ def require_chance(name: str, value: Array | float) -> None:
 
 
 def require_index(name: str, value: Array | int, count: int) -> None:
-    """Raises where known numbers of things are not integers of 0 to ``count - 1``."""
+    """Raises where known numbers of things are not integers of 0 to ``count - 1``.
+
+    Raises:
+      TypeError: A list, of which ``==`` compares the whole and not the entries.
+      ValueError: Other numbers.
+    """
+    if isinstance(value, list | tuple):
+        raise TypeError(f"{name} is a {type(value).__name__}; expected an array")
     if not jnp.issubdtype(jnp.asarray(value).dtype, jnp.integer):
         raise ValueError(f"{name} is {value}; expected integers")
     require_number(name, value, 0, count - 1)

@@ -5,7 +5,8 @@ robot, ``a_i = (pace_i e_i - v_i) / relax + sum_j w_ij strength exp((r_ij - d_ij
 reach) n_ij``, with ``n_ij`` from ``j`` to ``i``, ``d_ij`` the distance of the centres
 and ``r_ij`` the sum of the radii. What is behind counts less: ``w = behind + (1 -
 behind) (1 + cos phi) / 2``, with ``phi`` between the way ``e_i`` to the goal and ``j``.
-The robot moves as it is told.
+Within a metre of the goal the pace falls to 0 with the distance. The robot moves as it
+is told.
 
 `alone` takes the robot away: the same start with the same key is then what the people
 would have done, so that how much a robot disturbed them is known. Lengths are in

@@ -191,16 +191,22 @@ def step(
 
     Returns:
       The state, what the learner observes (`PLACES`), its goal score where the talk
-      ends and 0 before, and whether it does.
+      ends with this step and 0 else, and whether it is at its end. After that nothing
+      changes, and what is observed is nobody's.
     """
     require_index("action", action, WORDS)
+    over = _ended(state)
     player = state.turn % 2
     word = jnp.asarray(BY_ITEM)[state.orders[player], action]
     state = say(talks, state, word)
     state = say(talks, state, answer(talks, state, jax.random.uniform(key)))
-    ended = (state.turn >= LENGTH) | (state.deal < NONE)
-    paid = jnp.where(ended, scores(talks, state, player)[0], 0.0)
+    ended = _ended(state)
+    paid = jnp.where(ended & ~over, scores(talks, state, player)[0], 0.0)
     return state, observe(state), paid, ended
+
+
+def _ended(state):
+    return (state.turn >= LENGTH) | (state.deal < NONE)
 
 
 def observe(state: State) -> Array:
@@ -291,8 +297,7 @@ def say(talks: Talks, state: State, word: Array) -> State:
         jnp.where(agreed, split, state.deal),
         state.beliefs.at[hears].set(jnp.where(learns, seen, belief)),
     )
-    ended = (state.turn >= LENGTH) | (state.deal < NONE)
-    return jax.tree.map(lambda a, b: jnp.where(ended, a, b), state, after)
+    return jax.tree.map(lambda a, b: jnp.where(_ended(state), a, b), state, after)
 
 
 def scores(talks: Talks, state: State, player: Array | int) -> Array:
@@ -313,7 +318,8 @@ def scores(talks: Talks, state: State, player: Array | int) -> Array:
     each = jnp.sum(value * jnp.stack([first, 1 - first]), -1)
     each = jnp.where(state.deal < NONE, each, 0)
     belief = state.beliefs[player]
-    entropy = -jnp.sum(jax.scipy.special.xlogy(belief, belief))
+    # What is ruled out adds nothing, nor to the gradient, which the logarithm's is not.
+    entropy = -jnp.sum(belief * jnp.log(jnp.where(belief > 0, belief, 1.0)))
     return jnp.stack([each[player], each[1 - player], 1 - entropy / jnp.log(6.0)])
 
 

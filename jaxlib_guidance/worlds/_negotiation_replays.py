@@ -6,10 +6,11 @@ draws, so that what differs is what was said.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.types import Array, concrete
-from jaxlib_guidance.worlds._checks import require_index
+from jaxlib_guidance.worlds._checks import require_index, require_number
 from jaxlib_guidance.worlds._negotiation import (
     LENGTH,
     SILENCE,
@@ -39,9 +40,15 @@ def replay(
 
     Returns:
       The state after six utterances or a deal.
+
+    Raises:
+      ValueError: Other shapes, or numbers out of range.
     """
+    require_index("words", words, WORDS + 1)
     require_shape("words", words, (LENGTH,))
+    require_number("draws", draws, 0, np.nextafter(np.float32(1), 0))
     require_shape("draws", draws, (LENGTH,))
+    require_index("player", player, 2)
 
     def utter(state, each):
         word, draw = each
@@ -66,7 +73,12 @@ def contributions(
 
     Returns:
       Scores ``[3]`` of the talk, and differences ``[6, 3]``: 0 at the partner's turns.
+
+    Raises:
+      ValueError: Other shapes, or numbers out of range.
     """
+    require_index("words", words, WORDS + 1)
+    require_index("player", player, 2)
     words, turns = jnp.asarray(words), jnp.arange(0, LENGTH, 2) + player
 
     def run(words):
@@ -84,7 +96,8 @@ def solve(talks: Talks, state: State, player: int) -> Array:
 
     Args:
       talks: The world.
-      state: The talk. From its beginning ``13^6`` talks are listed, in seconds.
+      state: The talk. From its beginning ``13^6`` talks are listed, in 2.4
+        GB and seconds to a minute.
       player: Who plans, 0 or 1.
 
     Returns:

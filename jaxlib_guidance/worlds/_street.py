@@ -90,7 +90,7 @@ def reset(world: World, key: Array, *, people: int = 6) -> tuple[State, Array]:
       The state, and what is seen ``[4 N]``.
 
     Raises:
-      ValueError: Fewer than two people, or parameters out of range.
+      ValueError: Fewer than two people, or a probability out of range.
     """
     require_chance("stay", world.stay)
     require_number("people", people, 2)
@@ -131,12 +131,17 @@ def switch(world: World, actions: Array, key: Array) -> Array:
 
 
 def goals(state: State) -> Array:
-    """Where each person wants to go by its action, ``[N, 2]``."""
+    """Where each person wants to go by its action, ``[N, 2]``.
+
+    Who greets and has nobody to greet, but those who were taken away, stays.
+    """
     at, n = state.crowd.people, len(state.crowd.people)
     left = state.headings[:, ::-1] * jnp.array([-1.0, 1.0])
     apart = jnp.sum((at[:, None] - at) ** 2, axis=-1)
-    nearest = jnp.argmin(jnp.where(jnp.eye(n, dtype=bool), jnp.inf, apart), axis=1)
-    ways = jnp.stack([at + 5 * state.headings, at, at + 5 * left, at[nearest]])
+    apart = jnp.where(jnp.eye(n, dtype=bool), jnp.inf, apart)
+    greets = jnp.min(apart, axis=1, keepdims=True) < (AWAY / 2) ** 2
+    meets = jnp.where(greets, at[jnp.argmin(apart, axis=1)], at)
+    ways = jnp.stack([at + 5 * state.headings, at, at + 5 * left, meets])
     return jnp.take_along_axis(ways, state.actions[None, :, None], axis=0)[0]
 
 

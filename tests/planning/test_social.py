@@ -213,3 +213,25 @@ def test_a_plan_of_less_shift_moves_people_less():
 def test_mistakes(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_starts_do_not_touch_each_other():
+    """Nor does one whose slope is huge or no number shorten another's step."""
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0))
+    one = jnp.ones((1, 3, 2))
+    alone = planning.descend(lambda x: jnp.sum(x**2, (1, 2)), one, tx, steps=5)
+    for other in (100 * one, jnp.nan * one):
+        both = jnp.concatenate([one, other])
+        found = planning.descend(lambda x: jnp.sum(x**2, (1, 2)), both, tx, steps=5)
+        jax.tree.map(np.testing.assert_array_equal, found, alone)
+
+
+def test_nobody_is_moved_and_half_precision_is_widened():
+    plan = jnp.ones((2, 4, 2))
+    nobody = planning.counterfactual_shift(
+        lambda x: jnp.zeros((2, 4, 0, 2)), plan, plan
+    )
+    np.testing.assert_array_equal(nobody, [0, 0])
+    points, others = jnp.zeros((1, 4, 2), jnp.bfloat16), jnp.full((1, 4, 1, 2), 0.5)
+    near = planning.nearness_energy(points, others, jnp.bfloat16(1.0))
+    np.testing.assert_allclose(near, (1 - 0.5**0.5) ** 2, rtol=1e-6)

@@ -262,7 +262,7 @@ def test_dimensions_in_one_unit():
             lambda: policy.combine_dimensions(
                 np.ones((2, 1)), low=np.ones(1), high=np.zeros(1)
             ),
-            "expected low at most high",
+            "expected low at most high, and finite",
         ),
         (
             lambda: combine_dimensions(

@@ -268,3 +268,47 @@ START = world.begin(jnp.array([0, 1]))
 def test_bad_arguments(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_a_talk_pays_once():
+    state = world.begin(jnp.array([1, 2]))
+    for word in (8, 3):  # A question, and the second speaker's offer of the rest.
+        state = SAY(state, jnp.int32(word))
+    step, key = jax.jit(partial(world.step, TALKS)), jax.random.key(0)
+    made = [step(state, jnp.int32(word), key) for word in range(8)]
+    agreed = [one for one in made if one[0].deal == 7 - 3]
+    (after, _, paid, ended) = agreed[0]
+    assert len(agreed) == 1
+    assert ended
+    np.testing.assert_allclose(paid, SCORES(after, 0)[0])
+    assert paid > 0
+    again, _, paid, ended = step(after, jnp.int32(3), key)
+    jax.tree.map(np.testing.assert_array_equal, again, after)
+    assert ended
+    assert paid == 0
+
+
+def test_knowledge_has_a_gradient_where_lies_are_ruled_out():
+    def knowledge(honest):
+        talks = world.build(honest=honest)
+        words, draws = jnp.array([8, 0, 8, 0, 8, 0]), jnp.full(6, 0.3)
+        state = replays.replay(talks, jnp.array([1, 2]), words, draws, 0)
+        return world.scores(talks, state, 0)[2]
+
+    assert jnp.isfinite(jax.grad(knowledge)(1.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"words": jnp.full(6, 99)}, "words is 99"),
+        ({"draws": jnp.ones(6)}, "draws is 1.0; expected 0 to 1"),
+        ({"draws": jnp.full(6, jnp.nan)}, "draws is nan"),
+        ({"player": 7}, "player is 7"),
+    ],
+)
+@pytest.mark.parametrize("function", [replays.replay, replays.contributions])
+def test_replays_refuse_what_nobody_says(function, change, match):
+    given = {"words": jnp.zeros(6, jnp.int32), "draws": jnp.zeros(6), "player": 0}
+    with pytest.raises(ValueError, match=match):
+        function(TALKS, jnp.array([0, 1]), **(given | change))

@@ -146,3 +146,9 @@ def test_visits_have_the_utility_of_the_table():
 def test_bad_arguments(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_lists_are_refused():
+    """Which compare with a number as a whole, and so would claim nothing."""
+    with pytest.raises(TypeError, match="claims is a list; expected an array"):
+        world.beliefs(SHOP, [0, 1, 2])

@@ -134,3 +134,9 @@ def test_a_frame():
 def test_mistakes(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_who_has_nobody_to_greet_stays():
+    state = world.reset(world.default(), jax.random.key(0), people=2)[0]
+    state = world.without(state._replace(actions=jnp.array([3, 3], jnp.int32)), 0)
+    np.testing.assert_array_equal(world.goals(state)[1], state.crowd.people[1])

@@ -188,8 +188,8 @@ def combine_dimensions(
     which keeps goal, relationship and knowledge. For other weights see `blend`.
     """
     shape = jnp.shape(rewards)
-    if len(shape) < 2:
-        raise ValueError(f"rewards has shape {shape}; expected [..., K]")
+    if len(shape) < 2 or not shape[-1]:
+        raise ValueError(f"rewards has shape {shape}; expected [..., K], K at least 1")
     if (low is None) != (high is None):
         given = "low" if high is None else "high"
         raise ValueError(f"{given} is given alone; expected both low and high, or none")
@@ -204,7 +204,9 @@ def combine_dimensions(
     else:
         for name, bound in (("low", low), ("high", high)):
             require_shape(name, bound, shape[-1:])
-        if known_false(lambda a, b: ~(a > b), low, high):
-            raise ValueError(f"high is {high} and low {low}; expected low at most high")
+        if known_false(lambda a, b: (a <= b) & (abs(a) + abs(b) < jnp.inf), low, high):
+            raise ValueError(
+                f"high is {high} and low {low}; expected low at most high, and finite"
+            )
     low, high = jax.lax.stop_gradient((at_least_float32(low), at_least_float32(high)))
     return hide(scale * jnp.mean(divide(r - low, high - low), -1), counts)
