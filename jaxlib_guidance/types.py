@@ -306,7 +306,7 @@ def per_sample(a: Array | float, x: Array, name: str = "weight") -> Array:
     return expand(a, x)
 
 
-def at_least_float32(x: Array) -> Array:
+def at_least_float32(x: Array | float) -> Array:
     """Promotes to float32 (float64 stays), so that contrasts keep their digits.
 
     Raises:
