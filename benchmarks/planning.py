@@ -206,7 +206,7 @@ def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
             )
         axis.axvline(0.9, color="0.7", lw=1)
         axis.set(xlabel="angle asked for; .9 was trained on", ylabel="success")
-        axis.legend(fontsize=6)
+        fig.legend(loc="outside right center", fontsize=6)
 
 
 def main(config: Config) -> str:
