@@ -4,7 +4,7 @@ Items belong to genres; a genre is novel to a user who clicked nothing of it in 
 few sessions. A user has a taste, which a profile tells, and a hidden propensity, drawn
 once; each session he seeks novelty with that probability. Who seeks clicks novel items
 more often and familiar ones less, who does not the other way round. What clicks tell of
-the session and of the propensity is an exact posterior.
+the session is summed exactly; of the propensity the belief is by bins (`prior`).
 
 Reference: Li et al., "Hierarchical Reinforcement Learning for Modeling User Novelty-
 Seeking Intent in Recommender Systems", arXiv 2306.01476: a static and a dynamic intent.
@@ -17,8 +17,10 @@ import jax.numpy as jnp
 
 from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.types import Array, pytree_dataclass
-from jaxlib_guidance.worlds._checks import require_chance, require_index, require_number
+from jaxlib_guidance.worlds._beta_bins import beta_bins
+from jaxlib_guidance.worlds._checks import require_chance, require_number
 from jaxlib_guidance.worlds._picture import bars, paper
+from jaxlib_guidance.worlds._slates import require_clicks, require_slate
 
 
 @pytree_dataclass
@@ -75,13 +77,14 @@ class Belief(NamedTuple):
     """What clicks tell of a user.
 
     Attributes:
-      weights: Logarithms of the probabilities of propensities on an even grid, by the
-        sessions before, ``[Q]``.
-      evidence: Log-likelihood of this session's clicks without seeking, and with it,
-        ``[2]``.
+      weights: Logarithms of the probabilities that the propensity lies in each of ``Q``
+        even bins of [0, 1], by the sessions before, ``[Q]``.
+      propensities: Mean propensity of the prior in each bin, ``[Q]``.
+      evidence: Log-likelihoods of the clicks since, without seeking and with, ``[2]``.
     """
 
     weights: Array
+    propensities: Array
     evidence: Array
 
 
@@ -153,12 +156,12 @@ def reset(world: World, key: Array) -> tuple[State, Array]:
     taste = _unit(jax.random.normal(like, world.centres.shape[1:]))
     propensity = jax.random.beta(lean, world.alpha, world.beta)
     near = world.centres @ taste
-    familiar = near >= jax.lax.top_k(near, 3)[0][-1]
-    ago = jnp.where(familiar, 1, world.memory + 1).astype(jnp.int32)
+    # Places and not values, of which more than three may be among the highest.
+    ago = jnp.full(near.shape, world.memory + 1, jnp.int32)
+    ago = ago.at[jax.lax.top_k(near, 3)[1]].set(1)
     seeking = jax.random.uniform(seek) < propensity
-    state = State(
-        taste, propensity, seeking, ago, jnp.zeros_like(familiar), jnp.int32(0)
-    )
+    clicked = jnp.zeros(near.shape, bool)
+    state = State(taste, propensity, seeking, ago, clicked, jnp.int32(0))
     return state, novelty(world, state)
 
 
@@ -180,9 +183,7 @@ def click_odds(world: World, state: State, seeking: Array | float) -> Array:
     Returns:
       Float32 ``[N]``.
     """
-    sign = (2 * jnp.float32(seeking) - 1) * (2 * novelty(world, state) - 1)
-    taste = world.appeal * (world.items @ state.taste)
-    return jax.nn.sigmoid(taste + world.offset + world.pull * sign)
+    return jax.nn.sigmoid(_log_odds(world, state, seeking))
 
 
 def step(
@@ -200,19 +201,18 @@ def step(
       The user, clicks on the slate bool ``[K]``, their number, and False: he stays.
 
     Raises:
-      ValueError: Items that there are not.
+      ValueError: Items that there are not, or numbers of another rank.
     """
-    require_index("action", action, len(world.items))
+    action = require_slate("action", action, len(world.items))
     click, seek = jax.random.split(key)
     odds = click_odds(world, state, state.seeking)[action]
     clicks = jax.random.uniform(click, odds.shape) < odds
     clicked = state.clicked.at[world.genres[action]].max(clicks)
     ends = state.slate + 1 >= world.slates
-    ago = jnp.where(clicked, 1, state.ago + 1)
     again = jax.random.uniform(seek) < state.propensity
     after = state._replace(
         seeking=jnp.where(ends, again, state.seeking),
-        ago=jnp.where(ends, ago, state.ago),
+        ago=jnp.where(ends, jnp.where(clicked, 1, state.ago + 1), state.ago),
         clicked=clicked & ~ends,
         slate=jnp.where(ends, 0, state.slate + 1),
     )
@@ -222,26 +222,28 @@ def step(
 def prior(world: World, *, points: int = 64) -> Belief:
     """What is known of a user who was shown nothing.
 
+    Each bin has its mass under ``Beta(alpha, beta)`` and its mean propensity, so that
+    the prior and its mean are exact, and so are the bins' probabilities after one
+    session. Later ones take the spread within a bin, under ``1 / Q``, for none.
+
     Args:
       world: The world.
-      points: Propensities of the grid ``Q``, at least 1.
+      points: Bins ``Q``, at least 1.
 
     Returns:
       The belief.
 
     Raises:
-      ValueError: Fewer than one point.
+      ValueError: Fewer than one bin.
     """
     require_number("points", points, 1)
-    grid = _grid(points)
-    weights = (world.alpha - 1) * jnp.log(grid) + (world.beta - 1) * jnp.log1p(-grid)
-    return Belief(jax.nn.log_softmax(weights), jnp.zeros(2))
+    return Belief(*beta_bins(world.alpha, world.beta, points), jnp.zeros(2))
 
 
 def observe(
     world: World, state: State, belief: Belief, slate: Array, clicks: Array
 ) -> Belief:
-    """The belief after a slate, by Bayes' rule.
+    """The belief after a slate, by Bayes' rule with one propensity for each bin.
 
     Args:
       world: The world.
@@ -252,18 +254,23 @@ def observe(
 
     Returns:
       The belief.
+
+    Raises:
+      ValueError: Items that there are not, clicks other than 0 or 1 for each of them.
     """
+    slate = require_slate("slate", slate, len(world.items))
+    clicked = require_clicks(clicks, slate)
 
     def likelihood(seeking):
-        odds = click_odds(world, state, seeking)[slate]
-        return jnp.sum(jnp.log(jnp.where(clicks, odds, 1 - odds)))
+        odds = _log_odds(world, state, seeking)[slate]
+        return jnp.sum(jax.nn.log_sigmoid(jnp.where(clicked, odds, -odds)))
 
     evidence = belief.evidence + jax.vmap(likelihood)(jnp.arange(2.0))
-    grid = _grid(len(belief.weights))
-    either = jnp.logaddexp(jnp.log1p(-grid) + evidence[0], jnp.log(grid) + evidence[1])
+    each = belief.propensities
+    either = jnp.logaddexp(jnp.log1p(-each) + evidence[0], jnp.log(each) + evidence[1])
     ends = state.slate + 1 >= world.slates
-    weights = jnp.where(ends, belief.weights + either, belief.weights)
-    return Belief(jax.nn.log_softmax(weights), jnp.where(ends, 0.0, evidence))
+    weights = jax.nn.log_softmax(belief.weights + jnp.where(ends, either, 0.0))
+    return Belief(weights, each, jnp.where(ends, 0.0, evidence))
 
 
 def infer(belief: Belief) -> tuple[Array, Array]:
@@ -275,7 +282,7 @@ def infer(belief: Belief) -> tuple[Array, Array]:
     Returns:
       Two scalars in [0, 1].
     """
-    mean = jnp.sum(jnp.exp(belief.weights) * _grid(len(belief.weights)))
+    mean = jnp.sum(jnp.exp(belief.weights) * belief.propensities)
     logit = jnp.log(mean) - jnp.log1p(-mean)
     return mean, jax.nn.sigmoid(logit + belief.evidence[1] - belief.evidence[0])
 
@@ -306,7 +313,7 @@ def greedy(
 
 def diversity(world: World, slate: Array) -> Array:
     """``1 -`` mean cosine of a slate's pairs, ``[K]`` to a scalar; K at least 2."""
-    shown = world.items[slate]
+    shown = world.items[require_slate("slate", slate, len(world.items))]
     count = len(shown)
     require_number("number of items", count, 2)
     total = jnp.sum(jnp.sum(shown, 0) ** 2) - count
@@ -326,16 +333,17 @@ def render(world: World, state: State, *, size: int = 128) -> Array:
     """
     count = len(world.centres)
     require_shape("ago", state.ago, (count,))
-    odds = click_odds(world, state, state.seeking)
     mine = jax.nn.one_hot(world.genres, count)
-    tall = odds @ mine / jnp.sum(mine, 0)
+    tall = click_odds(world, state, state.seeking) @ mine / jnp.sum(mine, 0)
     novel = (state.ago > world.memory)[:, None]
     colors = jnp.where(novel, jnp.array([0.2, 0.65, 0.3]), jnp.full(3, 0.5))
     return bars(paper(size)[0], tall, 0.0, colors)
 
 
-def _grid(points: int) -> Array:
-    return (jnp.arange(points, dtype=jnp.float32) + 0.5) / points
+def _log_odds(world: World, state: State, seeking: Array | float) -> Array:
+    sign = (2 * jnp.float32(seeking) - 1) * (2 * novelty(world, state) - 1)
+    taste = world.appeal * (world.items @ state.taste)
+    return taste + world.offset + world.pull * sign
 
 
 def _unit(x: Array) -> Array:
