@@ -18,8 +18,8 @@ def require_slate(name: str, slate: Array, count: int) -> Array:
     Raises:
       ValueError: Another rank; known numbers that are not 0 to ``count - 1``.
     """
-    require_index(name, slate, count)
     slate = jnp.asarray(slate)
+    require_index(name, slate, count)
     if slate.ndim != 1:
         raise ValueError(f"{name} has shape {slate.shape}; expected [K]")
     return slate
