@@ -79,7 +79,7 @@ def row_values(
     """What a potential's function says of its rows, float32 ``[R]``.
 
     Raises:
-      TypeError: Whole numbers where ``graded``.
+      TypeError: Complex numbers; whole ones where ``graded``.
       ValueError: Another shape, or no array.
     """
     name = "a potential's function"

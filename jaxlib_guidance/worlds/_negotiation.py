@@ -297,7 +297,8 @@ def say(talks: Talks, state: State, word: Array) -> State:
         jnp.where(agreed, split, state.deal),
         state.beliefs.at[hears].set(jnp.where(learns, seen, belief)),
     )
-    return jax.tree.map(lambda a, b: jnp.where(_ended(state), a, b), state, after)
+    ended = _ended(state)
+    return jax.tree.map(lambda a, b: jnp.where(ended, a, b), state, after)
 
 
 def scores(talks: Talks, state: State, player: Array | int) -> Array:
@@ -318,7 +319,7 @@ def scores(talks: Talks, state: State, player: Array | int) -> Array:
     each = jnp.sum(value * jnp.stack([first, 1 - first]), -1)
     each = jnp.where(state.deal < NONE, each, 0)
     belief = state.beliefs[player]
-    # What is ruled out adds nothing, nor to the gradient, which the logarithm's is not.
+    # What is ruled out adds nothing; the logarithm of 0 would make its gradient NaN.
     entropy = -jnp.sum(belief * jnp.log(jnp.where(belief > 0, belief, 1.0)))
     return jnp.stack([each[player], each[1 - player], 1 - entropy / jnp.log(6.0)])
 
