@@ -283,6 +283,21 @@ def expand(a: Array, like: Array) -> Array:
     return a.reshape(a.shape + (1,) * (like.ndim - a.ndim)) if a.ndim else a
 
 
+def require_array(name: str, x: Any, expected: str = "an array") -> None:
+    """Raises for a list or a tuple, which jax takes for a tree of numbers.
+
+    Args:
+      name: What to call ``x`` in the error.
+      x: What the caller gave.
+      expected: What it should be.
+
+    Raises:
+      TypeError: A list or a tuple.
+    """
+    if isinstance(x, list | tuple):
+        raise TypeError(f"{name} is a {type(x).__name__}; expected {expected}")
+
+
 def per_sample(a: Array | float, x: Array, name: str = "weight") -> Array:
     """A weight that is one number or one per sample, ready to broadcast against ``x``.
 
@@ -298,8 +313,7 @@ def per_sample(a: Array | float, x: Array, name: str = "weight") -> Array:
       TypeError: A list or a tuple, which jax takes for a tree of numbers.
       ValueError: Another shape.
     """
-    if isinstance(a, list | tuple):
-        raise TypeError(f"{name} is {a!r}; expected a number or an array")
+    require_array(name, a, "a number or an array")
     a = jnp.asarray(a, jnp.float32)
     if a.shape not in ((), x.shape[:1]):
         raise ValueError(f"{name} has shape {a.shape}; expected () or {x.shape[:1]}")
@@ -312,8 +326,7 @@ def at_least_float32(x: Array | float) -> Array:
     Raises:
       TypeError: A list or a tuple, which jax takes for a tree of numbers.
     """
-    if isinstance(x, list | tuple):
-        raise TypeError(f"got a {type(x).__name__}; expected an array or a number")
+    require_array("x", x, "a number or an array")
     wide = jnp.result_type(x) == jnp.float64
     return jnp.asarray(x, jnp.float64 if wide else jnp.float32)
 

@@ -196,7 +196,7 @@ def test_bad_arguments(arguments, match):
 
 
 def test_lists_are_refused_by_name():
-    with pytest.raises(TypeError, match="got a list; expected an array"):
+    with pytest.raises(TypeError, match="x is a list; expected a number or an array"):
         masked_mean([1.0, 2.0])
 
 

@@ -1,11 +1,9 @@
 """Checks of values that are known while tracing."""
 
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.types import Array, concrete
+from jaxlib_guidance.types import Array, concrete, require_array
 
 
 def require_range(
@@ -50,21 +48,6 @@ def require_range(
             f"{name} is {known[wrong].flat[0].item()}; expected a number in "
             f"{left}{low:g}, {high:g}{right}"
         )
-
-
-def require_array(name: str, x: Any, expected: str = "an array") -> None:
-    """Raises for a list or a tuple, which jax takes for a tree of numbers.
-
-    Args:
-      name: What to call ``x`` in the error.
-      x: What the caller gave.
-      expected: What it should be.
-
-    Raises:
-      TypeError: A list or a tuple.
-    """
-    if isinstance(x, list | tuple):
-        raise TypeError(f"{name} is a {type(x).__name__}; expected {expected}")
 
 
 def require_floating(name: str, x: Array | float) -> None:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance.reduce import require_shape, sqrt
-from jaxlib_guidance.types import Array, concrete
+from jaxlib_guidance.types import Array, concrete, require_array
 
 
 def require_number(
@@ -60,8 +60,7 @@ def require_index(name: str, value: Array | int, count: int) -> None:
       TypeError: A list, of which ``==`` compares the whole and not the entries.
       ValueError: Other numbers.
     """
-    if isinstance(value, list | tuple):
-        raise TypeError(f"{name} is a {type(value).__name__}; expected an array")
+    require_array(name, value)
     if not jnp.issubdtype(jnp.asarray(value).dtype, jnp.integer):
         raise ValueError(f"{name} is {value}; expected integers")
     require_number(name, value, 0, count - 1)

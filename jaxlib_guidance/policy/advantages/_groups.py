@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.policy._ranges import require_array
 from jaxlib_guidance.reduce import divide, hide, mask_like, require_shape
-from jaxlib_guidance.types import Array, concrete
+from jaxlib_guidance.types import Array, concrete, require_array
 
 
 def _in_range(
