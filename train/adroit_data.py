@@ -288,7 +288,10 @@ def main(config: Config) -> None:
     try:
         made = make(config)
         config.out.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(config.out, actions=made["actions"], states=made["states"])
+        part = config.out.with_name(config.out.name + ".part")
+        with part.open("wb") as file:
+            np.savez(file, actions=made["actions"], states=made["states"])
+        part.replace(config.out)
     except (ImportError, OSError, ValueError) as error:
         sys.exit(f"train/adroit_data.py: {error}")
     print(f"{config.out}: {config.count} episodes of {config.length} steps")

@@ -171,6 +171,23 @@ def test_the_extra_is_named(kinds, monkeypatch, tmp_path):
         recipe.main(recipe.Config(path, out=tmp_path / "x.npz"))
 
 
+def test_data_that_are_there_outlive_a_full_disk(monkeypatch, tmp_path):
+    made = {"actions": np.zeros((1, 2, 3)), "states": np.zeros((1, 2, 4))}
+    monkeypatch.setattr(recipe, "make", lambda config: made)
+    config = recipe.Config(tmp_path / "door.pickle", out=tmp_path / "x.npz")
+    recipe.main(config)
+
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(SystemExit, match="No space left on device"):
+        recipe.main(config)
+    with np.load(config.out) as kept:
+        assert kept["states"].shape == (1, 2, 4)
+
+
 @pytest.mark.slow
 def test_a_hand_in_mujoco_is_planned_for(tmp_path):
     pytest.importorskip("gymnasium_robotics", reason="the extra adroit")
