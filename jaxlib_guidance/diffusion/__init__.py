@@ -62,6 +62,11 @@ from jaxlib_guidance.diffusion._spacings import (
     kl_optimal_grid,
     linear_quadratic_grid,
 )
+from jaxlib_guidance.diffusion._stiffness import (
+    flow_stiffness,
+    stiffness,
+    stiffness_grid,
+)
 from jaxlib_guidance.diffusion._table_grids import (
     align_your_steps_grid,
     discrete_grid,
@@ -116,6 +121,10 @@ __all__ = [
     "linear_quadratic_grid",
     "align_your_steps_grid",
     "shift_grid",
+    # How short steps must be
+    "stiffness",
+    "flow_stiffness",
+    "stiffness_grid",
     # Times to train at
     "stratified",
     "uniform_t",

@@ -8,6 +8,7 @@ from jaxlib_guidance.models.layers._embed import (
     grid_positions,
     sinusoidal,
 )
+from jaxlib_guidance.models.layers._gates import SEGate, StepGate
 from jaxlib_guidance.models.layers._s4 import (
     S4D,
     Sampled,
@@ -28,6 +29,9 @@ __all__ = [
     "Condition",
     "ConditionEmbed",
     "drop_condition",
+    # Gates of residual blocks
+    "SEGate",
+    "StepGate",
     # Structured state spaces
     "initial_poles",
     "Sampled",
