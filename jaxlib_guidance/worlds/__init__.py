@@ -10,6 +10,8 @@ from jaxlib_guidance.worlds import _dynamical_bandit as dynamical_bandit
 from jaxlib_guidance.worlds import _errand as errand
 from jaxlib_guidance.worlds import _gaussian_bandit as gaussian_bandit
 from jaxlib_guidance.worlds import _grids as grids
+from jaxlib_guidance.worlds import _hidden_role as hidden_role
+from jaxlib_guidance.worlds import _hidden_role_beliefs as hidden_role_beliefs
 from jaxlib_guidance.worlds import _hosts as hosts
 from jaxlib_guidance.worlds import _key_door as key_door
 from jaxlib_guidance.worlds import _kuhn as kuhn
@@ -42,6 +44,8 @@ __all__ = [
     "errand",
     "gaussian_bandit",
     "grids",
+    "hidden_role",
+    "hidden_role_beliefs",
     "hosts",
     "key_door",
     "kuhn",

@@ -9,6 +9,7 @@ from jaxlib_guidance.worlds import (
     dynamical_bandit,
     gaussian_bandit,
     grids,
+    hidden_role,
     kuhn,
     linear_game,
     negotiation,
@@ -131,6 +132,22 @@ def test_talks():
     frame = np.asarray(negotiation.render(talks, done))
     green = np.abs(frame - np.array([0.2, 0.65, 0.3])).max(-1) < 1e-3
     np.testing.assert_array_equal(green, drawn)
+
+
+def test_a_meeting():
+    seen = np.array([[3, 2, 0, 1], [0, 3, 0, 0], [0, 0, 3, 0], [0, 0, 0, 3]])
+    state = hidden_role.begin(2, seen)
+    for word in (0, hidden_role.ACCUSE + 3, hidden_role.CLEAR):
+        state = hidden_role.say(state, word)
+    frame = hidden_role.render(hidden_role.build(), state, scale=8)
+    assert frame.shape == (96, 32, 3)
+    # The first saw the second idle and the last at a task; then words of two, below.
+    np.testing.assert_allclose(painted(frame, BLUE), [2.5 / 12, 2.5 / 4])
+    red, green = np.array([[0.5, 1.5], [5.5, 3.5]]), np.array([[0.5, 3.5], [6.5, 0.5]])
+    np.testing.assert_allclose(painted(frame, RED), red.mean(0) / [12, 4])
+    np.testing.assert_allclose(
+        painted(frame, (0.2, 0.65, 0.3)), green.mean(0) / [12, 4]
+    )
 
 
 @pytest.mark.parametrize(
