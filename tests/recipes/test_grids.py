@@ -152,3 +152,29 @@ def test_what_an_utterance_brought_where_the_learner_goes_on_is_worth_the_talk(
     assert goal["utterance, 3 dimensions"] < goal["utterance, goal"]
     # Who is paid for the partner's share as well gives it more.
     assert kept["talk, 3 dimensions"][2] > kept["talk, goal"][2]
+
+
+def test_a_crew_learns_to_talk_and_sooner_where_it_listens_and_speaks(monkeypatch):
+    import hidden_role
+
+    names = "random words, listening", "win", "win, listening, speaking"
+    rows = {name: hidden_role.ROWS[name] for name in names}
+    monkeypatch.setattr(hidden_role, "ROWS", rows)
+    spies = {"plain words": hidden_role.SPIES["plain words"]}
+    monkeypatch.setattr(hidden_role, "SPIES", spies)
+    config = hidden_role.Config(
+        seeds=2, tuning=1, updates=(20, 100), rates=(0.03,), weights=(0.003,)
+    )
+    kept = {k: v.mean(0) for k, v in hidden_role.main(config).items()}
+    win = {k: v[0] for k, v in kept.items()}
+    assert win["random words, listening"] < 0.32
+    assert 0.45 < win["win"] < 0.74
+    assert 0.45 < win["win, listening, speaking"] < 0.74
+    for name in names[1:]:
+        _, drawn, heard, before, after, second = kept[name]
+        assert drawn < 0.74
+        assert 0.4 < heard < 0.74  # By Bayes' rule, below what all dossiers tell.
+        assert before < after - 0.05
+        assert second < 0.8
+    # Who speaks by rules of its own is known by them.
+    assert win["plain words: win"] > 0.85
