@@ -8,6 +8,11 @@ from jaxlib_guidance.models.layers._embed import (
     grid_positions,
     sinusoidal,
 )
+from jaxlib_guidance.models.layers._fusion import (
+    fusion_weights,
+    probability_fusion,
+    weighted_experts,
+)
 from jaxlib_guidance.models.layers._gates import SEGate, StepGate
 from jaxlib_guidance.models.layers._s4 import (
     S4D,
@@ -29,6 +34,10 @@ __all__ = [
     "Condition",
     "ConditionEmbed",
     "drop_condition",
+    # Several experts' distributions as one
+    "fusion_weights",
+    "weighted_experts",
+    "probability_fusion",
     # Gates of residual blocks
     "SEGate",
     "StepGate",
