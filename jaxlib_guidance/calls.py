@@ -1,4 +1,4 @@
-"""What callers give: functions, denoisers, and the process that these share."""
+"""What callers give: functions, conditions, denoisers, and the process of these."""
 
 import functools
 import inspect
@@ -57,6 +57,24 @@ def _layers(function: Any) -> Iterator[Any]:
     yield function
     if hasattr(function, "__wrapped__"):
         yield from _layers(function.__wrapped__)
+
+
+def require_cond(cond: PyTree, batch: int) -> None:
+    """Raises unless every leaf of the condition leads with the batch.
+
+    Args:
+      cond: Condition pytree; None has no leaves.
+      batch: Number of samples.
+
+    Raises:
+      ValueError: A leaf of another shape, with its path.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(cond):
+        if jnp.shape(leaf)[:1] != (batch,):
+            raise ValueError(
+                f"cond{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}; "
+                f"expected the batch {batch} first"
+            )
 
 
 def require_energy(function: Any, params: PyTree, name: str) -> None:

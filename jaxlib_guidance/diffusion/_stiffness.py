@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlib_guidance.calls import require_cond
 from jaxlib_guidance.diffusion._ranges import (
     finish,
     level,
@@ -109,8 +110,8 @@ def flow_stiffness(
 
     Args:
       denoiser: Denoiser with a ``process``.
-      x: States ``[B, *S]`` at ``grid[0]``: noise for a draw from the start, or noised
-        data.
+      x: States ``[B, *S]`` at ``grid[0]``: for a draw from the start noise of deviation
+        ``sigma(grid[0])``, or noised data.
       grid: Decreasing times ``[N + 1]``, ``N`` at least 1, the last above 0: a grid
         made with ``final_zero=False``.
       cond: Condition of the network.
@@ -121,8 +122,9 @@ def flow_stiffness(
 
     Raises:
       TypeError: ``denoiser`` is none, or ``x`` no array.
-      ValueError: A denoiser without a process, or a grid that is not 1-D, too short,
-        outside the process's times, not decreasing, or that ends at 0.
+      ValueError: A denoiser without a process, a condition without the batch first, or
+        a grid that is not 1-D, too short, outside the process's times, not decreasing,
+        or that ends at 0.
     """
     if not isinstance(denoiser, Denoiser):
         kind = type(denoiser).__name__
@@ -136,6 +138,7 @@ def flow_stiffness(
     if jnp.ndim(x) < 1:
         raise ValueError("x has shape (); expected [B, *S]")
     _require_grid(process, grid)
+    require_cond(cond, jnp.shape(x)[0])
 
     def velocity(y, t):
         scale, tau = _level(process, t)
@@ -167,11 +170,11 @@ def stiffness_grid(process: Process, grid: Array, stiffness: Array, n: int) -> A
 
     Args:
       process: The noise process.
-      grid: Times ``[N + 1]`` between which ``stiffness`` was measured, known numbers;
-        finer than the grid that is made.
+      grid: Times ``[N + 1]`` between which ``stiffness`` was measured, known numbers,
+        best several times finer than the grid that is made.
       stiffness: Of each of its steps, ``[N]`` or ``[N, B]`` as from `flow_stiffness`:
         known numbers from 0, whose mean over samples counts.
-      n: Number of steps, at least 1, the last of which ends at 0.
+      n: Number of steps, 1 to ``N``, the last of which ends at 0.
 
     Returns:
       Float32 ``[n + 1]`` from ``grid[0]`` to 0.
@@ -195,6 +198,10 @@ def stiffness_grid(process: Process, grid: Array, stiffness: Array, n: int) -> A
         )
     if not ((known >= 0) & (known < np.inf)).all():
         raise ValueError("stiffness has values that are negative or not finite")
+    if n > steps:
+        raise ValueError(
+            f"n is {n}; expected at most {steps}, the steps that were measured"
+        )
     density = np.sqrt(known if known.ndim == 1 else known.mean(1))
     alpha, sigma = (level(f, grid) for f in (process.alpha, process.sigma))
     tau = sigma / (alpha + sigma)

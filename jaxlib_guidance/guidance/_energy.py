@@ -134,10 +134,12 @@ def energy(
     ``p(x) exp(-w E(x))`` and not of it, at weight 1 too; the particles of
     `sampling.twisted` correct that.
 
-    Through the network the gradient holds the network's own Jacobian, times ``c =
-    sigma^2 / alpha``, which at the first times of a process is in the hundreds. A
-    network that predicts eps is wrong there by as much, and its samples diverge: keep
-    the term off those steps, ``during(energy(...), 0.2, 1.0)``, or take "denoised".
+    Through the network the gradient holds the network's own Jacobian, of which training
+    sees nothing, times ``c = sigma^2 / alpha``, which at the first times of a process
+    is in the hundreds. A learned network that predicts eps is wrong there by as much,
+    and its samples diverge; one that predicts v or velocity is wrong by less, which may
+    still lower a reward that it should raise. Keep the term off those steps,
+    ``during(energy(...), 0.2, 1.0)``, or take "denoised".
 
     Neighbouring energies of a chain that go through the same thing and are not
     normalised are summed and cost one backward pass.

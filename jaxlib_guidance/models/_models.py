@@ -6,6 +6,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any
 
 import jax
@@ -78,8 +79,11 @@ class DiffusionModel:
           The model.
 
         Raises:
+          TypeError: Not a number that Python knows, which a traced one is not.
           ValueError: A window below 0, or a network without such an embedding.
         """
+        if isinstance(time_window, bool) or not isinstance(time_window, Real):
+            raise TypeError(f"time_window is {time_window!r}; expected a Python number")
         if not 0 <= time_window < math.inf:
             raise ValueError(f"time_window is {time_window}; expected a number from 0")
         if not hasattr(self.module, "time_window"):

@@ -12,14 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.calls import process_of
+from jaxlib_guidance.calls import process_of, require_cond
 from jaxlib_guidance.diffusion import logsnr, require_times
 from jaxlib_guidance.guidance import guided
 from jaxlib_guidance.sampling._loop import initial_state
 from jaxlib_guidance.sampling._prepare import (
     make_denoise,
     make_interval,
-    require_cond,
     time_type,
 )
 from jaxlib_guidance.sampling._sampler import Denoise

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.calls import process_of
+from jaxlib_guidance.calls import process_of, require_callable
 from jaxlib_guidance.diffusion import require_positive
 from jaxlib_guidance.reduce import require_shape
 from jaxlib_guidance.sampling._calibrate_newton import descend
@@ -157,6 +157,9 @@ def calibrate(
     if not 0 <= held_out < 1:
         raise ValueError(f"held_out is {held_out}; expected a share from 0 to below 1")
     began = time.perf_counter()
+    require_whole(seed, "seed", 0)
+    if progress is not None:
+        require_callable(progress, "progress", ("done", "steps"))
     rng.require_keys(keys)
     process = process_of(denoiser, process)
     options = {"guidance": guidance, "plan": plan, "process": process}

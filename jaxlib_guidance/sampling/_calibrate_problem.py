@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxlib_guidance.calls import require_cond
 from jaxlib_guidance.diffusion import logsnr_grid
 from jaxlib_guidance.guidance import guided
 from jaxlib_guidance.reduce import sqrt
@@ -16,7 +17,6 @@ from jaxlib_guidance.sampling._calibrated import Calibrated, tabulate
 from jaxlib_guidance.sampling._checks import require_sampler
 from jaxlib_guidance.sampling._loop import initial_state, sample
 from jaxlib_guidance.sampling._multistep import unipc
-from jaxlib_guidance.sampling._prepare import require_cond
 from jaxlib_guidance.sampling._sampler import Sampler, SampleState
 from jaxlib_guidance.types import Array, Process, PyTree
 

@@ -14,14 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.calls import process_of
+from jaxlib_guidance.calls import process_of, require_cond
 from jaxlib_guidance.guidance import guided
 from jaxlib_guidance.sampling._checks import require_sampler, require_whole
 from jaxlib_guidance.sampling._prepare import (
     make_denoise,
     make_interval,
     make_kernel,
-    require_cond,
     require_grid,
     require_own_grid,
 )

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxlib_guidance import rng
-from jaxlib_guidance.calls import process_of
+from jaxlib_guidance.calls import process_of, require_cond
 from jaxlib_guidance.guidance import chain
 from jaxlib_guidance.sampling._checks import require_sampler, require_whole
 from jaxlib_guidance.sampling._loop import sample
@@ -23,7 +23,6 @@ from jaxlib_guidance.sampling._potentials import Potential, Proposal
 from jaxlib_guidance.sampling._prepare import (
     make_context,
     make_interval,
-    require_cond,
     require_grid,
 )
 from jaxlib_guidance.sampling._resample import (

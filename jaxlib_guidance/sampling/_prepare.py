@@ -102,16 +102,6 @@ def require_own_grid(sampler: Sampler, grid: Array, known: np.ndarray | None) ->
         )
 
 
-def require_cond(cond: PyTree, batch: int) -> None:
-    """Raises unless every leaf of the condition leads with the batch."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(cond):
-        if jnp.shape(leaf)[:1] != (batch,):
-            raise ValueError(
-                f"cond{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}; "
-                f"expected the batch {batch} first"
-            )
-
-
 def make_kernel(
     sampler: Sampler, x: Array, state: PyTree, interval: Interval
 ) -> Callable[[Array], Transition] | None:

@@ -181,6 +181,7 @@ def test_what_a_flow_is_refused_for():
         ((good, x, np.array([0.1, 0.5])), ValueError, "grid goes from 0.1 to 0.5"),
         ((good, x, np.array([0.5, 0.0])), ValueError, "end above 0"),
         ((good, x, np.array([500, 1])), ValueError, "grid has times from 1 to 500"),
+        ((good, x, np.array([0.5, 0.1]), x[:3]), ValueError, r"cond has shape \(3,"),
     ):
         with pytest.raises(kind, match=message):
             flow_stiffness(*arguments)
@@ -237,6 +238,7 @@ def test_its_steps_err_alike():
         ([0.5, 0.1], [-1.0], 3, "negative or not finite"),
         ([0.5, 0.1], [np.nan], 3, "negative or not finite"),
         ([0.5, 0.0], [1.0], 3, "end above 0"),
+        ([0.5, 0.1], [1.0], 3, "n is 3; expected at most 1"),
     ],
 )
 def test_what_a_grid_is_refused_for(grid, found, n, message):

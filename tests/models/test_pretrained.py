@@ -165,6 +165,9 @@ def test_a_smoothed_model_denoises_as_well_and_says_the_same_at_the_next_level()
     assert smooth < 1.005 * rough
     assert still < waved / 10
     assert errors(model.smoothed(0.0)) == (rough, waved)
+    for wrong in ("0.1", [0.1], None, True, jnp.ones(1)):
+        with pytest.raises(TypeError, match="time_window is .*; expected a Python num"):
+            model.smoothed(wrong)
     with pytest.raises(ValueError, match="the network is Plain, which has no time_win"):
         dataclasses.replace(model, module=type("Plain", (), {})()).smoothed(0.1)
 

@@ -398,9 +398,12 @@ def test_what_is_refused():
         "steps": -1,
         "batch": 0,
         "held_out": 1.0,
+        "seed": -1,
     }.items():
         with pytest.raises(ValueError, match=f"{name} is {value}; expected"):
             run(**{"n": N} | {name: value})
+    with pytest.raises(TypeError, match="progress is 3; expected a function of"):
+        run(n=N, progress=3)
     with pytest.raises(ValueError, match=r"cond has shape \(3,\)"):
         run(n=N, cond=COND[:3])
     half, _ = jg.sample(KEYS[:4], NET, *START, (4,), COND[:4], steps=1)
