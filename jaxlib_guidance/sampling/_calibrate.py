@@ -152,14 +152,14 @@ def calibrate(
       Frankel et al., S4S, 2502.17423 (coefficients and times). They learn by Adam; this
       is Levenberg and Marquardt's least squares, reweighted.
     """
-    for name, size, smallest in (("n", n, 1), ("steps", steps, 0), ("batch", batch, 1)):
-        require_whole(size, name, smallest)
+    least = {"n": (n, 1), "steps": (steps, 0), "batch": (batch, 1), "seed": (seed, 0)}
+    for name, (number, smallest) in least.items():
+        require_whole(number, name, smallest)
     if not 0 <= held_out < 1:
         raise ValueError(f"held_out is {held_out}; expected a share from 0 to below 1")
-    began = time.perf_counter()
-    require_whole(seed, "seed", 0)
     if progress is not None:
         require_callable(progress, "progress", ("done", "steps"))
+    began = time.perf_counter()
     rng.require_keys(keys)
     process = process_of(denoiser, process)
     options = {"guidance": guidance, "plan": plan, "process": process}
