@@ -90,6 +90,26 @@ def test_a_room_alone_gives_all_its_names(room, fresh):
     )
 
 
+def test_worlds_are_listed_alone():
+    assert dir(jg.worlds) == sorted(jg.worlds.__all__)
+
+
+@pytest.mark.parametrize("name", jg.worlds.__all__)
+def test_a_world_lists_what_it_defines_and_its_constants(name):
+    """And neither private names nor imports, which a completion would offer."""
+    world = getattr(jg.worlds, name)
+    body = parse(Path(world.__file__))
+    kinds = (ast.Import, ast.ImportFrom)
+    imports = (
+        alias for node in body if isinstance(node, kinds) for alias in node.names
+    )
+    foreign = {alias.asname or alias.name for alias in imports}
+    listed = set(dir(world))
+    assert set(plain(body)) <= listed
+    assert not [each for each in listed & foreign if not each.isupper()]
+    assert not [each for each in listed if each.startswith("_")]
+
+
 @pytest.mark.parametrize("order", ["facade first", "rooms first, in reverse"])
 def test_every_name_is_reached_in_any_order(order, fresh):
     rooms = names_by_room()

@@ -1,5 +1,8 @@
 """Environments with a known truth, each a namespace of pure functions."""
 
+from functools import partial
+from types import ModuleType
+
 from jaxlib_guidance.worlds import _carry as carry
 from jaxlib_guidance.worlds import _chains as chains
 from jaxlib_guidance.worlds import _craft as craft
@@ -67,3 +70,22 @@ __all__ = [
     "tables",
     "users",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+def _public(world: ModuleType) -> list[str]:
+    """What `dir` shows of a world: what its file defines and its constants."""
+    return sorted(
+        name
+        for name, thing in vars(world).items()
+        if not name.startswith("_")
+        and (name.isupper() or getattr(thing, "__module__", None) == world.__name__)
+    )
+
+
+for _name in __all__:
+    # A world is a file, and a file's own `__dir__` would stand in each of them.
+    vars(globals()[_name])["__dir__"] = partial(_public, globals()[_name])
