@@ -1,24 +1,11 @@
 """Benchmarks of docs/editing.md and docs/motion.md: their judges, and a small table."""
 
-import sys
-from pathlib import Path
-
-import jax
 import numpy as np
 import pytest
 
 from jaxlib_guidance.data import MOTION_ACTIONS, make_motions
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def benchmarks():
-    folder = str(Path(__file__).parents[2] / "benchmarks")
-    sys.path.insert(0, folder)
-    with jax.numpy_dtype_promotion("standard"):  # As whoever runs them has it.
-        yield
-    sys.path.remove(folder)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("benchmarks")]
 
 
 def test_the_judge_tells_colours_of_things_that_it_has_not_seen(tmp_path):

@@ -1,8 +1,6 @@
 """The benchmark of fusion: its world is as it says, and the tables have their lines."""
 
 import itertools
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +11,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def fusion():
-    folder = str(Path(__file__).parents[2] / "benchmarks")
-    sys.path.insert(0, folder)
-    with jax.numpy_dtype_promotion("standard"):  # As whoever runs it has it.
-        import fusion
+def fusion(benchmarks):
+    import fusion
 
-        yield fusion
-    sys.path.remove(folder)
+    return fusion
 
 
 def test_labels_are_the_chain_and_the_lost_are_marked(fusion):

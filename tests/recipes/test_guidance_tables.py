@@ -1,24 +1,13 @@
 """benchmarks/classifiers.py and posteriors.py: at small sizes their tables hold."""
 
-import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("benchmarks")]
 ROOT = Path(__file__).parents[2]
 ASSETS = ROOT / "jaxlib_guidance" / "models" / "assets"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def benchmarks():
-    folder = str(ROOT / "benchmarks")
-    sys.path.insert(0, folder)
-    with jax.numpy_dtype_promotion("standard"):  # As whoever runs them has it.
-        yield
-    sys.path.remove(folder)
 
 
 @pytest.mark.parametrize("asked", ["even", "held-out"])

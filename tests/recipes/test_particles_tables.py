@@ -1,21 +1,15 @@
 """benchmarks/particles.py: its tables say what the methods promise."""
 
-import sys
-from pathlib import Path
-
 import pytest
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def particles():
-    folder = str(Path(__file__).parents[2] / "benchmarks")
-    sys.path.insert(0, folder)
+def particles(benchmarks):
     import particles
 
-    yield particles
-    sys.path.remove(folder)
+    return particles
 
 
 def rows(table):

@@ -11,14 +11,6 @@ import pytest
 from jaxlib_guidance.testing import posterior_mean, posterior_mean64
 
 
-@pytest.fixture(scope="module")
-def benchmarks():
-    folder = str(Path(__file__).parents[2] / "benchmarks")
-    sys.path.insert(0, folder)
-    yield
-    sys.path.remove(folder)
-
-
 def test_no_distribution_is_in_both_halves(benchmarks):
     import problems
 

@@ -1,21 +1,8 @@
 """Benchmarks of stiffness: at small sizes the tables have all of their lines."""
 
-import sys
-from pathlib import Path
-
-import jax
 import pytest
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def benchmarks():
-    folder = str(Path(__file__).parents[2] / "benchmarks")
-    sys.path.insert(0, folder)
-    with jax.numpy_dtype_promotion("standard"):  # As whoever runs them has it.
-        yield
-    sys.path.remove(folder)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("benchmarks")]
 
 
 def cells(text, name):

@@ -3,8 +3,6 @@
 import dataclasses
 import importlib
 import re
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,16 +10,8 @@ import pytest
 
 from jaxlib_guidance.worlds import chains
 
+pytestmark = pytest.mark.usefixtures("benchmarks")
 examples = importlib.import_module("sums_examples")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def benchmarks():
-    folder = str(Path(__file__).parents[2] / "benchmarks")
-    sys.path.insert(0, folder)
-    with jax.numpy_dtype_promotion("standard"):  # As whoever runs them has it.
-        yield
-    sys.path.remove(folder)
 
 
 def test_examples_answer_what_is_asked():
