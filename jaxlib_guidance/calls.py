@@ -17,6 +17,7 @@ from jaxlib_guidance.types import (
     PyTree,
     at_least_float32,
     concrete,
+    require_array,
     require_process,
 )
 
@@ -70,10 +71,11 @@ def require_cond(cond: PyTree, batch: int) -> None:
       ValueError: A leaf of another shape, with its path.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(cond):
+        name = f"cond{jax.tree_util.keystr(path)}"
+        require_array(name, leaf, "arrays, as an encoder makes of text")
         if jnp.shape(leaf)[:1] != (batch,):
             raise ValueError(
-                f"cond{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}; "
-                f"expected the batch {batch} first"
+                f"{name} has shape {jnp.shape(leaf)}; expected the batch {batch} first"
             )
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.types import Array, at_least_float32, concrete
+from jaxlib_guidance.types import Array, at_least_float32, concrete, require_array
 
 Aggregation = Literal[
     "token_mean",
@@ -51,7 +51,8 @@ class LossOut(NamedTuple):
 
 
 def require_shape(name: str, x: Array | float, *shapes: tuple[int, ...]) -> None:
-    """Raises unless ``x`` has one of the shapes."""
+    """Raises unless ``x`` has one of the shapes, or where it is text."""
+    require_array(name, x, "numbers", lists=True)
     if jnp.shape(x) not in shapes:
         expected = " or ".join(map(str, dict.fromkeys(shapes)))
         raise ValueError(f"{name} has shape {jnp.shape(x)}; expected {expected}")
@@ -93,7 +94,7 @@ def mask_like(mask: Array | None, x: Array, name: str = "mask") -> Array:
             f"{name} has values from {known.min()} to {known.max()}; expected weights, "
             "0 where nothing counts and positive elsewhere"
         )
-    return at_least_float32(mask)
+    return at_least_float32(mask, name)
 
 
 def hide(x: Array, mask: Array | None, fill: float = 0.0) -> Array:

@@ -7,7 +7,7 @@ Every sample owns a key, ``fold_in(root, sample_id)``; every step derives from i
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.types import Array
+from jaxlib_guidance.types import Array, require_array
 
 # Streams of one sample that must not meet its step numbers. A number once given stays
 # with its stream, so that samples stay what they were.
@@ -37,6 +37,7 @@ def sample_keys(key: Array, n: int | Array, start: int = 0) -> Array:
       (4,)
     """
     require_key(key)
+    require_array("n", n, "a number of samples, or an array of their indices")
     if not jnp.issubdtype(jnp.result_type(n), jnp.integer):
         raise TypeError(
             f"n has type {jnp.result_type(n)}; expected a number of samples, or their "

@@ -283,18 +283,27 @@ def expand(a: Array, like: Array) -> Array:
     return a.reshape(a.shape + (1,) * (like.ndim - a.ndim)) if a.ndim else a
 
 
-def require_array(name: str, x: Any, expected: str = "an array") -> None:
-    """Raises for a list or a tuple, which jax takes for a tree of numbers.
+def require_array(
+    name: str, x: Any, expected: str = "an array", *, lists: bool = False
+) -> None:
+    """Raises for text, and for a list or a tuple, which jax takes for a tree.
 
     Args:
       name: What to call ``x`` in the error.
       x: What the caller gave.
       expected: What it should be.
+      lists: Whether lists and tuples of numbers pass.
 
     Raises:
-      TypeError: A list or a tuple.
+      TypeError: Text, alone, listed or as an array of numpy; a list or a tuple.
     """
-    if isinstance(x, list | tuple):
+    for leaf in jax.tree.leaves(x):
+        dtype = getattr(leaf, "dtype", None)
+        if getattr(dtype, "kind", "") in ("O", "S", "T", "U"):
+            raise TypeError(f"{name} has dtype {dtype}; expected {expected}")
+        if isinstance(leaf, str | bytes):
+            raise TypeError(f"{name} holds {leaf!r}; expected {expected}")
+    if isinstance(x, list | tuple) and not lists:
         raise TypeError(f"{name} is a {type(x).__name__}; expected {expected}")
 
 
@@ -310,7 +319,7 @@ def per_sample(a: Array | float, x: Array, name: str = "weight") -> Array:
       Float32 scalar or ``[B, 1, ...]``.
 
     Raises:
-      TypeError: A list or a tuple, which jax takes for a tree of numbers.
+      TypeError: Text, or a list or a tuple, which jax takes for a tree of numbers.
       ValueError: Another shape.
     """
     require_array(name, a, "a number or an array")
@@ -320,13 +329,13 @@ def per_sample(a: Array | float, x: Array, name: str = "weight") -> Array:
     return expand(a, x)
 
 
-def at_least_float32(x: Array | float) -> Array:
+def at_least_float32(x: Array | float, name: str = "x") -> Array:
     """Promotes to float32 (float64 stays), so that contrasts keep their digits.
 
     Raises:
-      TypeError: A list or a tuple, which jax takes for a tree of numbers.
+      TypeError: Text, or a list or a tuple, which jax takes for a tree of numbers.
     """
-    require_array("x", x, "a number or an array")
+    require_array(name, x, "a number or an array")
     wide = jnp.result_type(x) == jnp.float64
     return jnp.asarray(x, jnp.float64 if wide else jnp.float32)
 

@@ -129,7 +129,7 @@ def parametrize(
     def apply(x, t, cond, *, control, capture) -> Denoised:
         x = at_least_float32(x)
         require_times(process, t)
-        t = jnp.broadcast_to(at_least_float32(t), x.shape[:1])
+        t = jnp.broadcast_to(at_least_float32(t, "t"), x.shape[:1])
         scale = edm_scalings(process, t, sigma_data) if precondition else None
         if scale is not None:
             level = c_noise(t) if c_noise else scale.c_noise

@@ -23,7 +23,7 @@ from jaxlib_guidance.diffusion._ranges import (
     time_range,
 )
 from jaxlib_guidance.diffusion._times import require_positive
-from jaxlib_guidance.types import Array, Process, concrete
+from jaxlib_guidance.types import Array, Process, concrete, require_array
 
 # By how much a step of `flow_grid` may exceed the one before. A multistep solver of
 # fourth order amplifies a network's own error 7 times at 1, 13 at 1.25 and 90 at 2.
@@ -268,6 +268,7 @@ def shift_grid(grid: Array, shift: float) -> Array:
     Reference: Esser et al., arXiv 2403.03206, eq. 23.
     """
     require_positive(shift, "shift")
+    require_array("grid", grid, "an array of times")
     known = concrete(grid)
     if known is not None and not ((known >= 0) & (known <= 1)).all():
         raise ValueError(

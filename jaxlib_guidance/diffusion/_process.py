@@ -19,6 +19,7 @@ from jaxlib_guidance.types import (
     at_least_float32,
     expand,
     pytree_dataclass,
+    require_array,
     require_process,
     static,
 )
@@ -251,6 +252,8 @@ def perturb(process: Process, x0: Array, eps: Array, t: Array) -> Array:
       >>> jg.perturb(jg.RectifiedFlow(), x0, eps, jnp.array([0.0, 0.5]))[:, 0].tolist()
       [1.0, 0.5]
     """
+    require_array("x0", x0)
+    require_array("eps", eps)
     if x0.shape != eps.shape:
         raise ValueError(f"eps has shape {eps.shape}; expected x0's, {x0.shape}")
     if np.shape(t) not in ((), x0.shape[:1]):

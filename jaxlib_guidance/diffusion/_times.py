@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.types import Process, concrete, require_process
+from jaxlib_guidance.types import Process, concrete, require_array, require_process
 
 # Times may exceed the process's t_max by this factor: a grid from 1 for a process that
 # is trained to .999.
@@ -21,11 +21,12 @@ def require_times(process: Process, t: Any, name: str = "t") -> None:
       name: Name of the argument in the error.
 
     Raises:
-      TypeError: ``process`` is not a noise process.
+      TypeError: ``process`` is not a noise process, or ``t`` no numbers.
       ValueError: Known times outside ``[0, t_max]`` (1 % beyond it passes), or integers
         while they are traced, which are step numbers.
     """
     require_process(process)
+    require_array(name, t, "times", lists=True)
     known, end = concrete(t), concrete(process.t_max)
     kind = type(process).__name__
     if known is None:

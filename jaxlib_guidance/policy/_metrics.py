@@ -194,6 +194,8 @@ def pass_at_k(samples: Array, correct: Array, k: int) -> Array:
     """
     if k < 1:
         raise ValueError(f"k is {k}; expected at least 1")
+    n = at_least_float32(samples, "samples")
+    c = at_least_float32(correct, "correct")
     known = concrete(samples)
     if known is not None and (known < k).any():
         raise ValueError(f"samples has {known.min()}; expected at least k = {k}")
@@ -201,7 +203,6 @@ def pass_at_k(samples: Array, correct: Array, k: int) -> Array:
     right = concrete(correct)
     if known is not None and right is not None and (right > known).any():
         raise ValueError(f"correct has {right.max()}; expected at most samples")
-    n, c = at_least_float32(samples), at_least_float32(correct)
     i = jnp.arange(k, dtype=jnp.float32)
     miss = (n - c)[..., None] - i
     return 1 - jnp.prod(jnp.maximum(miss, 0) / (n[..., None] - i), -1)

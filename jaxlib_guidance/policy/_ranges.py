@@ -28,6 +28,7 @@ def require_range(
     Raises:
       ValueError: A value out of range, or a single number that is NaN.
     """
+    require_array(name, x, "numbers", lists=True)
     known = concrete(x)
     keep = None if mask is None else concrete(mask)
     if known is None or (mask is not None and keep is None):

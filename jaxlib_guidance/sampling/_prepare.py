@@ -24,6 +24,7 @@ from jaxlib_guidance.types import (
     PyTree,
     concrete,
     expand,
+    require_array,
 )
 
 
@@ -46,10 +47,12 @@ def require_grid(
       x: State, whose float64 the times share; otherwise they are float32.
 
     Raises:
+      TypeError: No numbers.
       ValueError: Not one-dimensional, fewer than two times, not finite, not monotonic,
         outside the range of the process, or increasing under a solver that cannot run
         backwards.
     """
+    require_array("grid", grid, "times [N + 1]", lists=True)
     if not isinstance(grid, jax.Array):
         traced = any(isinstance(t, jax.core.Tracer) for t in jax.tree.leaves(grid))
         # Numbers stay known under jit, where an array of jax would not.

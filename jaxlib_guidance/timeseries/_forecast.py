@@ -157,6 +157,7 @@ def forecast(
       guidance follows it.
 
     Raises:
+      TypeError: Inputs that are none.
       ValueError: Inputs of another layout, such as a horizon that the network was not
         trained for; guidance of a conditional network.
     """
@@ -166,6 +167,10 @@ def forecast(
         raise ValueError(
             "scale must be 0: this network is conditional, it is not guided to what is "
             "observed"
+        )
+    if not isinstance(inputs, Inputs):
+        raise TypeError(
+            f"inputs is {type(inputs).__name__}; expected Inputs, from layout.inputs"
         )
     wanted = (keys.shape[0], layout.length, layout.channels)
     if inputs.x.shape != wanted:

@@ -18,7 +18,13 @@ from jaxlib_guidance.timeseries._windows import (
     mean_absolute_scale,
     window_lengths,
 )
-from jaxlib_guidance.types import Array, at_least_float32, concrete, expand
+from jaxlib_guidance.types import (
+    Array,
+    at_least_float32,
+    concrete,
+    expand,
+    require_array,
+)
 
 VALUES = ("plain", "root")
 
@@ -148,6 +154,8 @@ class Layout:
             finite; segments of another number of series; negative values for a layout
             of square roots. Values are only looked at where they are not traced.
         """
+        require_array("observed", observed, lists=True)
+        require_array("scale", scale, lists=True)
         self._require_arrays(segments, covariates)
         length = self.context + self.horizon
         cut = {"context": self.context, "horizon": self.horizon, "lags": self.lags}
@@ -226,6 +234,7 @@ class Layout:
         return jnp.where(any_size | (given > 0), scale, 0)
 
     def _require_arrays(self, segments, covariates):
+        require_array("segments", segments)
         joint = () if self.joint == 1 else (self.joint,)
         if segments.ndim < 2 or segments.shape[2:] != joint:
             raise ValueError(

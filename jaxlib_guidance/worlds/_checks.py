@@ -29,6 +29,7 @@ def require_number(
     Raises:
       ValueError: A value out of range, infinite, or NaN.
     """
+    require_array(name, value, "numbers", lists=True)
     known = concrete(value)
     if known is None:
         return
@@ -76,7 +77,9 @@ def at_most_one(action: Array) -> Array:
     """A direction ``[2]`` shortened to length 1 where it is longer.
 
     Raises:
+      TypeError: A list.
       ValueError: Another shape.
     """
+    require_array("action", action)
     require_shape("action", action, (2,))
     return action / jnp.maximum(sqrt(jnp.sum(action**2)), 1.0)

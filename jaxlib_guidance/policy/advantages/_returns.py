@@ -41,15 +41,15 @@ def _sequence(rewards, terminated, truncated, gamma, **others):
     arrays = []
     for name, x in others.items():
         require_shape(name, x, shape)
-        arrays.append(at_least_float32(x))
+        arrays.append(at_least_float32(x, name))
     ends = _flags("terminated", terminated, rewards)
     cuts = _flags("truncated", truncated, rewards)
     require_shape("gamma", gamma, (), shape)
     require_range("gamma", gamma, 0, 1)
-    gamma = jnp.broadcast_to(at_least_float32(gamma), shape)
+    gamma = jnp.broadcast_to(at_least_float32(gamma, "gamma"), shape)
     bootstrap = jnp.where(ends, 0, gamma)
     trace = jnp.where(ends | cuts, 0, gamma)
-    return at_least_float32(rewards), bootstrap, trace, *arrays
+    return at_least_float32(rewards, "rewards"), bootstrap, trace, *arrays
 
 
 def _flags(name, flags, like):

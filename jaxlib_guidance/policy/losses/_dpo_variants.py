@@ -140,7 +140,7 @@ def log_collision(logits: Array) -> Array:
     Returns:
       Float32 ``[...]``.
     """
-    logits = at_least_float32(logits)
+    logits = at_least_float32(logits, "logits")
     # Where nothing is allowed the value is that of `entropy`, 0, with gradient 0.
     some = jnp.any(logits != -jnp.inf, -1)
     logits = jnp.where(some[..., None], logits, 0)
@@ -174,7 +174,7 @@ def wpo_weight(
     """
     _require_answers("mean_w", mean_w)
     require_shape("mean_l", mean_l, jnp.shape(mean_w))
-    weight = jnp.exp(at_least_float32(mean_w) + at_least_float32(mean_l))
+    weight = jnp.exp(at_least_float32(mean_w) + at_least_float32(mean_l, "mean_l"))
     if max_weight is not None:
         require_range("max_weight", max_weight, 0)
         weight = jnp.minimum(weight, max_weight)

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from jaxlib_guidance.policy._ranges import require_floating, require_range
 from jaxlib_guidance.policy.losses._ratio import importance_ratio, log_ratio
 from jaxlib_guidance.reduce import hide, mask_like, require_shape
-from jaxlib_guidance.types import Array
+from jaxlib_guidance.types import Array, require_array
 
 KLEstimator = Literal["k1", "k2", "k3", "abs"]
 
@@ -300,6 +300,7 @@ def _log_softmax(logits: Array, mask: Array | None) -> tuple[Array, Array]:
 
     Rows that are masked are those of uniform logits and see no gradient.
     """
+    require_array("logits", logits)
     rows = jnp.broadcast_to(
         mask_like(mask, logits[..., 0])[..., None], jnp.shape(logits)
     )

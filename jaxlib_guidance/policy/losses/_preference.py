@@ -19,7 +19,7 @@ from jaxlib_guidance.reduce import (
     masked_sum,
     require_shape,
 )
-from jaxlib_guidance.types import Array, at_least_float32, concrete
+from jaxlib_guidance.types import Array, at_least_float32, concrete, require_array
 
 log_sigmoid = jax.nn.log_sigmoid
 
@@ -44,7 +44,8 @@ def sequence_logp(
 
 
 def _require_answers(name: str, x: Array) -> None:
-    """Raises for more than one number an answer, such as one for each token."""
+    """Raises for a list, or more than one number an answer, such as one a token."""
+    require_array(name, x)
     if jnp.ndim(x) > 1:
         raise ValueError(
             f"{name} has shape {jnp.shape(x)}; expected [B], one number an answer: "
@@ -58,7 +59,7 @@ def _pair(
     """Both in float32, of one shape ``[B]``."""
     _require_answers(names[0], u_w)
     require_shape(names[1], u_l, jnp.shape(u_w))
-    return at_least_float32(u_w), at_least_float32(u_l)
+    return at_least_float32(u_w), at_least_float32(u_l, names[1])
 
 
 def dpo(

@@ -14,7 +14,7 @@ from jaxlib_guidance.reduce import (
     masked_sum,
     require_shape,
 )
-from jaxlib_guidance.types import Array
+from jaxlib_guidance.types import Array, require_array
 
 RatioLevel = Literal["token", "seq", "seq_token", "seq_sum"]
 
@@ -212,6 +212,7 @@ def like_tokens(
       Float32 ``[..., T]``, gradients stopped.
     """
     shape = jnp.shape(logp)
+    require_array(name, x)
     require_shape(name, x, shape, shape[:-1])
     if jnp.shape(x) != shape:
         x = jnp.broadcast_to(jnp.asarray(x)[..., None], shape)

@@ -110,7 +110,7 @@ def bradley_terry(
     arXiv 2312.09244.
     """
     require_shape("r_l", r_l, jnp.shape(r_w))
-    r_w, r_l = at_least_float32(r_w), at_least_float32(r_l)
+    r_w, r_l = at_least_float32(r_w, "r_w"), at_least_float32(r_l, "r_l")
     require_shape("margin", margin, (), r_w.shape)
     require_range("center", center, 0)
     return -log_sigmoid(r_w - r_l - margin) + center * jnp.square(r_w + r_l)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxlib_guidance.policy._ranges import require_range
 from jaxlib_guidance.policy.losses._ratio import like_tokens
 from jaxlib_guidance.reduce import hide
-from jaxlib_guidance.types import Array, concrete
+from jaxlib_guidance.types import Array, concrete, require_array
 
 
 def nll(logp: Array, mask: Array | None = None, weight: Array | None = None) -> Array:
@@ -27,6 +27,7 @@ def nll(logp: Array, mask: Array | None = None, weight: Array | None = None) -> 
 
     Reference: PAE, arXiv 2412.13194; SELF, arXiv 2310.00533.
     """
+    require_array("logp", logp)
     w = jnp.ones(jnp.shape(logp), jnp.float32) if weight is None else weight
     return -like_tokens(w, logp, mask, "weight") * hide(logp, mask)
 
@@ -52,6 +53,7 @@ def focal_nll(
 
     Reference: Sarkar et al., arXiv 2502.06060; focal loss, arXiv 1708.02002, eq. 4.
     """
+    require_array("logp", logp)
     logp = hide(logp, mask)
     require_range("gamma", gamma, 0)
     known = concrete(gamma)
