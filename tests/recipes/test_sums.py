@@ -57,12 +57,15 @@ def test_feedback_and_rejection():
 
 
 @pytest.mark.slow
-def test_a_start_is_learned_and_goes_on(tmp_path):
+def test_a_start_is_learned_and_goes_on(tmp_path, capsys):
     recipe = importlib.import_module("sums_start")
     log = recipe.Log(every=1, save_every=2)
-    sizes = {"directory": tmp_path, "batch": 4, "width": 16, "depth": 1, "log": log}
+    sizes = {"directory": tmp_path, "batch": 8, "width": 16, "depth": 1, "log": log}
     found = recipe.train(recipe.Config(**sizes, steps=4))
     assert set(found) == {"direct1", "direct2", "direct3", "steps2"}
+    assert "new run" in capsys.readouterr().out
+    recipe.train(recipe.Config(**sizes, steps=4))
+    assert "resumed after step 4" in capsys.readouterr().out
     assert (tmp_path / "ema.safetensors").exists()
 
 
