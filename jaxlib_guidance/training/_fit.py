@@ -169,7 +169,7 @@ def fit(
                 if line and lines is not None:
                     lines.write(done, line)
                     shown = {k: line[k] for k in ("loss", best_metric) if k in line}
-                    progress.line(line, shown)
+                    progress.line(shown)
                 leave = stop.reached()
                 if save or leave:
                     recent = _settle(recent, done, saved)

@@ -26,6 +26,9 @@ class Progress:
             total=steps,
             initial=done,
             dynamic_ncols=True,
+            # The mean pace: that of the last steps jumps with every evaluation.
+            smoothing=0,
+            miniters=1,
             disable=not self._terminal,
         )
         self._done = done
@@ -37,14 +40,14 @@ class Progress:
         self._done += 1
         now = time.perf_counter()
         if self._mark is None:
-            # The first step compiles.
+            # The first step compiles, and says nothing of the pace.
             self._mark = self._done, now
+            self._bar.initial, self._bar.start_t = self._done, time.time()
             return
-        first, since = self._mark
-        if self._warned or now - since < SETTLED:
+        if self._warned or now - self._mark[1] < SETTLED:
             return
         self._warned = True
-        left = (self._steps - self._done) * (now - since) / (self._done - first)
+        left = self._left(now)
         if left > LONG:
             self._say(
                 f"about {duration(left)} to go at this pace. Stop it as you like: the "
@@ -52,12 +55,20 @@ class Progress:
                 "or larger patches take less"
             )
 
-    def line(self, metrics: Mapping[str, float], shown: Mapping[str, float]) -> None:
+    def _left(self, now):
+        """Seconds to go at the mean pace since the first step, evaluations included.
+
+        0 where nothing is left, or no second step has been taken.
+        """
+        first, since = self._mark or (self._done, now)
+        taken = self._done - first
+        return (self._steps - self._done) * (now - since) / taken if taken else 0.0
+
+    def line(self, shown: Mapping[str, float]) -> None:
         """Shows numbers: beside the bar, or as a line of a log file.
 
         Args:
-          metrics: All numbers, of which "steps_per_second" says how long it will take.
-          shown: The numbers to show.
+          shown: Numbers by name.
         """
         text = {name: f"{value:.4g}" for name, value in shown.items()}
         if self._terminal:
@@ -65,9 +76,9 @@ class Progress:
             return
         parts = [f"step {self._done}/{self._steps}"]
         parts += [f"{name} {value}" for name, value in text.items()]
-        pace = metrics.get("steps_per_second", 0.0)
-        if pace > 0 and self._done < self._steps:
-            parts.append(f"{duration((self._steps - self._done) / pace)} to go")
+        left = self._left(time.perf_counter())
+        if left > 0:
+            parts.append(f"{duration(left)} to go")
         self._say("  ".join(parts))
 
     def _say(self, text):
