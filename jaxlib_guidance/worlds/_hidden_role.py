@@ -80,14 +80,16 @@ def build(
       The game.
 
     Raises:
-      ValueError: A number outside [0, 1].
+      TypeError: Text.
+      ValueError: A number outside [0, 1], or several.
     """
-    require_chance("sight", sight)
-    require_chance("works", works)
-    require_chance("fakes", fakes)
+    for name, chance in (("sight", sight), ("works", works), ("fakes", fakes)):
+        require_chance(name, chance)
+        require_shape(name, chance, ())
+    sight = jnp.float32(sight)
     task = jnp.stack([jnp.float32(works), jnp.float32(fakes)])
-    seen = jnp.stack([sight * task, sight * (1 - task)], -1)
-    return Game(jnp.concatenate([1 - jnp.sum(seen, -1, keepdims=True), seen], -1))
+    nothing = jnp.full(2, 1 - sight)
+    return Game(jnp.stack([nothing, sight * task, sight * (1 - task)], -1))
 
 
 def reset(game: Game, key: Array) -> tuple[State, Array]:
@@ -125,6 +127,7 @@ def begin(impostor: Array | int, seen: Array) -> State:
     Raises:
       ValueError: Another shape or number, `SELF` elsewhere.
     """
+    require_shape("impostor", impostor, ())
     require_index("impostor", impostor, PLAYERS)
     require_seen(seen)
     return State(
@@ -184,6 +187,7 @@ def say(state: State, word: Array | int) -> State:
     Returns:
       The state.
     """
+    require_shape("word", word, ())
     require_index("word", word, WORDS)
     on = state.turn < TURNS
     at = jnp.minimum(state.turn, TURNS - 1)
@@ -204,6 +208,7 @@ def eject(votes: Array) -> Array:
     """
     require_shape("votes", votes, (PLAYERS,))
     require_index("votes", votes, PLAYERS)
+    votes = jnp.asarray(votes, jnp.int32)
     counts = jnp.sum(votes[:, None] == jnp.arange(PLAYERS), 0)
     first = jnp.argmax(counts)
     alone = jnp.sum(counts == counts[first]) == 1
@@ -217,8 +222,8 @@ def hide(votes: Array, impostor: Array | int) -> Array:
     by a crew that agrees.
 
     Args:
-      votes: The player for whom each votes, integers ``[4]``; the impostor's is not
-        read.
+      votes: The player for whom each votes, integers ``[4]``, 0 to 3; the impostor's
+        changes nothing.
       impostor: Number of the impostor.
 
     Returns:
@@ -226,11 +231,11 @@ def hide(votes: Array, impostor: Array | int) -> Array:
     """
     require_shape("votes", votes, (PLAYERS,))
     require_index("votes", votes, PLAYERS)
+    require_shape("impostor", impostor, ())
     require_index("impostor", impostor, PLAYERS)
-    seat = jnp.arange(PLAYERS)
+    votes, seat = jnp.asarray(votes, jnp.int32), jnp.arange(PLAYERS)
     by_crew = (seat != impostor)[:, None] & (votes[:, None] == seat)
     counts = jnp.where(seat == impostor, -1, jnp.sum(by_crew, 0))
-    votes = jnp.asarray(votes, jnp.int32)
     return votes.at[impostor].set(jnp.argmax(counts).astype(jnp.int32))
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxlib_guidance.reduce import divide, require_shape
-from jaxlib_guidance.types import Array
+from jaxlib_guidance.types import Array, require_array
 from jaxlib_guidance.worlds import _hidden_role as world
 from jaxlib_guidance.worlds._checks import require_number
 from jaxlib_guidance.worlds._hidden_role import (
@@ -69,7 +69,7 @@ def dossier(seen: Array) -> Array:
     require_seen(seen)
     power = np.zeros((PLAYERS, PLAYERS), np.int32)
     power[~OWN] = np.tile([9, 3, 1], PLAYERS)
-    return jnp.sum(jnp.asarray(seen) * power, -1).astype(jnp.int32)
+    return jnp.sum(jnp.asarray(seen, jnp.int32) * power, -1).astype(jnp.int32)
 
 
 def likelihood(game: world.Game) -> Array:
@@ -107,14 +107,19 @@ def beliefs(game: world.Game, seen: Array, said: Array | None = None) -> Array:
       what was heard is impossible.
 
     Raises:
+      TypeError: A list.
       ValueError: Another shape, a number below 0.
     """
     chance = likelihood(game)
     own = jnp.take_along_axis(chance, dossier(seen)[:, None, None], 2)[..., 0]
-    told = jnp.ones((PLAYERS, PLAYERS))
+    told = jnp.ones_like(own)
     if said is not None:
+        require_array("said", said)
         require_shape("said", said, (PLAYERS, DOSSIERS))
         require_number("said", said, 0)
+        said = jnp.asarray(said, jnp.float32)
+        # A product of three small chances could leave float32, so each begins at 1.
+        said = divide(said, jnp.max(said, -1, keepdims=True))
         told = jnp.einsum("sjd,sd->sj", chance, said)
     others = jnp.where(OWN[..., None], 1.0, told)
     odds = jnp.where(OWN, 0.0, own * jnp.prod(others, 1))
@@ -141,7 +146,7 @@ def solve(game: world.Game) -> Solution:
     merge = jnp.asarray(first[..., None] == np.arange(DOSSIERS), jnp.float32)
     odds = jnp.where(OWN[..., None], 0.0, chance)
     best = odds >= jnp.max(odds, 1, keepdims=True) * (1 - 1e-5)
-    vote = jnp.where(best, 1.0, 0.0)
+    vote = best.astype(jnp.float32)
     right = jnp.sum(odds * vote / jnp.sum(vote, 1, keepdims=True), -1)
     crew = jnp.where(OWN, 1.0, right)
     return Solution(

@@ -98,6 +98,14 @@ def test_beliefs_are_what_listing_all_that_may_have_been_seen_gives():
     odds = [chance(2, tuple(seen[0, 2]), j) * (j != 2) for j in range(4)]
     np.testing.assert_allclose(alone[2], np.array(odds) / sum(odds), rtol=1e-5)
     np.testing.assert_array_equal(np.diagonal(alone), 0)
+    # Chances of words are up to a factor, and of any type.
+    said = np.array(told[0][0], np.float32)
+    for factor in (1e-30, np.array([[1e25], [1e-25], [1e30], [1]], np.float32)):
+        scaled = BELIEFS(seen, np.stack([factor * said] * 4))[0]
+        np.testing.assert_allclose(scaled, got[0], rtol=1e-5)
+    for kind in (jnp.bfloat16, np.int32, bool):
+        half = exact.beliefs(GAME, seen[0], said.astype(kind))
+        np.testing.assert_allclose(half, got[0], atol=1e-6)
 
 
 def test_plain_words_and_dossiers():
@@ -107,7 +115,7 @@ def test_plain_words_and_dossiers():
         want = [plain(player, row) for row in rows]
         np.testing.assert_array_equal(exact.LITERAL[player], want)
     seen = np.stack([exact.SEEN[p][n] for p, n in enumerate((4, 26, 0, 13))])
-    np.testing.assert_array_equal(exact.dossier(seen), [4, 26, 0, 13])
+    np.testing.assert_array_equal(exact.dossier(seen.astype("u1")), [4, 26, 0, 13])
 
 
 def test_games_are_drawn_as_often_as_the_likelihood_says():
@@ -178,7 +186,7 @@ def test_words_move_beliefs_towards_the_truth():
 
 def test_votes():
     votes = jnp.array(list(itertools.product(range(4), repeat=4)))
-    out = np.asarray(jax.jit(jax.vmap(world.eject))(votes))
+    out = np.asarray(jax.jit(jax.vmap(world.eject))(votes.astype(jnp.uint8)))
     for row, ejected in zip(np.asarray(votes), out, strict=True):
         (first, most), *rest = Counter(row.tolist()).most_common()
         tied = bool(rest) and rest[0][1] == most
@@ -225,7 +233,9 @@ BEGUN = world.begin(0, SEEN)
         (lambda: world.build(sight=1.2), "sight is 1.2"),
         (lambda: world.build(works=float("nan")), "works is nan"),
         (lambda: world.build(fakes=-0.1), "fakes is -0.1"),
+        (lambda: world.build(sight=np.full(2, 0.5)), r"sight has shape \(2,\)"),
         (lambda: world.begin(4, SEEN), "impostor is 4"),
+        (lambda: world.begin(np.arange(4), SEEN), r"impostor has shape \(4,\)"),
         (lambda: world.begin(0, SEEN[0]), "seen has shape"),
         (lambda: world.begin(0, np.full((4, 4), 3)), "3 on the diagonal alone"),
         (lambda: world.begin(0, 0 * SEEN), "3 on the diagonal alone"),
@@ -236,9 +246,11 @@ BEGUN = world.begin(0, SEEN)
             "action is 4",
         ),
         (lambda: world.say(BEGUN, 9), "word is 9"),
+        (lambda: world.say(BEGUN, np.arange(2)), r"word has shape \(2,\)"),
         (lambda: world.eject(jnp.array([0, 1, 2])), "votes has shape"),
         (lambda: world.eject(jnp.array([0, 1, 2, 4])), "votes is 4"),
         (lambda: world.hide(jnp.array([0, 1, 2, 3]), 4), "impostor is 4"),
+        (lambda: world.hide(np.arange(4), np.arange(2)), "impostor has shape"),
         (
             lambda: world.step(GAME, BEGUN, jnp.arange(3), jax.random.key(0)),
             "action has shape",
@@ -252,3 +264,12 @@ BEGUN = world.begin(0, SEEN)
 def test_bad_arguments(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_bad_types():
+    for call, match in (
+        (lambda: world.build(works="0.6"), "works holds '0.6'; expected numbers"),
+        (lambda: exact.beliefs(GAME, SEEN, [[1.0] * 27] * 4), "said is a list"),
+    ):
+        with pytest.raises(TypeError, match=match):
+            call()
