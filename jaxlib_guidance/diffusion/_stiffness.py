@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxlib_guidance.calls import require_cond
+from jaxlib_guidance.calls import require_callable, require_cond
 from jaxlib_guidance.diffusion._ranges import (
     finish,
     level,
@@ -67,7 +67,8 @@ def stiffness(
       of ``x``, and so is what ``f`` returns: changes below that are noise.
 
     Raises:
-      TypeError: ``x`` is no array of real floats, or ``f`` or ``then`` no function.
+      TypeError: ``x`` is no array of real floats, ``f`` or ``then`` no function of it,
+        or what it returns no array of real numbers.
       ValueError: ``x`` without a batch axis, a step that is not above 0 or not of these
         shapes, or a velocity of another shape than ``x``.
 
@@ -75,15 +76,10 @@ def stiffness(
     measure, and that its attention adapts the step to it, is Huang et al.'s claim,
     arXiv 2308.09939.
     """
-    require_array("x", x)
-    if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
-        raise TypeError(f"x has dtype {jnp.result_type(x)}; expected real floats")
+    _require_states(x)
     x = jnp.asarray(x)
-    if x.ndim < 1:
-        raise ValueError("x has shape (); expected [B, *S]")
     for name, function in (("f", f), ("then", f if then is None else then)):
-        if not callable(function):
-            raise TypeError(f"{name} is {function!r}; expected a function of x")
+        require_callable(function, name, ("x",))
     require_positive(step, "step")
     if jnp.shape(step) not in ((), x.shape[:1]):
         raise ValueError(
@@ -121,7 +117,7 @@ def flow_stiffness(
       ``N + 1`` evaluations of the network.
 
     Raises:
-      TypeError: ``denoiser`` is none, or ``x`` no array.
+      TypeError: ``denoiser`` is none, or ``x`` no array of real floats.
       ValueError: A denoiser without a process, a condition without the batch first, or
         a grid that is not 1-D, too short, outside the process's times, not decreasing,
         or that ends at 0.
@@ -134,9 +130,7 @@ def flow_stiffness(
         raise ValueError(
             "denoiser has no process; expected one with its own, as by parametrize"
         )
-    require_array("x", x)
-    if jnp.ndim(x) < 1:
-        raise ValueError("x has shape (); expected [B, *S]")
+    _require_states(x)
     _require_grid(process, grid)
     require_cond(cond, jnp.shape(x)[0])
 
@@ -205,12 +199,21 @@ def stiffness_grid(process: Process, grid: Array, stiffness: Array, n: int) -> A
     density = np.sqrt(known if known.ndim == 1 else known.mean(1))
     alpha, sigma = (level(f, grid) for f in (process.alpha, process.sigma))
     tau = sigma / (alpha + sigma)
+    require_untraced(tau, "process")
     # Where all paths are straight any grid will do.
     mass = (density if density.any() else np.ones(steps)) * -np.diff(tau)
     share = np.concatenate([[0], np.cumsum(mass) / mass.sum()])
     u = np.interp(np.arange(1, n) / n, share, tau)
     inner = level(process.t_of_logsnr, 2 * np.log((1 - u) / u))
     return finish(np.concatenate([np.asarray(grid)[:1], inner]), True)
+
+
+def _require_states(x):
+    require_array("x", x)
+    if not jnp.issubdtype(jnp.result_type(x), jnp.floating):
+        raise TypeError(f"x has dtype {jnp.result_type(x)}; expected real floats")
+    if jnp.ndim(x) < 1:
+        raise ValueError("x has shape (); expected [B, *S]")
 
 
 def _require_grid(process, grid):
@@ -234,16 +237,26 @@ def _level(process, t):
 
 def _velocity(name, f, x):
     out = f(x)
+    require_array(f"what {name} returns", out)
     if jnp.shape(out) != x.shape:
         raise ValueError(
             f"{name} returns shape {jnp.shape(out)}; expected that of x, {x.shape}"
         )
-    return at_least_float32(out)
+    if jnp.issubdtype(jnp.result_type(out), jnp.complexfloating):
+        raise TypeError(
+            f"{name} returns dtype {jnp.result_type(out)}; expected real numbers"
+        )
+    return at_least_float32(out).astype(at_least_float32(x).dtype)
 
 
 def _rate(first, last, h):
-    return divide(_norm(last - first), h * _norm(first))
+    change = _norm(last - first)
+    rate = divide(change, h * _norm(first))
+    return jnp.where(jnp.isnan(change), jnp.nan, rate)
 
 
 def _norm(a):
-    return sqrt(jnp.sum(a.reshape(a.shape[0], -1) ** 2, axis=1))
+    axes = tuple(range(1, a.ndim))
+    # In units of the largest entry: squares of 1e20 or 1e-20 leave float32.
+    unit = jax.lax.stop_gradient(jnp.max(jnp.abs(a), axes, initial=0.0))
+    return unit * sqrt(jnp.sum(divide(a, expand(unit, a)) ** 2, axes))

@@ -49,11 +49,18 @@ def test_scales_of_the_state_of_the_map_and_of_the_step():
             stiffness(lambda x: 7 * f(x / 7), 7 * x, 0.6),
             stiffness(lambda x: 3 * f(x), x, 0.2),
             stiffness(f, x, steps),
+            # Squares of these leave float32.
+            stiffness(lambda x: 1e25 * f(x / 1e25), 1e25 * x, 0.6),
+            stiffness(lambda x: f(x * 1e25) / 1e25, x / 1e25, 0.6),
         )
 
-    want, scaled, faster, each = measured(X, np.array([0.6, 0.1, 0.6, 0.6], "f4"))
+    want, scaled, faster, each, huge, tiny = measured(
+        X, np.array([0.6, 0.1, 0.6, 0.6], "f4")
+    )
     np.testing.assert_allclose(scaled, want, rtol=1e-4)
     np.testing.assert_allclose(faster, 3 * want, rtol=1e-4)
+    np.testing.assert_allclose(huge, want, rtol=1e-4)
+    np.testing.assert_allclose(tiny, want, rtol=1e-4)
     np.testing.assert_allclose(each[::2], want[::2], rtol=1e-5)
     assert abs(each[1] / want[1] - 1) > 0.01
     # A bound from below on the Lipschitz constant along the step.
@@ -78,9 +85,12 @@ def test_samples_are_alone_and_rest_is_0():
         whole, part = stiffness(f, x), stiffness(f, x[2:])
         images = stiffness(f, x.reshape(4, 3, 1, 1))
         slope = jax.grad(lambda a: stiffness(lambda x: jnp.sin(a * x), x).sum())(3.0)
-        return whole, part, images, slope, stiffness(lambda x: x / x, x)
+        nobody = stiffness(f, x[:0])
+        # Who rests, and then is not known, is not known.
+        lost = stiffness(lambda x: 0 * x, x, then=lambda x: x / x)
+        return whole, part, images, slope, nobody, lost, stiffness(lambda x: x / x, x)
 
-    found, part, images, slope, unknown = measured(x)
+    found, part, images, slope, nobody, lost, unknown = measured(x)
     assert found.shape == (4,)
     assert found[1] == 0
     assert (found[2:] > 0).all()
@@ -88,6 +98,8 @@ def test_samples_are_alone_and_rest_is_0():
     np.testing.assert_allclose(images, found, rtol=1e-6)
     assert np.isfinite(slope)
     assert np.isnan(unknown[1])
+    assert nobody.shape == (0,)
+    np.testing.assert_array_equal(np.isnan(lost), np.arange(4) == 1)
 
 
 def test_half_precision_measures_in_float32():
@@ -113,6 +125,9 @@ def test_half_precision_measures_in_float32():
         ((jnp.tanh, X, 0.0), ValueError, "step is 0.0; expected a finite number"),
         ((jnp.tanh, X, np.ones(3)), ValueError, r"step has shape \(3,\).*\(4,\)"),
         ((lambda x: x[:, :2], X), ValueError, r"f returns shape \(4, 2\)"),
+        ((lambda x: (x, {}), X), TypeError, "what f returns is a tuple"),
+        ((lambda x: x.astype(complex), X), TypeError, "f returns dtype complex64"),
+        ((lambda x, t: x, X), TypeError, r"f takes \(x, t\)"),
     ],
 )
 def test_what_is_refused(arguments, kind, message):
@@ -176,6 +191,11 @@ def test_what_a_flow_is_refused_for():
         ((jnp.tanh, x, [0.5, 0.1]), TypeError, "denoiser is"),
         ((Denoiser(good.apply), x, [0.5, 0.1]), ValueError, "denoiser has no process"),
         ((good, [1.0], np.array([0.5, 0.1])), TypeError, "x is a list"),
+        (
+            (good, x.astype(complex), np.array([0.5, 0.1])),
+            TypeError,
+            "x has dtype complex64",
+        ),
         ((good, jnp.float32(1), np.array([0.5, 0.1])), ValueError, "x has shape"),
         ((good, x, np.array([0.5])), ValueError, r"grid has shape \(1,\)"),
         ((good, x, np.array([0.1, 0.5])), ValueError, "grid goes from 0.1 to 0.5"),
@@ -250,3 +270,8 @@ def test_a_grid_is_made_of_known_numbers():
     make = lambda s: stiffness_grid(jg.VPCosine(), np.array([0.5, 0.1]), s, 3)  # noqa: E731
     with pytest.raises(ValueError, match="stiffness is traced"):
         jax.eval_shape(make, jnp.ones(1))
+    made = lambda top: stiffness_grid(  # noqa: E731
+        jg.VPLinear(beta_max=top), np.array([0.5, 0.1]), np.ones(1), 1
+    )
+    with pytest.raises(ValueError, match="process is traced"):
+        jax.eval_shape(made, 20.0)

@@ -76,3 +76,16 @@ def test_vectors_and_half_precision():
 def test_what_is_refused(gate, arrays, message):
     with pytest.raises(ValueError, match=message):
         gate.init(jax.random.key(0), *arrays)
+
+
+@pytest.mark.parametrize(
+    ("gate", "arrays", "message"),
+    [
+        (SEGate(5), (F.tolist(),), "f is a list"),
+        (SEGate(5), (F.astype(int),), "f has dtype int32; expected real floats"),
+        (StepGate(5), (F, CHANGE.tolist()), "change is a list"),
+    ],
+)
+def test_what_is_no_array_of_floats(gate, arrays, message):
+    with pytest.raises(TypeError, match=message):
+        gate.init(jax.random.key(0), *arrays)

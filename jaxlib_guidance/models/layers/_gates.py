@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxlib_guidance.reduce import require_shape
-from jaxlib_guidance.types import Array
+from jaxlib_guidance.types import Array, require_array
 
 
 class SEGate(nn.Module):
@@ -40,8 +40,10 @@ class SEGate(nn.Module):
           Gate ``[B, 1, ..., C]`` between 0 and 1, of the type of ``f``.
 
         Raises:
+          TypeError: ``f`` is no array of real floats.
           ValueError: ``hidden`` below 1, or ``f`` of less than two axes.
         """
+        _require(self, f)
         return _excite(self, f, _squeeze(self, f, "squeeze"))
 
 
@@ -77,19 +79,28 @@ class StepGate(nn.Module):
           Gate ``[B, 1, ..., C]`` between 0 and 1, of the type of ``f``.
 
         Raises:
+          TypeError: ``f`` is no array of real floats, or ``change`` a list.
           ValueError: ``hidden`` below 1, ``f`` of less than two axes, or ``change`` of
             another shape.
         """
+        _require(self, f)
+        require_array("change", change)
         require_shape("change", change, jnp.shape(f))
         squeezed = _squeeze(self, f, "squeeze")
         return _excite(self, f, squeezed + _squeeze(self, change, "change", bias=False))
 
 
-def _squeeze(gate, a, name, bias=True):
+def _require(gate, f):
     if gate.hidden < 1:
         raise ValueError(f"hidden is {gate.hidden}; expected at least 1")
-    if a.ndim < 2:
-        raise ValueError(f"f has shape {a.shape}; expected [B, *spatial, C]")
+    require_array("f", f)
+    if not jnp.issubdtype(jnp.result_type(f), jnp.floating):
+        raise TypeError(f"f has dtype {jnp.result_type(f)}; expected real floats")
+    if jnp.ndim(f) < 2:
+        raise ValueError(f"f has shape {jnp.shape(f)}; expected [B, *spatial, C]")
+
+
+def _squeeze(gate, a, name, bias=True):
     mean = jnp.mean(
         a.astype(jnp.float32), axis=tuple(range(1, a.ndim - 1)), keepdims=True
     )
