@@ -82,14 +82,17 @@ def mask_like(mask: Array | None, x: Array, name: str = "mask") -> Array:
       name: What to call it in the error.
 
     Raises:
-      ValueError: Another shape than ``x``'s, or known numbers that are negative or NaN.
+      TypeError: A list.
+      ValueError: Another shape than ``x``'s, or known numbers that are negative,
+        infinite or NaN.
     """
     if mask is None:
         return jnp.ones(jnp.shape(x), jnp.float32)
+    require_array(name, mask)
     require_shape(name, mask, jnp.shape(x))
     known = concrete(mask)
     # Written so that NaN fails too.
-    if known is not None and known.dtype != bool and not (known >= 0).all():
+    if known is not None and not ((known >= 0) & (known < np.inf)).all():
         raise ValueError(
             f"{name} has values from {known.min()} to {known.max()}; expected weights, "
             "0 where nothing counts and positive elsewhere"

@@ -182,6 +182,7 @@ def test_bfloat16_is_accumulated_in_float32():
     ("arguments", "match"),
     [
         ({"how": "mean"}, "how is 'mean'"),
+        ({"mask": np.full((2, 3), np.inf)}, "mask has values from inf to inf"),
         ({"how": "seq_mean_token_scale"}, "constant is None"),
         ({"constant": 3.0}, "constant is 3.0 for 'token_mean'"),
         ({"empty_rows": True}, "empty_rows has no effect"),
@@ -198,6 +199,8 @@ def test_bad_arguments(arguments, match):
 def test_lists_are_refused_by_name():
     with pytest.raises(TypeError, match="x is a list; expected a number or an array"):
         masked_mean([1.0, 2.0])
+    with pytest.raises(TypeError, match="mask is a list"):
+        masked_mean(np.ones(2, np.float32), [1.0, 0.0])
 
 
 def test_merge_wants_the_same_reports():

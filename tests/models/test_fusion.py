@@ -162,6 +162,15 @@ def test_half_precision_and_large_logits():
     np.testing.assert_allclose(found, [0, -300, -300, -300], atol=1e-4)
 
 
+def test_a_mask_of_float64_leaves_weights_as_wide_as_logits():
+    jax.config.update("jax_enable_x64", True)
+    try:
+        weights = models.fusion_weights(LOGITS, MASK.astype(np.float64))
+    finally:
+        jax.config.update("jax_enable_x64", False)
+    assert weights.dtype == jnp.float32
+
+
 def test_fused_classifiers_guide_as_one():
     def classifier(x, t):
         return jnp.stack([x[:, 0], -x[:, 0]], 1)
@@ -203,6 +212,16 @@ def test_fused_classifiers_guide_as_one():
         ),
         (lambda: models.fusion_weights(LOGITS[:, :0]), ValueError, r"\[..., M, C\]"),
         (lambda: models.probability_fusion([*LOGITS]), TypeError, "logits is a list"),
+        (
+            lambda: models.fusion_weights(LOGITS, MASK.tolist()),
+            TypeError,
+            "mask is a list",
+        ),
+        (
+            lambda: models.fusion_weights(LOGITS, np.full_like(MASK, np.inf)),
+            ValueError,
+            "mask has values from",
+        ),
         (
             lambda: models.fusion_weights(LOGITS, MASK[0]),
             ValueError,

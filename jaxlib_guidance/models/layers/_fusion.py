@@ -8,7 +8,7 @@ and go between samples. All of it is in log space.
 import jax
 import jax.numpy as jnp
 
-from jaxlib_guidance.reduce import known_false, mask_like, require_shape
+from jaxlib_guidance.reduce import divide, known_false, mask_like, require_shape
 from jaxlib_guidance.types import Array, at_least_float32, require_array
 
 CONFIDENCES = ("probability", "entropy")
@@ -59,13 +59,13 @@ def fusion_weights(
     if known_false(lambda tau: tau > 0, temperature):
         raise ValueError(f"temperature is {temperature}; expected a number above 0")
     log_p, known = _log_probabilities(logits)
-    factor = mask_like(mask, known)
+    factor = mask_like(mask, known).astype(log_p.dtype)
     known &= factor > 0
     if confidence == "probability":
         sure = jnp.max(log_p, -1)
     else:
         sure = jnp.sum(jnp.exp(log_p) * jnp.where(log_p > -jnp.inf, log_p, 0), -1)
-    score = sure / jnp.asarray(temperature, sure.dtype)
+    score = sure / jnp.asarray(temperature, log_p.dtype)
     score += jnp.log(jnp.where(known, factor, 1))
     # Where no expert is known a softmax over nothing would be NaN, its gradient too.
     some = jnp.any(known, -1, keepdims=True)
@@ -100,8 +100,7 @@ def weighted_experts(logits: Array, weights: Array, *, pool: str = "mixture") ->
     weights = mask_like(weights, known, "weights").astype(log_p.dtype)
     known &= weights > 0
     weights = jnp.where(known, weights, 0)
-    total = jnp.sum(weights, -1, keepdims=True)
-    weights = (weights / jnp.where(total > 0, total, 1))[..., None]
+    weights = divide(weights, jnp.sum(weights, -1, keepdims=True))[..., None]
     # Each expert of weight 0 and each excluded class leaves before the formula, whose
     # gradient would be NaN there.
     possible = log_p > -jnp.inf
