@@ -52,8 +52,8 @@ def write(config: Config) -> dict[str, Any]:
     """Exports, and returns what the file says of itself.
 
     Raises:
-      ValueError: A classifier's weights, a site that does not exist, or both a
-        number of steps and a calibrated solver.
+      ValueError: A classifier's weights, a site that does not exist, both a number of
+        steps and a calibrated solver, or one that is for another network.
     """
     model, params = load_pretrained(config.weights)
     if not isinstance(model, DiffusionModel):
@@ -70,7 +70,7 @@ def write(config: Config) -> dict[str, Any]:
     elif config.steps != Config.steps:
         raise ValueError("steps are the file's when calibrated is given")
     else:
-        made = load_calibrated(config.calibrated, model.process)
+        made = load_calibrated(config.calibrated, model.process, params=params)
         sampler, grid = made.sampler, made.grid
         about |= {"steps": len(grid) - 1, "calibrated": config.calibrated.name}
     arguments = {"seed": "int32[]", "ids": "int32[b]"}

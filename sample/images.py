@@ -222,17 +222,20 @@ GUIDES: dict[str, Method] = {
 SPACINGS = {"karras": jg.karras_grid, "logsnr": jg.logsnr_grid, "flow": jg.flow_grid}
 
 
-def solver_of(config: Config, model: Drawable) -> tuple[jg.Sampler, Any]:
+def solver_of(
+    config: Config, model: Drawable, params: Any = None
+) -> tuple[jg.Sampler, Any]:
     """The solver and its grid.
 
     Raises:
-      ValueError: A solver or options that do not exist, or one beside a file.
+      ValueError: A solver or options that do not exist, one beside a file, or a file
+        for another network.
     """
     if config.calibrated is not None:
         for option in ("sampler", "steps", "grid"):
             if getattr(config, option) != getattr(Config, option):
                 raise ValueError(f"{option} is the file's when calibrated is given")
-        made = load_calibrated(config.calibrated, model.process)
+        made = load_calibrated(config.calibrated, model.process, params=params)
         return made.sampler, made.grid
     name, options = options_of(config.sampler)
     known = ("recommended", *SOLVERS)
@@ -275,7 +278,7 @@ def draw(config: Config) -> tuple[np.ndarray, np.ndarray]:
             window = f"time_window is {config.time_window}"
             raise ValueError(f"{window}, for models of this library; expected none")
         model = model.smoothed(config.time_window)
-    sampler, grid = solver_of(config, model)
+    sampler, grid = solver_of(config, model, params)
     nets = Nets(model, [params])
     terms = [term_of(text, nets) for text in config.guide]
     latents = model if isinstance(model, PublishedImages) else None

@@ -30,7 +30,8 @@ class Config:
     grid: Literal["recommended", "karras", "logsnr", "flow"] = "recommended"
     """Spacing of the steps."""
     calibrated: Path | None = None
-    """A file of Calibrated.save, in place of sampler, steps and grid."""
+    """A file of Calibrated.save, in place of sampler, steps and grid; refused where it
+    was saved with the parameters of another network."""
     labels: tuple[str, ...] = ()
     """Classes, one for each row, by name or number; -1 is no class. All by default,
     none with prompts."""

@@ -10,6 +10,7 @@ them; `calibrate` learns a better one, which also adds the cube of each predicti
 prediction from few steps is a mean of many data, too flat, and a cube sharpens it.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -31,6 +32,7 @@ from jaxlib_guidance.transition import Transition
 from jaxlib_guidance.types import (
     Array,
     Process,
+    PyTree,
     concrete,
     pytree_dataclass,
     require_process,
@@ -99,11 +101,13 @@ class Calibrated:
         """The solver and its grid."""
         return iter((self.sampler, self.grid))
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike, *, params: PyTree = None) -> None:
         """Writes a file of a few kilobytes, which `load_calibrated` reads.
 
         Args:
           path: File to write, with the suffix ``.safetensors``.
+          params: Parameters of the network that it was calibrated for. The file keeps
+            their digest, by which another network is refused; None keeps none.
 
         Raises:
           ValueError: Another suffix.
@@ -116,6 +120,8 @@ class Calibrated:
             "process": type(self.process).__name__,
             "n": int(self.keep.shape[0]),
         }
+        if params is not None:
+            about["params"] = _digest(params)
         export_weights(path, jax.tree.map(np.asarray, arrays), about)
 
 
@@ -125,12 +131,26 @@ def _levels(process, grid):
     return {"alpha": process.alpha(grid), "sigma": process.sigma(grid)}
 
 
-def load_calibrated(path: str | os.PathLike, process: Process) -> Calibrated:
+def _digest(params):
+    """SHA-256 of the shapes, types and values of all leaves, in the tree's order."""
+    digest = hashlib.sha256()
+    for leaf in map(np.asarray, jax.tree.leaves(params)):
+        digest.update(f"{leaf.shape} {leaf.dtype};".encode())
+        digest.update(leaf.tobytes())
+    return digest.hexdigest()
+
+
+def load_calibrated(
+    path: str | os.PathLike, process: Process, *, params: PyTree = None
+) -> Calibrated:
     """Reads what `Calibrated.save` wrote.
 
     Args:
       path: File to read.
       process: Noise process of the denoiser that is to be sampled.
+      params: Parameters of the network that is to be sampled, to be those with which
+        the file was saved. A file that was saved without any is not compared, and
+        neither is one that is read with None.
 
     Returns:
       The solver and its grid.
@@ -138,7 +158,8 @@ def load_calibrated(path: str | os.PathLike, process: Process) -> Calibrated:
     Raises:
       FileNotFoundError: No such file.
       CorruptFileError: Another kind of file, or one that was damaged.
-      ValueError: It was calibrated for a process with other noise levels.
+      ValueError: It was calibrated for a process with other noise levels, or for a
+        network with other parameters.
       TypeError: ``process`` is not a noise process.
     """
     require_process(process)
@@ -154,6 +175,13 @@ def load_calibrated(path: str | os.PathLike, process: Process) -> Calibrated:
                 f"process, {type(process).__name__}, is "
                 f"{np.round(np.asarray(level), 4).tolist()}"
             )
+    known = about.get("params")
+    if params is not None and known is not None and known != _digest(params):
+        raise ValueError(
+            f"{path} was calibrated for a network with other parameters than params, "
+            "or with these in another type; expected those that it was saved with. "
+            "Loaded without params it is not compared"
+        )
     if about["format"] == FORMATS[0]:
         arrays["cubes"] = np.zeros_like(arrays["weights"])
     arrays = {name: jnp.asarray(arrays[name]) for name in ("grid", "keep", *SQUARE)}

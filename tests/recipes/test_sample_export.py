@@ -78,6 +78,15 @@ def test_a_calibrated_solver_travels_in_the_file(tmp_path):
         recipe.write(recipe.Config(calibrated=calibrated, steps=3, out=out))
 
 
+def test_a_solver_of_another_network_is_refused(tmp_path):
+    model, params = jg.models.load_pretrained("digits")
+    path = tmp_path / "two.safetensors"
+    made = jg.sampling.tabulate(jg.adams(2), model.grid(2), model.process)
+    made.save(path, params=params)
+    with pytest.raises(ValueError, match="calibrated for a network with other param"):
+        recipe.write(recipe.Config(weights="digits_weak", calibrated=path))
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -52,15 +52,17 @@ def test_every_guide_builds_its_term():
 
 
 def test_a_calibrated_solver_from_its_file(tmp_path):
-    model, _ = recipe.load_pretrained("digits")
+    model, params = recipe.load_pretrained("digits")
     path = tmp_path / "three.safetensors"
     solver = jg.adams(2), model.grid(3)
-    jg.sampling.tabulate(*solver, model.process).save(path)
+    jg.sampling.tabulate(*solver, model.process).save(path, params=params)
     images, _ = recipe.draw(config(steps=20, calibrated=path))
     want, _ = recipe.draw(config(steps=3, sampler="adams,order=2", grid="karras"))
     np.testing.assert_allclose(images, want, atol=1e-4)
     with pytest.raises(ValueError, match="steps is the file's when calibrated is giv"):
         recipe.draw(config(calibrated=path))
+    with pytest.raises(ValueError, match="calibrated for a network with other param"):
+        recipe.draw(config(steps=20, calibrated=path, weights="digits_weak"))
     jg.sampling.tabulate(jg.ddim(), jg.karras_grid(jg.VE(), 3), jg.VE()).save(path)
     with pytest.raises(ValueError, match="was calibrated for VE, whose alpha"):
         recipe.draw(config(steps=20, calibrated=path))

@@ -318,6 +318,23 @@ def test_it_is_a_pytree_and_a_file(learned, tmp_path):
         load_calibrated(path, jg.VE())
     with pytest.raises(TypeError, match="the class VPCosine"):
         load_calibrated(path, jg.VPCosine)
+    # A file that knows its network's parameters is for these alone.
+    params = {"b": jnp.ones(2), "a": {"w": np.eye(2, dtype=np.float32)}}
+    load_calibrated(path, PROCESS, params=params)  # It does not know yet.
+    made.save(path, params=params)
+    same = jax.tree.map(np.asarray, dict(reversed(params.items())))
+    assert path.stat().st_size < 5000
+    for given in (None, params, same):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            load_calibrated(path, PROCESS, params=given),
+            made,
+        )
+    moved = params | {"b": params["b"].at[1].add(1e-6)}
+    half = jax.tree.map(lambda a: jnp.asarray(a, jnp.bfloat16), params)
+    for other in (moved, half, params["a"], {"b": jnp.ones((1, 2)), "a": params["a"]}):
+        with pytest.raises(ValueError, match="network with other parameters than par"):
+            load_calibrated(path, PROCESS, params=other)
     # A file from before there were cubes is one in which they have no weight.
     arrays, about = load_weights(path)
     assert np.abs(arrays.pop("cubes")).max() > 0
