@@ -10,6 +10,7 @@ from jaxlib_guidance.worlds import _crowd as crowd
 from jaxlib_guidance.worlds import _door as door
 from jaxlib_guidance.worlds import _doorway as doorway
 from jaxlib_guidance.worlds import _dynamical_bandit as dynamical_bandit
+from jaxlib_guidance.worlds import _echo as echo
 from jaxlib_guidance.worlds import _errand as errand
 from jaxlib_guidance.worlds import _gaussian_bandit as gaussian_bandit
 from jaxlib_guidance.worlds import _grids as grids
@@ -26,6 +27,7 @@ from jaxlib_guidance.worlds import _pendulum as pendulum
 from jaxlib_guidance.worlds import _programs as programs
 from jaxlib_guidance.worlds import _pusher as pusher
 from jaxlib_guidance.worlds import _raters as raters
+from jaxlib_guidance.worlds import _rigid as rigid
 from jaxlib_guidance.worlds import _room as room
 from jaxlib_guidance.worlds import _shop as shop
 from jaxlib_guidance.worlds import _site_graph as site_graph
@@ -44,6 +46,7 @@ __all__ = [
     "door",
     "doorway",
     "dynamical_bandit",
+    "echo",
     "errand",
     "gaussian_bandit",
     "grids",
@@ -60,6 +63,7 @@ __all__ = [
     "programs",
     "pusher",
     "raters",
+    "rigid",
     "room",
     "shop",
     "site_graph",

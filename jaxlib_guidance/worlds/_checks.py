@@ -83,3 +83,16 @@ def at_most_one(action: Array) -> Array:
     require_array("action", action)
     require_shape("action", action, (2,))
     return action / jnp.maximum(sqrt(jnp.sum(action**2)), 1.0)
+
+
+def require_trailing(name: str, x: Array, shape: tuple[int, ...]) -> None:
+    """Raises unless the last axes of ``x`` are ``shape``.
+
+    Raises:
+      TypeError: A list.
+      ValueError: Other axes.
+    """
+    require_array(name, x)
+    if jnp.shape(x)[-len(shape) :] != shape:
+        wanted = ", ".join(map(str, shape))
+        raise ValueError(f"{name} has shape {jnp.shape(x)}; expected [..., {wanted}]")
