@@ -3,6 +3,11 @@
 from jaxlib_guidance.training import saving
 from jaxlib_guidance.training._fit import Fitted, Log, fit
 from jaxlib_guidance.training._homeostasis import homeostatic_rate, shifted_rate
+from jaxlib_guidance.training._latents import (
+    contrastive_loss,
+    latent_loss,
+    latent_targets,
+)
 from jaxlib_guidance.training._launch import FREE, Hosts, Scale, start
 from jaxlib_guidance.training._options import require_ranges
 from jaxlib_guidance.training._parallel import (
@@ -43,6 +48,10 @@ __all__ = [
     "Loss",
     "Step",
     "make_train_step",
+    # Latents to predict
+    "latent_targets",
+    "latent_loss",
+    "contrastive_loss",
     # A rate that follows a need
     "shifted_rate",
     "homeostatic_rate",

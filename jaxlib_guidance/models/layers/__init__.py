@@ -14,6 +14,7 @@ from jaxlib_guidance.models.layers._fusion import (
     weighted_experts,
 )
 from jaxlib_guidance.models.layers._gates import SEGate, StepGate
+from jaxlib_guidance.models.layers._motion_attention import MotionAttention
 from jaxlib_guidance.models.layers._s4 import (
     S4D,
     Sampled,
@@ -41,6 +42,8 @@ __all__ = [
     # Gates of residual blocks
     "SEGate",
     "StepGate",
+    # Frames and the motions between them
+    "MotionAttention",
     # Structured state spaces
     "initial_poles",
     "Sampled",
