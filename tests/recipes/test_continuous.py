@@ -1,5 +1,6 @@
 """Benchmarks of docs/continuous.md: at small sizes the tables say the same."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -138,3 +139,38 @@ def test_robust_pendulum(capsys):
     linear, game = rows[0.5, "linear"], rows[0.5, "linear game, bound searched"]
     assert game[0, 1] <= linear[0, 1]
     assert "| 0.5 | game |" in capsys.readouterr().out
+
+
+def test_a_probe(capsys):
+    import echo
+
+    tiny = {"patients": 8, "labelled": 8, "held_out": 8, "width": 16, "depth": 1}
+    config = echo.Config(seeds=2, rates=(3e-3,), pretrain=20, updates=80, **tiny)
+    found = echo.main(config)
+    mean = found["mean motion"]
+    assert mean.min() > 30
+    rows = [found[row] for row in echo.ROWS]
+    for rate, errors, moves in rows:
+        assert rate == 3e-3
+        # So few steps are worth some millimetres, with each seed.
+        assert (errors[:, 0, 0] < mean[0]).all()
+        # All are driven from the same poses.
+        np.testing.assert_allclose(moves[:, 0], np.tile(rows[0][2][0, 0], (2, 1)))
+    assert "| 8 frames and motions, from scratch | 0.003 |" in capsys.readouterr().out
+
+
+def test_a_scan_goes_by_all_planes():
+    import echo
+
+    from jaxlib_guidance.worlds import rigid
+
+    patient = jax.jit(echo.echo.draw)(echo.echo.build(), jax.random.key(0))
+    poses = jax.jit(echo.tour)(patient, jax.random.key(1))
+    assert poses.shape == (48, 4, 4)
+    far, angle = rigid.apart(poses[:, None], patient.planes)
+    assert far.min(0).max() < 30
+    assert angle.min(0).max() < 0.7
+    step, turn = rigid.apart(poses, np.roll(poses, -1, 0))
+    assert step.max() < 80
+    assert step.mean() > 5
+    assert turn.mean() < 0.8
