@@ -15,8 +15,9 @@ the very starts that it is judged by**; the calibrated one has seen none of them
 keys          other keys, with conditions from those of calibration
 conditions    other keys, with the other two classes or the held-out captions
 frechet       of all of them to the held-out pictures, in the eyes of the judge
-medians       of the distances of the first two, in ``--out`` alone: where the flow
-              divides, one start of forty may hold half of their mean
+medians       of the distances of the first two: where the flow divides, one start
+              of forty may hold half of their mean
+nearer        the share of starts at which calibrated ends nearer than `recommended`
 seconds       what the calibration took, with its reference and compilation
 
 ``--out`` keeps each cell as it is done, and goes on from there.
@@ -239,15 +240,28 @@ class Bench:
         x = self._each(draw, starts)
         return float(np.linalg.norm((x - ends).reshape(len(x), -1), axis=1).mean())
 
+    def distances(self, x: np.ndarray) -> np.ndarray:
+        """Distances of samples from the flows' ends, of the starts to judge by."""
+        return np.linalg.norm((x - self.other_ends).reshape(len(x), -1), axis=1)
+
     def row(self, draw: Any) -> dict[str, float]:
         """The columns of a solver."""
         x = self._each(draw, self.other)
-        off = np.linalg.norm((x - self.other_ends).reshape(len(x), -1), axis=1)
-        row = {"frechet": self.frechet(x)}
+        off, row = self.distances(x), {"frechet": self.frechet(x)}
         for column, chosen in (("keys", ~self.new), ("conditions", self.new)):
             row[column] = float(off[chosen].mean())
             row[f"{column}, median"] = float(np.median(off[chosen]))
         return row
+
+    def nearer(self, draw: Any, than: Any) -> dict[str, float]:
+        """The share of starts at which one solver ends nearer than another."""
+        off, other = (
+            self.distances(self._each(each, self.other)) for each in (draw, than)
+        )
+        return {
+            "keys": float((off < other)[~self.new].mean()),
+            "conditions": float((off < other)[self.new].mean()),
+        }
 
 
 def cell(config: Config, bench: Bench, n: int) -> dict[str, Any]:
@@ -292,6 +306,7 @@ def cell(config: Config, bench: Bench, n: int) -> dict[str, Any]:
         "fixed": fixed,
         "recommended": rows["recommended"],
         "calibrated": bench.row(bench.draws(made)),
+        "nearer": bench.nearer(bench.draws(made), bench.draws(own)),
         "seen": [report.train_before, report.train_after],
         "held out": [report.held_out_before, report.held_out_after],
         "seconds": report.seconds,
@@ -302,7 +317,7 @@ def cell(config: Config, bench: Bench, n: int) -> dict[str, Any]:
 
 
 def report(cells: dict[str, Any]) -> str:
-    """The cells as Markdown: fixed, calibrated, and their quotient."""
+    """The cells as Markdown: fixed, calibrated, and their quotients."""
     lines = [
         "| CFG | evaluations | new keys | new conditions | Frechet | converged | "
         "seconds | best fixed solver, new keys |",
@@ -310,11 +325,16 @@ def report(cells: dict[str, Any]) -> str:
     ]
     for key, found in cells.items():
         weight, n = key.split(":")
-        shown = []
+        fixed = {column: best for column, (best, _) in found["fixed"].items()}
+        after, shown = found["calibrated"], []
         for column in ("keys", "conditions", "frechet"):
-            fixed, after = found["fixed"][column][0], found["calibrated"][column]
-            quotient = "" if column == "frechet" else f" ({after / fixed:.2f})"
-            shown.append(f"{fixed:.3f} → {after:.3f}{quotient}")
+            text = f"{fixed[column]:.3f} → {after[column]:.3f}"
+            if column != "frechet":
+                middle = f"{column}, median"
+                text += f" ({after[column] / fixed[column]:.2f}; "
+                text += f"median {after[middle] / fixed[middle]:.2f}; "
+                text += f"nearer at {100 * found['nearer'][column]:.0f} %)"
+            shown.append(text)
         lines.append(
             f"| {weight} | {n} | {' | '.join(shown)} | "
             f"{found['converged frechet']:.3f} | "
