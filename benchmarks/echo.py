@@ -33,9 +33,9 @@ class Config:
     """Networks of each row."""
     search: int = 1
     """Seeds, of these, by which rates are chosen on patients of validation."""
-    rates: tuple[float, ...] = (1e-3, 3e-3)
+    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     """Learning rates of fine-tuning that are tried."""
-    pretrain: int = 400
+    pretrain: int = 2000
     """Steps of pre-training."""
     pretrain_rate: float = 2e-3
     """Its learning rate."""
