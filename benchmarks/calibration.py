@@ -161,6 +161,11 @@ def conditions(model: Any, ids: np.ndarray, new: np.ndarray) -> Any:
     return jax.tree.map(jnp.asarray, {"label": label, "text": text, "text_mask": mask})
 
 
+def distances(x: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Of samples from their flows' ends, ``[B]``."""
+    return np.linalg.norm((x - ends).reshape(len(x), -1), axis=1)
+
+
 class Bench:
     """Starts of a model, the ends of their flows, and what is measured of samples.
 
@@ -237,17 +242,12 @@ class Bench:
 
     def error(self, draw: Any, starts: Any, ends: np.ndarray) -> float:
         """Mean distance of samples from their flows' ends."""
-        x = self._each(draw, starts)
-        return float(np.linalg.norm((x - ends).reshape(len(x), -1), axis=1).mean())
-
-    def distances(self, x: np.ndarray) -> np.ndarray:
-        """Distances of samples from the flows' ends, of the starts to judge by."""
-        return np.linalg.norm((x - self.other_ends).reshape(len(x), -1), axis=1)
+        return float(distances(self._each(draw, starts), ends).mean())
 
     def row(self, draw: Any) -> dict[str, float]:
         """The columns of a solver."""
         x = self._each(draw, self.other)
-        off, row = self.distances(x), {"frechet": self.frechet(x)}
+        off, row = distances(x, self.other_ends), {"frechet": self.frechet(x)}
         for column, chosen in (("keys", ~self.new), ("conditions", self.new)):
             row[column] = float(off[chosen].mean())
             row[f"{column}, median"] = float(np.median(off[chosen]))
@@ -256,7 +256,8 @@ class Bench:
     def nearer(self, draw: Any, than: Any) -> dict[str, float]:
         """The share of starts at which one solver ends nearer than another."""
         off, other = (
-            self.distances(self._each(each, self.other)) for each in (draw, than)
+            distances(self._each(each, self.other), self.other_ends)
+            for each in (draw, than)
         )
         return {
             "keys": float((off < other)[~self.new].mean()),
